@@ -1,0 +1,52 @@
+"""quickstudy: learning to learn, on PyTorch."""
+
+from quickstudy import datasets, nets
+from quickstudy.evaluate import Difference, Report, evaluate
+from quickstudy.execution import over_tasks
+from quickstudy.functional import (
+    accuracy,
+    cross_entropy,
+    descend,
+    gaussian_nll,
+    log_likelihood,
+    squared_distance,
+    squared_error,
+    with_gradient,
+)
+from quickstudy.learner import Learner
+from quickstudy.learners.maml import MAML, anil, fomaml
+from quickstudy.learners.prototypical import PrototypicalNetwork
+from quickstudy.nets import use_batch_statistics
+from quickstudy.task import Examples, Task, TaskDistribution, batches
+from quickstudy.train import Step, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MAML",
+    "Difference",
+    "Examples",
+    "Learner",
+    "PrototypicalNetwork",
+    "Report",
+    "Step",
+    "Task",
+    "TaskDistribution",
+    "accuracy",
+    "anil",
+    "batches",
+    "cross_entropy",
+    "datasets",
+    "descend",
+    "evaluate",
+    "fomaml",
+    "gaussian_nll",
+    "log_likelihood",
+    "nets",
+    "over_tasks",
+    "squared_distance",
+    "squared_error",
+    "train",
+    "use_batch_statistics",
+    "with_gradient",
+]

@@ -1,0 +1,5 @@
+"""Labelled data to draw tasks from."""
+
+from quickstudy.datasets.labelled import Labelled, Splits
+
+__all__ = ["Labelled", "Splits"]

@@ -1,0 +1,184 @@
+"""Meta-testing: the same protocol for every learner."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from quickstudy.execution import over_tasks
+from quickstudy.functional import accuracy, cross_entropy, leaves, tree_map
+from quickstudy.learner import Learner
+from quickstudy.task import Examples, Json, Task, TaskBatch, TaskDistribution, batches
+
+Metric = Callable[[Any, Examples], Tensor]
+
+
+class Difference(NamedTuple):
+    """One learner against another on the same tasks, for one metric."""
+
+    mean: float  # of (this - other) over tasks
+    interval: float  # half the width of the 95 % interval of that mean
+    wins: float  # probability that this beats the other on a task, a tie counting half
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} ± {self.interval:.4f}, wins {self.wins:.0%} of tasks"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A number per task and metric, and the protocol that they were measured by."""
+
+    values: Mapping[str, Tensor]  # (T,) each
+    card: Mapping[str, Json] = field(default_factory=dict)
+
+    def mean(self, metric: str) -> float:
+        """Mean over tasks."""
+        return self.values[metric].mean().item()
+
+    def interval(self, metric: str) -> float:
+        """Half the width of the 95 % interval of the mean over tasks."""
+        return _half_width(self.values[metric])
+
+    def compare(self, other: "Report", metric: str | None = None) -> Difference:
+        """This minus `other`, paired by task.
+
+        Raises:
+            ValueError: the two were not measured on the same tasks.
+        """
+        metric = next(iter(self.values)) if metric is None else metric
+        keys = [key for key in _SAME if self.card.get(key) != other.card.get(key)]
+        if keys or len(self.values[metric]) != len(other.values[metric]):
+            raise ValueError(
+                "These reports are of different tasks "
+                f"(they differ in {', '.join(keys) or 'their number'}). "
+                "Evaluate both with the same tasks, count and seed."
+            )
+        gap = self.values[metric] - other.values[metric]
+        wins = ((gap > 0).double() + 0.5 * (gap == 0).double()).mean().item()
+        return Difference(gap.mean().item(), _half_width(gap), wins)
+
+    def to_json(self) -> Json:
+        """A summary for reading, and every value for `from_json`."""
+        return {
+            "summary": {
+                m: {"mean": self.mean(m), "interval": self.interval(m)} for m in self.values
+            },
+            "card": dict(self.card),
+            "values": {m: [round(x, 6) for x in v.tolist()] for m, v in self.values.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Report":
+        """The inverse of `to_json` (values to six decimals)."""
+        values = {m: torch.tensor(v, dtype=torch.float64) for m, v in data["values"].items()}
+        return cls(values, data["card"])
+
+    def save(self, path: str | Path) -> None:
+        """Writes `to_json` to a file."""
+        Path(path).write_text(json.dumps(self.to_json()) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Report":
+        """Reads what `save` wrote."""
+        return cls.from_json(json.loads(Path(path).read_text()))
+
+    def __str__(self) -> str:
+        rows = [f"{m} {self.mean(m):.4f} ± {self.interval(m):.4f}" for m in self.values]
+        card = ", ".join(f"{key}: {value}" for key, value in self.card.items())
+        return ", ".join(rows) + (f"  [{card}]" if card else "")
+
+
+_SAME = ("tasks", "dataset", "hash", "split", "ways", "shots", "queries", "episodes", "seed")
+
+
+def _half_width(values: Tensor) -> float:
+    if len(values) < 2:
+        return math.nan
+    return 1.96 * values.double().std().item() / len(values) ** 0.5
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner[Any],
+    tasks: TaskDistribution,
+    *,
+    count: int = 600,
+    size: int = 50,
+    seed: int = 1,
+    metrics: Mapping[str, Metric] | None = None,
+    selection: str = "last step",
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Adapts to `count` tasks, each on its own, and judges the query sets.
+
+    Nothing is learned and no graph is kept. The report's card says where the tasks came
+    from and, measured on the first of them, whether the prediction of a query depends on
+    the other queries ("transductive").
+
+    Args:
+        count: tasks in all.
+        size: tasks at a time; changes memory and speed only.
+        metrics: by name, functions of (prediction, query examples). None: accuracy, or
+            the learner's criterion where that is not the cross-entropy.
+        selection: how the checkpoint was chosen, for the card.
+        progress: called with the number of tasks done so far.
+    """
+    chosen = default_metrics(learner) if metrics is None else metrics
+
+    def judge(task: Task[Examples]) -> dict[str, Tensor]:
+        prediction = learner.predict(learner.adapt(task.support), task.query.x)
+        return {name: metric(prediction, task.query) for name, metric in chosen.items()}
+
+    where = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    training = learner.training
+    learner.eval()
+    transductive = False
+    parts: list[dict[str, Tensor]] = []
+    try:
+        for batch in batches(tasks, size, steps=-(-count // size), seed=seed):
+            batch = tree_map(lambda leaf: leaf.to(where), batch)
+            if not parts:
+                transductive = _is_transductive(learner, batch)
+            parts.append(over_tasks(judge, learner.how, learner.chunk)(batch))
+            if progress is not None:
+                progress(min(len(parts) * size, count))
+    finally:
+        learner.train(training)
+    values = {m: torch.cat([part[m] for part in parts])[:count].cpu() for m in chosen}
+    card = {
+        **tasks.card(),
+        "episodes": count,
+        "batch": size,
+        "seed": seed,
+        "transductive": transductive,
+        "selection": selection,
+    }
+    return Report(values, card)
+
+
+def default_metrics(learner: Learner[Any]) -> dict[str, Metric]:
+    """Accuracy for a classifier; otherwise what the learner itself minimises."""
+    if learner.criterion is cross_entropy:
+        return {"accuracy": accuracy}
+    return {getattr(learner.criterion, "__name__", "loss"): learner.criterion}
+
+
+def _is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
+    """Whether a query is predicted otherwise alone than among the other queries."""
+
+    def predictions(task: Task[Examples]) -> Any:
+        state = learner.adapt(task.support)
+        x = task.query.x
+        return learner.predict(state, x), learner.predict(state, x[: (len(x) + 1) // 2])
+
+    first = tree_map(lambda leaf: leaf[:1], batch)
+    together, apart = over_tasks(predictions, learner.how, learner.chunk)(first)
+    return any(
+        not torch.allclose(part, whole[:, : part.shape[1]], rtol=1e-2, atol=1e-3)
+        for whole, part in zip(leaves(together), leaves(apart), strict=True)
+    )

@@ -1,0 +1,111 @@
+"""The few functions that learners are written with."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from quickstudy.task import Examples
+
+Params: TypeAlias = dict[str, Tensor]
+Criterion: TypeAlias = Callable[[Any, Examples], Tensor]
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of `values` (N,), an example counting `weight` (N,) times."""
+    return (values * weight).sum() / weight.sum().clamp_min(1e-12)
+
+
+def cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
+    """Mean negative log-probability, in nats, of the labels; a logit may be -inf where no
+    label is."""
+    says = torch.where(examples.y > 0, examples.y * logits.log_softmax(-1), 0)  # (N, C)
+    return weighted_mean(-says.sum(-1), examples.weight)
+
+
+def squared_error(prediction: Tensor, examples: Examples) -> Tensor:
+    """Mean over examples of the squared error, summed over the target's dimensions."""
+    return weighted_mean((prediction - examples.y).square().sum(-1), examples.weight)
+
+
+def gaussian_nll(prediction: Any, examples: Examples) -> Tensor:
+    """Mean negative log-density, in nats, of the targets.
+
+    `prediction` has a `mean` and a `scale` (the standard deviation), both (N, C).
+    """
+    z = (examples.y - prediction.mean) / prediction.scale
+    nll = 0.5 * z.square() + prediction.scale.log() + 0.5 * math.log(2 * math.pi)
+    return weighted_mean(nll.sum(-1), examples.weight)
+
+
+def log_likelihood(prediction: Any, examples: Examples) -> Tensor:
+    """Mean log-density, in nats, of a target: `gaussian_nll` as a metric to be large."""
+    return -gaussian_nll(prediction, examples)
+
+
+def accuracy(logits: Tensor, examples: Examples) -> Tensor:
+    """Share of examples whose largest logit is their label's."""
+    hit = logits.argmax(-1) == examples.y.argmax(-1)
+    return weighted_mean(hit.to(logits.dtype), examples.weight)
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distance of every row of (A, D) to every row of (B, D): (A, B)."""
+    return (a[:, None] - b[None]).square().sum(-1)
+
+
+def descend(
+    loss: Callable[[Params], Tensor],
+    params: Params,
+    *,
+    lr: float | Mapping[str, Tensor],
+    steps: int,
+    first_order: bool = False,
+) -> Params:
+    """`steps` of gradient descent, themselves differentiable.
+
+    With `first_order` the slopes are constants to whoever differentiates the result: no
+    second-order path is left, not even through parameters that `loss` reads elsewhere.
+    """
+    rate = lr if isinstance(lr, Mapping) else dict.fromkeys(params, lr)
+    for _ in range(steps):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
+            slope = grad(loss)(params)
+        params = {name: p - rate[name] * slope[name] for name, p in params.items()}
+    return params
+
+
+def with_gradient(value: Tensor, params: Params, slopes: Params) -> Tensor:
+    """`value`, with `slopes` as its gradient with respect to `params`.
+
+    For meta-gradients that are not the derivative of a loss: Reptile's difference, an
+    implicit gradient, an evolution strategy's estimate.
+    """
+    tilt = [((p - p.detach()) * slopes[name].detach()).sum() for name, p in params.items()]
+    return value.detach() + torch.stack(tilt).sum()
+
+
+def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Applies `fn` to the tensors of nested tuples and dictionaries."""
+    if isinstance(tree, dict):
+        return {key: tree_map(fn, *(t[key] for t in (tree, *others))) for key in tree}
+    if isinstance(tree, tuple):
+        parts = (tree_map(fn, *part) for part in zip(tree, *others, strict=True))
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return fn(tree, *others)
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """The tensors of nested tuples and dictionaries, in order."""
+    found: list[Tensor] = []
+    tree_map(found.append, tree)
+    return found
+
+
+def unstack(tree: Any) -> list[Any]:
+    """A tree of tensors with a leading axis T -> T trees."""
+    size = len(leaves(tree)[0])
+    return [tree_map(lambda leaf, i=i: leaf[i], tree) for i in range(size)]

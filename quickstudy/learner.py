@@ -1,0 +1,50 @@
+"""The one abstraction: a learner."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar, final
+
+from torch import Tensor, nn
+
+from quickstudy.execution import How, losses_over_tasks
+from quickstudy.functional import Criterion, cross_entropy
+from quickstudy.task import Task, TaskBatch
+
+State = TypeVar("State")
+
+
+class Learner(nn.Module, ABC, Generic[State]):
+    """A learning algorithm, itself learned.
+
+    Its parameters are what meta-training learns. Its methods are functions of one task:
+    they read the parameters, change nothing, and keep what they learned in the state
+    they return. `forward` turns `loss` into a function of a batch of tasks.
+
+    `State` is any nest of tuples and dictionaries of tensors. How a batch is executed is
+    said by two attributes, which change no result: `how` ("vmap" or "loop") and `chunk`
+    (how many tasks at once; None: all). `quickstudy.plan` measures which is fastest.
+    """
+
+    how: How = "vmap"
+    chunk: int | None = None
+
+    def __init__(self, criterion: Criterion = cross_entropy):
+        super().__init__()
+        self.criterion = criterion
+
+    @abstractmethod
+    def adapt(self, support: Any, state: State | None = None) -> State:
+        """What is known after `support`, having known `state` before (None: nothing)."""
+
+    @abstractmethod
+    def predict(self, state: State, x: Tensor) -> Any:
+        """What `state` says of inputs `x` (Q, *features): logits (Q, C), or what
+        `criterion` takes."""
+
+    def loss(self, task: Task[Any]) -> Tensor:
+        """The scalar whose gradient improves the parameters."""
+        return self.criterion(self.predict(self.adapt(task.support), task.query.x), task.query)
+
+    @final
+    def forward(self, tasks: TaskBatch) -> Tensor:
+        """The loss of every task (T,). This is what DDP, FSDP and compile wrap."""
+        return losses_over_tasks(self, tasks)

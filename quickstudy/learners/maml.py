@@ -1,0 +1,83 @@
+r"""Model-agnostic meta-learning (Finn, Abbeel & Levine, 2017, arXiv:1703.03400).
+
+Learn where gradient descent should start (eq. 1 and 4):
+
+$$\min_\theta \; \mathbb{E}_\tau \; L^q_\tau(\phi_\tau), \qquad
+  \phi_\tau = \theta - \alpha \nabla L^s_\tau(\theta) \; \text{(repeated)}$$
+
+Differs from the paper: nothing. `fomaml` is its section 5.2; `anil` is Raghu et al. (2020,
+arXiv:1909.09157).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from quickstudy.functional import Criterion, Params, cross_entropy, descend
+from quickstudy.learner import Learner
+from quickstudy.task import Examples
+
+
+class MAML(Learner[Params]):
+    """A state is the network's adapted parameters, by name.
+
+    Args:
+        net: any module of one input; its parameters are where adaptation starts.
+        lr: of the inner gradient descent.
+        steps: of the inner gradient descent.
+        first_order: treats the inner gradient as a constant (FOMAML).
+        adapts: says by a parameter's name whether adaptation changes it.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        lr: float = 0.01,
+        steps: int = 5,
+        first_order: bool = False,
+        adapts: Callable[[str], bool] | None = None,
+        criterion: Criterion = cross_entropy,
+    ):
+        super().__init__(criterion)
+        self.net = net
+        self.lr, self.steps, self.first_order = lr, steps, first_order
+        self.adapts = adapts
+        if not self.start():
+            names = ", ".join(name for name, _ in net.named_parameters()) or "none"
+            raise ValueError(f"`adapts` picks no trainable parameter. The net has: {names}.")
+
+    def adapt(self, support: Examples, state: Params | None = None) -> Params:
+        """`steps` of gradient descent on the support set, from the learned start or `state`."""
+
+        def misfit(fast: Params) -> Tensor:
+            return self.criterion(self.predict(fast, support.x), support)
+
+        start = self.start() if state is None else state
+        return descend(
+            misfit, start, lr=self.lr, steps=self.steps, first_order=self.first_order
+        )
+
+    def predict(self, state: Params, x: Tensor) -> Tensor:
+        """What the adapted network says of `x`."""
+        return functional_call(self.net, state, (x,))
+
+    def start(self) -> Params:
+        """The parameters that adaptation changes."""
+        return {
+            name: p
+            for name, p in self.net.named_parameters()
+            if p.requires_grad and (self.adapts is None or self.adapts(name))
+        }
+
+
+def fomaml(net: nn.Module, **settings: Any) -> MAML:
+    """First-order MAML (section 5.2): the inner gradient counts as a constant."""
+    return MAML(net, first_order=True, **settings)
+
+
+def anil(net: nn.Module, *, head: str = "head", **settings: Any) -> MAML:
+    """MAML that adapts the parameters of `net.<head>` only."""
+    return MAML(net, adapts=lambda name: name.startswith(f"{head}."), **settings)

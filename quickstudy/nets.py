@@ -1,0 +1,89 @@
+"""The networks of the papers, small and plain. Any other `nn.Module` does as well."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+from torch import Tensor, nn
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron: `body` with `hidden` layers, then a linear `head`."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden: Sequence[int] = (40, 40),
+        activation: type[nn.Module] = nn.ReLU,
+    ):
+        super().__init__()
+        widths = [inputs, *hidden]
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(a, b), activation()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs) -> (N, outputs)."""
+        return self.head(self.body(x))
+
+
+class Conv4(nn.Module):
+    """Four blocks of 3x3 convolution, normalisation, ReLU and halving: the net of few-shot
+    papers.
+
+    Args:
+        outputs: width of the linear `head`; None: no head, the net embeds.
+        channels: in each block.
+        inputs: channels of an image.
+        size: height and width of an image, in pixels.
+        pool: "max" halves by 2x2 max-pooling and flattens what is left (Vinyals et al.,
+            2016; Snell et al., 2017); "stride" halves by a stride of 2 and averages what is
+            left over space (MAML's Omniglot net: Finn et al., 2017).
+    """
+
+    def __init__(
+        self,
+        outputs: int | None = None,
+        *,
+        channels: int = 64,
+        inputs: int = 1,
+        size: int = 28,
+        pool: Literal["max", "stride"] = "max",
+    ):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for block in range(4):
+            entering = inputs if block == 0 else channels
+            stride = 2 if pool == "stride" else 1
+            layers += [nn.Conv2d(entering, channels, 3, stride=stride, padding=1)]
+            layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+            if pool == "max":
+                layers.append(nn.MaxPool2d(2))
+        layers += [nn.Flatten()] if pool == "max" else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        side = size // 16 if pool == "max" else 1
+        self.width = channels * side * side  # of the embedding
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Identity() if outputs is None else nn.Linear(self.width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, size, size) -> (N, outputs), or (N, width) without a head."""
+        return self.head(self.body(x))
+
+
+def use_batch_statistics(net: Net) -> Net:
+    """Makes every BatchNorm of `net` normalise by the batch at hand, always; returns `net`.
+
+    This is what MAML's published results do, in training and at test. It makes predictions
+    transductive: a query is normalised together with the other queries, and an evaluation's
+    card will say so.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+    return net

@@ -1,0 +1,67 @@
+"""Meta-training: a loop that the caller holds in hand."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from quickstudy.functional import tree_map
+from quickstudy.task import TaskDistribution, batches, entropy
+
+
+class Step(NamedTuple):
+    """What one step of meta-training saw."""
+
+    number: int  # counts from 1
+    loss: Tensor  # (T,)  the loss of every task of the batch, before the step
+
+
+def train(
+    learner: nn.Module,
+    tasks: TaskDistribution,
+    optimizer: Optimizer,
+    *,
+    steps: int,
+    size: int,
+    start: int = 0,
+    seed: int = 0,
+    rank: int = 0,
+    clip: float | None = None,
+    precision: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Iterator[Step]:
+    """Does a step, yields, does the next.
+
+    There are no callbacks: log, evaluate, schedule, save and stop in the `for` that
+    drives this. Tasks and torch's global random state are functions of (seed, rank, step),
+    so a run that stopped after step n goes on, to the bit, with `start=n`.
+
+    Args:
+        learner: a `Learner`, or one inside DDP, FSDP or `torch.compile`.
+        size: tasks in a step (per process).
+        clip: largest norm of the meta-gradient.
+        precision: a dtype, such as `torch.bfloat16`, to autocast the forward pass to.
+        device: where tasks are sent (None: where the learner is).
+    """
+    where = torch.device(device) if device is not None else next(learner.parameters()).device
+    stream = batches(tasks, size, steps=steps, start=start, seed=seed, rank=rank)
+    for number, batch in enumerate(stream, start + 1):
+        batch = tree_map(lambda leaf: leaf.to(where, non_blocking=True), batch)
+        torch.manual_seed(entropy(seed, rank, number))
+        seen: list[Tensor] = []
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            with torch.autocast(where.type, precision, enabled=precision is not None):
+                losses = learner(batch)  # noqa: B023
+            loss = losses.mean()
+            loss.backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(learner.parameters(), clip)
+            seen.append(losses.detach())  # noqa: B023
+            return loss
+
+        optimizer.step(closure)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        yield Step(number, seen[0])
