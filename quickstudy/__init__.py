@@ -1,6 +1,8 @@
 """quickstudy: learning to learn, on PyTorch."""
 
 from quickstudy import datasets, nets
+from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
+from quickstudy.distributions.few_shot import FewShot
 from quickstudy.evaluate import Difference, Report, evaluate
 from quickstudy.execution import over_tasks
 from quickstudy.functional import (
@@ -24,8 +26,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MAML",
+    "CheckpointError",
+    "Checkpoints",
     "Difference",
     "Examples",
+    "FewShot",
     "Learner",
     "PrototypicalNetwork",
     "Report",
@@ -41,9 +46,11 @@ __all__ = [
     "evaluate",
     "fomaml",
     "gaussian_nll",
+    "load",
     "log_likelihood",
     "nets",
     "over_tasks",
+    "save",
     "squared_distance",
     "squared_error",
     "train",

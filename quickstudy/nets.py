@@ -1,5 +1,6 @@
 """The networks of the papers, small and plain. Any other `nn.Module` does as well."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
@@ -22,7 +23,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [inputs, *hidden]
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Linear(a, b), activation()]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(widths[-1], outputs)
@@ -64,7 +65,7 @@ class Conv4(nn.Module):
             layers += [nn.BatchNorm2d(channels), nn.ReLU()]
             if pool == "max":
                 layers.append(nn.MaxPool2d(2))
-        layers += [nn.Flatten()] if pool == "max" else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        layers.append(nn.Flatten() if pool == "max" else SpatialMean())
         side = size // 16 if pool == "max" else 1
         self.width = channels * side * side  # of the embedding
         self.body = nn.Sequential(*layers)
@@ -73,6 +74,14 @@ class Conv4(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, size, size) -> (N, outputs), or (N, width) without a head."""
         return self.head(self.body(x))
+
+
+class SpatialMean(nn.Module):
+    """(N, channels, height, width) -> (N, channels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean over height and width."""
+        return x.mean((-2, -1))
 
 
 def use_batch_statistics(net: Net) -> Net:

@@ -7,10 +7,10 @@ Shapes are written with these letters, everywhere:
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
-from torch import Generator, Tensor
+from torch import Generator, Tensor, device
 
 Data = TypeVar("Data")
 Json: TypeAlias = Any  # None, bool, int, float, str, and lists and dictionaries of these
@@ -47,6 +47,10 @@ class TaskDistribution(ABC):
     @abstractmethod
     def sample(self, size: int, generator: Generator) -> TaskBatch:
         """Draws `size` tasks; the same state of the (CPU) generator draws the same tasks."""
+
+    def to(self, device: device | str) -> Self:
+        """Moves the data that tasks are made of to a device, where there is any; `self`."""
+        return self
 
     def card(self) -> dict[str, Json]:
         """What a reader must know of these tasks to compare numbers measured on them."""

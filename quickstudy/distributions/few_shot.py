@@ -1,0 +1,213 @@
+"""N-way K-shot classification tasks, drawn from a labelled data set.
+
+Episodic sampling as in Vinyals et al. (2016, arXiv:1606.04080); variable ways and shots as in
+Triantafillou et al. (2020, arXiv:1903.03096).
+"""
+
+from collections.abc import Callable
+from typing import Literal, Self, TypeAlias
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from quickstudy.datasets.labelled import Labelled
+from quickstudy.task import Examples, Json, Task, TaskDistribution
+
+Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
+
+
+class FewShot(TaskDistribution):
+    """Every task: `ways` classes, `shots` examples of each to learn from, `queries` of each
+    to be judged on. The two never share an example, and both are in random order.
+
+    A whole batch is drawn by a few tensor operations from the data set, which stays
+    resident; images in bytes become floats in [0, 1].
+
+    Args:
+        dataset: where classes and examples come from.
+        ways: classes of a task; (low, high): a number drawn for each task, inclusive. Then
+            labels have `high` columns and absent classes' examples weight 0.
+        shots: support examples of a class; (low, high): a number drawn for each task.
+        queries: query examples of a class.
+        imbalanced: draw the number of shots for each class of a task instead.
+        rotations: "classes": each class turned by 90, 180 and 270 degrees is another class;
+            "random": each class of a task is turned by a random multiple of 90 degrees.
+        within_groups: all classes of a task belong to one superclass (an alphabet, say),
+            which is drawn uniformly.
+        normalise: (mean, standard deviation), subtracted from and divided into the examples;
+            numbers, or tensors that broadcast with one example.
+        augment: changes a batch of examples (T, N, *features), given the generator.
+
+    Raises:
+        ValueError: the data set has too few classes, or a class too few examples.
+    """
+
+    def __init__(
+        self,
+        dataset: Labelled,
+        ways: int | tuple[int, int] = 5,
+        shots: int | tuple[int, int] = 1,
+        queries: int = 15,
+        *,
+        imbalanced: bool = False,
+        rotations: Literal["classes", "random"] | None = None,
+        within_groups: bool = False,
+        normalise: tuple[float | Tensor, float | Tensor] | None = None,
+        augment: Augment | None = None,
+    ):
+        self.dataset, self.queries = dataset, queries
+        self.ways, self.shots = _bounds("ways", ways), _bounds("shots", shots)
+        self.imbalanced, self.rotations = imbalanced, rotations
+        self.within_groups = within_groups
+        self.normalise, self.augment = normalise, augment
+        if queries < 1:
+            raise ValueError(f"queries={queries}: a task is judged on at least one query.")
+        if rotations not in (None, "classes", "random"):
+            raise ValueError(f"rotations={rotations!r} is not 'classes', 'random' or None.")
+        if rotations is not None and (
+            dataset.x.ndim < 3 or dataset.x.shape[-1] != dataset.x.shape[-2]
+        ):
+            raise ValueError(
+                f"rotations={rotations!r} needs square images, not examples of shape "
+                f"{tuple(dataset.x.shape[1:])}. Resize the images or leave rotations out."
+            )
+        self._members, self._sizes = _members(dataset)  # (K, most), (K,)
+        self._check()
+        self._pixels = dataset.x  # where images are read from; moved by `to`
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the examples to a device, so that batches are made there."""
+        self._pixels = self._pixels.to(device)
+        return self
+
+    def card(self) -> dict[str, Json]:
+        """Data set, its hash, split, and the shape of a task."""
+        data = self.dataset
+        facts = {"rotations": self.rotations, "within_groups": self.within_groups}
+        facts |= {"imbalanced": self.imbalanced, "augmented": self.augment is not None}
+        return {
+            "tasks": "few-shot",
+            "dataset": data.name,
+            "hash": data.hash,
+            "split": data.split,
+            "ways": _said(self.ways),
+            "shots": _said(self.shots),
+            "queries": self.queries,
+            **{key: value for key, value in facts.items() if value},
+        }
+
+    def sample(self, size: int, generator: Generator) -> Task[Examples]:
+        """Draws `size` tasks of C * (shots + queries) examples each, C being `ways`."""
+        high, most = self.ways[1], self.shots[1]
+        classes, turns = self._classes(size, generator)  # (T, C) each
+        present = self._draw(self.ways, (size, 1), generator) > torch.arange(high)  # (T, C)
+        shots = self._draw(self.shots, (size, high if self.imbalanced else 1), generator)
+
+        scores = torch.rand(size, high, self._members.shape[1], generator=generator)
+        scores.masked_fill_(
+            torch.arange(scores.shape[2]) >= self._sizes[classes][..., None], -1
+        )
+        picks = scores.topk(most + self.queries).indices  # (T, C, N) distinct
+        rows = self._members[classes].gather(2, picks)  # (T, C, N) rows of the data set
+
+        given = (shots[..., None] > torch.arange(most)) & present[..., None]  # (T, C, shots)
+        asked = present[..., None].expand(-1, -1, self.queries)
+        return Task(
+            self._examples(rows[..., :most], given, turns, generator),
+            self._examples(rows[..., most:], asked, turns, generator),
+        )
+
+    def _classes(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The classes of every task and by how many right angles each is turned."""
+        copies = 4 if self.rotations == "classes" else 1
+        scores = torch.rand(size, len(self._sizes) * copies, generator=generator)
+        if self.within_groups:
+            groups = self.dataset.groups
+            assert groups is not None  # by _check
+            fit = torch.nonzero(torch.bincount(groups) * copies >= self.ways[1]).flatten()
+            drawn = fit[torch.randint(len(fit), (size, 1), generator=generator)]  # (T, 1)
+            scores.masked_fill_(groups.repeat(copies) != drawn, -1)
+        picks = scores.topk(self.ways[1]).indices
+        if self.rotations == "random":
+            return picks, torch.randint(4, picks.shape, generator=generator)
+        return picks % len(self._sizes), picks // len(self._sizes)
+
+    def _examples(
+        self, rows: Tensor, real: Tensor, turns: Tensor, generator: Generator
+    ) -> Examples:
+        """The examples in `rows` (T, C, S), shuffled within each task; (T, C * S) of them."""
+        tasks, ways, each = rows.shape
+        order = torch.rand(tasks, ways * each, generator=generator).argsort(1)
+        label = order // each  # (T, N)
+        rows, weight = rows.flatten(1).gather(1, order), real.flatten(1).gather(1, order)
+        x = self._pixels[rows.to(self._pixels.device)]  # (T, N, *features)
+        if self.rotations is not None:
+            x = _rotate(x, turns.gather(1, label).to(x.device))
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.to(torch.get_default_dtype())
+        if self.normalise is not None:
+            x = (x - self.normalise[0]) / self.normalise[1]
+        if self.augment is not None:
+            x = self.augment(x, generator)
+        weight = weight.to(x)
+        return Examples(x, F.one_hot(label, ways).to(x) * weight[..., None], weight)
+
+    @staticmethod
+    def _draw(bounds: tuple[int, int], shape: tuple[int, ...], generator: Generator) -> Tensor:
+        return torch.randint(bounds[0], bounds[1] + 1, shape, generator=generator)
+
+    def _check(self) -> None:
+        data, copies = self.dataset, 4 if self.rotations == "classes" else 1
+        need = self.shots[1] + self.queries
+        poor = torch.nonzero(self._sizes < need).flatten().tolist()
+        if poor:
+            raise ValueError(
+                f"{len(poor)} of {len(self._sizes)} classes have fewer than "
+                f"{self.shots[1]} shots + {self.queries} queries = {need} examples, "
+                f"such as {data.classes[poor[0]]!r} with {int(self._sizes[poor[0]])}. "
+                "Lower shots or queries, or leave these classes out."
+            )
+        most = len(self._sizes)
+        if self.within_groups:
+            if data.groups is None:
+                raise ValueError(
+                    f"within_groups needs superclasses, which {data.name!r} has not."
+                )
+            most = int(torch.bincount(data.groups).max())
+        if most * copies < self.ways[1]:
+            where = "its largest superclass" if self.within_groups else "the data set"
+            raise ValueError(
+                f"{self.ways[1]} ways were asked for, but {where} has {most * copies} classes. "
+                "Lower ways or add classes."
+            )
+
+
+def _rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Images x (T, N, C, H, W), each turned by `turns` (T, N) right angles."""
+    for quarter in (1, 2, 3):
+        chosen = turns == quarter
+        x[chosen] = torch.rot90(x[chosen], quarter, (-2, -1))
+    return x
+
+
+def _members(dataset: Labelled) -> tuple[Tensor, Tensor]:
+    """The rows of every class (K, most), padded by its own end, and their numbers (K,)."""
+    sizes = torch.bincount(dataset.y, minlength=len(dataset.classes))  # (K,)
+    order = dataset.y.argsort(stable=True)
+    start = sizes.cumsum(0) - sizes
+    column = torch.arange(int(sizes.max()))
+    return order[(start[:, None] + column).clamp_max(len(order) - 1)], sizes
+
+
+def _bounds(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    low, high = (value, value) if isinstance(value, int) else value
+    least = 2 if name == "ways" else 1
+    if not least <= low <= high:
+        raise ValueError(
+            f"{name}={value!r}: give a number from {least}, or (low, high) in order."
+        )
+    return low, high
+
+
+def _said(bounds: tuple[int, int]) -> Json:
+    return bounds[0] if bounds[0] == bounds[1] else list(bounds)

@@ -1,0 +1,422 @@
+"""Recipes: one file per reproduced result, and the runs that come of them.
+
+A recipe is a Python file with a function `recipe(*, ...) -> Experiment`, whose keywords are
+its settings, and `PAPER`, the numbers to compare with. A run is a folder: checkpoints while it
+trains, and `result.json` when it is done.
+"""
+
+import difflib
+import importlib.util
+import inspect
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from quickstudy.checkpoint import CheckpointError, Checkpoints, load, read_facts
+from quickstudy.evaluate import Metric, Report, evaluate
+from quickstudy.execution import How
+from quickstudy.learner import Learner
+from quickstudy.task import Json, TaskDistribution
+from quickstudy.train import train
+
+
+@dataclass(frozen=True)
+class Test:
+    """A row of the result: tasks to report on."""
+
+    tasks: TaskDistribution
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the learner: {"steps": 10}
+    metrics: Mapping[str, Metric] | None = None
+    count: int = 600  # tasks
+    size: int = 50  # tasks at a time
+
+
+@dataclass
+class Experiment:
+    """Everything that a recipe decides. `steps` and `size` are of meta-training."""
+
+    learner: Learner[Any]
+    train: TaskDistribution
+    validation: TaskDistribution
+    tests: Mapping[str, Test]
+    optimizer: Optimizer
+    steps: int
+    size: int
+    scheduler: LRScheduler | None = None
+    clip: float | None = None
+    precision: torch.dtype | None = None
+    metrics: Mapping[str, Metric] | None = None  # of validation; the first one chooses
+    better: Literal["max", "min"] = "max"  # of that metric
+    validate: int = 500  # steps between validations
+    validation_count: int = 200  # tasks
+
+
+class Status(NamedTuple):
+    """Where a run stands after a step."""
+
+    step: int
+    loss: float  # mean over the batch
+    tasks: int  # done in this process since it started
+    seconds: float  # since this process started training
+    validation: Report | None  # when there was one at this step
+
+
+@dataclass
+class Run:
+    """A recipe with its settings, being carried out in a folder."""
+
+    folder: Path
+    recipe: str
+    settings: dict[str, Json]
+    experiment: Experiment
+    seed: int = 0
+    start: int = 0  # steps already done
+    seconds: float = 0.0  # spent training, in all processes so far
+    history: list[dict[str, Json]] = field(default_factory=list)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints of this run."""
+        return Checkpoints(self.folder)
+
+
+def folders() -> list[Path]:
+    """Where recipes are looked for: in the installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    return [place for place in (here / "recipes", here.parent / "recipes") if place.is_dir()]
+
+
+def names() -> list[str]:
+    """The recipes that came with quickstudy."""
+    found = {file.stem for place in folders() for file in place.glob("[a-z]*.py")}
+    return sorted(found)
+
+
+def find(name: str) -> ModuleType:
+    """A recipe by name, or by the path of a Python file.
+
+    Raises:
+        ValueError: there is none; the nearest name is suggested.
+    """
+    paths = [place / f"{name}.py" for place in folders()]
+    paths = [Path(name)] if name.endswith(".py") else paths
+    for path in paths:
+        if path.is_file():
+            spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            if not hasattr(module, "recipe"):
+                raise ValueError(f"{path} defines no function `recipe`, as a recipe must.")
+            return module
+    near = difflib.get_close_matches(name, names(), 1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names())}."
+    raise ValueError(f"There is no recipe {name!r}. {hint}")
+
+
+def start(
+    recipe: str,
+    settings: Mapping[str, Json],
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+) -> Run:
+    """Begins a run in `folder`, or goes on with the one that is there.
+
+    Raises:
+        ValueError: an unknown recipe or setting; or the folder has a run of another recipe or
+            of other settings.
+    """
+    module = find(recipe)
+    run = _build(module, recipe, dict(settings), Path(folder), device)
+    latest = run.checkpoints.latest()
+    if latest is not None:
+        experiment = run.experiment
+        _same(run, read_facts(latest))
+        facts = load(latest, experiment.learner, experiment.optimizer, experiment.scheduler)
+        run.start, run.seconds, run.history = facts["step"], facts["seconds"], facts["history"]
+    return run
+
+
+def reopen(
+    folder: str | Path,
+    *,
+    which: Literal["best", "last"] = "best",
+    device: torch.device | str = "cpu",
+) -> Run:
+    """A run from its folder, with the weights of its best (by validation) or last checkpoint.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    checkpoints = Checkpoints(folder)
+    path = (checkpoints.best() if which == "best" else None) or checkpoints.latest()
+    if path is None:
+        raise CheckpointError(
+            f"{folder} holds no checkpoint: `quickstudy train RECIPE --out {folder}` makes one."
+        )
+    facts = read_facts(path)
+    module = find(facts["recipe"])
+    run = _build(module, facts["recipe"], facts["settings"], Path(folder), device)
+    facts = load(path, run.experiment.learner)
+    run.start, run.seconds, run.history = facts["step"], facts["seconds"], facts["history"]
+    return run
+
+
+def go(
+    run: Run, *, how: How | Literal["compiled"] | None = None, save_every: float = 120.0
+) -> Iterator[Status]:
+    """Meta-trains, yielding after each step; saves at each validation, every `save_every`
+    seconds, and when it is interrupted.
+
+    Started by `torchrun`, every process draws its own tasks and the first one saves.
+    """
+    e, rank = run.experiment, int(os.environ.get("RANK", 0))
+    module = _wrapped(e.learner, how)
+    done, clock = run.start, _Clock(run.seconds)
+    saved, score = clock.total(), run.history[-1].get("score") if run.history else None
+    tasks, recent = 0, []
+
+    def keep() -> None:
+        if rank == 0:
+            run.checkpoints.save(
+                done,
+                e.learner,
+                e.optimizer,
+                e.scheduler,
+                score=score if run.history and run.history[-1]["step"] == done else None,
+                recipe=run.recipe,
+                settings=run.settings,
+                seconds=clock.total(),
+                history=run.history,
+            )
+
+    options: dict[str, Any] = {"clip": e.clip, "precision": e.precision, "rank": rank}
+    steps = train(
+        module,
+        e.train,
+        e.optimizer,
+        steps=e.steps,
+        size=e.size,
+        start=run.start,
+        seed=run.seed,
+        **options,
+    )
+    try:
+        for step in steps:
+            if e.scheduler is not None:
+                e.scheduler.step()
+            loss = step.loss.mean().item()
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"The loss is {loss} at step {step.number}. Lower the learning rate, or "
+                    f"clip the gradient; the last checkpoint in {run.folder} is from before."
+                )
+            done, tasks = step.number, tasks + e.size
+            recent.append(loss)
+            report = None
+            if done % e.validate == 0 or done == e.steps:
+                with clock.stopped():
+                    report = evaluate(
+                        e.learner,
+                        e.validation,
+                        count=e.validation_count,
+                        metrics=e.metrics,
+                    )
+                first = next(iter(report.values))
+                score = report.mean(first) * (1 if e.better == "max" else -1)
+                summary = {m: report.mean(m) for m in report.values}
+                run.history.append(
+                    {
+                        "step": done,
+                        "loss": sum(recent) / len(recent),
+                        "seconds": round(clock.total(), 1),
+                        "score": score,
+                        **{f"validation {m}": value for m, value in summary.items()},
+                        "interval": report.interval(first),
+                    }
+                )
+                recent = []
+            if report is not None or clock.total() - saved > save_every:
+                keep()
+                saved = clock.total()
+            yield Status(done, loss, tasks, clock.here(), report)
+    except (KeyboardInterrupt, GeneratorExit):
+        keep()
+        raise
+    run.start, run.seconds = done, clock.total()
+
+
+def finish(run: Run, *, count: int | None = None) -> Json:
+    """Reports on every test row with the best checkpoint, and writes `result.json`."""
+    best = reopen(
+        run.folder, device=next(run.experiment.learner.parameters()).device
+    )  # a fresh learner: the run's own stays as it was
+    last = read_facts(run.checkpoints.latest() or run.folder)
+    module = find(run.recipe)
+    rows: dict[str, Json] = {}
+    for name, test in best.experiment.tests.items():
+        report = measure(best, test, count=count)
+        rows[name] = {**report.to_json()["summary"], "card": dict(report.card)}
+    result = {
+        "recipe": Path(run.recipe).stem,
+        "about": inspect.getdoc(module),
+        "paper": getattr(module, "PAPER", {}),
+        "measured": rows,
+        "settings": run.settings,
+        "steps": last["step"],
+        "checkpoint": best.start,
+        "seconds": round(last["seconds"], 1),
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": hardware(),
+        "history": last["history"],
+    }
+    (run.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def measure(
+    run: Run,
+    test: Test,
+    *,
+    count: int | None = None,
+    seed: int = 1,
+    progress: Any = None,
+) -> Report:
+    """The report of one row, by the run's weights."""
+    learner = run.experiment.learner
+    with _set(learner, test.settings):
+        report = evaluate(
+            learner,
+            test.tasks,
+            count=count or test.count,
+            size=test.size,
+            seed=seed,
+            metrics=test.metrics or run.experiment.metrics,
+            selection=f"step {run.start}, best of {len(run.history)} validations",
+            progress=progress,
+        )
+    return Report(report.values, {**report.card, **test.settings})
+
+
+def hardware() -> dict[str, Json]:
+    """What numbers of speed were measured on."""
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+
+
+def _build(
+    module: ModuleType,
+    name: str,
+    settings: dict[str, Json],
+    folder: Path,
+    device: torch.device | str,
+) -> Run:
+    defaults = {
+        key: parameter.default
+        for key, parameter in inspect.signature(module.recipe).parameters.items()
+    }
+    for key in settings:
+        if key not in defaults:
+            near = difflib.get_close_matches(key, defaults, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(defaults)}."
+            raise ValueError(f"Recipe {name} has no setting {key!r}: {hint}")
+    settings = {**defaults, **settings}
+    torch.manual_seed(settings.get("seed", 0))
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("No CUDA device was found: leave out --device, or say --device cpu.")
+    experiment: Experiment = module.recipe(**settings)
+    experiment.learner.to(device)
+    experiment.train.to(device)
+    return Run(folder, name, settings, experiment, settings.get("seed", 0))
+
+
+def _same(run: Run, facts: Mapping[str, Json]) -> None:
+    changed = {
+        key: (facts["settings"].get(key), value)
+        for key, value in run.settings.items()
+        if key != "steps" and json.loads(json.dumps(value)) != facts["settings"].get(key)
+    }
+    if facts["recipe"] != run.recipe:
+        changed["recipe"] = (facts["recipe"], run.recipe)
+    if changed:
+        says = ", ".join(
+            f"{key} {old!r} there, {new!r} here" for key, (old, new) in changed.items()
+        )
+        raise ValueError(
+            f"{run.folder} has a run with other settings ({says}). "
+            "Choose another --out, or give the settings it was started with."
+        )
+
+
+def _wrapped(learner: Learner[Any], how: How | Literal["compiled"] | None) -> nn.Module:
+    if how in ("vmap", "loop"):
+        learner.how = how
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group()
+        learner.train()
+        return nn.parallel.DistributedDataParallel(learner)
+    if how == "compiled":
+        return torch.compile(learner, fullgraph=True)  # pyright: ignore[reportReturnType]
+    return learner
+
+
+@contextmanager
+def _set(learner: Learner[Any], settings: Mapping[str, Any]) -> Iterator[None]:
+    """Attributes of a learner, for a while."""
+    before = {name: getattr(learner, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(learner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(learner, name, value)
+
+
+class _Clock:
+    """Seconds of training: those before this process, and those here less the pauses."""
+
+    def __init__(self, before: float):
+        self.before, self.paused, self.begun = before, 0.0, time.perf_counter()
+
+    def here(self) -> float:
+        return time.perf_counter() - self.begun - self.paused
+
+    def total(self) -> float:
+        return self.before + self.here()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        since = time.perf_counter()
+        yield
+        self.paused += time.perf_counter() - since
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
