@@ -1,6 +1,26 @@
 """Labelled data to draw tasks from."""
 
-from quickstudy.datasets.labelled import Labelled, Splits
-from quickstudy.datasets.omniglot import omniglot
+from quickstudy.datasets.arrays import arrays, digits, from_torch, huggingface
+from quickstudy.datasets.folder import folder, folder_splits
+from quickstudy.datasets.glyphs import glyphs
+from quickstudy.datasets.labelled import Labelled, Splits, merge, split_classes
+from quickstudy.datasets.omniglot import omniglot, omniglot_runs
+from quickstudy.datasets.published import caltech101, emoji
 
-__all__ = ["Labelled", "Splits", "omniglot"]
+__all__ = [
+    "Labelled",
+    "Splits",
+    "arrays",
+    "caltech101",
+    "digits",
+    "emoji",
+    "folder",
+    "folder_splits",
+    "from_torch",
+    "glyphs",
+    "huggingface",
+    "merge",
+    "omniglot",
+    "omniglot_runs",
+    "split_classes",
+]

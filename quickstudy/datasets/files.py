@@ -1,31 +1,214 @@
-"""Where data files are."""
+"""Data files: where they are, how they are fetched, and how they are written whole or not at
+all."""
 
+import hashlib
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+BLOCK = 2**18  # bytes read from the network at a time
+TIMEOUT = 30  # seconds without a byte
+ATTEMPTS = 4
+
+
+class Remote(NamedTuple):
+    """A published file."""
+
+    url: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.url.rsplit("/", 1)[1]
 
 
 def cache() -> Path:
-    """Where downloads and conversions go: $XDG_CACHE_HOME/quickstudy, or ~/.cache/quickstudy."""
+    """Where downloads and conversions go: quickstudy in $XDG_CACHE_HOME or ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "quickstudy"
 
 
 def roots(root: Path | str | None) -> list[Path]:
-    """Where data is looked for: `root` only, or $QUICKSTUDY_DATA and the cache."""
+    """Where data is looked for: in `root` only, or in $QUICKSTUDY_DATA and then the cache."""
     if root is not None:
-        return [Path(root)]
+        return [Path(root).expanduser()]
     given = os.environ.get("QUICKSTUDY_DATA")
-    return [Path(given), cache()] if given else [cache()]
+    return [Path(given).expanduser(), cache()] if given else [cache()]
 
 
-def open_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file."""
+def fetch(remote: Remote, folder: Path) -> Path:
+    """The path of `remote` in `folder`, downloaded unless it is there.
+
+    A download that broke off goes on where it stopped, is retried, and gets its name only
+    when its sha256 is right.
+
+    Raises:
+        ConnectionError: the file cannot be had; says how to get it by hand.
+        ValueError: what was downloaded is not the published file.
+    """
+    path = folder / remote.name
+    if path.exists():
+        return path
+    by_hand = f"Download {remote.url} by hand and put it at {path}."
+    with writing(folder), _one_process(folder / f".{remote.name}.lock"):
+        part = folder / f".{remote.name}.part"
+        for attempt in range(ATTEMPTS):
+            if path.exists():  # another process has fetched it
+                return path
+            resumed = part.exists() and part.stat().st_size > 0
+            try:
+                _append(remote.url, part)
+            except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+                refused = isinstance(error, HTTPError) and 400 <= error.code < 500
+                if refused or attempt == ATTEMPTS - 1:
+                    reason = str(error) or type(error).__name__
+                    raise ConnectionError(
+                        f"Cannot download {remote.name} ({reason}). {by_hand}"
+                    ) from error
+                continue
+            if _sha256(part) == remote.sha256:
+                part.replace(path)
+                return path
+            part.unlink()
+            if not resumed:  # what an older download left may have been the wrong part
+                break
+    raise ValueError(
+        f"What {remote.url} sent is not the file that was published (its sha256 differs). "
+        f"{by_hand}"
+    )
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file.
+
+    Raises:
+        ValueError: the file is truncated or changed.
+    """
     try:
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}): replace it.") from error
+        raise damaged(path, error) from error
+
+
+def load_tree(path: Path) -> dict[str, bytes]:
+    """The files of a .zip or of a folder, by their paths in it.
+
+    Raises:
+        ValueError: the .zip is truncated or changed.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.is_file())
+        return {p.relative_to(path).as_posix(): p.read_bytes() for p in found}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(i.filename for i in archive.infolist() if not i.is_dir())
+            return {name: archive.read(name) for name in names}
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, why: object) -> ValueError:
+    """The error that says so."""
+    return ValueError(f"{path} is damaged ({why}): delete it, and get it again.")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, that is called `path` once all of it is on the disk."""
+    with writing(path.parent):
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                temporary.unlink()
+                raise
+        temporary.replace(path)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Makes `folder`, and says what to do when nothing can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except ConnectionError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"Cannot write in {folder} ({error.strerror or error}): make room there, or set "
+            "XDG_CACHE_HOME to a folder that can be written."
+        ) from error
+
+
+@contextmanager
+def bar(description: str, total: float | None, *, in_bytes: bool = False) -> Iterator[Progress]:
+    """A progress bar on standard error, if that is a terminal; its task is number 0."""
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
+    if in_bytes:
+        columns.append(DownloadColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
+        progress.add_task(description, total=total)
+        yield progress
+
+
+def _append(url: str, part: Path) -> None:
+    """Downloads what `part` has not got yet; ConnectionError when the server stops early."""
+    start = part.stat().st_size if part.exists() else 0
+    request = Request(url, headers={"User-Agent": "quickstudy", "Range": f"bytes={start}-"})
+    try:
+        response = urlopen(request, timeout=TIMEOUT)
+    except HTTPError as error:
+        if error.code == 416:  # nothing comes after `start`: all of it is here
+            error.close()
+            return
+        raise
+    with response:
+        whole = response.status != 206  # the server does not resume
+        start = 0 if whole else start
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with (
+            part.open("wb" if whole else "ab") as file,
+            bar(url.rsplit("/", 1)[1], total, in_bytes=True) as progress,
+        ):
+            progress.update(progress.task_ids[0], completed=start)
+            while block := response.read(BLOCK):
+                file.write(block)
+                progress.advance(progress.task_ids[0], len(block))
+    if total is not None and part.stat().st_size < total:
+        raise ConnectionError(f"{part.stat().st_size:,} of {total:,} bytes came")
+
+
+@contextmanager
+def _one_process(path: Path) -> Iterator[None]:
+    """The processes of one machine take turns, where the system has file locks."""
+    with path.open("w") as file:
+        with suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,15 +1,16 @@
-"""The one type that every data set is."""
+"""The one type that every data set is, and what turns one into others."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 2**24  # bytes of a memory-mapped tensor that are touched at a time
+CHUNK = 2**24  # bytes looked at at a time: a memory-mapped data set need not fit in memory
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,39 +39,34 @@ class Labelled:
             )
         if self.x.ndim < 2 or len(self.x) != len(self.y):
             raise ValueError(
-                f"The examples of {self.name} must have shape (N, *features) with the "
-                f"{len(self.y)} labels' N, and not {tuple(self.x.shape)}: give a single "
-                "feature an axis of its own, x[:, None]."
+                f"The examples of {self.name} are of shape {tuple(self.x.shape)} and must be "
+                f"(N, *features) with N = {len(self.y)}, as there are labels; give a single "
+                "feature an axis of its own: x[:, None]."
             )
-        if not len(self.y):
-            raise ValueError(f"{self.name} has no example: give at least one.")
-        check_index(self.y, self.classes, f"labels of {self.name}", "classes")
+        if len(self.y) == 0:
+            raise ValueError(f"{self.name} has no examples: give at least one.")
+        if self.x.dtype != torch.uint8 and not self.x.is_floating_point():
+            raise ValueError(
+                f"The examples of {self.name} are {self.x.dtype}: convert them to uint8 "
+                "(images) or to a floating-point type."
+            )
+        _check_index(self.y, self.classes, f"labels of {self.name}", "classes")
         if self.groups is not None:
             if self.groups.shape != (len(self.classes),):
                 raise ValueError(
-                    f"{self.name} has {len(self.classes)} classes, so `groups` must be of shape "
-                    f"({len(self.classes)},) and not {tuple(self.groups.shape)}."
+                    f"The groups of {self.name} are of shape {tuple(self.groups.shape)}: give "
+                    f"one for each of its {len(self.classes)} classes."
                 )
-            check_index(self.groups, self.group_names, f"groups of {self.name}", "group_names")
+            _check_index(self.groups, self.group_names, f"groups of {self.name}", "group_names")
         if self.x.is_floating_point():
-            step = rows_of(self.x)
-            for start, rows in zip(
-                range(0, len(self.x), step), self.x.split(step), strict=True
-            ):
-                if not (finite := rows.isfinite().flatten(1).all(1)).all():
-                    row = start + int(finite.int().argmin())
-                    raise ValueError(
-                        f"Example {row} of {self.name} has NaN or infinite values: remove or "
-                        "impute them first."
-                    )
+            self._check_finite()
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __repr__(self) -> str:
-        kind = str(self.x.dtype).removeprefix("torch.")
-        text = f"{len(self):,} examples {kind} {tuple(self.x.shape[1:])} "
-        text += f"of {len(self.classes):,} classes"
+        kind = f"{str(self.x.dtype).removeprefix('torch.')} {tuple(self.x.shape[1:])}"
+        text = f"{len(self):,} examples {kind} of {len(self.classes):,} classes"
         if self.groups is not None:
             text += f" in {len(self.group_names)} groups"
         return f"Labelled({self.name}, {self.split}: {text})"
@@ -81,32 +77,57 @@ class Labelled:
         digest = hashlib.sha256()
         for tensor in (self.x, self.y):
             digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-            for rows in tensor.split(rows_of(tensor)):
+            for rows in tensor.split(_rows(tensor)):
                 digest.update(rows.contiguous().cpu().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
-    def select(self, classes: Iterable[int], split: str | None = None) -> "Labelled":
-        """The examples of some classes, relabelled in the order given; groups of which no
-        class is left are dropped."""
-        chosen = torch.tensor([int(c) for c in classes])
-        check_index(chosen, self.classes, "chosen classes", "classes")
+    def select(self, classes: Iterable[int | str], split: str | None = None) -> "Labelled":
+        """The examples of some classes, given by index or name, which become classes 0, 1, …
+        Groups of which no class is left are dropped.
+
+        Examples that lie together are a view; others are copied into memory.
+        """
+        places = {name: place for place, name in enumerate(self.classes)}
+        asked = list(classes)
+        unknown = [c for c in asked if isinstance(c, str) and c not in places]
+        if unknown:
+            raise ValueError(f"{self.name} has no class {unknown[0]!r}: see its `classes`.")
+        index = [places[c] if isinstance(c, str) else int(c) for c in asked]
+        if len(set(index)) < len(index) or not index:
+            raise ValueError(f"Choose at least one class of {self.name}, and none twice.")
+        chosen = torch.tensor(index)
+        _check_index(chosen, self.classes, f"chosen classes of {self.name}", "classes")
         new = torch.full((len(self.classes),), -1)
         new[chosen] = torch.arange(len(chosen))
         y = new[self.y.cpu()]
-        keep = (y >= 0).to(self.x.device)
+        rows = (y >= 0).nonzero().flatten()
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            x = self.x[int(rows[0]) : int(rows[-1]) + 1]
+        else:
+            x = self.x[rows.to(self.x.device)]
         groups, names = self.groups, self.group_names
         if groups is not None:
             left, groups = groups.cpu()[chosen].unique(return_inverse=True)
-            names = tuple(names[g] for g in left)
+            groups, names = groups.to(self.y.device), tuple(names[g] for g in left)
         return replace(
             self,
-            x=self.x[keep],
-            y=y[y >= 0].to(self.y.device),
-            classes=tuple(self.classes[c] for c in chosen),
+            x=x,
+            y=y[rows].to(self.y.device),
+            classes=tuple(self.classes[c] for c in index),
             groups=groups,
             group_names=names,
             split=self.split if split is None else split,
         )
+
+    def _check_finite(self) -> None:
+        step = _rows(self.x)
+        for start in range(0, len(self.x), step):
+            finite = self.x[start : start + step].isfinite().flatten(1).all(1)
+            if not finite.all():
+                raise ValueError(
+                    f"Example {start + int(finite.int().argmin())} of {self.name} has NaN or "
+                    "infinite values: remove or impute them first."
+                )
 
 
 class Splits(NamedTuple):
@@ -117,15 +138,86 @@ class Splits(NamedTuple):
     test: Labelled
 
 
-def rows_of(x: Tensor) -> int:
+def merge(first: Labelled, *others: Labelled) -> Labelled:
+    """All examples of data sets that have no class in common, in memory.
+
+    To meta-train on everything that is not for test: `merge(splits.train, splits.validation)`.
+
+    Raises:
+        ValueError: a class is in two of them, or only some of them have groups.
+    """
+    parts = [first, *others]
+    classes = tuple(name for part in parts for name in part.classes)
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise ValueError(f"Class {twice!r} is in two of the data sets: merge disjoint ones.")
+    grouped = [part.groups is not None for part in parts]
+    if any(grouped) != all(grouped):
+        raise ValueError("Only some of the data sets have groups: merge alike ones.")
+    names = tuple(sorted({name for part in parts for name in part.group_names}))
+    groups = [
+        names.index(part.group_names[g])
+        for part in parts
+        if part.groups is not None
+        for g in part.groups.tolist()
+    ]
+    starts = np.cumsum([0, *(len(part.classes) for part in parts)])
+    return replace(
+        first,
+        x=torch.cat([part.x for part in parts]),
+        y=torch.cat([part.y + int(start) for part, start in zip(parts, starts, strict=False)]),
+        classes=classes,
+        groups=torch.tensor(groups) if groups else None,
+        group_names=names,
+        split=" + ".join(part.split for part in parts),
+    )
+
+
+def split_classes(
+    data: Labelled,
+    fractions: Sequence[float] = (0.64, 0.16, 0.2),
+    *,
+    seed: int = 0,
+    by: Literal["class", "group"] = "class",
+) -> Splits:
+    """Splits the classes at random, so that each part has about its fraction of them.
+
+    Args:
+        by: "group" keeps all classes of a group on one side, so that what is tested on is
+            further from what was trained on; the fractions are then of the groups.
+
+    Raises:
+        ValueError: the fractions do not sum to 1, or a part would be empty.
+    """
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions={fractions} must be three positive numbers of sum 1.")
+    if by == "group" and data.groups is None:
+        raise ValueError(f"{data.name} has no groups: split by='class'.")
+    units = data.group_names if by == "group" else data.classes
+    order = np.random.RandomState(seed).permutation(len(units))
+    ends = np.round(np.cumsum(fractions)[:2] * len(units)).astype(int)
+    chosen = np.split(order, ends)
+    if not all(len(part) for part in chosen):
+        raise ValueError(
+            f"{data.name} has {len(units)} {by}(s), too few for the fractions {fractions}: "
+            "choose more equal fractions, or add classes."
+        )
+    owner = np.arange(len(units)) if by == "class" else np.asarray(data.groups)
+    parts = [np.flatnonzero(np.isin(owner, part)).tolist() for part in chosen]
+    names = (f"{by} {fractions} seed {seed} {part}" for part in Splits._fields)
+    return Splits(*map(data.select, parts, names))
+
+
+def _rows(x: Tensor) -> int:
     """How many rows of `x` make a chunk."""
     return max(1, CHUNK * len(x) // max(1, x.nbytes))
 
 
-def check_index(index: Tensor, names: tuple[str, ...], what: str, whose: str) -> None:
+def _check_index(index: Tensor, names: tuple[str, ...], what: str, whose: str) -> None:
     """Raises ValueError unless every entry of `index` is an index into `names`."""
-    if len(index) and (index.min() < 0 or index.max() >= len(names)):
+    low, high = int(index.min()), int(index.max())
+    if low < 0 or high >= len(names):
         raise ValueError(
-            f"The {what} reach from {index.min()} to {index.max()}, but there are "
-            f"{len(names)} {whose}: every one must be in 0 … {len(names) - 1}."
+            f"The {what} reach from {low} to {high}, but there are {len(names)} {whose}: "
+            f"every one must be in 0 … {len(names) - 1}."
         )

@@ -1,0 +1,170 @@
+"""Pictures in a directory of class directories, of any amount."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL import __version__ as PIL_VERSION
+
+from quickstudy.datasets.files import bar, cache, damaged, replacing
+from quickstudy.datasets.labelled import Labelled, Splits
+from quickstudy.datasets.pictures import Channels, Size, check_shape, to_pixels
+
+BOMB = Image.DecompressionBombError  # far more pixels than bytes: an attack, or no picture
+RESIDENT = 2**24  # bytes of pixels above which a conversion is kept on disk and mapped
+
+
+def folder(
+    path: Path | str,
+    *,
+    size: Size = (84, 84),
+    channels: Channels = 3,
+    skip_unreadable: bool = False,
+) -> Labelled:
+    """The pictures in `path/<class>/<file>`: x (N, channels, height, width) uint8.
+
+    They are turned as the camera was held, put on white where transparent, cut to the shape of
+    `size` around the middle, and resized. More than 16 MiB of them are converted once, into a
+    file in the cache that is memory-mapped: it may be larger than memory. It is made anew when
+    a file's name, size or time changes. Hidden files are ignored.
+
+    Args:
+        size: (height, width) in pixels, or one number for both.
+        channels: 1 for grey, 3 for colour.
+        skip_unreadable: leave out files that are no picture or damaged.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: there are fewer than two classes, or files that are not pictures.
+    """
+    path = Path(path).expanduser()
+    names, files, labels = _list(path)
+    shape = (len(files), *check_shape(size, channels))
+    images = _decoded(files, size, channels)
+    if np.prod(shape) <= RESIDENT:
+        decoded = list(images)
+        unreadable = [i for i, image in enumerate(decoded) if image is None]
+        _refuse(files, unreadable, skip_unreadable)
+        x = np.array([image for image in decoded if image is not None], np.uint8)
+    else:
+        stem = f"{path.resolve().name}-{_key(path, files, shape)}"
+        mapped = cache() / "folders" / f"{stem}.npy"
+        record = cache() / "folders" / f"{stem}.json"  # written last: the other is whole
+        if not (record.exists() and mapped.exists()):
+            unreadable = _write(mapped, images, shape)
+            with replacing(record) as file:
+                file.write(json.dumps(unreadable).encode())
+        unreadable = json.loads(record.read_text())
+        _refuse(files, unreadable, skip_unreadable)
+        try:  # "c" as torch wants an array that may be written to; the file stays as it is
+            x = np.load(mapped, mmap_mode="c")[: len(files) - len(unreadable)]
+        except (ValueError, EOFError) as error:
+            raise damaged(mapped, error) from error
+    y = torch.from_numpy(np.delete(labels, unreadable))
+    return Labelled(torch.from_numpy(x), y, tuple(names), name=path.resolve().name)
+
+
+def folder_splits(
+    path: Path | str,
+    *,
+    size: Size = (84, 84),
+    channels: Channels = 3,
+    skip_unreadable: bool = False,
+) -> Splits:
+    """The folders `train`, `validation` (or `val`) and `test` in `path`, read by `folder`."""
+    path = Path(path).expanduser()
+    parts = []
+    for split in Splits._fields:
+        part = (
+            path / "val" if split == "validation" and (path / "val").is_dir() else path / split
+        )
+        data = folder(part, size=size, channels=channels, skip_unreadable=skip_unreadable)
+        parts.append(replace(data, name=path.resolve().name, split=split))
+    return Splits(*parts)
+
+
+def _list(path: Path) -> tuple[list[str], list[Path], np.ndarray]:
+    """Class names, files, and the files' labels."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no folder {path}: give one that has class folders.")
+    names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) < 2:
+        raise ValueError(
+            f"{path} has {len(names)} class folder(s) and needs two at least: put the pictures "
+            "of each class into a folder of its own."
+        )
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        inside = sorted(p for p in (path / name).iterdir() if not p.name.startswith("."))
+        found = [p for p in inside if p.is_file()]
+        if not found:
+            remedy = (
+                "read such splits with `folder_splits`" if inside else "add some, or remove it"
+            )
+            raise ValueError(f"There are no pictures in {path / name}: {remedy}.")
+        files += found
+        labels += [label] * len(found)
+    return names, files, np.array(labels, np.int64)
+
+
+def _decoded(files: list[Path], size: Size, channels: Channels) -> Iterator[np.ndarray | None]:
+    """Every file's pixels, in order; None for one that cannot be read."""
+
+    def decode(file: Path) -> np.ndarray | None:
+        try:
+            with Image.open(file) as image:
+                return to_pixels(image, size, channels)
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error, BOMB):
+            return None
+
+    with ThreadPoolExecutor() as pool, bar("reading pictures", len(files)) as progress:
+        for start in range(0, len(files), 256):  # so that few wait in memory to be written
+            for pixels in pool.map(decode, files[start : start + 256]):
+                progress.advance(progress.task_ids[0])
+                yield pixels
+
+
+def _write(
+    path: Path, images: Iterator[np.ndarray | None], shape: tuple[int, int, int, int]
+) -> list[int]:
+    """Writes the .npy file of an array of `shape`, readable images first; returns the indices
+    of the others. Not through a memory map, which dies without a word on a full disk."""
+    unreadable = []
+    with replacing(path) as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for i, image in enumerate(images):
+            if image is None:
+                unreadable.append(i)
+            else:
+                file.write(image.tobytes())
+        file.write(bytes(int(np.prod(shape[1:])) * len(unreadable)))
+    return unreadable
+
+
+def _key(path: Path, files: list[Path], shape: tuple[int, ...]) -> str:
+    """Changes when a file or what is made of it does."""
+    digest = hashlib.sha256(repr((PIL_VERSION, str(path.resolve()), shape)).encode())
+    for file in files:
+        facts = file.stat()
+        row = (file.relative_to(path).as_posix(), facts.st_size, facts.st_mtime_ns)
+        digest.update(repr(row).encode())
+    return digest.hexdigest()[:16]
+
+
+def _refuse(files: list[Path], unreadable: list[int], skip: bool) -> None:
+    if unreadable and (not skip or len(unreadable) == len(files)):
+        named = ", ".join(str(files[i]) for i in unreadable[:5])
+        more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+        raise ValueError(
+            f"No picture can be read from {named}{more}: remove what is no picture, or pass "
+            "skip_unreadable=True to go on with the others."
+        )

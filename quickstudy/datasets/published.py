@@ -1,0 +1,100 @@
+"""Data sets that are prepared by hand: read from $QUICKSTUDY_DATA, never downloaded."""
+
+import io
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from quickstudy.datasets.files import damaged, load_npz, roots
+from quickstudy.datasets.labelled import Labelled, Splits
+
+
+def caltech101(*, size: Literal[32, 84] = 32, root: Path | str | None = None) -> Splits:
+    """Photographs of 100 kinds of object, 31 to 100 of each: x (N, 3, size, size) uint8.
+
+    Read from `caltech101/caltech101_32.npz` or `caltech101_84_jpeg.npz` in `root` (None:
+    $QUICKSTUDY_DATA, then the cache). The classes are split 64 / 16 / 20 as the file says: no
+    published number compares. Fei-Fei, Fergus & Perona, 2004; CC BY 4.0.
+
+    Raises:
+        FileNotFoundError: the file is not there; says what it must hold.
+        ValueError: the file is damaged.
+    """
+    files = {32: "caltech101_32.npz", 84: "caltech101_84_jpeg.npz"}
+    if size not in files:
+        raise ValueError(f"Caltech-101 has no size {size!r} here: choose 32 or 84.")
+    layout = (
+        "get the pictures at https://doi.org/10.22002/D1.20086 and read the class folders with "
+        "`quickstudy.datasets.folder`, or put there an .npz file of `images` uint8 "
+        "(N, 32, 32, 3) (for 84: `jpeg` bytes and `offset`), `label`, `class_name` and "
+        "`class_split` (0 train, 1 validation, 2 test)"
+    )
+    path, data = _load(root, "caltech101", files[size], layout)
+    try:
+        images = data["images"] if size == 32 else _jpegs(data["jpeg"], data["offset"])
+        return _splits(images, data, "caltech101", None, ())
+    except (KeyError, ValueError, OSError, IndexError) as error:
+        raise damaged(path, error) from error
+
+
+def emoji(*, root: Path | str | None = None) -> Splits:
+    """1,044 emoji, each as 8 to 11 sets of artists draw it: x (N, 3, 32, 32) uint8.
+
+    Groups are the Unicode groups. Read from `emoji/emoji_32.npz` in `root` (None:
+    $QUICKSTUDY_DATA, then the cache), split 678 / 157 / 209 as the file says: no published
+    number compares.
+
+    Raises:
+        FileNotFoundError: the file is not there; says what it must hold.
+        ValueError: the file is damaged.
+    """
+    layout = (
+        "put there an .npz file of `images` uint8 (N, 32, 32, 3), `label`, `class_name`, "
+        "`class_group`, `groups` and `class_split` (0 train, 1 validation, 2 test)"
+    )
+    path, data = _load(root, "emoji", "emoji_32.npz", layout)
+    try:
+        groups = torch.from_numpy(data["class_group"].astype(np.int64))
+        return _splits(data["images"], data, "emoji", groups, tuple(map(str, data["groups"])))
+    except (KeyError, ValueError, IndexError) as error:
+        raise damaged(path, error) from error
+
+
+def _load(
+    root: Path | str | None, name: str, file: str, layout: str
+) -> tuple[Path, dict[str, np.ndarray]]:
+    paths = [folder / name / file for folder in roots(root)]
+    for path in paths:
+        if path.is_file():
+            return path, load_npz(path)
+    raise FileNotFoundError(f"There is no {paths[0]}: {layout}; or set QUICKSTUDY_DATA.")
+
+
+def _splits(
+    images: np.ndarray,
+    data: dict[str, np.ndarray],
+    name: str,
+    groups: torch.Tensor | None,
+    group_names: tuple[str, ...],
+) -> Splits:
+    everything = Labelled(
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(data["label"].astype(np.int64)),
+        tuple(map(str, data["class_name"])),
+        groups,
+        group_names,
+        name=name,
+    )
+    parts = [np.flatnonzero(data["class_split"] == part).tolist() for part in range(3)]
+    return Splits(*map(everything.select, parts, Splits._fields))
+
+
+def _jpegs(data: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """(N, 84, 84, 3) uint8."""
+    pairs = pairwise(offset)
+    files = (io.BytesIO(data[start:end].tobytes()) for start, end in pairs)
+    return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
