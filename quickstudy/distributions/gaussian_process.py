@@ -59,6 +59,9 @@ class GaussianProcess(TaskDistribution):
             wants. True: every task has its own numbers, and is padded to the largest by
             `weight` 0; tasks are then independent, as the interval of an evaluation takes
             them to be.
+
+    Raises:
+        ValueError: an unknown kernel, sizes that do not fit into `points`, or no noise.
     """
 
     def __init__(
@@ -76,9 +79,7 @@ class GaussianProcess(TaskDistribution):
         ragged: bool = False,
     ):
         if kernel not in KERNELS:
-            raise ValueError(
-                f"There is no kernel {kernel!r}: choose from {', '.join(KERNELS)}."
-            )
+            raise ValueError(f"No kernel is called {kernel!r}: use {', '.join(KERNELS)}.")
         if not 0 <= context[0] <= context[1] <= points - targets:
             raise ValueError(
                 f"Context sizes {context} and at least {targets} targets do not fit into "

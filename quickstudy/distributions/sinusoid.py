@@ -20,6 +20,9 @@ class Sinusoid(TaskDistribution):
         grid: spreads the queries evenly over `x`, both ends included, instead of drawing
             them. 100 such queries are the usual test.
 
+    Raises:
+        ValueError: no shots or no queries.
+
     Examples:
         >>> tasks = Sinusoid(shots=5).sample(25, torch.Generator().manual_seed(0))
         >>> tasks.support.x.shape
