@@ -3,6 +3,8 @@
 from quickstudy import datasets, nets
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
 from quickstudy.distributions.few_shot import FewShot
+from quickstudy.distributions.gaussian_process import GaussianProcess
+from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.evaluate import Difference, Report, evaluate
 from quickstudy.execution import over_tasks
 from quickstudy.functional import (
@@ -16,8 +18,10 @@ from quickstudy.functional import (
     with_gradient,
 )
 from quickstudy.learner import Learner
+from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
 from quickstudy.learners.maml import MAML, anil, fomaml
 from quickstudy.learners.prototypical import PrototypicalNetwork
+from quickstudy.learners.ridge import RidgeRegression
 from quickstudy.nets import use_batch_statistics
 from quickstudy.task import Examples, Task, TaskDistribution, batches
 from quickstudy.train import Step, train
@@ -28,12 +32,17 @@ __all__ = [
     "MAML",
     "CheckpointError",
     "Checkpoints",
+    "ConditionalNeuralProcess",
     "Difference",
     "Examples",
     "FewShot",
+    "Gaussian",
+    "GaussianProcess",
     "Learner",
     "PrototypicalNetwork",
     "Report",
+    "RidgeRegression",
+    "Sinusoid",
     "Step",
     "Task",
     "TaskDistribution",

@@ -93,6 +93,7 @@ class Report:
         return ", ".join(rows) + (f"  [{card}]" if card else "")
 
 
+_APART = 2**32 - 1  # the rank of no training process: tasks made up anew are never its tasks
 _SAME = ("tasks", "dataset", "hash", "split", "ways", "shots", "queries", "episodes", "seed")
 
 
@@ -140,7 +141,7 @@ def evaluate(
     transductive = False
     parts: list[dict[str, Tensor]] = []
     try:
-        for batch in batches(tasks, size, steps=-(-count // size), seed=seed):
+        for batch in batches(tasks, size, steps=-(-count // size), seed=seed, rank=_APART):
             batch = tree_map(lambda leaf: leaf.to(where), batch)
             if not parts:
                 transductive = _is_transductive(learner, batch)

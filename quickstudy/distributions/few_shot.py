@@ -58,7 +58,8 @@ class FewShot(TaskDistribution):
     ):
         self.dataset, self.queries = dataset, queries
         self.ways, self.shots = _bounds("ways", ways), _bounds("shots", shots)
-        self.imbalanced, self.rotations = imbalanced, rotations
+        self.imbalanced = imbalanced
+        self.rotations: Literal["classes", "random"] | None = rotations
         self.within_groups = within_groups
         self.normalise, self.augment = normalise, augment
         if queries < 1:
@@ -141,10 +142,13 @@ class FewShot(TaskDistribution):
         order = torch.rand(tasks, ways * each, generator=generator).argsort(1)
         label = order // each  # (T, N)
         rows, weight = rows.flatten(1).gather(1, order), real.flatten(1).gather(1, order)
-        x = self._pixels[rows.to(self._pixels.device)]  # (T, N, *features)
+        flat = rows.flatten().to(self._pixels.device)  # index_select copies whole rows: fast
+        x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
         if self.rotations is not None:
             x = _rotate(x, turns.gather(1, label).to(x.device))
-        x = x.float() / 255 if x.dtype == torch.uint8 else x.to(torch.get_default_dtype())
+        if x.dtype == torch.uint8:
+            x = x.float().div_(255)
+        x = x.to(torch.get_default_dtype())
         if self.normalise is not None:
             x = (x - self.normalise[0]) / self.normalise[1]
         if self.augment is not None:

@@ -1,0 +1,38 @@
+# Everything that a fresh machine needs: `make demo`, `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow lint docs bench clean
+
+demo: $(READY)
+	$(BIN)/quickstudy demo
+
+test: $(READY)
+	$(BIN)/pytest -q
+
+test-slow: $(READY)
+	$(BIN)/pytest -q -m slow
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.meta_step --out benchmarks/results/meta_step.json
+	$(BIN)/python -m benchmarks.sampling --out benchmarks/results/sampling.json
+	$(BIN)/python -m benchmarks.evaluate --out benchmarks/results/evaluate.json
+
+# torch first and by itself: other requests for it can bring in gigabytes of CUDA
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
+	touch $@
+
+clean:
+	rm -rf .venv site build dist

@@ -1,0 +1,472 @@
+"""The command line: `quickstudy --help`."""
+
+import difflib
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from quickstudy import datasets, learners, progress, recipe
+from quickstudy.datasets import Labelled
+from quickstudy.distributions.few_shot import FewShot
+from quickstudy.task import Json, Task, batches
+
+How: TypeAlias = Literal["recipe", "auto", "vmap", "loop", "compiled"]
+
+
+def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> None:
+    """Watches two learners learn to learn, on letters of alphabets they are then not tested on.
+
+    Example: quickstudy demo
+
+    Args:
+        out: folder of the runs and of the report.
+        seed: of everything random.
+    """
+    from quickstudy.demo import demo
+
+    demo(out, seed=seed)
+
+
+def list_(*, json: bool = False) -> None:
+    """Shows the learners, the data sets and the recipes that there are.
+
+    Example: quickstudy list
+
+    Args:
+        json: print JSON instead of a table.
+    """
+    found = {"learners": _learners(), "datasets": _datasets(), "recipes": _recipes()}
+    if json:
+        return _print_json(found)
+    console = Console()
+    for kind, entries in found.items():
+        table = Table("name", "what it is", title=kind, title_justify="left", expand=True)
+        for name, about in entries.items():
+            table.add_row(name, about)
+        console.print(table)
+
+
+def evaluate(
+    folder: Positional[Path],
+    *,
+    dataset: str | None = None,
+    split: Literal["train", "validation", "test"] = "test",
+    ways: int | None = None,
+    shots: int | None = None,
+    queries: int | None = None,
+    count: int | None = None,
+    seed: int = 1,
+    device: str = "cpu",
+    json: bool = False,
+) -> None:
+    """Measures a run's best checkpoint: its recipe's rows, or other tasks of your choice.
+
+    Example: quickstudy evaluate runs/glyphs_protonet --dataset digits --ways 10 --shots 5
+
+    Args:
+        folder: of the run.
+        dataset: name of a data set (`quickstudy list`), or a folder of class folders of images.
+        split: of the data set.
+        ways: classes of a task.
+        shots: examples of each class to learn from.
+        queries: examples of each class to be judged on.
+        count: tasks.
+        seed: of the tasks; two runs given one seed are measured on the same tasks.
+        device: cpu or cuda.
+        json: print JSON, with the value of every task.
+    """
+    run = recipe.reopen(folder, device=device)
+    tests = dict(run.experiment.tests)
+    if dataset or split != "test" or ways or shots or queries:
+        tests = {"as asked": _other_tasks(run, dataset, split, ways, shots, queries)}
+    reports = {}
+    for name, test in tests.items():
+        with progress.bar(name, count or test.count) as advance:
+            reports[name] = recipe.measure(run, test, count=count, seed=seed, progress=advance)
+    if json:
+        return _print_json({name: report.to_json() for name, report in reports.items()})
+    for name, report in reports.items():
+        print(f"{name}: {report}")
+
+
+def adapt(
+    folder: Positional[Path],
+    *,
+    support: Path,
+    out: Path,
+    invert: bool = False,
+    skip_unreadable: bool = False,
+) -> None:
+    """Teaches a run's learner your classes, from a folder of class folders of images.
+
+    Example: quickstudy adapt runs/glyphs_protonet --support my_letters --out my.safetensors
+
+    Args:
+        folder: of the run.
+        support: folder with a folder of images for each class, named as the class.
+        out: file to write the adapted model to: small, as it refers to the run for the rest.
+        invert: swap dark and light; the letters that come with quickstudy are light on dark.
+        skip_unreadable: leave out files that are no images.
+    """
+    from quickstudy.estimator import FewShotClassifier
+
+    run = recipe.reopen(folder)
+    channels, *size = _shape(run)
+    data = datasets.folder(
+        support,
+        size=(size[0], size[1]),
+        channels=channels,  # pyright: ignore[reportArgumentType]
+        skip_unreadable=skip_unreadable,
+    )
+    labels = [data.classes[i] for i in data.y.tolist()]
+    classifier = FewShotClassifier(run.experiment.learner)
+    classifier.fit(_pixels(data.x, invert), labels)
+    classifier.save(out, run=str(folder.resolve()), invert=invert)
+    print(f"{out}: {len(data.classes)} classes from {len(labels)} images", file=sys.stderr)
+    print(f"Use it: quickstudy predict {out} IMAGE...", file=sys.stderr)
+
+
+def predict(
+    model: Positional[Path],
+    images: Positional[tuple[Path, ...]],
+    *,
+    run: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Says of each image which class it is, and how probable each class is.
+
+    Example: quickstudy predict my.safetensors one.png two.png
+
+    Args:
+        model: file written by `quickstudy adapt`.
+        images: image files.
+        run: folder of the run that the model was adapted from, if it was moved since.
+        json: print JSON.
+    """
+    from quickstudy.estimator import FewShotClassifier, read_facts
+
+    facts = read_facts(model)
+    base = recipe.reopen(run or facts["run"])
+    classifier = FewShotClassifier.load(model, base.experiment.learner)
+    if not images:
+        raise ValueError("Name at least one image file.")
+    channels, *size = _shape(base)
+    pixels = torch.stack([_read(file, (size[0], size[1]), channels) for file in images])
+    chances = classifier.predict_proba(_pixels(pixels, facts["invert"]))
+    classes = [str(name) for name in classifier.classes_]
+    answers = [
+        {
+            "image": str(file),
+            "label": classes[int(row.argmax())],
+            "probabilities": dict(zip(classes, map(float, row), strict=True)),
+        }
+        for file, row in zip(images, chances, strict=True)
+    ]
+    if json:
+        return _print_json(answers)
+    for answer in answers:
+        likely = sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])
+        others = ", ".join(f"{name} {chance:.1%}" for name, chance in likely[:5])
+        print(f"{answer['image']}: {answer['label']}  ({others})")
+
+
+def doctor(what: Positional[str], *, compiled: bool = False, device: str = "cpu") -> None:
+    """Says how a learner can be executed, how fast each way is, and why one is impossible.
+
+    Example: quickstudy doctor glyphs_fomaml
+
+    Args:
+        what: folder of a run, or a recipe.
+        compiled: try torch.compile too, which can take minutes.
+        device: cpu or cuda.
+    """
+    from quickstudy.execution import doctor
+
+    if Path(what).is_dir():
+        experiment = recipe.reopen(what, device=device).experiment
+    else:
+        experiment = recipe.start(what, {}, Path("runs/.none"), device=device).experiment
+    print(doctor(experiment.learner, _first(experiment), compiled=compiled))
+
+
+def report(folder: Positional[Path], *, out: Path | None = None) -> None:
+    """Writes one HTML file about a run: curves, results, protocol, an episode in pictures.
+
+    Example: quickstudy report runs/glyphs_protonet
+
+    Args:
+        folder: of the run.
+        out: file to write; report.html in the folder if not given.
+    """
+    from quickstudy.report import write
+
+    print(write(folder, out))
+
+
+def train(name: str, arguments: Sequence[str]) -> None:
+    """Carries out a recipe; what it can be told is read off the recipe's own signature."""
+    module = recipe.find(name)
+    settings = inspect.signature(module.recipe).parameters
+    own: list[Any] = [
+        (key, parameter.annotation, parameter.default) for key, parameter in settings.items()
+    ]
+    common: list[Any] = [
+        (key, Annotated[kind, tyro.conf.arg(help=about)], field(default=default))
+        for key, kind, default, about in (
+            ("out", Path, Path("runs") / Path(name).stem, "folder of the run"),
+            ("how", How, "recipe", "way of executing tasks; auto measures which is fastest"),
+            ("device", str, "cpu", "cpu or cuda"),
+            ("record", bool, False, "also store the result in recipes/results"),
+            ("json", bool, False, "print the result as JSON"),
+        )
+    ]
+    about = inspect.getdoc(module) or name
+    text = f"{about}\n\nResumable: the same command goes on where the run stopped."
+    chosen = vars(
+        tyro.cli(
+            make_dataclass("Settings", [*own, *common]),
+            args=arguments,
+            prog=f"quickstudy train {name}",
+            description=text,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    )
+    options = {key: chosen[key] for key in chosen if key not in settings}
+    _train(name, {key: chosen[key] for key in settings}, **options)
+
+
+def _train(
+    name: str,
+    settings: Mapping[str, Json],
+    *,
+    out: Path,
+    how: How,
+    device: str,
+    record: bool,
+    json: bool,
+) -> None:
+    run = recipe.start(name, settings, out, device=device)
+    if run.start:
+        print(f"Going on from step {run.start} of {out}.", file=sys.stderr)
+    way = None if how in ("recipe", "auto") else how
+    if how == "auto":
+        from quickstudy.execution import plan
+
+        chosen = plan(run.experiment.learner, _first(run.experiment))
+        print(chosen, file=sys.stderr)
+        chosen.apply(run.experiment.learner)
+    progress.show(run, recipe.go(run, how=way))
+    if int(os.environ.get("RANK", 0)) > 0:
+        return
+    result = recipe.finish(run)
+    if record:
+        place = recipe.folders()[0] / "results"
+        place.mkdir(exist_ok=True)
+        (place / f"{result['recipe']}.json").write_text(_dumps(result) + "\n")
+    if json:
+        return _print_json(result)
+    for row, metrics in result["measured"].items():
+        numbers = {metric: v for metric, v in metrics.items() if metric != "card"}
+        says = ", ".join(
+            f"{m} {v['mean']:.4f} ± {v['interval']:.4f}" for m, v in numbers.items()
+        )
+        paper = result["paper"].get(row)
+        print(f"{row}: {says}" + (f"  (paper: {paper})" if paper else ""))
+    print(f"{out / 'result.json'}; pictures: quickstudy report {out}", file=sys.stderr)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "list": list_,
+    "evaluate": evaluate,
+    "adapt": adapt,
+    "predict": predict,
+    "doctor": doctor,
+    "report": report,
+}
+ABOUT = """Learning to learn, on PyTorch.
+
+Begin with `quickstudy demo`, or `quickstudy list`. To reproduce a published result:
+`quickstudy train omniglot_protonet` (its settings: add --help). Add --debug to any command to
+see where an error comes from."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command; exits with 0, with 2 and a sentence if it cannot, with 130 on Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        _dispatch(given)
+    except KeyboardInterrupt:
+        again = "quickstudy " + " ".join(given)
+        print(f"Stopped; what was done is saved. Go on with: {again}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        expected = isinstance(error, ValueError | OSError | ImportError | ArithmeticError)
+        kind = "Error" if expected else f"Error ({type(error).__name__})"
+        hint = "" if expected or debug else " Add --debug to see where."
+        print(f"{kind}: {error}{hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def _dispatch(given: list[str]) -> None:
+    if given[:1] == ["train"] and len(given) > 1 and not given[1].startswith("-"):
+        return train(given[1], given[2:])
+    if given[:1] == ["train"]:
+        print("usage: quickstudy train RECIPE [OPTIONS]    (options: train RECIPE --help)\n")
+        print("Carries out a recipe; the same command resumes it. The recipes:\n")
+        for name, about in _recipes().items():
+            print(f"  {name:24} {about}")
+        print("\nExample: quickstudy train glyphs_protonet --steps 200 --out runs/short")
+        return None if given[1:] in (["-h"], ["--help"]) else sys.exit(2)
+    names = [*COMMANDS, "train"]
+    if given and not given[0].startswith("-") and given[0] not in names:
+        near = difflib.get_close_matches(given[0], names, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names)}."
+        raise ValueError(f"There is no command {given[0]!r}. {hint}")
+    commands = {**COMMANDS, "train": _train_help}
+    return tyro.extras.subcommand_cli_from_dict(
+        commands, prog="quickstudy", description=ABOUT, args=given or ["--help"]
+    )
+
+
+def _train_help() -> None:
+    """Carries out a recipe, resumably: quickstudy train RECIPE --help."""
+
+
+def _other_tasks(
+    run: recipe.Run,
+    dataset: str | None,
+    split: str,
+    ways: int | None,
+    shots: int | None,
+    queries: int | None,
+) -> recipe.Test:
+    """Few-shot tasks as asked, the rest as in the first row of the recipe."""
+    first = next(iter(run.experiment.tests.values()))
+    like = first.tasks
+    if not isinstance(like, FewShot):
+        raise ValueError(
+            f"Recipe {run.recipe} has no few-shot classification tasks to change: leave out "
+            "--dataset, --split, --ways, --shots and --queries."
+        )
+    if dataset is None and split == "test":
+        data = like.dataset
+    elif dataset is None and split == "validation":
+        tasks = run.experiment.validation
+        data = tasks.dataset if isinstance(tasks, FewShot) else like.dataset
+    elif dataset is None:
+        tasks = run.experiment.train
+        data = tasks.dataset if isinstance(tasks, FewShot) else like.dataset
+    else:
+        data = _data(dataset, split, tuple(like.dataset.x.shape[1:]))
+    tasks = FewShot(
+        data,
+        ways or like.ways[1],
+        shots or like.shots[1],
+        queries or like.queries,
+        rotations=like.rotations if dataset is None else None,
+        normalise=like.normalise,
+    )
+    return recipe.Test(tasks, first.settings, first.metrics, first.count, first.size)
+
+
+def _data(name: str, split: str, shape: tuple[int, ...]) -> Labelled:
+    """A data set by name, or a folder of images, as images of `shape`."""
+    channels, height, width = shape
+    if Path(name).is_dir():
+        return datasets.folder(
+            name,
+            size=(height, width),
+            channels=channels,  # pyright: ignore[reportArgumentType]
+        )
+    known = _datasets()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
+        raise ValueError(f"There is no data set or folder {name!r}. {hint}")
+    data = datasets.digits(size=height) if name == "digits" else getattr(datasets, name)()
+    chosen = data if isinstance(data, Labelled) else getattr(data, split)
+    if tuple(chosen.x.shape[1:]) != shape:
+        raise ValueError(
+            f"The images of {name} are {tuple(chosen.x.shape[1:])}, the learner takes {shape}."
+        )
+    return chosen
+
+
+def _shape(run: recipe.Run) -> tuple[int, ...]:
+    """(channels, height, width) of the images that a run's learner takes."""
+    tasks = next(iter(run.experiment.tests.values())).tasks
+    if not isinstance(tasks, FewShot) or tasks.dataset.x.ndim != 4:
+        raise ValueError(f"The learner of recipe {run.recipe} does not take images.")
+    return tuple(tasks.dataset.x.shape[1:])
+
+
+def _read(file: Path, size: tuple[int, int], channels: int) -> torch.Tensor:
+    from PIL import Image, UnidentifiedImageError
+
+    from quickstudy.datasets.pictures import to_pixels
+
+    try:
+        with Image.open(file) as image:
+            pixels = to_pixels(image, size, channels)  # pyright: ignore[reportArgumentType]
+            return torch.from_numpy(pixels.copy())
+    except UnidentifiedImageError:
+        raise ValueError(f"{file} is not an image that Pillow can read.") from None
+
+
+def _pixels(x: torch.Tensor, invert: bool) -> Any:
+    return (255 - x if invert else x).numpy()
+
+
+def _first(experiment: recipe.Experiment) -> Task[Any]:
+    return next(iter(batches(experiment.train, experiment.size, steps=1)))
+
+
+def _learners() -> dict[str, str]:
+    return {
+        name: _headline(importlib.import_module(f"{learners.__name__}.{name}"))
+        for _, name, _ in pkgutil.iter_modules(learners.__path__)
+    }
+
+
+def _datasets() -> dict[str, str]:
+    """Those that a name alone gives."""
+    named = ("caltech101", "digits", "emoji", "glyphs", "omniglot")
+    return {name: _headline(getattr(datasets, name)) for name in named}
+
+
+def _recipes() -> dict[str, str]:
+    return {name: _headline(recipe.find(name)) for name in recipe.names()}
+
+
+def _headline(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").split("\n", 1)[0]
+
+
+def _dumps(data: Json) -> str:
+    return json.dumps(data, indent=1)
+
+
+def _print_json(data: Json) -> None:
+    print(_dumps(data))
