@@ -1,0 +1,172 @@
+"""Writes what was measured into the README and the docs.
+
+    python docs/tables.py            rewrite every block
+    python docs/tables.py --check    change nothing; fail if a block is out of date
+
+A block stands between `<!-- results: NAME -->` and `<!-- /results -->`. NAME is `all` (a row
+for each number), `each` (a section for each recipe), the name of a recipe, or `speed`. The
+numbers come from recipes/results/*.json and benchmarks/results/*.json, which the commands that
+measured them wrote.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Where blocks may stand."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def renewed(text: str) -> str:
+    """`text` with every block as the JSON files have it now."""
+    return BLOCK.sub(lambda found: f"{found[1]}\n{_block(found[2])}\n\n{found[3]}", text)
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrites, or with `--check` lists, the pages that are out of date."""
+    old = [page for page in pages() if renewed(page.read_text()) != page.read_text()]
+    for page in old:
+        print(f"{page.relative_to(ROOT)}: out of date")
+        if "--check" not in arguments:
+            page.write_text(renewed(page.read_text()))
+    return int(bool(old) and "--check" in arguments)
+
+
+def _block(name: str) -> str:
+    recipes = sorted(file.stem for file in (ROOT / "recipes").glob("[a-z]*.py"))
+    if name == "all":
+        return _all(recipes)
+    if name == "each":
+        return "\n\n".join(f"## {recipe}\n\n{_recipe(recipe)}" for recipe in recipes)
+    if name == "speed":
+        found = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+        return "\n\n".join(map(_benchmark, found)) or "*Not measured yet: `make bench`.*"
+    if name in recipes:
+        return _recipe(name)
+    raise ValueError(f"There is no block {name!r}: name a recipe, `all`, `each` or `speed`.")
+
+
+def _all(recipes: list[str]) -> str:
+    results = [result for recipe in recipes if (result := _result(recipe))]
+    rows = [
+        [
+            f"`{result['recipe']}`",
+            *row,
+            f"{result['steps']:,} steps, {_time(result['seconds'])}",
+        ]
+        for result in results
+        for row in _rows(result)
+    ]
+    missing = [f"`{recipe}`" for recipe in recipes if not _result(recipe)]
+    note = f"\n\n*Not recorded yet: {', '.join(missing)}.*" if missing else ""
+    head = ["Recipe", "Tasks", "Metric", "Measured", "Published", "Trained"]
+    return (_table(head, rows) + note).strip()
+
+
+def _recipe(name: str) -> str:
+    result = _result(name)
+    if result is None:
+        return f"*Not recorded yet: `quickstudy train {name} --out runs/{name} --record`.*"
+    cards = [row["card"] for row in result["measured"].values()]
+    shared = {k: v for k, v in cards[0].items() if all(c.get(k) == v for c in cards)}
+    return "\n\n".join(
+        [
+            result["about"],
+            _table(["Tasks", "Metric", "Measured", "Published"], list(_rows(result))),
+            f"**Protocol.** {_facts(shared)}. ± is the 95 % interval of the mean over tasks.",
+            f"**Training.** {_facts(result['settings'])}. {result['steps']:,} steps in "
+            f"{_time(result['seconds'])}, {result['date']}, on {_machine(result['hardware'])}; "
+            f"the checkpoint of step {result['checkpoint']:,} was the best by validation.",
+        ]
+    )
+
+
+def _result(recipe: str) -> Any:
+    file = ROOT / "recipes" / "results" / f"{recipe}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def _rows(result: Any) -> Iterator[list[str]]:
+    """Tasks, metric, measured, published."""
+    for name, row in result["measured"].items():
+        paper = dict(result["paper"].get(name, {}))
+        for metric, value in row.items():
+            if metric == "card":
+                continue
+            said = "not published"
+            if metric in paper:
+                said = _number(metric, paper.pop(metric), paper.pop("interval", None))
+            if paper:
+                said += f" ({_facts(paper)})"
+            number = _number(metric, value["mean"], value["interval"])
+            yield [name, metric.replace("_", " "), number, said]
+
+
+def _benchmark(file: Path) -> str:
+    """Any list of rows of one kind, and what they were measured on."""
+    result = json.loads(file.read_text())
+    head = list(dict.fromkeys(key for row in result["rows"] for key in row))
+    rows = [[_said(row.get(key, "")) for key in head] for row in result["rows"]]
+    about = result.get("about") or file.stem.replace("_", " ")
+    return (
+        f"**{file.stem}.** {about}\n\n"
+        f"{_table([key.replace('_', ' ') for key in head], rows)}\n\n"
+        f"*{result['date']}, {_machine(result['hardware'])}.*"
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _number(metric: str, mean: float, interval: float | None) -> str:
+    """A mean and its interval: accuracies in percent, the rest to three places."""
+    percent = metric == "accuracy"
+    scale, places = (100, 1) if percent else (1, 3)
+    text = f"{mean * scale:.{places}f}"
+    if interval is not None:
+        text += f" ± {interval * scale:.{places}f}"
+    return text + " %" * percent
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {_said(value)}" for key, value in facts.items())
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, list):
+        return " to ".join(map(_said, value))
+    return "none" if value is None else str(value)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _machine(hardware: Any) -> str:
+    parts = [hardware.get("gpu"), hardware["processor"], f"{hardware['threads']} threads"]
+    return ", ".join(filter(None, [*parts, f"PyTorch {hardware['torch']}"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,167 @@
+"""The docs are true: their code runs, their numbers were measured, nothing is left out."""
+
+import importlib.util
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import quickstudy
+from quickstudy import cli, recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"(<!-- skip: [^>]+ -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """The line where each block begins, and its code, but for those that are to be skipped."""
+    text = page.read_text()
+    return [
+        (text.count("\n", 0, found.start(3)), found[3])
+        for found in BLOCK.finditer(text)
+        if found[2] == language and not found[1]
+    ]
+
+
+def quick(code: str) -> str:
+    """With at most three steps of anything, and evaluations of four tasks."""
+    code = re.sub(r"\bcount=[\d_]+", "count=4, size=4", code)
+    return re.sub(r"\b(steps ?= ?)([\d_]+)\b", lambda m: f"{m[1]}{min(int(m[2]), 3)}", code)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
+def test_the_code_on_a_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("page")  # one that pickle finds
+    monkeypatch.setitem(sys.modules, "page", module)
+    for line, code in blocks(page, "python"):
+        exec(compile("\n" * line + quick(code), name(page), "exec"), vars(module))
+
+
+def test_few_steps_are_done_where_a_page_says_many() -> None:
+    assert quick("train(steps=2_000, size=8)") == "train(steps=3, size=8)"
+    assert quick("steps = 300\nevaluate(count=600)") == "steps = 3\nevaluate(count=4, size=4)"
+    assert quick("MAML(steps=1)") == "MAML(steps=1)"
+
+
+def test_every_public_name_has_an_entry_and_every_entry_a_name() -> None:
+    entries = re.findall(r"^::: (\S+)", "\n".join(p.read_text() for p in PAGES), re.MULTILINE)
+    documented = {id(pkgutil.resolve_name(entry)) for entry in entries}
+    public = {f"quickstudy.{name}": vars(quickstudy)[name] for name in quickstudy.__all__}
+    for part in ("nets", "datasets", "functional"):
+        module = importlib.import_module(f"quickstudy.{part}")
+        names = getattr(module, "__all__", None) or [
+            name
+            for name, thing in vars(module).items()
+            if (inspect.isclass(thing) or inspect.isfunction(thing))
+            and thing.__module__ == module.__name__
+            and not name.startswith("_")
+        ]
+        public |= {f"quickstudy.{part}.{name}": vars(module)[name] for name in names}
+    missing = [name for name, thing in public.items() if id(thing) not in documented]
+    assert not missing, "write `::: NAME` in a page of docs/reference for each"
+
+
+def test_numbers_are_the_measured_ones() -> None:
+    check = [sys.executable, ROOT / "docs" / "tables.py", "--check"]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}Run: python docs/tables.py"
+
+
+def test_a_new_result_makes_the_pages_out_of_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    assert spec is not None and spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "recipes" / "results").mkdir(parents=True)
+    (tmp_path / "recipes" / "sine.py").touch()
+    page = tmp_path / "README.md"
+    page.write_text("Before\n<!-- results: all -->\n<!-- /results -->\nAfter\n")
+
+    assert tables.main([]) == 0
+    assert "Not recorded yet: `sine`" in page.read_text()
+    assert tables.main(["--check"]) == 0
+
+    card = {"split": "test", "transductive": False}
+    (tmp_path / "recipes" / "results" / "sine.json").write_text(
+        recipe.json.dumps(
+            {
+                "recipe": "sine",
+                "about": "Waves.",
+                "paper": {"5-way": {"accuracy": 0.988, "interval": 0.004, "steps": 60_000}},
+                "measured": {
+                    "5-way": {"accuracy": {"mean": 0.9761, "interval": 0.0021}, "card": card}
+                },
+                "settings": {"lr": 0.4},
+                "steps": 30_000,
+                "checkpoint": 29_000,
+                "seconds": 3720.0,
+                "date": "2026-01-31",
+                "hardware": {"processor": "P", "threads": 2, "gpu": None, "torch": "2.13"},
+            }
+        )
+    )
+    assert tables.main(["--check"]) == 1
+    assert "97.6" not in page.read_text()
+    assert tables.main([]) == 0
+    row = "| `sine` | 5-way | accuracy | 97.6 ± 0.2 % | 98.8 ± 0.4 % (steps 60,000) |"
+    assert f"{row} 30,000 steps, 1 h 2 min |" in page.read_text()
+    assert page.read_text().startswith("Before\n")
+    assert page.read_text().endswith("<!-- /results -->\nAfter\n")
+    assert "transductive no" in tables.renewed("<!-- results: sine -->\n<!-- /results -->")
+    with pytest.raises(ValueError, match="no block 'sign'"):
+        tables.renewed("<!-- results: sign -->\n<!-- /results -->")
+
+
+def test_commands_that_are_named_exist() -> None:
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md"]
+    shell = "\n".join(code for page in pages for _, code in blocks(page, "bash"))
+    commands = set(re.findall(r"^quickstudy (\w+)", shell, re.MULTILINE))
+    assert commands and commands <= {*cli.COMMANDS, "train"}
+    recipes = set(re.findall(r"quickstudy train ([a-z]\w+)", shell))
+    assert recipes and recipes <= set(recipe.names())
+    targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^make ([\w-]+)", shell, re.MULTILINE)) <= set(targets)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    here = [target for target in targets if "://" not in target]
+    assert here
+    assert [target for target in here if not (ROOT / target).exists()] == []
+
+
+def test_nothing_of_the_workshop_is_left_lying_about() -> None:
+    forbidden = re.compile(
+        r"/(work|tmp|root|home)/|\b(issue|session) #?\d|\bfield[-]notes\b", re.I
+    )
+    kinds = {".py", ".md", ".toml", ".yml", ".json", ".txt", ""}
+    folders = ["quickstudy", "recipes", "benchmarks", "tests", "docs", ".ci"]
+    files = [
+        *ROOT.iterdir(),
+        *(file for place in folders for file in (ROOT / place).rglob("*")),
+    ]
+    found = [
+        f"{name(file)}: {match[0]}"
+        for file in files
+        if file.is_file() and file.suffix in kinds and not file.name.startswith(".")
+        for match in forbidden.finditer(file.read_text(errors="ignore"))
+    ]
+    assert found == []
