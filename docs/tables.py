@@ -3,10 +3,10 @@
     python docs/tables.py            rewrite every block
     python docs/tables.py --check    change nothing; fail if a block is out of date
 
-A block stands between `<!-- results: NAME -->` and `<!-- /results -->`. NAME is `all` (a row
-for each number), `each` (a section for each recipe), the name of a recipe, or `speed`. The
-numbers come from recipes/results/*.json and benchmarks/results/*.json, which the commands that
-measured them wrote.
+A block stands between `<!-- results: NAME -->` and `<!-- /results -->`. NAME is `published` (a
+row for each number that a paper has too), `each` (a section for each recipe), the name of a
+recipe, or `speed`. The numbers come from recipes/results/*.json and benchmarks/results/*.json,
+which the commands that measured them wrote.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+UNPUBLISHED = "–"
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -42,8 +43,8 @@ def main(arguments: list[str]) -> int:
 
 def _block(name: str) -> str:
     recipes = sorted(file.stem for file in (ROOT / "recipes").glob("[a-z]*.py"))
-    if name == "all":
-        return _all(recipes)
+    if name == "published":
+        return _published(recipes)
     if name == "each":
         return "\n\n".join(f"## {recipe}\n\n{_recipe(recipe)}" for recipe in recipes)
     if name == "speed":
@@ -51,24 +52,25 @@ def _block(name: str) -> str:
         return "\n\n".join(map(_benchmark, found)) or "*Not measured yet: `make bench`.*"
     if name in recipes:
         return _recipe(name)
-    raise ValueError(f"There is no block {name!r}: name a recipe, `all`, `each` or `speed`.")
+    raise ValueError(
+        f"There is no block {name!r}: name a recipe, `published`, `each` or `speed`."
+    )
 
 
-def _all(recipes: list[str]) -> str:
-    results = [result for recipe in recipes if (result := _result(recipe))]
+def _published(recipes: list[str]) -> str:
+    sources = {recipe: (ROOT / "recipes" / f"{recipe}.py").read_text() for recipe in recipes}
+    recipes = [recipe for recipe in recipes if "\nPAPER" in sources[recipe]]
     rows = [
-        [
-            f"`{result['recipe']}`",
-            *row,
-            f"{result['steps']:,} steps, {_time(result['seconds'])}",
-        ]
-        for result in results
+        [f"`{recipe}`", *row, f"{result['steps']:,} steps, {_time(result['seconds'])}"]
+        for recipe in recipes
+        if (result := _result(recipe))
         for row in _rows(result)
+        if row[-1] != UNPUBLISHED
     ]
-    missing = [f"`{recipe}`" for recipe in recipes if not _result(recipe)]
-    note = f"\n\n*Not recorded yet: {', '.join(missing)}.*" if missing else ""
+    missing = ", ".join(f"`{recipe}`" for recipe in recipes if not _result(recipe))
     head = ["Recipe", "Tasks", "Metric", "Measured", "Published", "Trained"]
-    return (_table(head, rows) + note).strip()
+    parts = [_table(head, rows), f"*Not recorded yet: {missing}.*" if missing else ""]
+    return "\n\n".join(filter(None, parts))
 
 
 def _recipe(name: str) -> str:
@@ -101,7 +103,7 @@ def _rows(result: Any) -> Iterator[list[str]]:
         for metric, value in row.items():
             if metric == "card":
                 continue
-            said = "not published"
+            said = UNPUBLISHED
             if metric in paper:
                 said = _number(metric, paper.pop(metric), paper.pop("interval", None))
             if paper:
@@ -115,9 +117,8 @@ def _benchmark(file: Path) -> str:
     result = json.loads(file.read_text())
     head = list(dict.fromkeys(key for row in result["rows"] for key in row))
     rows = [[_said(row.get(key, "")) for key in head] for row in result["rows"]]
-    about = result.get("about") or file.stem.replace("_", " ")
     return (
-        f"**{file.stem}.** {about}\n\n"
+        f"**{result['title']}**\n\n"
         f"{_table([key.replace('_', ' ') for key in head], rows)}\n\n"
         f"*{result['date']}, {_machine(result['hardware'])}.*"
     )

@@ -90,9 +90,9 @@ def test_a_new_result_makes_the_pages_out_of_date(
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
     (tmp_path / "recipes" / "results").mkdir(parents=True)
-    (tmp_path / "recipes" / "sine.py").touch()
+    (tmp_path / "recipes" / "sine.py").write_text("\nPAPER = {}\n")
     page = tmp_path / "README.md"
-    page.write_text("Before\n<!-- results: all -->\n<!-- /results -->\nAfter\n")
+    page.write_text("Before\n<!-- results: published -->\n<!-- /results -->\nAfter\n")
 
     assert tables.main([]) == 0
     assert "Not recorded yet: `sine`" in page.read_text()
