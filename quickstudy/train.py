@@ -1,6 +1,7 @@
 """Meta-training: a loop that the caller holds in hand."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -42,19 +43,22 @@ def train(
         learner: a `Learner`, or one inside DDP, FSDP or `torch.compile`.
         size: tasks in a step (per process).
         clip: largest norm of the meta-gradient.
-        precision: a dtype, such as `torch.bfloat16`, to autocast the forward pass to.
+        precision: a dtype, such as `torch.bfloat16`, to autocast the forward pass to. PyTorch
+            then leaves linear layers and convolutions as they are that run under `vmap` and no
+            inner gradient (pytorch/pytorch#105442); with `how="loop"` it casts them too.
         device: where tasks are sent (None: where the learner is).
     """
     where = torch.device(device) if device is not None else next(learner.parameters()).device
     stream = batches(tasks, size, steps=steps, start=start, seed=seed, rank=rank)
     for number, batch in enumerate(stream, start + 1):
         batch = tree_map(lambda leaf: leaf.to(where, non_blocking=True), batch)
-        torch.manual_seed(entropy(seed, rank, number))
+        noise = entropy(seed, rank, number) + 1  # + 1: not the numbers of the next tasks
         seen: list[Tensor] = []
 
         def closure() -> Tensor:
+            torch.manual_seed(noise)  # noqa: B023  (again for optimizers that ask again)
             optimizer.zero_grad()
-            with torch.autocast(where.type, precision, enabled=precision is not None):
+            with torch.autocast(where.type, precision) if precision else nullcontext():
                 losses = learner(batch)  # noqa: B023
             loss = losses.mean()
             loss.backward()
