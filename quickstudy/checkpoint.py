@@ -34,6 +34,7 @@ from quickstudy.task import Json
 
 FORMAT = 1
 _RUN = "run.json"
+_STEP = "step-" + 8 * "[0-9]"
 _OURS = re.compile(r"(learner|optimizer)-[0-9a-f]{8}\.safetensors(\.tmp)?|run\.json\.tmp")
 
 
@@ -198,21 +199,21 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """The checkpoint of the highest score (the earliest of equals), if one has a score."""
-        scores = {path: facts.get("score") for path, facts in self._complete().items()}
-        scored = {p: s for p, s in scores.items() if s is not None and not math.isnan(s)}
-        return max(scored, key=lambda path: scored[path], default=None)
+        scores: dict[Path, float] = {}
+        for path in self._complete():
+            with suppress(CheckpointError):  # a damaged one is not the best
+                score = read_facts(path).get("score")
+                if score is not None and not math.isnan(score):
+                    scores[path] = score
+        return max(scores, key=lambda path: scores[path], default=None)
 
-    def _complete(self) -> dict[Path, dict[str, Json]]:
-        """The facts of every complete checkpoint, by path, in the order of their steps."""
-        found: dict[Path, dict[str, Json]] = {}
-        for path in sorted(self.folder.glob("step-*")):
-            with suppress(CheckpointError):
-                found[path] = read_facts(path)
-        return found
+    def _complete(self) -> list[Path]:
+        """The checkpoints, in the order of their steps."""
+        return sorted(run.parent for run in self.folder.glob(f"{_STEP}/{_RUN}"))
 
     def _prune(self) -> None:
-        wanted = {*list(self._complete())[-self.keep :], self.best()}
-        for path in set(self.folder.glob("step-*")) - wanted:
+        wanted = {*self._complete()[-self.keep :], self.best()}
+        for path in set(self.folder.glob(_STEP)) - wanted:
             with suppress(OSError):
                 (path / _RUN).unlink(missing_ok=True)  # first: what is left counts no more
                 shutil.rmtree(path)
@@ -281,6 +282,11 @@ def _learner_state(learner: nn.Module) -> tuple[dict[str, Tensor], dict[str, str
             raise CheckpointError(
                 f"`{name}` in the learner's state_dict is a {_class(tensor)}, not a tensor: "
                 "make it a buffer."
+            )
+        if hasattr(tensor, "full_tensor"):
+            raise CheckpointError(
+                f"`{name}` is sharded over processes, by `fully_shard`: save with "
+                "torch.distributed.checkpoint, or train under DDP."
             )
         owner = owners.setdefault(id(tensor), name)
         if owner == name:
@@ -405,8 +411,8 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Makes the names in a folder outlive a power cut."""
-    if os.name == "posix":
+    """Makes the names in a folder outlive a power cut, where the system can."""
+    with suppress(OSError):  # Windows opens no folders, and some file systems sync none
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
