@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from quickstudy.execution import How, losses_over_tasks
 from quickstudy.functional import Criterion, cross_entropy
+from quickstudy.normalization import make_exact
 from quickstudy.task import Task, TaskBatch
 
 State = TypeVar("State")
@@ -30,6 +31,12 @@ class Learner(nn.Module, ABC, Generic[State]):
     def __init__(self, criterion: Criterion = cross_entropy):
         super().__init__()
         self.criterion = criterion
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # PyTorch's own normalisation layers have wrong second derivatives under vmap
+        if isinstance(value, nn.Module):
+            make_exact(value)
+        super().__setattr__(name, value)
 
     @abstractmethod
     def adapt(self, support: Any, state: State | None = None) -> State:

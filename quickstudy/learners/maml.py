@@ -10,6 +10,7 @@ arXiv:1909.09157).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -80,4 +81,8 @@ def fomaml(net: nn.Module, **settings: Any) -> MAML:
 
 def anil(net: nn.Module, *, head: str = "head", **settings: Any) -> MAML:
     """MAML that adapts the parameters of `net.<head>` only."""
-    return MAML(net, adapts=lambda name: name.startswith(f"{head}."), **settings)
+    return MAML(net, adapts=partial(_is_inside, head), **settings)
+
+
+def _is_inside(module: str, parameter: str) -> bool:
+    return parameter.startswith(f"{module}.")

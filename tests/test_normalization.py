@@ -1,0 +1,71 @@
+"""Normalisation layers whose second-order gradients PyTorch gets wrong under vmap."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quickstudy import MAML, use_batch_statistics
+from quickstudy.execution import How
+from quickstudy.functional import tree_map
+from quickstudy.normalization import make_exact
+from quickstudy.testing import Blobs
+
+LAYERS = {
+    "BatchNorm1d": lambda: nn.BatchNorm1d(4),
+    "BatchNorm2d": lambda: nn.Sequential(nn.Unflatten(1, (2, 2, 1)), nn.BatchNorm2d(2)),
+    "BatchNorm3d": lambda: nn.Sequential(nn.Unflatten(1, (2, 2, 1, 1)), nn.BatchNorm3d(2)),
+    "InstanceNorm1d": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 2)), nn.InstanceNorm1d(2, affine=True)
+    ),
+    "InstanceNorm2d": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 2, 1)), nn.InstanceNorm2d(2, affine=True, track_running_stats=True)
+    ),
+    "InstanceNorm3d": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 2, 1, 1)), nn.InstanceNorm3d(2, affine=True)
+    ),
+    "LayerNorm": lambda: nn.LayerNorm(4),
+    "LayerNorm without bias": lambda: nn.LayerNorm(4, bias=False),
+    "GroupNorm": lambda: nn.GroupNorm(2, 4),
+}
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_second_order_gradients_of_vmap_and_loop_are_equal(name: str, mode: str):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(8, 4), LAYERS[name](), nn.Tanh(), nn.Flatten(), nn.Linear(4, 3)
+    )
+    net = use_batch_statistics(net)
+    learner = MAML(net, lr=0.5, steps=2).double().train(mode == "train")
+    tasks = Blobs().sample(3, torch.Generator().manual_seed(0))
+    tasks = tree_map(lambda leaf: leaf.double(), tasks)
+
+    def outcome(how: How) -> tuple[list[Tensor], list[Tensor]]:
+        one = copy.deepcopy(learner)
+        one.how = how
+        one(tasks).sum().backward()
+        return [p.grad for p in one.parameters() if p.grad is not None], list(one.buffers())
+
+    torch.testing.assert_close(outcome("vmap"), outcome("loop"), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_do_what_they_did(name: str, mode: str):
+    plain = LAYERS[name]().train(mode == "train")
+    for p in plain.parameters():
+        nn.init.normal_(p)
+    exact = copy.deepcopy(plain)
+    make_exact(exact)
+    exact = pickle.loads(pickle.dumps(exact))
+    fast = {name: 1 * p for name, p in exact.named_parameters()}  # tensors, not parameters
+    x = torch.randn(6, 4)
+    expected = plain(x)
+    torch.testing.assert_close(torch.func.functional_call(exact, fast, (x,)), expected)
+    torch.testing.assert_close(exact.state_dict(), plain.state_dict())
+    for a, b in zip(exact.modules(), plain.modules(), strict=True):
+        assert isinstance(a, type(b))
