@@ -7,7 +7,7 @@ What it learns from your examples is a state, which `save` writes as one small f
 >>> X, y = load_iris(return_X_y=True)
 >>> model = FewShotClassifier().fit(X[::10], y[::10])  # fifteen examples
 >>> round(model.score(X, y), 2)
-0.93
+0.9
 """
 
 import hashlib
