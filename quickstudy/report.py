@@ -344,7 +344,7 @@ def _functions(learner: Learner[Any], batch: TaskBatch) -> str:
         look = "-" if len(order) >= 100 else "."  # so many look like the function itself
         axes.plot(*truth, look, color=palette["frame"], linewidth=3, label="truth")
         for answer, look, says in ((before, ":", "before"), (after, "-", "after")):
-            mean = getattr(answer, "mean", answer)
+            mean = answer if isinstance(answer, Tensor) else answer.mean
             scale = getattr(answer, "scale", None)
             colour = palette["main" if says == "after" else "other"]
             curve = mean[task, :, 0]

@@ -1,0 +1,212 @@
+"""Reports: whole, self-contained, and true to the numbers."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from quickstudy import recipe, report
+from quickstudy.checkpoint import CheckpointError
+
+IMAGES = '''"""Two < three & "quotes".
+
+Second paragraph.
+"""
+
+import torch
+
+import quickstudy as qs
+from quickstudy.recipe import Experiment, Test
+
+PAPER = {"2-way": {"accuracy": 0.917, "interval": 0.004, "steps": 60_000}}
+
+
+def recipe(*, steps: int = 4, seed: int = 0) -> Experiment:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randint(0, 256, (4, 1, 1, 8, 8), generator=generator).expand(4, 6, 1, 8, 8)
+    y = torch.arange(4).repeat_interleave(6)
+    names = ("<b>one</b>", "two", "three", "four")
+    data = qs.datasets.Labelled(x.flatten(0, 1).to(torch.uint8), y, names, name="a&b")
+    embed = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8))
+    learner = qs.PrototypicalNetwork(embed)
+    tasks = qs.FewShot(data, (3, 4), 2, 3)
+    return Experiment(
+        learner,
+        tasks,
+        tasks,
+        {"2-way": Test(tasks, count=9, size=3), "again": Test(tasks, count=7, size=3)},
+        torch.optim.Adam(learner.parameters()),
+        steps,
+        2,
+        validate=2,
+        validation_count=5,
+    )
+'''
+
+FUNCTIONS = '''"""Waves."""
+
+import torch
+
+import quickstudy as qs
+from quickstudy.recipe import Experiment, Test
+
+
+def recipe(*, steps: int = 2, seed: int = 0) -> Experiment:
+    learner = LEARNER
+    tasks = TASKS
+    return Experiment(
+        learner,
+        tasks,
+        tasks,
+        {"waves": Test(tasks, {}, count=9, size=3)},
+        torch.optim.Adam(learner.parameters()),
+        steps,
+        2,
+        better="min",
+        validate=1,
+        validation_count=5,
+    )
+'''
+
+
+class Page(HTMLParser):
+    """What a browser would load, and whether every tag is closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.sources: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+        if tag not in ("meta", "img", "source"):
+            self.open.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "srcset", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """The folder of a run on images."""
+    return carry_out(IMAGES, tmp_path)
+
+
+def carry_out(text: str, place: Path, *, finish: bool = True) -> Path:
+    file = place / "tiny.py"
+    file.write_text(text)
+    run = recipe.start(str(file), {}, place / "run")
+    for _ in recipe.go(run):
+        pass
+    if finish:
+        recipe.finish(run)
+    return run.folder
+
+
+def test_numbers_are_those_of_result_json(finished: Path) -> None:
+    path = report.write(finished)
+    assert path == finished / "report.html"
+    html = path.read_text(encoding="utf-8")
+    result = json.loads((finished / "result.json").read_text())
+    for entry in result["measured"].values():
+        value = entry["accuracy"]
+        assert f"{100 * value['mean']:.2f} ± {100 * value['interval']:.2f} %" in html
+        assert entry["card"]["hash"] in html
+    assert "91.70 ± 0.40 %" in html  # the paper's
+    assert "60,000" in html
+    assert result["hardware"]["torch"] in html
+
+
+def test_loads_nothing_from_elsewhere(finished: Path) -> None:
+    html = report.write(finished).read_text(encoding="utf-8")
+    assert "http" not in html
+    page = Page(html)
+    assert len(page.sources) > 10
+    for source in page.sources:
+        head, data = source.split(",")
+        assert head == "data:image/png;base64"
+        Image.open(io.BytesIO(base64.b64decode(data))).verify()
+
+
+def test_text_is_escaped(finished: Path) -> None:
+    page = Page(report.write(finished).read_text(encoding="utf-8"))
+    words = "".join(page.words)
+    assert 'Two < three & "quotes".' in words
+    assert "a&b" in words
+    assert "b" not in page.tags  # the class `<b>one</b>`
+    assert "<b>one</b>" in words
+
+
+def test_episode_says_what_the_learner_says(finished: Path) -> None:
+    """The share of right queries is that of the first task that was measured."""
+    run = recipe.reopen(finished)
+    test = run.experiment.tests["2-way"]
+    first = recipe.measure(run, test).values["accuracy"][0]
+    html = report.picture(run.experiment.learner, test)
+    assert f"{100 * first:.1f}% are right" in html
+    share = html.count('class="right"') / (html.count('class="right"') + html.count("wrong"))
+    assert share == pytest.approx(float(first), abs=1e-6)  # so few that all are shown
+
+
+def test_classes_are_called_by_their_names(finished: Path) -> None:
+    """Equal examples of a class have one name, other examples another."""
+    run = recipe.reopen(finished)
+    html = report.picture(run.experiment.learner, run.experiment.tests["2-way"])
+    taught = html.split("<h3>Query")[0]
+    cards = re.findall(r"<figure><div>(.*?)</div><figcaption>(.*?)</figcaption>", taught)
+    data: Any = run.experiment.tests["2-way"].tasks
+    for pictures, caption in cards:
+        name = re.sub(r"^<bdi.*?>(.*?)</bdi>$", r"\1", caption)
+        place = [c.replace("<", "&lt;").replace(">", "&gt;") for c in data.dataset.classes]
+        truth = data.dataset.x[data.dataset.y == place.index(name)][0, 0]
+        for source in re.findall(r"base64,([^\"]+)", pictures):
+            shown = Image.open(io.BytesIO(base64.b64decode(source)))
+            pixels = torch.tensor(list(shown.tobytes())).view(8, 8)
+            assert (
+                pixels - truth
+            ).abs().max() <= 8  # the episode's darkest and lightest are stretched
+
+
+@pytest.mark.parametrize(
+    ("learner", "tasks"),
+    [
+        (
+            "qs.MAML(qs.nets.MLP(1, 1, hidden=(8,)), criterion=qs.squared_error)",
+            "qs.Sinusoid(5, 100, grid=True)",
+        ),
+        ("qs.ConditionalNeuralProcess(width=8)", "qs.GaussianProcess(ragged=True)"),
+    ],
+)
+def test_functions_are_drawn(tmp_path: Path, learner: str, tasks: str) -> None:
+    folder = carry_out(FUNCTIONS.replace("LEARNER", learner).replace("TASKS", tasks), tmp_path)
+    html = report.write(folder).read_text(encoding="utf-8")
+    assert [f'alt="function {i}"' in html for i in (1, 2, 3)] == [True] * 3
+    Page(html)
+
+
+def test_unfinished_run_says_so(tmp_path: Path) -> None:
+    folder = carry_out(IMAGES, tmp_path, finish=False)
+    html = report.write(folder, tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+    assert "not finished" in html
+    assert "validation accuracy" in html
+
+
+def test_no_run_no_report(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        report.write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
