@@ -197,14 +197,17 @@ def curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> str:
         axes.plot(steps, values, ".-", color=palette["main"])
         place = (chosen["step"], percent * chosen[name])
         axes.plot(*place, "o", color=palette["other"], label="reported")
-        axes.set(xlabel="step", ylabel=name + (" (%)" if percent == 100 else ""))
+        label = name.replace("_", " ") + (" (%)" if percent == 100 else "")
+        axes.set(xlabel="step", ylabel=label)
         axes.legend(frameon=False, labelcolor=palette["ink"])
 
     drawn = [figure(loss, "training loss by step")]
     drawn += [figure(partial(metric, name=name), f"{name} by step") for name in metrics]
-    width = "The band is the 95 % interval over tasks. " if metrics else ""
-    direction = "highest" if better == "max" else "lowest"
-    note = f"{width}The reported checkpoint is the one of the {direction} {metrics[0]}."
+    direction, first = "highest" if better == "max" else "lowest", metrics[0].replace("_", " ")
+    note = (
+        "The band is the 95 % interval over tasks. "
+        f"The reported checkpoint is the one of the {direction} {first}."
+    )
     return f'<div class="figures">{"".join(drawn)}</div>{paragraph(note)}'
 
 
@@ -358,11 +361,13 @@ def _functions(learner: Learner[Any], batch: TaskBatch) -> str:
         points = (support.x[seen, 0], support.y[seen, 0])
         axes.plot(*points, "o", color=palette["ink"], markersize=5, label="support")
         axes.set(xlabel="x", ylabel="y")
-        if task == 0:
-            axes.legend(frameon=False, labelcolor=palette["ink"], fontsize=7)
+        style = {"frameon": False, "labelcolor": palette["ink"], "fontsize": 7}
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, **style)
 
     drawn = [figure(partial(draw, task=i), f"function {i + 1}") for i in range(len(x))]
-    note = "The first tasks of the test, not picked. A band is two standard deviations wide."
+    note = "The first tasks of the test, not picked."
+    if not isinstance(after, Tensor):
+        note += " The band is ± 2 standard deviations of the prediction."
     return f'<div class="figures">{"".join(drawn)}</div>{paragraph(note)}'
 
 
