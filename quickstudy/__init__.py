@@ -5,6 +5,7 @@ from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
 from quickstudy.distributions.few_shot import FewShot
 from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.sinusoid import Sinusoid
+from quickstudy.estimator import FewShotClassifier, FewShotRegressor
 from quickstudy.evaluate import Difference, Report, evaluate
 from quickstudy.execution import over_tasks
 from quickstudy.functional import (
@@ -36,6 +37,8 @@ __all__ = [
     "Difference",
     "Examples",
     "FewShot",
+    "FewShotClassifier",
+    "FewShotRegressor",
     "Gaussian",
     "GaussianProcess",
     "Learner",

@@ -157,9 +157,9 @@ def predict(
         run: folder of the run that the model was adapted from, if it was moved since.
         json: print JSON.
     """
-    from quickstudy.estimator import FewShotClassifier, read_facts
+    from quickstudy.estimator import FewShotClassifier, read_model
 
-    facts = read_facts(model)
+    facts = read_model(model)[0]["facts"]
     base = recipe.reopen(run or facts["run"])
     classifier = FewShotClassifier.load(model, base.experiment.learner)
     if not images:
@@ -235,7 +235,8 @@ def train(name: str, arguments: Sequence[str]) -> None:
         )
     ]
     about = inspect.getdoc(module) or name
-    text = f"{about}\n\nResumable: the same command goes on where the run stopped."
+    text = f"{about}\n\nResumable: the same command goes on where the run stopped.\n"
+    text += f"Example: quickstudy train {name} --steps 200 --out runs/short"
     chosen = vars(
         tyro.cli(
             make_dataclass("Settings", [*own, *common]),

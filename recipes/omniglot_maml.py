@@ -19,7 +19,7 @@ def recipe(
     *,
     ways: int = 5,
     shots: int = 1,
-    steps: int = 30_000,
+    steps: int = 18_000,
     size: int = 16,
     inner_lr: float = 0.4,
     inner_steps: int = 1,

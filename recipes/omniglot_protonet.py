@@ -25,7 +25,7 @@ def recipe(
     ways: int = 60,
     shots: int = 1,
     queries: int = 5,
-    steps: int = 8_000,
+    steps: int = 5_000,
     size: int = 1,
     lr: float = 1e-3,
     bfloat16: bool = True,
