@@ -98,7 +98,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         ValueError: the file is truncated or changed.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise damaged(path, error) from error

@@ -45,8 +45,9 @@ def folder(
         ValueError: there are fewer than two classes, or files that are not pictures.
     """
     path = Path(path).expanduser()
+    image = check_shape(size, channels)
     names, files, labels = _list(path)
-    shape = (len(files), *check_shape(size, channels))
+    shape = (len(files), *image)
     images = _decoded(files, size, channels)
     if np.prod(shape) <= RESIDENT:
         decoded = list(images)

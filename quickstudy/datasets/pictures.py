@@ -29,7 +29,7 @@ def to_pixels(image: Image.Image, size: Size, channels: Channels) -> np.ndarray:
     Turned as the camera was held, transparency on white, the middle cut out at the shape of
     `size`, and resized with Pillow's LANCZOS filter.
     """
-    channels, height, width = check_shape(size, channels)
+    _, height, width = check_shape(size, channels)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # Pillow would clip, not scale, its 16 bits
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -39,4 +39,4 @@ def to_pixels(image: Image.Image, size: Size, channels: Channels) -> np.ndarray:
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+    return np.array(image).reshape(height, width, channels).transpose(2, 0, 1)
