@@ -395,8 +395,8 @@ def _png(save: Callable[..., Any]) -> str:
 
 
 def _name(name: str) -> str:
-    """A class name; isolated, as some scripts run from right to left."""
-    return f'<bdi title="{escape(name)}">{escape(name)}</bdi>'
+    """A class name; isolated, as letters of some scripts would turn the text around them."""
+    return f'<bdi dir="ltr" title="{escape(name)}">{escape(name)}</bdi>'
 
 
 def _plain(value: Json) -> str:

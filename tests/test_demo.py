@@ -51,7 +51,7 @@ def test_demo_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "step 3 of 3" in shown.err
 
     html = path.read_text(encoding="utf-8")
-    for title in ("Prototypical network", "First-order MAML", PIXELS):
+    for title in ("Prototypical net", "First-order MAML", PIXELS):
         row = re.search(rf"<th>{title}</th><td>([^<]*)</td>", html)
         assert row is not None
         assert row[1] in shown.out
