@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,14 @@ task: one compares pixels with the mean picture of each class, the others are th
 before meta-training."""
 
 
+class Contestant(NamedTuple):
+    """What is measured in the demo."""
+
+    learner: Learner[Any]
+    selection: str  # how its weights were chosen
+    settings: Mapping[str, Any]  # of the learner in tests
+
+
 def demo(
     out: str | Path = Path("runs/demo"),
     *,
@@ -58,15 +66,15 @@ def demo(
     runs = {title: _trained(name, asked, folder) for title, name in RECIPES.items()}
     better = max(runs, key=lambda title: max(entry["score"] for entry in runs[title].history))
 
-    learners: dict[str, tuple[Learner[Any], str]] = {}
+    learners: dict[str, Contestant] = {}
     for title, run in runs.items():
         when = f"step {run.start}, best of {len(run.history)} validations"
-        learners[title] = (_ready(run.experiment), when)
-    learners[PIXELS] = (PrototypicalNetwork(nn.Flatten()), "nothing is trained")
+        learners[title] = _contestant(run.experiment, when)
+    learners[PIXELS] = Contestant(PrototypicalNetwork(nn.Flatten()), "nothing is trained", {})
     for title, run in runs.items():
         torch.manual_seed(seed)
         fresh = recipe.find(run.recipe).recipe(**run.settings)
-        learners[f"{title}, untrained"] = (_ready(fresh), "step 0")
+        learners[f"{title}, untrained"] = _contestant(fresh, "step 0")
 
     of_better = runs[better].experiment.tests  # their tasks are those of the other, too
     tests = {name.replace(f"{WAYS}-way", "new scripts,"): t for name, t in of_better.items()}
@@ -74,10 +82,10 @@ def demo(
     tests[DIGITS] = replace(next(iter(tests.values())), tasks=digits)
     measured = {
         title: {
-            name: _measured(f"{title}: {name}", learner, test, count, when)
+            name: _measured(f"{title}: {name}", contestant, test, count)
             for name, test in tests.items()
         }
-        for title, (learner, when) in learners.items()
+        for title, contestant in learners.items()
     }
     _print(measured)
     path = folder / "report.html"
@@ -93,20 +101,20 @@ def _trained(name: str, settings: Mapping[str, Any], folder: Path) -> Run:
     return recipe.reopen(run.folder)
 
 
-def _ready(experiment: Experiment) -> Learner[Any]:
+def _contestant(experiment: Experiment, selection: str) -> Contestant:
     """The learner of a recipe, with the settings that the recipe tests it with."""
-    test = next(iter(experiment.tests.values()))
-    for name, value in test.settings.items():
+    settings = next(iter(experiment.tests.values())).settings
+    for name, value in settings.items():
         setattr(experiment.learner, name, value)
-    return experiment.learner
+    return Contestant(experiment.learner, selection, settings)
 
 
-def _measured(
-    title: str, learner: Learner[Any], test: Test, count: int, selection: str
-) -> Report:
+def _measured(title: str, contestant: Contestant, test: Test, count: int) -> Report:
+    learner, selection, settings = contestant
     options = {"count": count, "size": test.size, "selection": selection}
     with progress.bar(title, count) as advance:
-        return evaluate(learner, test.tasks, **options, progress=advance)
+        found = evaluate(learner, test.tasks, **options, progress=advance)
+    return Report(found.values, {**found.card, "learner": dict(settings)})
 
 
 def _head(measured: Mapping[str, Mapping[str, Report]]) -> list[str]:

@@ -402,6 +402,8 @@ def _name(name: str) -> str:
 def _plain(value: Json) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):
         return (" to " if len(value) == 2 else ", ").join(map(_plain, value))
     if isinstance(value, int) and abs(value) >= 10_000:
