@@ -518,7 +518,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest
 
 # A process that is killed
 
-PRELOAD = ["pytest", "hypothesis", "quickstudy", "torch.distributed.fsdp", __name__]
+PRELOAD = ["pytest", "hypothesis", "torch._dynamo", "torch.distributed.fsdp", __name__]
 
 
 def die(folder: Path, count: int) -> None:
