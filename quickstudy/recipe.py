@@ -173,7 +173,8 @@ def reopen(
     module = find(facts["recipe"])
     run = _build(module, facts["recipe"], facts["settings"], Path(folder), device)
     facts = load(path, run.experiment.learner)
-    run.start, run.seconds, run.history = facts["step"], facts["seconds"], facts["history"]
+    last = read_facts(checkpoints.latest() or path)  # knows of the validations after the best
+    run.start, run.seconds, run.history = facts["step"], last["seconds"], last["history"]
     return run
 
 
@@ -311,7 +312,8 @@ def measure(
             selection=f"step {run.start}, best of {len(run.history)} validations",
             progress=progress,
         )
-    return Report(report.values, {**report.card, **test.settings})
+    settings = {"learner": dict(test.settings)} if test.settings else {}
+    return Report(report.values, {**report.card, **settings})
 
 
 def hardware() -> dict[str, Json]:
