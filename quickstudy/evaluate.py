@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from quickstudy.checkpoint import _replace
 from quickstudy.execution import over_tasks
 from quickstudy.functional import accuracy, cross_entropy, leaves, tree_map
 from quickstudy.learner import Learner
-from quickstudy.task import Examples, Json, Task, TaskBatch, TaskDistribution, batches
+from quickstudy.task import Examples, Json, Task, TaskBatch, TaskDistribution, batches, entropy
 
 Metric = Callable[[Any, Examples], Tensor]
 
@@ -23,64 +24,77 @@ class Difference(NamedTuple):
 
     mean: float  # of (this - other) over tasks
     interval: float  # half the width of the 95 % interval of that mean
-    wins: float  # probability that this beats the other on a task, a tie counting half
+    wins: float  # probability that this has the larger value on a task; a tie counts half
 
     def __str__(self) -> str:
-        return f"{self.mean:+.4f} ± {self.interval:.4f}, wins {self.wins:.0%} of tasks"
+        return f"{self.mean:+.4f} ± {self.interval:.4f}, larger on {self.wins:.0%} of tasks"
 
 
 @dataclass(frozen=True)
 class Report:
-    """A number per task and metric, and the protocol that they were measured by."""
+    """A number per task and metric, and the protocol that they were measured by.
 
-    values: Mapping[str, Tensor]  # (T,) each
+    Methods that take a `metric` raise a ValueError where the report has no such metric.
+    """
+
+    values: Mapping[str, Tensor]  # (T,) each, float64
     card: Mapping[str, Json] = field(default_factory=dict)
 
     def mean(self, metric: str) -> float:
         """Mean over tasks."""
-        return self.values[metric].mean().item()
+        return self._of(metric).mean().item()
 
     def interval(self, metric: str) -> float:
-        """Half the width of the 95 % interval of the mean over tasks."""
-        return _half_width(self.values[metric])
+        """Half the width of the 95 % interval of the mean over tasks; NaN for one task."""
+        return _half_width(self._of(metric))
 
     def compare(self, other: "Report", metric: str | None = None) -> Difference:
         """This minus `other`, paired by task.
+
+        Args:
+            metric: None for the first.
 
         Raises:
             ValueError: the two were not measured on the same tasks.
         """
         metric = next(iter(self.values)) if metric is None else metric
-        keys = [key for key in _SAME if self.card.get(key) != other.card.get(key)]
-        if keys or len(self.values[metric]) != len(other.values[metric]):
+        mine, others = self._of(metric), other._of(metric)
+        facts = sorted({*self.card, *other.card} - _OF_THE_LEARNER)
+        keys = [key for key in facts if self.card.get(key) != other.card.get(key)]
+        if keys or len(mine) != len(others):
             raise ValueError(
                 "These reports are of different tasks "
                 f"(they differ in {', '.join(keys) or 'their number'}). "
-                "Evaluate both with the same tasks, count and seed."
+                "Evaluate both with the same tasks, count, size and seed."
             )
-        gap = self.values[metric] - other.values[metric]
+        gap = mine - others
         wins = ((gap > 0).double() + 0.5 * (gap == 0).double()).mean().item()
         return Difference(gap.mean().item(), _half_width(gap), wins)
 
     def to_json(self) -> Json:
-        """A summary for reading, and every value for `from_json`."""
+        """A summary for reading, and every value for `from_json`. JSON knows no NaN and no
+        infinity: they become null."""
         return {
             "summary": {
-                m: {"mean": self.mean(m), "interval": self.interval(m)} for m in self.values
+                m: {"mean": _finite(self.mean(m)), "interval": _finite(self.interval(m))}
+                for m in self.values
             },
             "card": dict(self.card),
-            "values": {m: [round(x, 6) for x in v.tolist()] for m, v in self.values.items()},
+            "values": {m: [_finite(x) for x in v.tolist()] for m, v in self.values.items()},
         }
 
     @classmethod
     def from_json(cls, data: Json) -> "Report":
-        """The inverse of `to_json` (values to six decimals)."""
-        values = {m: torch.tensor(v, dtype=torch.float64) for m, v in data["values"].items()}
+        """The inverse of `to_json`; null becomes NaN."""
+        values = {
+            m: torch.tensor([math.nan if x is None else x for x in v], dtype=torch.float64)
+            for m, v in data["values"].items()
+        }
         return cls(values, data["card"])
 
     def save(self, path: str | Path) -> None:
-        """Writes `to_json` to a file."""
-        Path(path).write_text(json.dumps(self.to_json()) + "\n")
+        """Writes `to_json` to a file, as a whole or not at all."""
+        _replace(Path(path), (json.dumps(self.to_json()) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "Report":
@@ -92,15 +106,26 @@ class Report:
         card = ", ".join(f"{key}: {value}" for key, value in self.card.items())
         return ", ".join(rows) + (f"  [{card}]" if card else "")
 
+    def _of(self, metric: str) -> Tensor:
+        if metric not in self.values:
+            raise ValueError(
+                f"This report has no metric {metric!r}; it has: {', '.join(self.values)}."
+            )
+        return self.values[metric].double()
+
 
 _APART = 2**32 - 1  # the rank of no training process: tasks made up anew are never its tasks
-_SAME = ("tasks", "dataset", "hash", "split", "ways", "shots", "queries", "episodes", "seed")
+_OF_THE_LEARNER = {"learner", "selection", "transductive"}  # the rest of a card: of the tasks
 
 
 def _half_width(values: Tensor) -> float:
     if len(values) < 2:
         return math.nan
-    return 1.96 * values.double().std().item() / len(values) ** 0.5
+    return 1.96 * values.std().item() / len(values) ** 0.5
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 @torch.no_grad()
@@ -117,40 +142,59 @@ def evaluate(
 ) -> Report:
     """Adapts to `count` tasks, each on its own, and judges the query sets.
 
-    Nothing is learned and no graph is kept. The report's card says where the tasks came
-    from and, measured on the first of them, whether the prediction of a query depends on
-    the other queries ("transductive").
+    Nothing is learned, no graph is kept, and torch's random state is left as it was. The
+    report's card says where the tasks came from and, measured on the first of them, whether
+    the prediction of a query depends on the other queries ("transductive").
 
     Args:
-        count: tasks in all.
-        size: tasks at a time; changes memory and speed only.
+        count: tasks in all; of a larger count, the first ones are the same.
+        size: tasks drawn at a time. With `seed` it says which tasks: to save memory and
+            have the same tasks, lower `learner.chunk` instead.
         metrics: by name, functions of (prediction, query examples). None: accuracy, or
             the learner's criterion where that is not the cross-entropy.
         selection: how the checkpoint was chosen, for the card.
         progress: called with the number of tasks done so far.
+
+    Raises:
+        ValueError: `count` or `size` is below 1, or a metric is not one number for a task.
     """
+    if count < 1 or size < 1:
+        raise ValueError(f"count={count}, size={size}: evaluate at least one task at a time.")
     chosen = default_metrics(learner) if metrics is None else metrics
 
     def judge(task: Task[Examples]) -> dict[str, Tensor]:
         prediction = learner.predict(learner.adapt(task.support), task.query.x)
-        return {name: metric(prediction, task.query) for name, metric in chosen.items()}
+        numbers = {name: metric(prediction, task.query) for name, metric in chosen.items()}
+        for name, number in numbers.items():
+            if number.ndim != 0:
+                raise ValueError(
+                    f"The metric {name!r} has shape {tuple(number.shape)} on a task: make it "
+                    "one number, a mean over the queries by their weight."
+                )
+        return numbers
 
     where = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    training = learner.training
+    training = {module: module.training for module in learner.modules()}
     learner.eval()
     transductive = False
+    done = 0
     parts: list[dict[str, Tensor]] = []
     try:
-        for batch in batches(tasks, size, steps=-(-count // size), seed=seed, rank=_APART):
-            batch = tree_map(lambda leaf: leaf.to(where), batch)
-            if not parts:
-                transductive = _is_transductive(learner, batch)
-            parts.append(over_tasks(judge, learner.how, learner.chunk)(batch))
-            if progress is not None:
-                progress(min(len(parts) * size, count))
+        with torch.random.fork_rng():
+            for batch in batches(tasks, size, steps=-(-count // size), seed=seed, rank=_APART):
+                noise = entropy(seed, _APART, len(parts)) + 1  # + 1: not the tasks' numbers
+                torch.manual_seed(noise)
+                batch = tree_map(lambda leaf: leaf[: count - done].to(where), batch)  # noqa: B023
+                if not parts:
+                    transductive = _is_transductive(learner, batch)
+                parts.append(over_tasks(judge, learner.how, learner.chunk)(batch))
+                done = min(done + size, count)
+                if progress is not None:
+                    progress(done)
     finally:
-        learner.train(training)
-    values = {m: torch.cat([part[m] for part in parts])[:count].cpu() for m in chosen}
+        for module, mode in training.items():  # each its own: some may be kept in eval mode
+            module.training = mode
+    values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in chosen}
     card = {
         **tasks.card(),
         "episodes": count,
@@ -180,6 +224,8 @@ def _is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
     first = tree_map(lambda leaf: leaf[:1], batch)
     together, apart = over_tasks(predictions, learner.how, learner.chunk)(first)
     return any(
-        not torch.allclose(part, whole[:, : part.shape[1]], rtol=1e-2, atol=1e-3)
+        not torch.allclose(
+            part, whole[:, : part.shape[1]], rtol=1e-2, atol=1e-3, equal_nan=True
+        )
         for whole, part in zip(leaves(together), leaves(apart), strict=True)
     )

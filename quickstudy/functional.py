@@ -21,8 +21,9 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
     """Mean negative log-probability, in nats, of the labels; a logit may be -inf where no
-    label is."""
-    says = torch.where(examples.y > 0, examples.y * logits.log_softmax(-1), 0)  # (N, C)
+    label is, or one of padding."""
+    counts = (examples.y > 0) & (examples.weight > 0)[:, None]
+    says = torch.where(counts, examples.y * logits.log_softmax(-1), 0)  # (N, C)
     return weighted_mean(-says.sum(-1), examples.weight)
 
 

@@ -59,7 +59,8 @@ def check_learner(
     case = Case(learner, tasks, declared, steps, size, lr)
     for check in CHECKS:
         try:
-            check(case)
+            with torch.random.fork_rng():
+                check(case)
         except Exception as error:
             remedy = " ".join((check.__doc__ or "").split())
             raise AssertionError(

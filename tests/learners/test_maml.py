@@ -1,0 +1,237 @@
+"""MAML against closed forms, finite differences and a loop written by hand."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from quickstudy import MAML, Examples, Task, anil, fomaml
+from quickstudy.execution import How
+from quickstudy.functional import cross_entropy, descend, squared_error, tree_map
+from quickstudy.nets import MLP
+from quickstudy.testing import Blobs
+
+LR = 0.1
+
+
+class Point(nn.Module):
+    """A net that says the same of every input: its parameter (D,)."""
+
+    def __init__(self, at: Tensor):
+        super().__init__()
+        self.at = nn.Parameter(at)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.at.expand(len(x), -1)
+
+
+def bowl(curvature: Tensor) -> Callable[[Tensor, Examples], Tensor]:
+    """The criterion ½ (p - y)ᵀ A (p - y), a mean over examples of weight 1."""
+
+    def criterion(prediction: Tensor, examples: Examples) -> Tensor:
+        gap = prediction - examples.y
+        return 0.5 * torch.einsum("nd,de,ne->n", gap, curvature, gap).mean()
+
+    return criterion
+
+
+def at(point: Tensor) -> Examples:
+    return Examples(torch.zeros(1, 1).double(), point[None], torch.ones(1).double())
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+def test_meta_gradient_on_a_quadratic_is_the_closed_form(steps: int, first_order: bool):
+    # φ - s = Mᵏ (θ - s) with M = I - αA; so the loss ½ (φ - q)ᵀ A (φ - q) has the
+    # gradient Mᵏ A (φ - q), or A (φ - q) to first order
+    root = torch.randn(3, 3).double()
+    curvature = root @ root.T / 3
+    theta, support, query = torch.randn(3, 3).double()
+    learner = MAML(
+        Point(theta.clone()),
+        lr=LR,
+        steps=steps,
+        first_order=first_order,
+        criterion=bowl(curvature),
+    )
+    power = torch.linalg.matrix_power(torch.eye(3).double() - LR * curvature, steps)
+    phi = support + power @ (theta - support)
+    slope = curvature @ (phi - query)
+
+    torch.testing.assert_close(learner.adapt(at(support))["at"], phi)
+    loss = learner.loss(Task(at(support), at(query)))
+    torch.testing.assert_close(loss, 0.5 * (phi - query) @ slope)
+    (found,) = torch.autograd.grad(loss, list(learner.parameters()))
+    torch.testing.assert_close(found, slope if first_order else power @ slope)
+
+
+def batch(size: int = 3) -> Task[Examples]:
+    drawn = Blobs().sample(size, torch.Generator().manual_seed(0))
+    return tree_map(lambda leaf: leaf.double(), drawn)
+
+
+def net(activation: type[nn.Module] = nn.Tanh) -> MLP:
+    torch.manual_seed(1)
+    return MLP(8, 3, hidden=(5,), activation=activation).double()
+
+
+def gradients(learner: MAML, how: How = "vmap") -> dict[str, Tensor]:
+    learner.how = how
+    found = torch.autograd.grad(learner(batch()).sum(), list(learner.net.parameters()))
+    return dict(zip(dict(learner.net.named_parameters()), found, strict=True))
+
+
+def by_hand(
+    net: nn.Module, adapts: Callable[[str], bool], *, steps: int, first_order: bool
+) -> dict[str, Tensor]:
+    """MAML's meta-gradient as a loop over tasks and steps, by `autograd.grad` only."""
+    params = dict(net.named_parameters())
+    total = torch.zeros(()).double()
+    for i in range(3):
+        task = tree_map(lambda leaf, i=i: leaf[i], batch())
+        fast = {name: p for name, p in params.items() if adapts(name)}
+        for _ in range(steps):
+            # to first order everything that the slope is made of counts as a constant, the
+            # parameters that are not adapted too
+            now = {name: p.detach() if first_order else p for name, p in params.items()}
+            start = {
+                n: p.detach().requires_grad_() if first_order else p for n, p in fast.items()
+            }
+            logits = functional_call(net, {**now, **start}, (task.support.x,))
+            misfit = nn.functional.cross_entropy(logits, task.support.y)
+            slopes = torch.autograd.grad(
+                misfit, [*start.values()], create_graph=not first_order
+            )
+            fast = {
+                name: p - LR * slope
+                for (name, p), slope in zip(fast.items(), slopes, strict=True)
+            }
+        logits = functional_call(net, {**params, **fast}, (task.query.x,))
+        total = total + nn.functional.cross_entropy(logits, task.query.y)
+    return dict(zip(params, torch.autograd.grad(total, list(params.values())), strict=True))
+
+
+@pytest.mark.parametrize("how", ["vmap", "loop"])
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("head_only", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_meta_gradient_is_that_of_a_loop_by_hand(
+    steps: int, head_only: bool, first_order: bool, how: How
+):
+    def adapts(name: str) -> bool:
+        return name.startswith("head.") or not head_only
+
+    learner = MAML(net(), lr=LR, steps=steps, first_order=first_order, adapts=adapts)
+    expected = by_hand(learner.net, adapts, steps=steps, first_order=first_order)
+    torch.testing.assert_close(gradients(learner, how), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_the_two_orders_differ():
+    # or the test above would say little; of ANIL's body, which is not adapted, too
+    for variant in MAML, anil:
+        second = gradients(variant(net(), lr=LR, steps=2))
+        first = gradients(variant(net(), lr=LR, steps=2, first_order=True))
+        for name in second:
+            assert not torch.allclose(second[name], first[name], rtol=1e-3), name
+
+
+@pytest.mark.parametrize("variant", [MAML, anil])
+def test_meta_gradient_is_that_of_finite_differences(variant: Callable[..., MAML]):
+    learner = variant(net(), lr=LR, steps=2)
+    params = dict(learner.named_parameters())
+
+    def loss(*values: Tensor) -> Tensor:
+        return functional_call(learner, dict(zip(params, values, strict=True)), (batch(2),))
+
+    assert torch.autograd.gradcheck(loss, tuple(params.values()))
+
+
+def test_fomaml_is_maml_of_first_order():
+    expected = gradients(MAML(net(), lr=LR, first_order=True))
+    torch.testing.assert_close(gradients(fomaml(net(), lr=LR)), expected)
+
+
+def test_anil_adapts_the_head_only():
+    learner = anil(net(), lr=LR)
+    state = learner.adapt(tree_map(lambda leaf: leaf[0], batch()).support)
+    assert set(state) == {"head.weight", "head.bias"}
+    other = anil(nn.ModuleDict({"body": net(), "header": net()}), head="body")
+    assert all(name.startswith("body.") for name in other.start())
+
+
+def test_anil_whose_head_is_the_net_is_maml():
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x)
+
+    whole = Whole()
+    learner = anil(whole, lr=LR)
+    expected = gradients(MAML(net(), lr=LR))
+    found = torch.autograd.grad(learner(batch()).sum(), list(whole.parameters()))
+    torch.testing.assert_close(list(found), list(expected.values()))
+
+
+def test_no_step_is_plain_training():
+    learner = MAML(net(), lr=LR, steps=0)
+    tasks = batch()
+    plain = torch.stack(
+        [
+            cross_entropy(learner.net(x), Examples(x, y, weight))
+            for x, y, weight in zip(*tasks.query, strict=True)
+        ]
+    )
+    torch.testing.assert_close(learner(tasks), plain)
+
+
+def test_adapting_goes_on_from_a_state():
+    support = tree_map(lambda leaf: leaf[0], batch()).support
+    two, four = (MAML(net(), lr=LR, steps=steps) for steps in (2, 4))
+    torch.testing.assert_close(two.adapt(support, two.adapt(support)), four.adapt(support))
+
+
+def test_padding_does_not_shorten_the_inner_step():
+    support = tree_map(lambda leaf: leaf[0], batch()).support
+    twice = Examples(*map(torch.cat, zip(support, support, strict=True)))
+    padded = twice._replace(weight=torch.cat([support.weight, 0 * support.weight]))
+    learner = MAML(net(), lr=LR)
+    torch.testing.assert_close(learner.adapt(padded), learner.adapt(support))
+
+
+def test_frozen_parameters_are_not_adapted():
+    frozen = net()
+    frozen.head.bias.requires_grad_(False)
+    learner = MAML(frozen, lr=LR)
+    assert "head.bias" not in learner.adapt(tree_map(lambda leaf: leaf[0], batch()).support)
+
+
+def test_nothing_to_adapt_is_an_error():
+    with pytest.raises(ValueError, match=r"no trainable parameter. The net has: body.0.weight"):
+        anil(net(), head="tail")
+
+
+def test_a_rate_of_its_own_for_every_parameter():
+    theta = {"a": torch.ones(2), "b": torch.ones(3)}
+    rates = {"a": torch.tensor([0.5, 0.25]), "b": torch.zeros(3)}
+
+    def loss(params: dict[str, Tensor]) -> Tensor:
+        return sum((p.sum() for p in params.values()), torch.zeros(()))
+
+    found = descend(loss, theta, lr=rates, steps=2)
+    torch.testing.assert_close(found, {"a": torch.tensor([0.0, 0.5]), "b": torch.ones(3)})
+
+
+def test_adapting_helps_from_a_common_start():
+    # a regression to a constant: after enough steps the net says the support's mean
+    targets = itertools.starmap(torch.full, [((4, 1), 3.0), ((4, 1), -2.0)])
+    for y in targets:
+        support = Examples(torch.zeros(4, 1), y, torch.ones(4))
+        learner = MAML(Point(torch.zeros(1)), lr=0.2, steps=50, criterion=squared_error)
+        state = learner.adapt(support)
+        torch.testing.assert_close(learner.predict(state, support.x), y)

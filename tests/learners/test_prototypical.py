@@ -1,0 +1,95 @@
+"""Prototypical networks against scikit-learn's nearest centroid."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestCentroid
+from torch import Tensor, nn
+
+from quickstudy import Examples, PrototypicalNetwork, Task
+from quickstudy.functional import tree_map
+from quickstudy.nets import MLP
+from quickstudy.testing import Blobs
+
+
+def task(ways: int = 4, shots: int = 3) -> Task[Examples]:
+    drawn = Blobs(ways=ways, shots=shots).sample(1, torch.Generator().manual_seed(3))
+    return tree_map(lambda leaf: leaf[0].double(), drawn)
+
+
+@pytest.mark.parametrize("shots", [2, 5])
+def test_predictions_are_those_of_the_nearest_centroid(shots: int):
+    support, query = task(shots=shots)
+    net = MLP(8, 5).double()
+    learner = PrototypicalNetwork(net)
+    with torch.no_grad():
+        logits = learner.predict(learner.adapt(support), query.x)
+        known, asked = net(support.x).numpy(), net(query.x).numpy()
+    other = NearestCentroid().fit(known, support.y.argmax(-1).numpy())
+    assert (logits.argmax(-1).numpy() == other.predict(asked)).all()
+    distance = np.linalg.norm(asked[:, None] - other.centroids_[None], axis=-1)
+    np.testing.assert_allclose(logits, -(distance**2), rtol=1e-10)
+
+
+def test_probabilities_are_eq_2():
+    support, query = task()
+    learner = PrototypicalNetwork(nn.Flatten())
+    probability = learner.predict(learner.adapt(support), query.x).softmax(-1)
+    means = torch.stack([support.x[support.y[:, c] == 1].mean(0) for c in range(4)])
+    likely = torch.exp(-((query.x[:, None] - means) ** 2).sum(-1))
+    torch.testing.assert_close(probability, likely / likely.sum(-1, keepdim=True))
+
+
+def test_examples_that_come_later_and_one_by_one():
+    support = task().support
+    learner = PrototypicalNetwork(MLP(8, 5).double())
+    state = None
+    for example in zip(*support, strict=True):
+        state = learner.adapt(Examples(*(part[None] for part in example)), state)
+    assert state is not None
+    at_once = learner.adapt(support)
+    torch.testing.assert_close(state, at_once)
+    torch.testing.assert_close(state.sizes, torch.full((4,), 3.0).double())
+
+
+def test_weights_are_numbers_of_examples():
+    support = task().support
+    learner = PrototypicalNetwork(MLP(8, 5).double())
+    weight = torch.arange(1.0, 13.0).double()
+    times = weight.long()
+    repeated = Examples(*(leaf.repeat_interleave(times, 0) for leaf in support))
+    torch.testing.assert_close(
+        learner.adapt(support._replace(weight=weight)), learner.adapt(repeated)
+    )
+
+
+def without_class(support: Examples, unseen: int) -> Examples:
+    return support._replace(weight=1 - support.y[:, unseen])
+
+
+def test_an_unseen_class_has_probability_zero():
+    support, query = task()
+    learner = PrototypicalNetwork(nn.Flatten())
+    probability = learner.predict(learner.adapt(without_class(support, 2)), query.x).softmax(-1)
+    assert (probability[:, 2] == 0).all()
+    torch.testing.assert_close(probability.sum(-1), torch.ones(len(query.x)).double())
+    three = Examples(*(leaf[support.y[:, 2] == 0] for leaf in support))
+    three = three._replace(y=three.y[:, [0, 1, 3]])
+    expected = learner.predict(learner.adapt(three), query.x).softmax(-1)
+    torch.testing.assert_close(probability[:, [0, 1, 3]], expected)
+
+
+def test_the_gradient_is_finite_with_an_unseen_class():
+    support, query = task()
+    support = without_class(support, 2)
+    slopes: list[Tensor] = []
+    for asked in (
+        query._replace(weight=1 - query.y[:, 2]),  # padding may have the label of that class
+        Examples(*(leaf[query.y[:, 2] == 0] for leaf in query)),
+    ):
+        embed = nn.Linear(8, 5, dtype=torch.float64)
+        nn.init.eye_(embed.weight)
+        loss = PrototypicalNetwork(embed).loss(Task(support, asked))
+        slopes += torch.autograd.grad(loss, embed.weight)
+        assert loss.isfinite() and slopes[-1].isfinite().all() and slopes[-1].any()
+    torch.testing.assert_close(slopes[0], slopes[1])

@@ -1,0 +1,66 @@
+"""Every learner of the library, one entry each: the list that conformance and golden numbers
+run over. `declared` says what is true of a learner and not of all (`quickstudy.testing.Trait`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, fomaml
+from quickstudy.functional import squared_error
+from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
+from quickstudy.learners.ridge import RidgeRegression
+from quickstudy.nets import MLP, Conv4, use_batch_statistics
+from quickstudy.testing import Blobs, Case, Lines, Trait
+
+BLOBS, LINES = Blobs(), Lines()
+IMAGES = Blobs(shape=(1, 16, 16))
+
+
+class Entry(NamedTuple):
+    make: Callable[[], Learner[Any]]
+    tasks: TaskDistribution
+    declared: set[Trait]
+    steps: int = 40
+    lr: float = 1e-2
+
+    def learner(self) -> Learner[Any]:
+        """The same at every call."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            return self.make()
+
+    def case(self) -> Case:
+        return Case(self.learner(), self.tasks, self.declared, steps=self.steps, lr=self.lr)
+
+
+def mlp() -> MLP:
+    return MLP(8, 3, hidden=(16,))
+
+
+def line() -> MLP:
+    return MLP(1, 1, hidden=(16,))
+
+
+def conv() -> Conv4:
+    return use_batch_statistics(Conv4(3, channels=4, size=16))
+
+
+HEAD: set[Trait] = {"class order matters", "empty support"}
+BATCH: set[Trait] = {"class order matters", "padding counts"}
+
+ZOO = {
+    "maml": Entry(lambda: MAML(mlp(), lr=0.1), BLOBS, HEAD),
+    "maml_conv": Entry(lambda: MAML(conv(), lr=0.1, steps=1), IMAGES, BATCH, steps=20),
+    "maml_line": Entry(
+        lambda: MAML(line(), lr=0.05, criterion=squared_error), LINES, {"empty support"}
+    ),
+    "fomaml": Entry(lambda: fomaml(mlp(), lr=0.1), BLOBS, HEAD),
+    "anil": Entry(lambda: anil(mlp(), lr=0.1), BLOBS, HEAD),
+    "prototypical": Entry(lambda: PrototypicalNetwork(MLP(8, 8)), BLOBS, {"additive"}),
+    "conditional_neural_process": Entry(
+        lambda: ConditionalNeuralProcess(width=16), LINES, {"additive", "empty support"}
+    ),
+    "ridge": Entry(lambda: RidgeRegression(MLP(8, 8)), BLOBS, {"additive", "empty support"}),
+}
