@@ -1,6 +1,7 @@
 import copy
 import errno
 import io
+import itertools
 import json
 import os
 import random
@@ -69,13 +70,15 @@ def same(one: Training, other: Training) -> bool:
 
 
 def equal(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
     if isinstance(one, Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(equal, one, other))
-    return type(one) is type(other) and one == other
+    return one == other
 
 
 def files(folder: Path) -> set[str]:
@@ -525,42 +528,69 @@ def die(folder: Path, count: int) -> None:
     """Saves `trained(2)`, and is killed just before its `count`th touch of a file."""
     torch.set_num_threads(1)
     run, touched = trained(2), 0
+    several = folder.name.startswith("step")
+    place = str(folder.parent if several else folder)
 
     def watch(event: str, args: Any) -> None:
         nonlocal touched
         if event in ("open", "os.rename", "os.remove", "os.listdir", "os.scandir", "os.mkdir"):
-            touched += str(args[0]).startswith(str(folder))
+            path = str(args[0])  # relative, or a number, to a folder that is already open
+            touched += path.startswith(place) or not os.path.isabs(path)
             if touched == count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    save(folder, *run, step=2)
+    if several:
+        Checkpoints(folder.parent, keep=1).save(2, *run)
+    else:
+        save(folder, *run, step=2)
+
+
+def killed(folder: Path, count: int) -> bool:
+    """Whether `die` was, before it had done."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=die, args=(folder, count))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
 @posix
 @pytest.mark.timeout(300)
 def test_a_save_killed_at_any_operation_leaves_the_old_or_the_new(tmp_path: Path):
     old, new, other = trained(1), trained(2), training()
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
     left = []
-    for count in range(1, 100):
+    for count in itertools.count(1):
         folder = tmp_path / str(count)
         save(folder, *old, step=1)
-        process = context.Process(target=die, args=(folder, count))
-        process.start()
-        process.join()
-        step = load(folder, *other)["step"]
-        assert same(other, {1: old, 2: new}[step])
-        left.append(step)
+        if not killed(folder, count):
+            break
+        left.append(load(folder, *other)["step"])
+        assert same(other, {1: old, 2: new}[left[-1]])
         save(folder, *new, step=3)
         assert files(folder) == {"run.json", "learner", "optimizer"}
         assert len(list(folder.iterdir())) == 3
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL
     assert left == sorted(left)
-    assert left.count(1) >= 6 and left.count(2) >= 3
+    assert left.count(1) >= 5 and left.count(2) >= 3
+
+
+@posix
+@pytest.mark.timeout(300)
+def test_a_killed_deletion_leaves_nothing_that_passes_for_a_checkpoint(tmp_path: Path):
+    new, other = trained(2), training()
+    checkpoints = Checkpoints(tmp_path / "run", keep=1)
+    count, alive = 0, False
+    while not alive:
+        count += 1
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        alive = not killed(checkpoints.save(1, *trained(1)), count)
+        for run in checkpoints.folder.glob("*/run.json"):
+            assert load(run.parent, *other)["step"] in (1, 2)
+        checkpoints.save(3, *new)
+        assert kept(checkpoints) == [3]
+    assert count > 20
 
 
 STEPS = 60

@@ -101,23 +101,28 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(dropout: float):
     assert_equal(halves, whole)
 
 
-def test_every_seed_rank_and_step_has_its_own_noise():
-    noise = []
+def test_every_seed_rank_and_step_has_its_own_tasks_and_its_own_noise():
+    seeds = []
 
-    class Noise(nn.Module):
+    class Seen(Waves):
+        def sample(self, size: int, generator: Generator) -> TaskBatch:
+            seeds.append(generator.initial_seed())
+            return super().sample(size, generator)
+
+    class Noisy(nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = nn.Parameter(torch.zeros(()))
+            self.weight = nn.Parameter(torch.zeros(4))
 
         def forward(self, tasks: TaskBatch) -> Tensor:
-            noise.append(torch.rand(()).item())
-            noise.append(tasks.query.x[0, 0, 0].item())
-            return self.weight.expand(len(tasks.query.x))
+            seeds.append(torch.initial_seed())
+            return self.weight * torch.rand(4)
 
-    learner = Noise()
+    learner = Noisy()
+    optimizer = torch.optim.SGD(learner.parameters(), 0.1)
     for seed, rank in (0, 0), (1, 0), (0, 1):
-        run(learner, torch.optim.SGD(learner.parameters()), seed=seed, rank=rank)
-    assert len(set(noise)) == len(noise) == 30
+        list(train(learner, Seen(), optimizer, steps=5, size=4, seed=seed, rank=rank))
+    assert len(set(seeds)) == len(seeds) == 30
 
 
 def test_clip_bounds_the_norm_of_the_meta_gradient():
