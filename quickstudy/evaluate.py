@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.checkpoint import _replace
-from quickstudy.execution import over_tasks
+from quickstudy.execution import explained, inference, over_tasks
 from quickstudy.functional import accuracy, cross_entropy, leaves, tree_map
 from quickstudy.learner import Learner
 from quickstudy.task import Examples, Json, Task, TaskBatch, TaskDistribution, batches, entropy
@@ -144,7 +144,9 @@ def evaluate(
 
     Nothing is learned, no graph is kept, and torch's random state is left as it was. The
     report's card says where the tasks came from and, measured on the first of them, whether
-    the prediction of a query depends on the other queries ("transductive").
+    the prediction of a query depends on the other queries ("transductive"). Convolutions on a
+    CPU are done task by task, in the memory layout that is fastest there, unless
+    `learner.chunk` is set.
 
     Args:
         count: tasks in all; of a larger count, the first ones are the same.
@@ -187,7 +189,8 @@ def evaluate(
                 batch = tree_map(lambda leaf: leaf[: count - done].to(where), batch)  # noqa: B023
                 if not parts:
                     transductive = _is_transductive(learner, batch)
-                parts.append(over_tasks(judge, learner.how, learner.chunk)(batch))
+                with explained(learner, batch), inference(learner) as (how, chunk):
+                    parts.append(over_tasks(judge, how, chunk)(batch))
                 done = min(done + size, count)
                 if progress is not None:
                     progress(done)
@@ -222,7 +225,8 @@ def _is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
         return learner.predict(state, x), learner.predict(state, x[: (len(x) + 1) // 2])
 
     first = tree_map(lambda leaf: leaf[:1], batch)
-    together, apart = over_tasks(predictions, learner.how, learner.chunk)(first)
+    with explained(learner, first):
+        together, apart = over_tasks(predictions, learner.how, learner.chunk)(first)
     return any(
         not torch.allclose(
             part, whole[:, : part.shape[1]], rtol=1e-2, atol=1e-3, equal_nan=True

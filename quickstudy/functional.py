@@ -75,8 +75,14 @@ def descend(
     for _ in range(steps):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
             slope = grad(loss)(params)
-        params = {name: p - rate[name] * slope[name] for name, p in params.items()}
+        params = {name: _stepped(p, slope[name], rate[name]) for name, p in params.items()}
     return params
+
+
+def _stepped(p: Tensor, slope: Tensor, rate: float | Tensor) -> Tensor:
+    if isinstance(rate, Tensor):
+        return p - rate * slope
+    return torch.add(p, slope, alpha=-rate)  # one kernel instead of two, backward as well
 
 
 def with_gradient(value: Tensor, params: Params, slopes: Params) -> Tensor:

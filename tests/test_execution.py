@@ -1,0 +1,305 @@
+"""Ways to execute a learner are equal; plans measure them and leave the learner alone."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quickstudy import (
+    MAML,
+    Examples,
+    Learner,
+    PrototypicalNetwork,
+    Task,
+    anil,
+    evaluate,
+    fomaml,
+    over_tasks,
+    use_batch_statistics,
+)
+from quickstudy.execution import Plan, Way, doctor, explain, inference, plan
+from quickstudy.functional import leaves, tree_map
+from quickstudy.nets import MLP, Conv4
+from quickstudy.task import TaskBatch
+from quickstudy.testing import Blobs
+
+IMAGES = Blobs(shape=(1, 16, 16))
+
+
+def batch(size: int = 5, dtype: torch.dtype = torch.float64) -> TaskBatch:
+    tasks = Blobs().sample(size, torch.Generator().manual_seed(0))
+    return tree_map(lambda leaf: leaf.to(dtype), tasks)
+
+
+def mlp() -> MLP:
+    return MLP(8, 3, hidden=(16,))
+
+
+LEARNERS: dict[str, Callable[[], Learner[Any]]] = {
+    "maml": lambda: MAML(mlp(), lr=0.3, steps=3),
+    "fomaml": lambda: fomaml(mlp(), lr=0.3, steps=3),
+    "anil": lambda: anil(mlp(), lr=0.3, steps=3),
+    "prototypical": lambda: PrototypicalNetwork(mlp()),
+    "batch statistics": lambda: MAML(
+        use_batch_statistics(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)))
+    ),
+    "running statistics": lambda: PrototypicalNetwork(
+        nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    ),
+}
+
+
+def outcome(learner: nn.Module, tasks: TaskBatch) -> list[Tensor]:
+    """Losses, gradients, and buffers afterwards."""
+    losses = learner(tasks)
+    losses.sum().backward()
+    slopes = [p.grad for p in learner.parameters() if p.grad is not None]
+    return [losses.detach(), *slopes, *learner.buffers()]
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2, 5, 9])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_vmap_and_chunks_equal_the_loop(name: str, chunk: int | None):
+    loop = LEARNERS[name]().double()
+    together = copy.deepcopy(loop)
+    loop.how, together.how, together.chunk = "loop", "vmap", chunk
+    expected = outcome(loop, batch())
+    assert len(expected) > 2 and expected[0].shape == (5,)
+    torch.testing.assert_close(outcome(together, batch()), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["loop", "vmap"])
+def test_running_statistics_are_the_mean_of_what_tasks_make_of_a_copy(how: Any):
+    norm = nn.BatchNorm1d(8).double()
+    learner = PrototypicalNetwork(norm)
+    learner.how = how
+    tasks = batch(3)
+    made = []
+    for task in zip(tasks.support.x, tasks.query.x, strict=True):
+        own = copy.deepcopy(norm)
+        for x in task:
+            own(x)
+        made.append(own.running_mean)
+    learner(tasks)
+    torch.testing.assert_close(norm.running_mean, torch.stack(made).mean(0))
+    assert norm.num_batches_tracked == 2
+    norm.eval()
+    kept = copy.deepcopy(norm.state_dict())
+    learner.eval()(tasks)
+    torch.testing.assert_close(norm.state_dict(), kept, rtol=0, atol=0)
+
+
+def test_results_may_be_any_nest():
+    def fn(task: Task[Examples], scale: Tensor) -> dict[str, Any]:
+        return {"a": (task.support.x.sum() * scale,), "b": task.query}
+
+    tasks, scales = batch(4), torch.arange(4.0)
+    one, other = (over_tasks(fn, how)(tasks, scales) for how in ("loop", "vmap"))
+    torch.testing.assert_close(leaves(one), leaves(other))
+    torch.testing.assert_close(one["a"][0], tasks.support.x.sum((1, 2)) * scales)
+    assert isinstance(other["b"], Examples)
+
+
+def test_an_unknown_way_is_refused():
+    with pytest.raises(ValueError, match="neither 'vmap' nor 'loop'"):
+        over_tasks(lambda task: task, "quickly")  # pyright: ignore[reportArgumentType]
+
+
+def test_explain_knows_memory_and_missing_derivatives():
+    learner = PrototypicalNetwork(mlp())
+    assert "learner.chunk" in str(explain(torch.OutOfMemoryError("CUDA"), learner))
+    missing = RuntimeError("derivative for aten::_cdist_backward is not implemented")
+    assert "a derivative of aten::_cdist_backward" in str(explain(missing, learner))
+    assert explain(RuntimeError("something else"), learner) is None
+
+
+def test_convolutions_are_evaluated_with_channels_last():
+    torch.manual_seed(0)
+    learner = PrototypicalNetwork(Conv4(channels=4, size=16))
+    plain = [p.data_ptr() for p in learner.parameters()]
+    weight = learner.embed.get_parameter("body.4.weight")
+    with inference(learner) as (how, chunk):
+        assert (how, chunk) == ("loop", None)
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert [p.data_ptr() for p in learner.parameters()] == plain
+    learner.chunk = 2
+    with inference(learner) as (how, chunk):
+        assert (how, chunk) == ("vmap", 2) and weight.is_contiguous()
+    together = evaluate(learner, IMAGES, count=5, size=4).values["accuracy"]
+    learner.chunk = None
+    torch.testing.assert_close(
+        evaluate(learner, IMAGES, count=5, size=4).values["accuracy"], together
+    )
+    with inference(PrototypicalNetwork(mlp())) as way:
+        assert way == ("vmap", None)
+
+
+def test_weights_come_back_after_an_error():
+    learner = PrototypicalNetwork(Conv4(channels=4, size=16))
+    weight = learner.embed.get_parameter("body.4.weight")
+    before = weight.data_ptr()
+    with pytest.raises(KeyError), inference(learner):
+        assert weight.data_ptr() != before
+        raise KeyError
+    assert weight.data_ptr() == before
+
+
+def test_a_plan_measures_and_leaves_the_learner_alone():
+    learner = LEARNERS["running statistics"]().double()
+    learner.how, learner.chunk = "loop", 3
+    outcome(learner, batch())
+    state = copy.deepcopy(learner.state_dict())
+    grads = [p.grad.clone() for p in learner.parameters() if p.grad is not None]
+    random = torch.get_rng_state()
+    tasks = batch(8)
+    given = copy.deepcopy(tasks)
+
+    found = plan(learner, tasks, chunks=(2, 4, 8, 100), repeats=2)
+
+    assert (learner.how, learner.chunk) == ("loop", 3)
+    torch.testing.assert_close(learner.state_dict(), state, rtol=0, atol=0)
+    after = [p.grad for p in learner.parameters() if p.grad is not None]
+    torch.testing.assert_close(after, grads, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), random)
+    torch.testing.assert_close(leaves(tasks), leaves(given), rtol=0, atol=0)
+
+    ways = [(way.how, way.chunk) for way in found.rows]
+    assert ways == [("loop", None), ("vmap", None), ("vmap", 2), ("vmap", 4)]
+    fastest = min(found.rows, key=lambda way: way.seconds or math.inf)
+    assert (found.how, found.chunk) == (fastest.how, fastest.chunk)
+    assert all(way.note == "agrees with loop" for way in found.rows[1:])
+    assert found.apply(learner) is learner
+    assert (learner.how, learner.chunk) == (found.how, found.chunk)
+    assert str(fastest) in str(found).splitlines()[-1]
+
+
+def test_a_plan_chooses_the_loop_where_vmap_is_slower():
+    class Sleeps(PrototypicalNetwork):
+        def loss(self, task: Task[Examples]) -> Tensor:
+            time.sleep(0.02 if self.how == "vmap" else 0.001)
+            return super().loss(task)
+
+    assert plan(Sleeps(mlp()).double(), batch(2)).how == "loop"
+
+
+class Differs(PrototypicalNetwork):
+    """Its losses are right and its gradients are wrong, under vmap only."""
+
+    def loss(self, task: Task[Examples]) -> Tensor:
+        value = super().loss(task)
+        return value if self.how == "loop" else value.detach() + (value - value.detach()) * 1.01
+
+
+def test_a_plan_refuses_a_way_that_differs():
+    found = plan(Differs(mlp()).double(), batch(8))
+    assert found.how == "loop"
+    assert found.rows[1].seconds is None
+    assert found.rows[1].note == "not chosen: differs from loop"
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(2, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x.unflatten(-1, (4, 2)))[0][:, -1]
+
+
+def test_a_plan_says_why_a_way_is_impossible():
+    found = plan(MAML(Recurrent(), steps=1).double(), batch(2))
+    assert found.how == "loop"
+    assert found.rows[1].note.startswith("impossible: GRU at net.rnn has no batching rule")
+    assert "impossible: GRU" in str(found)
+
+
+def test_a_plan_says_that_random_numbers_cannot_be_compared():
+    net = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    found = plan(PrototypicalNetwork(net).double(), batch(2))
+    assert "random (dropout?)" in found.rows[1].note
+    assert found.rows[1].seconds is not None
+
+
+def test_a_plan_names_what_is_done_task_by_task():
+    net = nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))
+    found = plan(MAML(net, steps=1).double(), batch(2))
+    note = found.rows[1].note
+    assert "aten::_weight_norm" in note and note.endswith("done task by task; agrees with loop")
+
+
+def test_no_way_at_all_is_an_error_with_the_remedy():
+    net = nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3))
+    with pytest.raises(ValueError, match=r"BatchNorm1d at net\.1 keeps .* use GroupNorm"):
+        plan(MAML(net).double(), batch(2))
+
+
+def test_a_plan_prints_what_was_measured():
+    rows = (
+        Way("loop", None, False, 0.1),
+        Way("vmap", 8, False, 0.0125, "agrees with loop"),
+        Way("vmap", None, True, None, "impossible: no"),
+    )
+    assert str(Plan("vmap", 8, False, 32, rows)).splitlines() == [
+        "                    seconds  tasks/s  x loop",
+        "loop                 0.1000      320     1.0",
+        "vmap, chunk 8        0.0125     2560     8.0  agrees with loop",
+        "vmap, compiled                                impossible: no",
+        "chosen: vmap, chunk 8",
+    ]
+
+
+def test_doctor_tells_what_bears_on_execution():
+    net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 8))
+    net[3].weight = net[0].weight
+    net[3].bias.requires_grad_(False)
+    said = doctor(PrototypicalNetwork(net).double(), batch(4)).splitlines()
+    assert said[0].startswith("BatchNorm1d at embed.1: running statistics")
+    assert said[1].startswith("Dropout at embed.2: random")
+    assert said[2].startswith("embed.3.bias: frozen")
+    assert said[3].startswith("embed.0.weight = embed.3.weight: one tensor")
+    assert said[-1].startswith("chosen: ")
+
+    said = doctor(PrototypicalNetwork(Recurrent()).double(), batch(4))
+    assert said.startswith("GRU at embed.rnn: no batching rule, loop only\n")
+    assert said.endswith("chosen: loop")
+
+    many = use_batch_statistics(Conv4(channels=2, size=16))
+    tasks = IMAGES.sample(2, torch.Generator())
+    assert "BatchNorm" not in doctor(PrototypicalNetwork(many), tasks)
+    said = doctor(MAML(Conv4(3, channels=2, size=16)), tasks).splitlines()
+    assert "net.body.9 and 1 more: running statistics" in said[0]
+    assert said[-1].startswith("no way to execute it: BatchNorm2d at net.body.1")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler itself
+@pytest.mark.parametrize("name", LEARNERS)
+def test_compiled_equals_eager(name: str):
+    torch._dynamo.reset()
+    eager = LEARNERS[name]().double()
+    own = copy.deepcopy(eager)
+    compiled = torch.compile(own, fullgraph=True)
+    assert isinstance(compiled, nn.Module)
+    for size in (3, 3):  # the second time from the cache
+        torch.testing.assert_close(
+            outcome(compiled, batch(size)), outcome(eager, batch(size)), rtol=1e-9, atol=1e-11
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_plan_can_compile():
+    torch._dynamo.reset()
+    learner = MAML(mlp(), steps=2)
+    found = plan(learner, batch(8, torch.float32), compiled=True)
+    assert found.rows[-1].compiled and found.rows[-1].seconds is not None
+    assert "compiled in" in found.rows[-1].note and "agrees with loop" in found.rows[-1].note
+    module = Plan("vmap", None, True, 8, found.rows).apply(learner)
+    torch.testing.assert_close(
+        module(batch(8, torch.float32)), learner(batch(8, torch.float32))
+    )
