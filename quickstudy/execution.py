@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.stateless import _reparametrize_module
 
 from quickstudy.functional import leaves, tree_map, unstack
 from quickstudy.task import Task, TaskBatch
@@ -74,9 +75,9 @@ def _losses(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
     if not statistics:
         return over_tasks(learner.loss, learner.how, learner.chunk)(tasks)
 
-    loss = partial(_loss_and_statistics, _Loss(learner))
     size = len(tasks.query[0])
     copies = {k: v.expand(size, *v.shape).contiguous() for k, v in statistics.items()}
+    loss = partial(_loss_and_statistics, learner)
     losses, after = over_tasks(loss, learner.how, learner.chunk)(tasks, copies)
     with torch.no_grad():
         for name, value in statistics.items():
@@ -86,31 +87,21 @@ def _losses(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
 
 
 def running_statistics(learner: nn.Module) -> dict[str, Tensor]:
-    """The buffers that normalisation layers write in training mode, named as in `_Loss`."""
+    """The buffers, by name, that normalisation layers write in training mode."""
     return {
-        f"learner.{path}.{name}" if path else f"learner.{name}": buffer
+        f"{path}.{name}" if path else name: buffer
         for path, module in learner.named_modules()
         if isinstance(module, _NormBase) and module.track_running_stats
         for name, buffer in module.named_buffers(recurse=False)
     }
 
 
-class _Loss(nn.Module):
-    """The loss of one task as a forward, for `functional_call`."""
-
-    def __init__(self, learner: "Learner[Any]"):
-        super().__init__()
-        self.learner = learner
-
-    def forward(self, task: Task[Any]) -> Tensor:
-        return self.learner.loss(task)
-
-
 def _loss_and_statistics(
-    module: _Loss, task: Task[Any], statistics: dict[str, Tensor]
+    learner: "Learner[Any]", task: Task[Any], statistics: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     own = {name: value.clone() for name, value in statistics.items()}
-    return functional_call(module, own, (task,)), own
+    with _reparametrize_module(learner, own):  # `functional_call`, of `loss` instead of forward
+        return learner.loss(task), own
 
 
 @contextmanager
