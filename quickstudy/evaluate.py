@@ -225,8 +225,8 @@ def _is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
         return learner.predict(state, x), learner.predict(state, x[: (len(x) + 1) // 2])
 
     first = tree_map(lambda leaf: leaf[:1], batch)
-    with explained(learner, first):
-        together, apart = over_tasks(predictions, learner.how, learner.chunk)(first)
+    with explained(learner, first), inference(learner) as (how, chunk):
+        together, apart = over_tasks(predictions, how, chunk)(first)
     return any(
         not torch.allclose(
             part, whole[:, : part.shape[1]], rtol=1e-2, atol=1e-3, equal_nan=True

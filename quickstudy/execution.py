@@ -122,8 +122,8 @@ def inference(learner: "Learner[Any]") -> Iterator[tuple[How, int | None]]:
     torch.empty(31 << 20, dtype=torch.uint8)
     before = [p.data for p in weights]
     try:
-        for p in weights:
-            p.data = p.data.contiguous(memory_format=torch.channels_last)
+        for p in weights:  # by `to`: `contiguous` takes weights of one channel as they are
+            p.data = p.data.to(memory_format=torch.channels_last)
         yield "loop", None
     finally:
         for p, data in zip(weights, before, strict=True):

@@ -126,6 +126,7 @@ def test_convolutions_are_evaluated_with_channels_last():
     with inference(learner) as (how, chunk):
         assert (how, chunk) == ("loop", None)
         assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert learner.embed.get_parameter("body.0.weight").stride(1) == 1  # it has one channel
     assert [p.data_ptr() for p in learner.parameters()] == plain
     learner.chunk = 2
     with inference(learner) as (how, chunk):

@@ -1,0 +1,100 @@
+"""600 episodes with a Conv4 prototypical network, against embedding each episode alone.
+
+5-way 1-shot with 15 queries, 28x28 images (random pixels), one thread. The rival is the usual
+evaluation loop: draw an episode, embed its support set, embed its query set, measure distances,
+count. Both get the same episodes, and must find the same accuracies; drawing is not timed (see
+`sampling`). Blocks of episodes are taken in turns; ratios are those of CPU time, which other
+work on the machine disturbs least.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import write
+from quickstudy import FewShot, PrototypicalNetwork, TaskDistribution, batches, evaluate
+from quickstudy.datasets import Labelled
+from quickstudy.functional import unstack
+from quickstudy.nets import Conv4
+from quickstudy.task import TaskBatch
+
+BLOCK = 100
+
+
+class Drawn(TaskDistribution):
+    """A batch of tasks that were drawn before."""
+
+    def __init__(self, batch: TaskBatch):
+        self.batch = batch
+
+    def sample(self, size: int, generator: torch.Generator) -> TaskBatch:
+        return self.batch
+
+
+def alone(learner: PrototypicalNetwork, batch: TaskBatch) -> Tensor:
+    """The accuracy of each episode (T,)."""
+    net = learner.embed.eval()
+    found = []
+    with torch.no_grad():
+        for support, query in unstack(batch):
+            means = support.y.T @ net(support.x) / support.y.sum(0)[:, None]
+            guess = torch.cdist(net(query.x), means).argmin(1)
+            found.append((guess == query.y.argmax(1)).double().mean())
+    return torch.stack(found)
+
+
+def together(learner: PrototypicalNetwork, batch: TaskBatch) -> Tensor:
+    report = evaluate(learner, Drawn(batch), count=BLOCK, size=BLOCK)
+    return report.values["accuracy"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--count", type=int, default=600)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    classes = 200
+    x = torch.randint(0, 256, (classes * 20, 1, 28, 28), dtype=torch.uint8)
+    y = torch.arange(classes).repeat_interleave(20)
+    tasks = FewShot(Labelled(x, y, tuple(map(str, range(classes)))), 5, 1, 15)
+    learner = PrototypicalNetwork(Conv4())
+
+    ways = {"each episode alone": alone, "quickstudy.evaluate": together}
+    busy, wall = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
+    apart = 0.0
+    for batch in batches(tasks, BLOCK, steps=options.count // BLOCK):
+        found: list[Tensor] = []
+        for name, way in ways.items():
+            begun, worked = time.perf_counter(), time.process_time()
+            found.append(way(learner, batch))
+            busy[name] += time.process_time() - worked
+            wall[name] += time.perf_counter() - begun
+        apart = max(apart, (found[0] - found[1]).abs().max().item())
+    rows = [
+        {
+            "way": name,
+            "CPU s": round(busy[name], 2),
+            "wall s": round(wall[name], 2),
+            "episodes/s": round(options.count / busy[name], 1),
+            "x alone": round(busy["each episode alone"] / busy[name], 2),
+        }
+        for name in ways
+    ]
+    title = f"{options.count} episodes, 5-way 1-shot 15-query, Conv4, one thread"
+    load = round(os.getloadavg()[0], 1)
+    more = {
+        "largest difference of an accuracy": apart,
+        "torch": torch.__version__,
+        "load": load,
+    }
+    write("evaluate", title, rows, options.out, **more)
+
+
+if __name__ == "__main__":
+    main()
