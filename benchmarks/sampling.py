@@ -79,7 +79,7 @@ def by_loader(images: Images | Files, labels: Tensor, episodes: int) -> None:
     for x, y in loader:
         x = x.reshape(WAYS, SHOTS + QUERIES, *x.shape[1:])
         y = y.reshape(WAYS, -1)[:, :1].argsort(0).argsort(0).expand(-1, SHOTS + QUERIES)
-        x[:, :SHOTS], x[:, SHOTS:], y[:, :SHOTS], y[:, SHOTS:]
+        _ = x[:, :SHOTS], x[:, SHOTS:], y[:, :SHOTS], y[:, SHOTS:]
 
 
 def by_few_shot(data: Labelled, episodes: int) -> None:

@@ -7,7 +7,7 @@ from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.estimator import FewShotClassifier, FewShotRegressor
 from quickstudy.evaluate import Difference, Report, evaluate
-from quickstudy.execution import over_tasks
+from quickstudy.execution import Plan, Way, doctor, over_tasks, plan
 from quickstudy.functional import (
     accuracy,
     cross_entropy,
@@ -42,6 +42,7 @@ __all__ = [
     "Gaussian",
     "GaussianProcess",
     "Learner",
+    "Plan",
     "PrototypicalNetwork",
     "Report",
     "RidgeRegression",
@@ -49,12 +50,14 @@ __all__ = [
     "Step",
     "Task",
     "TaskDistribution",
+    "Way",
     "accuracy",
     "anil",
     "batches",
     "cross_entropy",
     "datasets",
     "descend",
+    "doctor",
     "evaluate",
     "fomaml",
     "gaussian_nll",
@@ -62,6 +65,7 @@ __all__ = [
     "log_likelihood",
     "nets",
     "over_tasks",
+    "plan",
     "save",
     "squared_distance",
     "squared_error",

@@ -82,7 +82,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: object) -> Answer:
         with pytest.raises(SystemExit) as stop:
             main([str(argument) for argument in arguments])
-        return Answer(stop.value.code, *capsys.readouterr())
+        return Answer(stop.value.code, *map(str, capsys.readouterr()))
 
     return call
 
@@ -283,3 +283,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(recipe: str, tmp_path: Path) 
     assert f"Go on with: quickstudy train {recipe}" in err and "Traceback" not in err
     reached = json.loads((max(out.glob("step-*")) / "run.json").read_text())["facts"]["step"]
     assert reached > 0
+
+
+def test_torchrun_trains_in_two_processes(recipe: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "quickstudy"]
+    command += ["train", recipe, "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "result.json").read_text())["steps"] == 6
+    assert done.stdout.count("3-way 2-shot") == 1  # the first process alone speaks

@@ -158,4 +158,4 @@ def test_the_card_tells_the_protocol() -> None:
 )
 def test_impossible_tasks_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        FewShot(numbered(), **({"queries": 1} | arguments))
+        FewShot(numbered(), **{"queries": 1, **arguments})
