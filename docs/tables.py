@@ -131,8 +131,10 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _number(metric: str, mean: float, interval: float | None) -> str:
+def _number(metric: str, mean: float | None, interval: float | None) -> str:
     """A mean and its interval: accuracies in percent, the rest to three places."""
+    if mean is None:
+        return "not finite"
     percent = metric == "accuracy"
     scale, places = (100, 1) if percent else (1, 3)
     text = f"{mean * scale:.{places}f}"

@@ -283,7 +283,7 @@ def _train(
     for row, metrics in result["measured"].items():
         numbers = {metric: v for metric, v in metrics.items() if metric != "card"}
         says = ", ".join(
-            f"{m} {v['mean']:.4f} ± {v['interval']:.4f}" for m, v in numbers.items()
+            f"{m} {_said(v['mean'])} ± {_said(v['interval'])}" for m, v in numbers.items()
         )
         paper = result["paper"].get(row)
         print(f"{row}: {says}" + (f"  (paper: {paper})" if paper else ""))
@@ -463,6 +463,10 @@ def _recipes() -> dict[str, str]:
 
 def _headline(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n", 1)[0]
+
+
+def _said(number: float | None) -> str:
+    return "not finite" if number is None else f"{number:.4f}"
 
 
 def _dumps(data: Json) -> str:
