@@ -22,6 +22,7 @@ from tyro.conf import Positional
 from quickstudy import datasets, learners, progress, recipe
 from quickstudy.datasets import Labelled
 from quickstudy.distributions.few_shot import FewShot
+from quickstudy.evaluate import is_transductive
 from quickstudy.task import Json, Task, batches
 
 How: TypeAlias = Literal["recipe", "auto", "vmap", "loop", "compiled"]
@@ -135,7 +136,11 @@ def adapt(
     labels = [data.classes[i] for i in data.y.tolist()]
     classifier = FewShotClassifier(run.experiment.learner)
     classifier.fit(_pixels(data.x, invert), labels)
-    classifier.save(out, run=str(folder.resolve()), invert=invert)
+    with torch.no_grad():
+        learner = run.experiment.learner.eval()
+        transductive = is_transductive(learner, _first(run.experiment))
+    facts = {"run": str(folder.resolve()), "invert": invert, "transductive": transductive}
+    classifier.save(out, **facts)
     print(f"{out}: {len(data.classes)} classes from {len(labels)} images", file=sys.stderr)
     print(f"Use it: quickstudy predict {out} IMAGE...", file=sys.stderr)
 
@@ -167,6 +172,12 @@ def predict(
     channels, *size = _shape(base)
     pixels = torch.stack([_read(file, (size[0], size[1]), channels) for file in images])
     chances = classifier.predict_proba(_pixels(pixels, facts["invert"]))
+    if facts["transductive"]:
+        print(
+            "Note: this learner judges the images of one call together (its card says "
+            "transductive). Give it images of every class at once, not one alone.",
+            file=sys.stderr,
+        )
     classes = [str(name) for name in classifier.classes_]
     answers = [
         {

@@ -188,7 +188,7 @@ def evaluate(
                 torch.manual_seed(noise)
                 batch = tree_map(lambda leaf: leaf[: count - done].to(where), batch)  # noqa: B023
                 if not parts:
-                    transductive = _is_transductive(learner, batch)
+                    transductive = is_transductive(learner, batch)
                 with explained(learner, batch), inference(learner) as (how, chunk):
                     parts.append(over_tasks(judge, how, chunk)(batch))
                 done = min(done + size, count)
@@ -216,7 +216,7 @@ def default_metrics(learner: Learner[Any]) -> dict[str, Metric]:
     return {getattr(learner.criterion, "__name__", "loss"): learner.criterion}
 
 
-def _is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
+def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
     """Whether a query is predicted otherwise alone than among the other queries."""
 
     def predictions(task: Task[Examples]) -> Any:

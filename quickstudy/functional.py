@@ -19,9 +19,21 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp_min(1e-12)
 
 
+def _check(prediction: Tensor, y: Tensor) -> None:
+    # one column broadcasts: so estimators find out how many outputs a learner has
+    columns = {prediction.shape[-1], y.shape[-1]} - {1}
+    if prediction.shape[:-1] != y.shape[:-1] or len(columns) > 1:
+        raise ValueError(
+            f"The learner predicts {tuple(prediction.shape)} where the tasks' targets are "
+            f"{tuple(y.shape)}: give its net as many outputs as the tasks have ways, or draw "
+            "tasks of as many ways as it has outputs."
+        )
+
+
 def cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
     """Mean negative log-probability, in nats, of the labels; a logit may be -inf where no
     label is, or one of padding."""
+    _check(logits, examples.y)
     counts = (examples.y > 0) & (examples.weight > 0)[:, None]
     says = torch.where(counts, examples.y * logits.log_softmax(-1), 0)  # (N, C)
     return weighted_mean(-says.sum(-1), examples.weight)
@@ -29,6 +41,7 @@ def cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
 
 def squared_error(prediction: Tensor, examples: Examples) -> Tensor:
     """Mean over examples of the squared error, summed over the target's dimensions."""
+    _check(prediction, examples.y)
     return weighted_mean((prediction - examples.y).square().sum(-1), examples.weight)
 
 
@@ -37,6 +50,7 @@ def gaussian_nll(prediction: Any, examples: Examples) -> Tensor:
 
     `prediction` has a `mean` and a `scale` (the standard deviation), both (N, C).
     """
+    _check(prediction.mean, examples.y)
     z = (examples.y - prediction.mean) / prediction.scale
     nll = 0.5 * z.square() + prediction.scale.log() + 0.5 * math.log(2 * math.pi)
     return weighted_mean(nll.sum(-1), examples.weight)
@@ -49,6 +63,7 @@ def log_likelihood(prediction: Any, examples: Examples) -> Tensor:
 
 def accuracy(logits: Tensor, examples: Examples) -> Tensor:
     """Share of examples whose largest logit is their label's."""
+    _check(logits, examples.y)
     hit = logits.argmax(-1) == examples.y.argmax(-1)
     return weighted_mean(hit.to(logits.dtype), examples.weight)
 

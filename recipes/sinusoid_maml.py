@@ -7,7 +7,10 @@ even grid on [-5, 5].
 The paper shows curves, no numbers; `PAPER` has those of an independent implementation of the
 same protocol. Where others tabulate MAML, they agree: 0.33 after one step of 10 shots (Zintgraf
 et al., 2019), 0.28 and 0.043 after ten steps of 5 and of 20 shots (Titsias et al.,
-2021).
+2021). Differs: the meta-learning rate falls by a cosine. Trained for one step, the net is stiff:
+further steps diverge on about one task of 600, which then rules the mean. At a constant rate
+the mean of ten steps was not finite (and 0.114 on other tasks). The recorded run is the better of
+seeds 0 and 1 by validation.
 """
 
 import torch
@@ -50,14 +53,16 @@ def recipe(
         for k in (5, 10, 20)
         for s in (1, 10)
     }
+    optimizer = torch.optim.Adam(learner.parameters(), lr)
     return Experiment(
         learner,
         qs.Sinusoid(shots, shots),
         qs.Sinusoid(shots, 100, grid=True),
         tests,
-        torch.optim.Adam(learner.parameters(), lr),
+        optimizer,
         steps,
         size,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         better="min",
         validate=5000,
         validation_count=600,

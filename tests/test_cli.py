@@ -161,6 +161,24 @@ def test_adapt_and_predict(run: Any, recipe: str, letters: Path, tmp_path: Path)
     assert run("predict", model, images[0], "--run", moved).code == 0
 
 
+def test_a_transductive_model_says_so(
+    run: Any, recipe: str, letters: Path, tmp_path: Path
+) -> None:
+    path = Path(recipe)
+    path.write_text(
+        RECIPE.replace(
+            "torch.nn.Linear(64, 8))",
+            "torch.nn.BatchNorm1d(64, track_running_stats=False), torch.nn.Linear(64, 8))",
+        )
+    )
+    out, model = tmp_path / "run", tmp_path / "my.safetensors"
+    trained = run("train", path, "--out", out, "--json")
+    assert json.loads(trained.out)["measured"]["3-way 2-shot"]["card"]["transductive"] is True
+    assert run("adapt", out, "--support", letters, "--out", model).code == 0
+    said = run("predict", model, letters / "dark" / "0.png", letters / "light" / "0.png")
+    assert said.code == 0 and "not one alone" in said.err
+
+
 def test_list_doctor_report(run: Any, recipe: str, tmp_path: Path) -> None:
     found = json.loads(run("list", "--json").out)
     assert {"maml", "prototypical"} <= set(found["learners"])

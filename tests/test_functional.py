@@ -1,6 +1,6 @@
 """The functions that learners are written with, against PyTorch's and by hand."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 import pytest
@@ -183,3 +183,11 @@ def test_unstack_undoes_stack():
     assert len(parts) == 2 and isinstance(parts[0][0], Pair)
     again = tree_map(lambda *each: torch.stack(each), *parts)
     torch.testing.assert_close(again, tree())
+
+
+@pytest.mark.parametrize("criterion", [cross_entropy, accuracy, squared_error])
+def test_predictions_of_another_shape_are_refused(criterion: Any):
+    examples = Examples(torch.zeros(6, 2), torch.zeros(6, 4), torch.ones(6))
+    for shape in (6, 3), (6,), (5, 4), (1, 4):  # the last would broadcast without an error
+        with pytest.raises(ValueError, match="as many outputs as the tasks have ways"):
+            criterion(torch.zeros(shape), examples)
