@@ -7,10 +7,12 @@ even grid on [-5, 5].
 The paper shows curves, no numbers; `PAPER` has those of an independent implementation of the
 same protocol. Where others tabulate MAML, they agree: 0.33 after one step of 10 shots (Zintgraf
 et al., 2019), 0.28 and 0.043 after ten steps of 5 and of 20 shots (Titsias et al.,
-2021). Differs: the meta-learning rate falls by a cosine. Trained for one step, the net is stiff:
-further steps diverge on about one task of 600, which then rules the mean. At a constant rate
-the mean of ten steps was not finite (and 0.114 on other tasks). The recorded run is the better of
-seeds 0 and 1 by validation.
+2021).
+
+Differs: the meta-learning rate falls by a cosine. Trained for one step, the net is stiff:
+further steps diverge on about one task of 600, which then rules the mean. At a constant rate,
+as in the paper, the mean of ten steps was not finite on the test tasks, and 0.114 on another
+600. The recorded run is the better of seeds 0 and 1 by validation.
 """
 
 import torch
