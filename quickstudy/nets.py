@@ -4,9 +4,24 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Net = TypeVar("Net", bound=nn.Module)
+
+
+class ReLU(nn.ReLU):
+    """`nn.ReLU`, compiled to code whose second derivatives are twice as fast on a CPU.
+
+    Its derivative is kept as numbers, 0 and 1: generated code works through arrays of truth
+    values, which autograd keeps of `nn.ReLU`, one element at a time.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The positive part of `input`, of any shape."""
+        if torch.compiler.is_compiling():
+            return input * input.detach().sign().clamp_min(0)
+        return super().forward(input)
 
 
 class MLP(nn.Module):
@@ -18,7 +33,7 @@ class MLP(nn.Module):
         outputs: int,
         *,
         hidden: Sequence[int] = (40, 40),
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ReLU,
     ):
         super().__init__()
         widths = [inputs, *hidden]
