@@ -326,7 +326,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _dispatch(given)
     except KeyboardInterrupt:
         again = "quickstudy " + " ".join(given)
-        print(f"Stopped; what was done is saved. Go on with: {again}", file=sys.stderr)
+        resumes = given[:1] in (["train"], ["demo"])
+        hint = f"; what was done is saved. Go on with: {again}" if resumes else "."
+        print(f"Stopped{hint}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)

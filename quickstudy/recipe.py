@@ -12,9 +12,11 @@ import json
 import math
 import os
 import platform
+import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -217,6 +219,8 @@ def go(
         seed=run.seed,
         **options,
     )
+    listening = ExitStack()
+    interrupted = listening.enter_context(_between_steps())
     try:
         for step in steps:
             if e.scheduler is not None:
@@ -256,10 +260,15 @@ def go(
             if report is not None or clock.total() - saved > save_every:
                 keep()
                 saved = clock.total()
+            if interrupted():
+                keep()
+                raise KeyboardInterrupt
             yield Status(done, loss, tasks, clock.here(), report)
-    except (KeyboardInterrupt, GeneratorExit):
+    except GeneratorExit:  # raised at the yield, so between two steps
         keep()
         raise
+    finally:
+        listening.close()
     run.start, run.seconds = done, clock.total()
 
 
@@ -395,6 +404,27 @@ def _set(learner: Learner[Any], settings: Mapping[str, Any]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(learner, name, value)
+
+
+@contextmanager
+def _between_steps() -> Iterator[Callable[[], bool]]:
+    """Says whether Ctrl-C was pressed, instead of interrupting: half a step must not be saved.
+    A second Ctrl-C interrupts at once, and nothing is saved then."""
+    asked: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Clock:

@@ -281,7 +281,9 @@ def test_a_loss_that_is_no_number_stops_the_run(run: Any, tmp_path: Path) -> Non
     assert answer.code == 2 and "Lower the learning rate" in answer.err
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(recipe: str, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    run: Any, recipe: str, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "quickstudy", "train", recipe, "--out", str(out)]
     command += ["--steps", "100000"]
@@ -301,6 +303,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(recipe: str, tmp_path: Path) 
     assert f"Go on with: quickstudy train {recipe}" in err and "Traceback" not in err
     reached = json.loads((max(out.glob("step-*")) / "run.json").read_text())["facts"]["step"]
     assert reached > 0
+    straight = tmp_path / "straight"
+    assert run("train", recipe, "--out", straight, "--steps", reached).code == 0
+    assert weights(out) == weights(straight)  # no half step was saved
 
 
 def test_torchrun_trains_in_two_processes(recipe: str, tmp_path: Path) -> None:
