@@ -2,6 +2,7 @@
 
 from quickstudy import datasets, nets
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
+from quickstudy.descent import SGD, InnerOptimizer, adam, descend, momentum
 from quickstudy.distributions.few_shot import FewShot
 from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.sinusoid import Sinusoid
@@ -11,7 +12,6 @@ from quickstudy.execution import Plan, Way, doctor, over_tasks, plan
 from quickstudy.functional import (
     accuracy,
     cross_entropy,
-    descend,
     gaussian_nll,
     log_likelihood,
     squared_distance,
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MAML",
+    "SGD",
     "CheckpointError",
     "Checkpoints",
     "ConditionalNeuralProcess",
@@ -41,6 +42,7 @@ __all__ = [
     "FewShotRegressor",
     "Gaussian",
     "GaussianProcess",
+    "InnerOptimizer",
     "Learner",
     "Plan",
     "PrototypicalNetwork",
@@ -52,6 +54,7 @@ __all__ = [
     "TaskDistribution",
     "Way",
     "accuracy",
+    "adam",
     "anil",
     "batches",
     "cross_entropy",
@@ -63,6 +66,7 @@ __all__ = [
     "gaussian_nll",
     "load",
     "log_likelihood",
+    "momentum",
     "nets",
     "over_tasks",
     "plan",

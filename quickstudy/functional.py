@@ -1,12 +1,11 @@
 """The few functions that learners are written with."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
 from quickstudy.task import Examples
 
@@ -71,33 +70,6 @@ def accuracy(logits: Tensor, examples: Examples) -> Tensor:
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distance of every row of (A, D) to every row of (B, D): (A, B)."""
     return (a[:, None] - b[None]).square().sum(-1)
-
-
-def descend(
-    loss: Callable[[Params], Tensor],
-    params: Params,
-    *,
-    lr: float | Mapping[str, Tensor],
-    steps: int,
-    first_order: bool = False,
-) -> Params:
-    """`steps` of gradient descent, themselves differentiable.
-
-    With `first_order` the slopes are constants to whoever differentiates the result: no
-    second-order path is left, not even through parameters that `loss` reads elsewhere.
-    """
-    rate = lr if isinstance(lr, Mapping) else dict.fromkeys(params, lr)
-    for _ in range(steps):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
-            slope = grad(loss)(params)
-        params = {name: _stepped(p, slope[name], rate[name]) for name, p in params.items()}
-    return params
-
-
-def _stepped(p: Tensor, slope: Tensor, rate: float | Tensor) -> Tensor:
-    if isinstance(rate, Tensor):
-        return p - rate * slope
-    return torch.add(p, slope, alpha=-rate)  # one kernel instead of two, backward as well
 
 
 def with_gradient(value: Tensor, params: Params, slopes: Params) -> Tensor:

@@ -38,3 +38,12 @@ def real_data(monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip("no published data: set QUICKSTUDY_DATA to a folder that has some")
     monkeypatch.setenv("QUICKSTUDY_DATA", str(folder))
     return folder
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Tensors are float64, so that two ways to compute a thing can be compared."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

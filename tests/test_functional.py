@@ -13,13 +13,13 @@ from quickstudy import (
     Examples,
     accuracy,
     cross_entropy,
-    descend,
     gaussian_nll,
     log_likelihood,
     squared_distance,
     squared_error,
     with_gradient,
 )
+from quickstudy.descent import descend
 from quickstudy.functional import leaves, tree_map, unstack, weighted_mean
 
 Sizes = st.integers(1, 6)

@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.functional import Criterion, Params, cross_entropy, descend
+from quickstudy.descent import SGD, InnerOptimizer, descend
+from quickstudy.functional import Criterion, Params, cross_entropy
 from quickstudy.learner import Learner
 from quickstudy.task import Examples
 
@@ -30,6 +31,7 @@ class MAML(Learner[Params]):
         steps: of the inner gradient descent.
         first_order: treats the inner gradient as a constant (FOMAML).
         adapts: says by a parameter's name whether adaptation changes it.
+        optimizer: of the inner descent (`momentum()`, `adam()`); starts afresh at each `adapt`.
     """
 
     def __init__(
@@ -40,12 +42,13 @@ class MAML(Learner[Params]):
         steps: int = 5,
         first_order: bool = False,
         adapts: Callable[[str], bool] | None = None,
+        optimizer: InnerOptimizer = SGD,
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
         self.net = net
         self.lr, self.steps, self.first_order = lr, steps, first_order
-        self.adapts = adapts
+        self.adapts, self.optimizer = adapts, optimizer
         if not self.start():
             names = ", ".join(name for name, _ in net.named_parameters()) or "none"
             raise ValueError(f"`adapts` picks no trainable parameter. The net has: {names}.")
@@ -58,7 +61,12 @@ class MAML(Learner[Params]):
 
         start = self.start() if state is None else state
         return descend(
-            misfit, start, lr=self.lr, steps=self.steps, first_order=self.first_order
+            misfit,
+            start,
+            lr=self.lr,
+            steps=self.steps,
+            first_order=self.first_order,
+            optimizer=self.optimizer,
         )
 
     def predict(self, state: Params, x: Tensor) -> Tensor:

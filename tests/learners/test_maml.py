@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import MAML, Examples, Task, anil, fomaml
+from quickstudy.descent import descend
 from quickstudy.execution import How
-from quickstudy.functional import cross_entropy, descend, squared_error, tree_map
+from quickstudy.functional import cross_entropy, squared_error, tree_map
 from quickstudy.nets import MLP
 from quickstudy.testing import Blobs
 
