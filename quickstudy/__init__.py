@@ -20,7 +20,7 @@ from quickstudy.functional import (
 )
 from quickstudy.learner import Learner
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
-from quickstudy.learners.maml import MAML, anil, fomaml
+from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.prototypical import PrototypicalNetwork
 from quickstudy.learners.ridge import RidgeRegression
 from quickstudy.nets import use_batch_statistics
@@ -57,6 +57,7 @@ __all__ = [
     "adam",
     "anil",
     "batches",
+    "boil",
     "cross_entropy",
     "datasets",
     "descend",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, fomaml
+from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
 from quickstudy.functional import squared_error
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.ridge import RidgeRegression
@@ -58,6 +58,7 @@ ZOO = {
     ),
     "fomaml": Entry(lambda: fomaml(mlp(), lr=0.1), BLOBS, HEAD),
     "anil": Entry(lambda: anil(mlp(), lr=0.1), BLOBS, HEAD),
+    "boil": Entry(lambda: boil(mlp(), lr=0.1), BLOBS, HEAD),
     "prototypical": Entry(lambda: PrototypicalNetwork(MLP(8, 8)), BLOBS, {"additive"}),
     "conditional_neural_process": Entry(
         lambda: ConditionalNeuralProcess(width=16), LINES, {"additive", "empty support"}

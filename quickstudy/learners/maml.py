@@ -6,11 +6,11 @@ $$\min_\theta \; \mathbb{E}_\tau \; L^q_\tau(\phi_\tau), \qquad
   \phi_\tau = \theta - \alpha \nabla L^s_\tau(\theta) \; \text{(repeated)}$$
 
 Differs from the paper: nothing. `fomaml` is its section 5.2; `anil` is Raghu et al. (2020,
-arXiv:1909.09157).
+arXiv:1909.09157); `boil` is Oh, Yoo, Kim & Yun (2021, arXiv:2008.08882).
 """
 
-from collections.abc import Callable
-from functools import partial
+import difflib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,7 +30,8 @@ class MAML(Learner[Params]):
         lr: of the inner gradient descent.
         steps: of the inner gradient descent.
         first_order: treats the inner gradient as a constant (FOMAML).
-        adapts: says by a parameter's name whether adaptation changes it.
+        adapts: what adaptation changes: names of modules and parameters, such as `["head",
+            "body.0.bias"]`, or a function that says so of a parameter's name; None: everything.
         optimizer: of the inner descent (`momentum()`, `adam()`); starts afresh at each `adapt`.
     """
 
@@ -41,14 +42,17 @@ class MAML(Learner[Params]):
         lr: float = 0.01,
         steps: int = 5,
         first_order: bool = False,
-        adapts: Callable[[str], bool] | None = None,
+        adapts: Callable[[str], bool] | Sequence[str] | None = None,
         optimizer: InnerOptimizer = SGD,
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
         self.net = net
         self.lr, self.steps, self.first_order = lr, steps, first_order
-        self.adapts, self.optimizer = adapts, optimizer
+        if adapts is not None and not callable(adapts):
+            adapts = _inside(net, adapts).__contains__
+        self.adapts: Callable[[str], bool] | None = adapts
+        self.optimizer = optimizer
         if not self.start():
             names = ", ".join(name for name, _ in net.named_parameters()) or "none"
             raise ValueError(f"`adapts` picks no trainable parameter. The net has: {names}.")
@@ -88,9 +92,29 @@ def fomaml(net: nn.Module, **settings: Any) -> MAML:
 
 
 def anil(net: nn.Module, *, head: str = "head", **settings: Any) -> MAML:
-    """MAML that adapts the parameters of `net.<head>` only."""
-    return MAML(net, adapts=partial(_is_inside, head), **settings)
+    """MAML that adapts the parameters of `net.<head>` only (Raghu et al., 2020)."""
+    return MAML(net, adapts=[head], **settings)
 
 
-def _is_inside(module: str, parameter: str) -> bool:
-    return parameter.startswith(f"{module}.")
+def boil(net: nn.Module, *, head: str = "head", **settings: Any) -> MAML:
+    """MAML that adapts everything but the parameters of `net.<head>` (Oh et al., 2021)."""
+    held = _inside(net, [head])
+    body = [name for name, _ in net.named_parameters() if name not in held]
+    return MAML(net, adapts=body, **settings)
+
+
+def _inside(net: nn.Module, places: Sequence[str]) -> frozenset[str]:
+    """The names of the parameters in `places`, which are names of modules or parameters."""
+    found: set[str] = set()
+    places = [places] if isinstance(places, str) else places
+    # of a tensor that has several names, the net's own list has the first
+    names = {p: name for name, p in net.named_parameters()}
+    called = [*net.named_parameters(remove_duplicate=False)]
+    known = [*(name for name, _ in net.named_modules() if name), *(name for name, _ in called)]
+    for place in places:
+        if place not in known:
+            near = difflib.get_close_matches(place, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known)}."
+            raise ValueError(f"The net has no module or parameter {place!r}. {hint}")
+        found |= {names[p] for name, p in called if f"{name}.".startswith(f"{place}.")}
+    return frozenset(found)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy import MAML, Examples, Task, anil, fomaml
+from quickstudy import MAML, Examples, Task, anil, boil, fomaml
 from quickstudy.descent import descend
 from quickstudy.execution import How
 from quickstudy.functional import cross_entropy, squared_error, tree_map
@@ -214,7 +214,15 @@ def test_frozen_parameters_are_not_adapted():
 
 def test_nothing_to_adapt_is_an_error():
     with pytest.raises(ValueError, match=r"no trainable parameter. The net has: body.0.weight"):
-        anil(net(), head="tail")
+        MAML(net(), adapts=lambda name: "tail" in name)
+
+
+@pytest.mark.parametrize("variant", [anil, boil])
+def test_a_name_that_the_net_has_not_is_an_error_that_says_the_nearest(
+    variant: Callable[..., MAML],
+):
+    with pytest.raises(ValueError, match=r"no module or parameter 'haed'. .* mean 'head'"):
+        variant(net(), head="haed")
 
 
 def test_a_rate_of_its_own_for_every_parameter():

@@ -1,0 +1,55 @@
+"""First-order MAML on Omniglot, 5-way 1-shot (Finn, Abbeel & Levine, 2017, section 5.2).
+
+The protocol is that of `omniglot_maml`: characters split at random 1100 / 100 / 423, every
+class of a task turned by a random multiple of 90 degrees in training and at test, strided Conv4
+normalised by the batch at hand (so that predictions are transductive), one inner step of 0.4 in
+training, three at test, as many queries as shots. MAML's paper has no row for it; the published
+number is that of Nichol, Achiam & Schulman (2018). Differs: 60,000 steps of 32 tasks at a
+constant rate were published; the default here is what one CPU core does in twelve minutes,
+6,000 steps of 16 tasks (5 % of the tasks), with the rate falling by a cosine.
+"""
+
+import torch
+
+import quickstudy as qs
+from quickstudy.recipe import Experiment, Test
+
+PAPER = {"5-way 1-shot": {"accuracy": 0.983, "interval": 0.005, "steps": 60_000}}
+
+
+def recipe(
+    *,
+    ways: int = 5,
+    shots: int = 1,
+    steps: int = 6_000,
+    size: int = 16,
+    inner_lr: float = 0.4,
+    inner_steps: int = 1,
+    lr: float = 1e-3,
+    seed: int = 0,
+) -> Experiment:
+    data = qs.datasets.omniglot(convention="characters")
+
+    def tasks(split: qs.datasets.Labelled) -> qs.FewShot:
+        return qs.FewShot(split, ways, shots, shots, rotations="random")
+
+    net = qs.use_batch_statistics(qs.nets.Conv4(ways, pool="stride"))
+    learner = qs.fomaml(net, lr=inner_lr, steps=inner_steps)
+    optimizer = torch.optim.Adam(learner.parameters(), lr)
+    test = tasks(data.test)
+    return Experiment(
+        learner,
+        tasks(data.train),
+        tasks(data.validation),
+        {
+            f"{ways}-way {shots}-shot": Test(test, {"steps": 3}, count=2000),
+            f"{ways}-way {shots}-shot, {inner_steps} step": Test(test, count=2000),
+            f"{ways}-way {shots}-shot, 10 steps": Test(test, {"steps": 10}, count=2000),
+        },
+        optimizer,
+        steps,
+        size,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
+        validate=1000,
+        validation_count=600,
+    )
