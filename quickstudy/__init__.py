@@ -21,6 +21,7 @@ from quickstudy.functional import (
 from quickstudy.learner import Learner
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
+from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.prototypical import PrototypicalNetwork
 from quickstudy.learners.ridge import RidgeRegression
 from quickstudy.nets import use_batch_statistics
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MAML",
+    "MAMLPlusPlus",
     "SGD",
     "CheckpointError",
     "Checkpoints",

@@ -51,6 +51,13 @@ class Learner(nn.Module, ABC, Generic[State]):
         """The scalar whose gradient improves the parameters."""
         return self.criterion(self.predict(self.adapt(task.support), task.query.x), task.query)
 
+    def anneal(self, done: int) -> None:
+        """Sets what changes in the course of training to what it is after `done` meta-steps.
+
+        `train` calls this before every step, so that a run that goes on sees what it would
+        have seen. By default nothing changes. What `predict` depends on must not.
+        """
+
     @final
     def forward(self, tasks: TaskBatch) -> Tensor:
         """The loss of every task (T,). This is what DDP, FSDP and compile wrap."""

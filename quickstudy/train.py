@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from quickstudy.functional import tree_map
+from quickstudy.learner import Learner
 from quickstudy.task import TaskDistribution, batches, entropy
 
 
@@ -36,8 +37,9 @@ def train(
     """Does a step, yields, does the next.
 
     There are no callbacks: log, evaluate, schedule, save and stop in the `for` that
-    drives this. Tasks and torch's global random state are functions of (seed, rank, step),
-    so a run that stopped after step n goes on, to the bit, with `start=n`.
+    drives this. Tasks and torch's global random state are functions of (seed, rank, step), and
+    what learners anneal is one of the step, so a run that stopped after step n goes on, to the
+    bit, with `start=n`.
 
     Args:
         learner: a `Learner`, or one inside DDP, FSDP or `torch.compile`.
@@ -50,7 +52,10 @@ def train(
     """
     where = torch.device(device) if device is not None else next(learner.parameters()).device
     stream = batches(tasks, size, steps=steps, start=start, seed=seed, rank=rank)
+    learners = [module for module in learner.modules() if isinstance(module, Learner)]
     for number, batch in enumerate(stream, start + 1):
+        for each in learners:
+            each.anneal(number - 1)
         batch = tree_map(lambda leaf: leaf.to(where, non_blocking=True), batch)
         noise = entropy(seed, rank, number) + 1  # + 1: not the numbers of the next tasks
         seen: list[Tensor] = []

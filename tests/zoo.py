@@ -10,6 +10,7 @@ import torch
 from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
 from quickstudy.functional import squared_error
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
+from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.ridge import RidgeRegression
 from quickstudy.nets import MLP, Conv4, use_batch_statistics
 from quickstudy.testing import Blobs, Case, Lines, Trait
@@ -59,6 +60,13 @@ ZOO = {
     "fomaml": Entry(lambda: fomaml(mlp(), lr=0.1), BLOBS, HEAD),
     "anil": Entry(lambda: anil(mlp(), lr=0.1), BLOBS, HEAD),
     "boil": Entry(lambda: boil(mlp(), lr=0.1), BLOBS, HEAD),
+    "maml_pp": Entry(lambda: MAMLPlusPlus(mlp(), steps=3, multi_step=30), BLOBS, HEAD),
+    "maml_pp_conv": Entry(
+        lambda: MAMLPlusPlus(conv(), steps=2, multi_step=2, first_order=1),
+        IMAGES,
+        BATCH,
+        steps=20,
+    ),
     "prototypical": Entry(lambda: PrototypicalNetwork(MLP(8, 8)), BLOBS, {"additive"}),
     "conditional_neural_process": Entry(
         lambda: ConditionalNeuralProcess(width=16), LINES, {"additive", "empty support"}
