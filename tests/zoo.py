@@ -2,15 +2,23 @@
 run over. `declared` says what is true of a learner and not of all (`quickstudy.testing.Trait`).
 """
 
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
 from quickstudy.functional import squared_error
+from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
+from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.maml_pp import MAMLPlusPlus
+from quickstudy.learners.meta_curvature import MetaCurvature
+from quickstudy.learners.meta_sgd import MetaSGD
+from quickstudy.learners.proto_maml import ProtoMAML
+from quickstudy.learners.reptile import Reptile
 from quickstudy.learners.ridge import RidgeRegression
 from quickstudy.nets import MLP, Conv4, use_batch_statistics
 from quickstudy.testing import Blobs, Case, Lines, Trait
@@ -48,6 +56,10 @@ def conv() -> Conv4:
     return use_batch_statistics(Conv4(3, channels=4, size=16))
 
 
+def film() -> FiLM:
+    return use_batch_statistics(film_conv4(3, context=16, channels=8, size=16))
+
+
 HEAD: set[Trait] = {"class order matters", "empty support"}
 BATCH: set[Trait] = {"class order matters", "padding counts"}
 
@@ -60,12 +72,39 @@ ZOO = {
     "fomaml": Entry(lambda: fomaml(mlp(), lr=0.1), BLOBS, HEAD),
     "anil": Entry(lambda: anil(mlp(), lr=0.1), BLOBS, HEAD),
     "boil": Entry(lambda: boil(mlp(), lr=0.1), BLOBS, HEAD),
-    "maml_pp": Entry(lambda: MAMLPlusPlus(mlp(), steps=3, multi_step=30), BLOBS, HEAD),
+    "maml_pp": Entry(lambda: MAMLPlusPlus(mlp(), steps=3, multi_step_until=30), BLOBS, HEAD),
     "maml_pp_conv": Entry(
-        lambda: MAMLPlusPlus(conv(), steps=2, multi_step=2, first_order=1),
+        lambda: MAMLPlusPlus(conv(), steps=2, multi_step_until=2, first_order_until=1),
         IMAGES,
         BATCH,
         steps=20,
+    ),
+    "cavia": Entry(
+        lambda: CAVIA(ContextInput(MLP(8 + 16, 3)), context=16, steps=3), BLOBS, HEAD, lr=3e-2
+    ),
+    "cavia_line": Entry(
+        lambda: CAVIA(ContextInput(MLP(1 + 2, 1)), context=2, criterion=squared_error),
+        LINES,
+        {"empty support"},
+    ),
+    "cavia_film": Entry(lambda: CAVIA(film(), context=16, steps=2), IMAGES, BATCH, lr=2e-2),
+    "proto_maml": Entry(lambda: ProtoMAML(MLP(8, 8)), BLOBS, set()),
+    "reptile": Entry(lambda: Reptile(mlp(), batch=None), BLOBS, HEAD),
+    "reptile_inductive": Entry(
+        lambda: Reptile(conv(), batch=None, transductive=False), IMAGES, BATCH, steps=20
+    ),
+    "imaml": Entry(lambda: IMAML(mlp()), BLOBS, HEAD),
+    "imaml_conv": Entry(lambda: IMAML(conv(), steps=3, cg_steps=2), IMAGES, BATCH, steps=20),
+    "imaml_head": Entry(
+        lambda: IMAML(mlp(), adapts=partial(operator.contains, ["head.weight", "head.bias"])),
+        BLOBS,
+        HEAD,
+    ),
+    "meta_sgd": Entry(lambda: MetaSGD(mlp()), BLOBS, HEAD),
+    "meta_sgd_conv": Entry(lambda: MetaSGD(conv()), IMAGES, BATCH, steps=20),
+    "meta_curvature": Entry(lambda: MetaCurvature(mlp(), lr=0.1), BLOBS, HEAD),
+    "meta_curvature_conv": Entry(
+        lambda: MetaCurvature(conv(), lr=0.1, steps=1), IMAGES, BATCH, steps=20
     ),
     "prototypical": Entry(lambda: PrototypicalNetwork(MLP(8, 8)), BLOBS, {"additive"}),
     "conditional_neural_process": Entry(

@@ -14,8 +14,6 @@ Differs from the paper: it collects running statistics of normalisation for ever
 as in effect in its released code, which never reads these, all passes normalise by the batch.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -28,27 +26,26 @@ from quickstudy.task import Examples, Task
 
 
 class MAMLPlusPlus(Learner[Params]):
-    """A state is the network's adapted parameters, and its normalisation's of the last step.
+    """A state is the network's parameters, those of normalisation being the last step's.
 
-    With `multi_step=0, learn_rates=False, per_step_norm=False` this is MAML. More inner steps
-    than `rates` has rows, as `steps` may be set to at test, use the last row again.
+    With `multi_step_until=0, learn_rates=False, per_step_norm=False` this is MAML. More inner
+    steps than `rates` has rows, as `steps` may be set to at test, use the last row again.
 
     Args:
-        net: any module of one input; its parameters are where adaptation starts. With
-            `per_step_norm`, those of its normalisation layers are frozen: they are where the
-            learned ones of every step start.
+        net: any module of one input; its trainable parameters are where adaptation starts.
+            With `per_step_norm`, those of its normalisation layers are where the ones of every
+            step start, and are frozen themselves.
         lr: where the rates start.
         steps: of the inner gradient descent.
-        multi_step: meta-steps in which the weight of the query losses moves from all inner
-            steps alike to the last one (0: it alone counts from the beginning).
+        multi_step_until: the meta-step by which the weight of the query losses has moved from
+            all inner steps alike to the last one (0: it alone counts from the beginning).
         learn_rates: of every inner step and parameter tensor, as rows and columns of `rates`.
         per_step_norm: every inner step has its own weights and biases of normalisation
             layers. They are meta-learned, not adapted.
-        first_order: for so many meta-steps; then the second.
-        adapts: says by a parameter's name whether adaptation changes it.
+        first_order_until: the meta-step after which derivatives are of the second order.
     """
 
-    share: Tensor  # ()  of the query loss's weight that has moved to the last inner step
+    share: Tensor  # ()  of the query losses' weight, moved to the last inner step so far
 
     def __init__(
         self,
@@ -56,30 +53,24 @@ class MAMLPlusPlus(Learner[Params]):
         *,
         lr: float = 0.1,
         steps: int = 5,
-        multi_step: int = 5000,
+        multi_step_until: int = 5000,
         learn_rates: bool = True,
         per_step_norm: bool = True,
-        first_order: int = 0,
-        adapts: Callable[[str], bool] | None = None,
+        first_order_until: int = 0,
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
         if steps < 1:
             raise ValueError(f"steps={steps}: MAML++ learns the rate of each, so have some.")
         self.net, self.steps = net, steps
-        self.multi_step, self.first_order = multi_step, first_order
+        self.multi_step_until, self.first_order_until = multi_step_until, first_order_until
         self.norms = nn.ParameterDict()
         for name, p in _of_norms(net).items() if per_step_norm else ():
             self.norms[name.replace(".", "/")] = p.detach().expand(steps, *p.shape).clone()
             p.requires_grad_(False)
-        self.adapted = [
-            name
-            for name, p in net.named_parameters()
-            if p.requires_grad and (adapts is None or adapts(name))
-        ]
+        self.adapted = [name for name, p in net.named_parameters() if p.requires_grad]
         if not self.adapted:
-            names = ", ".join(name for name, _ in net.named_parameters()) or "none"
-            raise ValueError(f"`adapts` picks no trainable parameter. The net has: {names}.")
+            raise ValueError("The net has nothing that adaptation could change: unfreeze some.")
         rates = torch.full((steps, len(self.adapted)), lr)
         self.rates = nn.Parameter(rates, requires_grad=learn_rates)
         self.register_buffer("share", torch.zeros(()), persistent=False)
@@ -88,9 +79,9 @@ class MAMLPlusPlus(Learner[Params]):
     def anneal(self, done: int) -> None:
         """Sets the weights of the query losses and the order of derivatives to what they are
         after `done` meta-steps."""
-        self.is_first_order = done < self.first_order
-        self.is_multi_step = done < self.multi_step
-        self.share.fill_(done / self.multi_step if self.is_multi_step else 1)
+        self.is_first_order = done < self.first_order_until
+        self.is_multi_step = done < self.multi_step_until
+        self.share.fill_(done / self.multi_step_until if self.is_multi_step else 1)
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """All inner steps on the support set, from the learned start or `state`."""
