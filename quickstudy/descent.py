@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -40,17 +41,20 @@ SGD = InnerOptimizer(_no_memory, _as_is)  # steepest descent: the directions are
 
 def momentum(beta: float = 0.9, *, nesterov: bool = False) -> InnerOptimizer:
     """Heavy-ball or Nesterov momentum, as `torch.optim.SGD` defines them (no dampening)."""
+    return InnerOptimizer(_no_velocity, partial(_accelerated, beta, nesterov))
 
-    def init(params: Params) -> Memory:
-        return tree_map(torch.zeros_like, params)
 
-    def update(slopes: Params, memory: Memory) -> tuple[Params, Memory]:
-        velocity = tree_map(lambda v, slope: beta * v + slope, memory, slopes)
-        if nesterov:
-            return tree_map(lambda v, slope: slope + beta * v, velocity, slopes), velocity
-        return velocity, velocity
+def _no_velocity(params: Params) -> Memory:
+    return tree_map(torch.zeros_like, params)
 
-    return InnerOptimizer(init, update)
+
+def _accelerated(
+    beta: float, nesterov: bool, slopes: Params, memory: Memory
+) -> tuple[Params, Memory]:
+    velocity = tree_map(lambda v, slope: beta * v + slope, memory, slopes)
+    if nesterov:
+        return tree_map(lambda v, slope: slope + beta * v, velocity, slopes), velocity
+    return velocity, velocity
 
 
 def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> InnerOptimizer:
@@ -58,29 +62,31 @@ def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> InnerO
 
     Where a slope has been zero all along, the square root has no derivative; zero is used.
     """
-    first, second = betas
+    return InnerOptimizer(_no_moments, partial(_scaled, *betas, eps))
 
-    def init(params: Params) -> Memory:
-        zero = next(iter(params.values())).new_zeros(())
-        return tree_map(torch.zeros_like, params), tree_map(torch.zeros_like, params), zero
 
-    def update(slopes: Params, memory: Memory) -> tuple[Params, Memory]:
-        means, squares, done = memory
-        done = done + 1
-        means = tree_map(lambda m, slope: first * m + (1 - first) * slope, means, slopes)
-        squares = tree_map(
-            lambda s, slope: second * s + (1 - second) * slope * slope, squares, slopes
-        )
+def _no_moments(params: Params) -> Memory:
+    zero = next(iter(params.values())).new_zeros(())
+    return tree_map(torch.zeros_like, params), tree_map(torch.zeros_like, params), zero
 
-        def direction(mean: Tensor, square: Tensor) -> Tensor:
-            moved = square > 0
-            root = torch.where(moved, torch.where(moved, square, 1).sqrt(), 0)
-            root = root / (1 - second**done).sqrt()
-            return mean / (1 - first**done) / (root + eps)
 
-        return tree_map(direction, means, squares), (means, squares, done)
+def _scaled(
+    first: float, second: float, eps: float, slopes: Params, memory: Memory
+) -> tuple[Params, Memory]:
+    means, squares, done = memory
+    done = done + 1
+    means = tree_map(lambda m, slope: first * m + (1 - first) * slope, means, slopes)
+    squares = tree_map(
+        lambda s, slope: second * s + (1 - second) * slope * slope, squares, slopes
+    )
 
-    return InnerOptimizer(init, update)
+    def direction(mean: Tensor, square: Tensor) -> Tensor:
+        moved = square > 0
+        root = torch.where(moved, torch.where(moved, square, 1).sqrt(), 0)
+        root = root / (1 - second**done).sqrt()
+        return mean / (1 - first**done) / (root + eps)
+
+    return tree_map(direction, means, squares), (means, squares, done)
 
 
 def descend(
