@@ -19,10 +19,16 @@ from quickstudy.functional import (
     with_gradient,
 )
 from quickstudy.learner import Learner
+from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
+from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
+from quickstudy.learners.meta_curvature import MetaCurvature
+from quickstudy.learners.meta_sgd import MetaSGD
+from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import PrototypicalNetwork
+from quickstudy.learners.reptile import Adapted, Reptile
 from quickstudy.learners.ridge import RidgeRegression
 from quickstudy.nets import use_batch_statistics
 from quickstudy.task import Examples, Task, TaskDistribution, batches
@@ -31,24 +37,33 @@ from quickstudy.train import Step, train
 __version__ = "0.1.0"
 
 __all__ = [
+    "CAVIA",
+    "IMAML",
     "MAML",
-    "MAMLPlusPlus",
     "SGD",
+    "Adapted",
     "CheckpointError",
     "Checkpoints",
     "ConditionalNeuralProcess",
+    "ContextInput",
     "Difference",
     "Examples",
     "FewShot",
     "FewShotClassifier",
     "FewShotRegressor",
+    "FiLM",
     "Gaussian",
     "GaussianProcess",
     "InnerOptimizer",
     "Learner",
+    "MAMLPlusPlus",
+    "MetaCurvature",
+    "MetaSGD",
     "Plan",
+    "ProtoMAML",
     "PrototypicalNetwork",
     "Report",
+    "Reptile",
     "RidgeRegression",
     "Sinusoid",
     "Step",
@@ -65,6 +80,7 @@ __all__ = [
     "descend",
     "doctor",
     "evaluate",
+    "film_conv4",
     "fomaml",
     "gaussian_nll",
     "load",
