@@ -57,7 +57,7 @@ def conv() -> Conv4:
 
 
 def film() -> FiLM:
-    return use_batch_statistics(film_conv4(3, context=16, channels=8, size=16))
+    return use_batch_statistics(film_conv4(3, context=16, channels=8, size=16, pool="stride"))
 
 
 HEAD: set[Trait] = {"class order matters", "empty support"}
@@ -87,8 +87,8 @@ ZOO = {
         LINES,
         {"empty support"},
     ),
-    "cavia_film": Entry(lambda: CAVIA(film(), context=16, steps=2), IMAGES, BATCH, lr=2e-2),
-    "proto_maml": Entry(lambda: ProtoMAML(MLP(8, 8)), BLOBS, set()),
+    "cavia_film": Entry(lambda: CAVIA(film(), context=16, steps=2), IMAGES, BATCH),
+    "proto_maml": Entry(lambda: ProtoMAML(MLP(8, 8), steps=3), BLOBS, set()),
     "reptile": Entry(lambda: Reptile(mlp(), batch=None), BLOBS, HEAD),
     "reptile_inductive": Entry(
         lambda: Reptile(conv(), batch=None, transductive=False), IMAGES, BATCH, steps=20
