@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
+from quickstudy.descent import SGD
 from quickstudy.functional import squared_error
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
@@ -89,12 +90,20 @@ ZOO = {
     ),
     "cavia_film": Entry(lambda: CAVIA(film(), context=16, steps=2), IMAGES, BATCH),
     "proto_maml": Entry(lambda: ProtoMAML(MLP(8, 8), steps=3), BLOBS, set()),
-    "reptile": Entry(lambda: Reptile(mlp(), batch=None), BLOBS, HEAD),
+    "reptile": Entry(lambda: Reptile(mlp(), lr=0.05, batch=None, optimizer=SGD), BLOBS, HEAD),
+    "reptile_adam": Entry(
+        lambda: Reptile(line(), lr=0.02, batch=None, criterion=squared_error),
+        LINES,
+        {"empty support"},
+    ),
     "reptile_inductive": Entry(
-        lambda: Reptile(conv(), batch=None, transductive=False), IMAGES, BATCH, steps=20
+        lambda: Reptile(conv(), lr=0.3, batch=None, optimizer=SGD, transductive=False),
+        IMAGES,
+        BATCH,
+        steps=20,
     ),
     "imaml": Entry(lambda: IMAML(mlp()), BLOBS, HEAD),
-    "imaml_conv": Entry(lambda: IMAML(conv(), steps=3, cg_steps=2), IMAGES, BATCH, steps=20),
+    "imaml_conv": Entry(lambda: IMAML(conv(), steps=1, cg_steps=2), IMAGES, BATCH, steps=10),
     "imaml_head": Entry(
         lambda: IMAML(mlp(), adapts=partial(operator.contains, ["head.weight", "head.bias"])),
         BLOBS,
