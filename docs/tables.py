@@ -5,8 +5,8 @@
 
 A block stands between `<!-- results: NAME -->` and `<!-- /results -->`. NAME is `published` (a
 row for each number that a paper has too), `each` (a section for each recipe), the name of a
-recipe, or `speed`. The numbers come from recipes/results/*.json and benchmarks/results/*.json,
-which the commands that measured them wrote.
+recipe or of one of its results, or `speed`. The numbers come from recipes/results/*.json and
+benchmarks/results/*.json, which the commands that measured them wrote.
 """
 
 import json
@@ -42,41 +42,60 @@ def main(arguments: list[str]) -> int:
 
 
 def _block(name: str) -> str:
-    recipes = sorted(file.stem for file in (ROOT / "recipes").glob("[a-z]*.py"))
+    formats = _formats()
     if name == "published":
-        return _published(recipes)
+        return _published(formats)
     if name == "each":
-        return "\n\n".join(f"## {recipe}\n\n{_recipe(recipe)}" for recipe in recipes)
+        return "\n\n".join(f"## {recipe}\n\n{_recipe(recipe)}" for recipe in formats)
     if name == "speed":
         found = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
         return "\n\n".join(map(_benchmark, found)) or "*Not measured yet: `make bench`.*"
-    if name in recipes:
+    if name in formats:
         return _recipe(name)
+    for recipe in formats:
+        if _may_be(name, formats[recipe]):
+            result = _results().get(name)
+            return _one(result) if result else f"*Not recorded yet: `{name}`.*"
     raise ValueError(
-        f"There is no block {name!r}: name a recipe, `published`, `each` or `speed`."
+        f"There is no block {name!r}: name a recipe, one of its results, `published`, `each` "
+        "or `speed`."
     )
 
 
-def _published(recipes: list[str]) -> str:
-    sources = {recipe: (ROOT / "recipes" / f"{recipe}.py").read_text() for recipe in recipes}
-    recipes = [recipe for recipe in recipes if "\nPAPER" in sources[recipe]]
+def _published(formats: dict[str, str]) -> str:
+    sources = {recipe: (ROOT / "recipes" / f"{recipe}.py").read_text() for recipe in formats}
+    recipes = [recipe for recipe in formats if "\nPAPER" in sources[recipe]]
     rows = [
-        [f"`{recipe}`", *row, f"{result['steps']:,} steps, {_time(result['seconds'])}"]
+        [f"`{name}`", *row, f"{result['steps']:,} steps, {_time(result['seconds'])}"]
         for recipe in recipes
-        if (result := _result(recipe))
+        for name, result in _results(recipe).items()
         for row in _rows(result)
         if row[-1] != UNPUBLISHED
     ]
-    missing = ", ".join(f"`{recipe}`" for recipe in recipes if not _result(recipe))
-    head = ["Recipe", "Tasks", "Metric", "Measured", "Published", "Trained"]
+    missing = ", ".join(f"`{recipe}`" for recipe in recipes if not _results(recipe))
+    head = ["Result", "Tasks", "Metric", "Measured", "Published", "Trained"]
     parts = [_table(head, rows), f"*Not recorded yet: {missing}.*" if missing else ""]
     return "\n\n".join(filter(None, parts))
 
 
 def _recipe(name: str) -> str:
-    result = _result(name)
-    if result is None:
-        return f"*Not recorded yet: `quickstudy train {name} --out runs/{name} --record`.*"
+    """The section of a recipe: its result, or a line for each of its results."""
+    results = _results(name)
+    if not results:
+        return f"*Not recorded yet: `quickstudy train {name} --record`.*"
+    if _formats()[name] == name:
+        return _one(results[name])
+    rows = [[f"`{key}`", *row] for key, result in results.items() for row in _rows(result)]
+    return "\n\n".join(
+        [
+            next(iter(results.values()))["about"],
+            _table(["Result", "Tasks", "Metric", "Measured", "Published"], rows),
+        ]
+    )
+
+
+def _one(result: Any) -> str:
+    """All that there is to say of one result."""
     cards = [row["card"] for row in result["measured"].values()]
     shared = {k: v for k, v in cards[0].items() if all(c.get(k) == v for c in cards)}
     return "\n\n".join(
@@ -91,9 +110,25 @@ def _recipe(name: str) -> str:
     )
 
 
-def _result(recipe: str) -> Any:
-    file = ROOT / "recipes" / "results" / f"{recipe}.json"
-    return json.loads(file.read_text()) if file.exists() else None
+def _formats() -> dict[str, str]:
+    """Of every recipe, by name: what its results are called, as a format of its settings."""
+    found = {}
+    for file in sorted((ROOT / "recipes").glob("[a-z]*.py")):
+        said = re.search(r'^RESULT = "(.+)"', file.read_text(), re.MULTILINE)
+        found[file.stem] = said[1] if said else file.stem
+    return found
+
+
+def _may_be(name: str, form: str) -> bool:
+    parts = re.split(r"\{.*?\}", form)
+    return len(parts) > 1 and bool(re.fullmatch(".+".join(map(re.escape, parts)), name))
+
+
+def _results(recipe: str | None = None) -> dict[str, Any]:
+    """The stored results, by name: all, or those of a recipe."""
+    files = sorted((ROOT / "recipes" / "results").glob("*.json"))
+    found = {file.stem: json.loads(file.read_text()) for file in files}
+    return {k: v for k, v in found.items() if recipe in (None, v["recipe"])}
 
 
 def _rows(result: Any) -> Iterator[list[str]]:

@@ -8,7 +8,7 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias
@@ -43,7 +43,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> None:
 
 
 def list_(*, json: bool = False) -> None:
-    """Shows the learners, the data sets and the recipes that there are.
+    """Shows the learners, the data sets, the recipes and the stored results that there are.
 
     Example: quickstudy list
 
@@ -51,6 +51,7 @@ def list_(*, json: bool = False) -> None:
         json: print JSON instead of a table.
     """
     found = {"learners": _learners(), "datasets": _datasets(), "recipes": _recipes()}
+    found["results"] = _results()
     if json:
         return _print_json(found)
     console = Console()
@@ -238,7 +239,12 @@ def train(name: str, arguments: Sequence[str]) -> None:
     common: list[Any] = [
         (key, Annotated[kind, tyro.conf.arg(help=about)], field(default=default))
         for key, kind, default, about in (
-            ("out", Path, Path("runs") / Path(name).stem, "folder of the run"),
+            (
+                "out",
+                Path | None,
+                None,
+                "folder of the run; in runs/ if not given",
+            ),
             ("how", How, "recipe", "way of executing tasks; auto measures which is fastest"),
             ("device", str, "cpu", "cpu or cuda"),
             ("record", bool, False, "also store the result in recipes/results"),
@@ -258,7 +264,9 @@ def train(name: str, arguments: Sequence[str]) -> None:
         )
     )
     options = {key: chosen[key] for key in chosen if key not in settings}
-    _train(name, {key: chosen[key] for key in settings}, **options)
+    chosen = {key: chosen[key] for key in settings}
+    options["out"] = options["out"] or Path("runs") / recipe.result_name(module, chosen)
+    _train(name, chosen, **options)
 
 
 def _train(
@@ -288,16 +296,12 @@ def _train(
     if record:
         place = recipe.folders()[0] / "results"
         place.mkdir(exist_ok=True)
-        (place / f"{result['recipe']}.json").write_text(_dumps(result) + "\n")
+        (place / f"{result['name']}.json").write_text(_dumps(result) + "\n")
     if json:
         return _print_json(result)
-    for row, metrics in result["measured"].items():
-        numbers = {metric: v for metric, v in metrics.items() if metric != "card"}
-        says = ", ".join(
-            f"{m} {_said(v['mean'])} ± {_said(v['interval'])}" for m, v in numbers.items()
-        )
+    for row, says in zip(result["measured"], _rows(result), strict=True):
         paper = result["paper"].get(row)
-        print(f"{row}: {says}" + (f"  (paper: {paper})" if paper else ""))
+        print(says + (f"  (paper: {paper})" if paper else ""))
     print(f"{out / 'result.json'}; pictures: quickstudy report {out}", file=sys.stderr)
 
 
@@ -472,6 +476,21 @@ def _datasets() -> dict[str, str]:
 
 def _recipes() -> dict[str, str]:
     return {name: _headline(recipe.find(name)) for name in recipe.names()}
+
+
+def _results() -> dict[str, str]:
+    """Of every stored result, its numbers."""
+    return {name: "; ".join(_rows(result)) for name, result in recipe.stored().items()}
+
+
+def _rows(result: Json) -> Iterator[str]:
+    """A line for each row of a result."""
+    for row, metrics in result["measured"].items():
+        numbers = {metric: v for metric, v in metrics.items() if metric != "card"}
+        says = ", ".join(
+            f"{m} {_said(v['mean'])} ± {_said(v['interval'])}" for m, v in numbers.items()
+        )
+        yield f"{row}: {says}"
 
 
 def _headline(thing: Any) -> str:

@@ -1,8 +1,9 @@
 """Recipes: one file per reproduced result, and the runs that come of them.
 
 A recipe is a Python file with a function `recipe(*, ...) -> Experiment`, whose keywords are
-its settings, and `PAPER`, the numbers to compare with. A run is a folder: checkpoints while it
-trains, and `result.json` when it is done.
+its settings, and `PAPER`, the numbers to compare with. A recipe of several results says by
+`RESULT`, a format of its settings such as `"caltech101_{learner}_{shots}shot"`, what each is
+called. A run is a folder: checkpoints while it trains, and `result.json` when it is done.
 """
 
 import difflib
@@ -128,6 +129,31 @@ def find(name: str) -> ModuleType:
     near = difflib.get_close_matches(name, names(), 1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names())}."
     raise ValueError(f"There is no recipe {name!r}. {hint}")
+
+
+def result_name(module: ModuleType, settings: Mapping[str, Json]) -> str:
+    """What the result of these settings is called: the recipe's `RESULT`, filled in, or the
+    name of its file.
+
+    Raises:
+        ValueError: `RESULT` names a setting that the recipe has not, or makes no file name.
+    """
+    stem = Path(module.__file__ or "").stem
+    try:
+        name = getattr(module, "RESULT", stem).format(**{**_defaults(module), **settings})
+    except KeyError as error:
+        raise ValueError(
+            f"RESULT of {stem} names {error}, which is no setting of it."
+        ) from None
+    if not name or Path(name).name != name:
+        raise ValueError(f"RESULT of {stem} makes {name!r}, which cannot name a file.")
+    return name
+
+
+def stored() -> dict[str, Json]:
+    """The results that `quickstudy train --record` has stored, by name."""
+    files = sorted(file for place in folders() for file in place.glob("results/*.json"))
+    return {file.stem: json.loads(file.read_text()) for file in files}
 
 
 def start(
@@ -284,6 +310,7 @@ def finish(run: Run, *, count: int | None = None) -> Json:
         report = measure(best, test, count=count)
         rows[name] = {**report.to_json()["summary"], "card": dict(report.card)}
     result = {
+        "name": result_name(module, run.settings),
         "recipe": Path(run.recipe).stem,
         "about": inspect.getdoc(module),
         "paper": getattr(module, "PAPER", {}),
@@ -343,10 +370,7 @@ def _build(
     folder: Path,
     device: torch.device | str,
 ) -> Run:
-    defaults = {
-        key: parameter.default
-        for key, parameter in inspect.signature(module.recipe).parameters.items()
-    }
+    defaults = _defaults(module)
     for key in settings:
         if key not in defaults:
             near = difflib.get_close_matches(key, defaults, 1)
@@ -360,6 +384,11 @@ def _build(
     experiment.learner.to(device)
     experiment.train.to(device)
     return Run(folder, name, settings, experiment, settings.get("seed", 0))
+
+
+def _defaults(module: ModuleType) -> dict[str, Json]:
+    parameters = inspect.signature(module.recipe).parameters
+    return {key: parameter.default for key, parameter in parameters.items()}
 
 
 def _same(run: Run, facts: Mapping[str, Json]) -> None:

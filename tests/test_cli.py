@@ -126,6 +126,25 @@ def weights(folder: Path) -> set[str]:
     return {path.name for path in last.glob("*.safetensors")}
 
 
+def test_a_recipe_of_several_results(
+    run: Any, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("quickstudy.recipe.folders", lambda: [tmp_path / "recipes"])
+    (tmp_path / "recipes").mkdir()
+    Path(recipe).write_text(RECIPE + '\n\nRESULT = "tiny_{lr}_{seed}"\n')
+    for seed in (0, 1):
+        done = run("train", recipe, "--seed", seed, "--record")
+        assert done.code == 0, done.err
+        stored = tmp_path / "recipes" / "results" / f"tiny_0.01_{seed}.json"
+        assert json.loads(stored.read_text())["settings"]["seed"] == seed
+        assert (tmp_path / "runs" / f"tiny_0.01_{seed}" / "result.json").exists()
+    results = json.loads(run("list", "--json").out)["results"]
+    assert list(results) == ["tiny_0.01_0", "tiny_0.01_1"]
+    Path(recipe).write_text(RECIPE + '\n\nRESULT = "tiny_{shape}"\n')
+    assert "'shape'" in run("train", recipe).err
+
+
 def test_adapt_and_predict(run: Any, recipe: str, letters: Path, tmp_path: Path) -> None:
     out, model = tmp_path / "run", tmp_path / "my.safetensors"
     run("train", recipe, "--out", out)

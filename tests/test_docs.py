@@ -125,6 +125,16 @@ def test_a_new_result_makes_the_pages_out_of_date(
     assert page.read_text().startswith("Before\n")
     assert page.read_text().endswith("<!-- /results -->\nAfter\n")
     assert "transductive no" in tables.renewed("<!-- results: sine -->\n<!-- /results -->")
+    (tmp_path / "recipes" / "many.py").write_text('\nRESULT = "many_{learner}_{shots}shot"\n')
+    one = {"recipe": "many", "about": "Many.", "paper": {}}
+    row = {"accuracy": {"mean": 0.51, "interval": 0.02}, "card": card}
+    (tmp_path / "recipes" / "results" / "many_maml_1shot.json").write_text(
+        recipe.json.dumps({**one, "measured": {"5-way": row}})
+    )
+    block = tables.renewed("<!-- results: many -->\n<!-- /results -->")
+    assert "| `many_maml_1shot` | 5-way | accuracy | 51.0 ± 2.0 % | – |" in block
+    block = tables.renewed("<!-- results: many_anil_1shot -->\n<!-- /results -->")
+    assert "Not recorded yet: `many_anil_1shot`" in block
     with pytest.raises(ValueError, match="no block 'sign'"):
         tables.renewed("<!-- results: sign -->\n<!-- /results -->")
 
