@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quickstudy.task import Examples
 
@@ -80,6 +80,26 @@ def with_gradient(value: Tensor, params: Params, slopes: Params) -> Tensor:
     """
     tilt = [((p - p.detach()) * slopes[name].detach()).sum() for name, p in params.items()]
     return value.detach() + torch.stack(tilt).sum()
+
+
+def trainable(net: nn.Module, adapts: Callable[[str], bool] | None = None) -> Params:
+    """The parameters of `net` by name that require a gradient and whose name `adapts` wants.
+
+    Raises:
+        ValueError: there is none.
+    """
+    params = dict(net.named_parameters())
+    found: Params = {
+        name: p
+        for name, p in params.items()
+        if p.requires_grad and (adapts is None or adapts(name))
+    }
+    if not found:
+        raise ValueError(
+            "There is no trainable parameter to adapt (that `adapts` picks). The net has: "
+            f"{', '.join(params) or 'none'}."
+        )
+    return found
 
 
 def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
 from quickstudy.descent import SGD
@@ -57,6 +58,11 @@ def conv() -> Conv4:
     return use_batch_statistics(Conv4(3, channels=4, size=16))
 
 
+def normed() -> nn.Module:
+    layers = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3)
+    return use_batch_statistics(nn.Sequential(*layers))
+
+
 def film() -> FiLM:
     return use_batch_statistics(film_conv4(3, context=16, channels=8, size=16, pool="stride"))
 
@@ -97,10 +103,9 @@ ZOO = {
         {"empty support"},
     ),
     "reptile_inductive": Entry(
-        lambda: Reptile(conv(), lr=0.3, batch=None, optimizer=SGD, transductive=False),
-        IMAGES,
+        lambda: Reptile(normed(), lr=0.05, batch=None, optimizer=SGD, transductive=False),
+        BLOBS,
         BATCH,
-        steps=20,
     ),
     "imaml": Entry(lambda: IMAML(mlp()), BLOBS, HEAD),
     "imaml_conv": Entry(lambda: IMAML(conv(), steps=1, cg_steps=2), IMAGES, BATCH, steps=10),

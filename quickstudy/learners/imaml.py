@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vjp
 
 from quickstudy.descent import descend
-from quickstudy.functional import Criterion, Params, cross_entropy, tree_map, with_gradient
+from quickstudy.functional import (
+    Criterion,
+    Params,
+    cross_entropy,
+    trainable,
+    tree_map,
+    with_gradient,
+)
 from quickstudy.learner import Learner
 from quickstudy.task import Examples, Task
 
@@ -62,6 +69,7 @@ class IMAML(Learner[Params]):
         self.lr, self.steps, self.strength = lr, steps, strength
         self.cg_steps, self.cg_damping = cg_steps, cg_damping
         self.strength_damping, self.adapts = strength_damping, adapts
+        self.start()  # refuses a choice that leaves nothing to adapt
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """`steps` of gradient descent on the support set, pulled to the learned start, from
@@ -101,7 +109,7 @@ class IMAML(Learner[Params]):
             product = vjp(grad(learning), params)[1]  # the Hessian is its own transpose
             implicit = conjugate_gradients(times, slopes, self.cg_steps)
         loss = with_gradient(value, start, implicit)
-        if len(start) == sum(p.requires_grad for p in self.net.parameters()):
+        if len(start) == len(trainable(self.net)):
             return loss
         # parameters that are not adapted: directly, and by how they move the minimum
         moved = dot(implicit, grad(learning)(params)) / strength
@@ -110,11 +118,7 @@ class IMAML(Learner[Params]):
 
     def start(self) -> Params:
         """The parameters that adaptation changes."""
-        return {
-            name: p
-            for name, p in self.net.named_parameters()
-            if p.requires_grad and (self.adapts is None or self.adapts(name))
-        }
+        return trainable(self.net, self.adapts)
 
     def _misfit(self, params: Params, examples: Examples) -> Tensor:
         return self.criterion(self.predict(params, examples.x), examples)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from quickstudy.descent import InnerOptimizer, adam, descend
-from quickstudy.functional import Criterion, Params, cross_entropy, with_gradient
+from quickstudy.functional import Criterion, Params, cross_entropy, trainable, with_gradient
 from quickstudy.learner import Learner
 from quickstudy.task import Examples, Task
 
@@ -61,6 +61,7 @@ class Reptile(Learner[Adapted]):
         self.lr, self.steps, self.batch = lr, steps, batch
         self.optimizer = adam((0.0, 0.999)) if optimizer is None else optimizer
         self.transductive = transductive
+        self.start()  # refuses a net that has nothing to adapt
 
     def adapt(self, support: Examples, state: Adapted | None = None) -> Adapted:
         """`steps` on the support set, from the learned start or `state`, both constants."""
@@ -105,7 +106,7 @@ class Reptile(Learner[Adapted]):
 
     def start(self) -> Params:
         """The trainable parameters."""
-        return {name: p for name, p in self.net.named_parameters() if p.requires_grad}
+        return trainable(self.net)
 
     def _batches(self, support: Examples) -> list[Examples]:
         if self.batch is None or self.batch >= len(support.x):
