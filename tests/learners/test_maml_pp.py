@@ -221,6 +221,7 @@ def test_what_cannot_be_is_said():
         MAMLPlusPlus(tracking)(batch())
 
 
+@pytest.mark.filterwarnings("ignore")  # of the compiler itself
 @pytest.mark.slow
 def test_compiled_it_is_the_same_in_every_phase():
     learner = disturbed(multi_step_until=4, first_order_until=2)
