@@ -8,8 +8,8 @@ later papers quote it.
 
 Differs: the rates start at 0.4, the fixed rate of MAML here, and not in the paper's range of
 0.005 to 0.1, from which a short training has far to go; the meta-learning rate falls by a
-cosine; and the default of 4,000 steps of 16 tasks, about twelve minutes of one CPU core, has 3 %
-of the tasks of MAML's 60,000 steps of 32.
+cosine; and the default of 4,000 steps of 16 tasks, about twelve minutes of one CPU core, has
+3 % of the tasks of MAML's 60,000 steps of 32.
 """
 
 import torch
