@@ -115,31 +115,47 @@ def by_hand(
     return dict(zip(params, torch.autograd.grad(total, list(params.values())), strict=True))
 
 
+def everything(name: str) -> bool:
+    return True
+
+
+def head(name: str) -> bool:
+    return name.startswith("head.")
+
+
+def body(name: str) -> bool:
+    return name.startswith("body.")
+
+
 @pytest.mark.parametrize("how", ["vmap", "loop"])
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("head_only", [False, True])
+@pytest.mark.parametrize(
+    ("variant", "adapts"), [(MAML, everything), (anil, head), (boil, body)]
+)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_meta_gradient_is_that_of_a_loop_by_hand(
-    steps: int, head_only: bool, first_order: bool, how: How
+    steps: int,
+    variant: Callable[..., MAML],
+    adapts: Callable[[str], bool],
+    first_order: bool,
+    how: How,
 ):
-    def adapts(name: str) -> bool:
-        return name.startswith("head.") or not head_only
-
-    learner = MAML(net(), lr=LR, steps=steps, first_order=first_order, adapts=adapts)
+    learner = variant(net(), lr=LR, steps=steps, first_order=first_order)
     expected = by_hand(learner.net, adapts, steps=steps, first_order=first_order)
     torch.testing.assert_close(gradients(learner, how), expected, rtol=1e-9, atol=1e-11)
 
 
 def test_the_two_orders_differ():
-    # or the test above would say little; of ANIL's body, which is not adapted, too
-    for variant in MAML, anil:
+    # or the test above would say little; of ANIL's body and BOIL's head, which are not
+    # adapted, too
+    for variant in MAML, anil, boil:
         second = gradients(variant(net(), lr=LR, steps=2))
         first = gradients(variant(net(), lr=LR, steps=2, first_order=True))
         for name in second:
             assert not torch.allclose(second[name], first[name], rtol=1e-3), name
 
 
-@pytest.mark.parametrize("variant", [MAML, anil])
+@pytest.mark.parametrize("variant", [MAML, anil, boil])
 def test_meta_gradient_is_that_of_finite_differences(variant: Callable[..., MAML]):
     learner = variant(net(), lr=LR, steps=2)
     params = dict(learner.named_parameters())
@@ -159,24 +175,44 @@ def test_anil_adapts_the_head_only():
     learner = anil(net(), lr=LR)
     state = learner.adapt(tree_map(lambda leaf: leaf[0], batch()).support)
     assert set(state) == {"head.weight", "head.bias"}
-    other = anil(nn.ModuleDict({"body": net(), "header": net()}), head="body")
+    other = anil(nn.ModuleDict({"body": net(), "body_2": net()}), head="body")
     assert all(name.startswith("body.") for name in other.start())
 
 
-def test_anil_whose_head_is_the_net_is_maml():
-    class Whole(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = net()
+def test_boil_adapts_all_but_the_head():
+    learner = boil(net(), lr=LR)
+    state = learner.adapt(tree_map(lambda leaf: leaf[0], batch()).support)
+    assert set(state) == {"body.0.weight", "body.0.bias"}
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(x)
 
-    whole = Whole()
-    learner = anil(whole, lr=LR)
+class Whole(nn.Module):
+    """A net that is all body or all head."""
+
+    def __init__(self, **parts: nn.Module) -> None:
+        super().__init__()
+        self.body = parts.get("body", nn.Identity())
+        self.head = parts.get("head", nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize(("variant", "part"), [(anil, "head"), (boil, "body")])
+def test_where_the_adapted_part_is_the_net_it_is_maml(variant: Callable[..., MAML], part: str):
+    whole = Whole(**{part: net()})
     expected = gradients(MAML(net(), lr=LR))
-    found = torch.autograd.grad(learner(batch()).sum(), list(whole.parameters()))
+    found = torch.autograd.grad(variant(whole, lr=LR)(batch()).sum(), list(whole.parameters()))
     torch.testing.assert_close(list(found), list(expected.values()))
+
+
+def test_what_adapts_is_said_by_names_of_modules_and_parameters():
+    learner = MAML(net(), adapts=["body.0.bias", "head"])
+    assert set(learner.start()) == {"body.0.bias", "head.weight", "head.bias"}
+    assert set(MAML(net(), adapts="body").start()) == {"body.0.weight", "body.0.bias"}
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    assert set(MAML(tied, adapts=["1"]).start()) == {"0.weight", "1.bias"}
+    assert set(boil(tied, head="1").start()) == {"0.bias"}
 
 
 def test_no_step_is_plain_training():
