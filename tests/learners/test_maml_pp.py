@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call
 
 from quickstudy import MAML, Examples, MAMLPlusPlus, Task, fomaml, load, save, train
@@ -223,10 +224,12 @@ def test_what_cannot_be_is_said():
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler itself
 @pytest.mark.slow
-def test_compiled_it_is_the_same_in_every_phase():
+def test_compiled_it_is_the_same_and_each_phase_is_compiled_once():
     learner = disturbed(multi_step_until=4, first_order_until=2)
-    compiled = torch.compile(learner, fullgraph=True)
-    for done in (0, 1, 2, 3, 4, 5):
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(learner, fullgraph=True, backend=counter)
+    compilations = []
+    for done in range(6):
         learner.anneal(done)
         expected = gradients(learner)
         losses = compiled(batch())
@@ -234,3 +237,5 @@ def test_compiled_it_is_the_same_in_every_phase():
         found = torch.autograd.grad(losses.sum(), wanted)
         torch.testing.assert_close(losses, expected[0])
         torch.testing.assert_close([*found], [*expected[1].values()])
+        compilations.append(counter.frame_count)
+    assert compilations[::2] == compilations[1::2], "compiled anew within a phase"
