@@ -3,17 +3,21 @@
 `descend` asks a rule of `InnerOptimizer`'s shape how slopes become directions.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.func import grad
 
 from quickstudy.functional import Params, tree_map
+from quickstudy.recompute import checkpointed, find_reads, slopes
 
 Memory: TypeAlias = Any  # a nest of tuples and dictionaries of tensors
+State: TypeAlias = tuple[Params, Memory]
+Checkpoint: TypeAlias = Literal["sqrt", "mixed"]
 
 
 class InnerOptimizer(NamedTuple):
@@ -97,22 +101,66 @@ def descend(
     steps: int,
     first_order: bool = False,
     optimizer: InnerOptimizer = SGD,
+    checkpoint: Checkpoint | None = None,
+    truncate: int | None = None,
 ) -> Params:
     """`steps` of gradient descent, themselves differentiable.
 
-    `lr` is one rate, or a rate for every name of `params`, of any shape that broadcasts to the
-    parameter's. With `first_order` the slopes are constants to whoever differentiates the
-    result: no second-order path is left, not even through parameters that `loss` reads
-    elsewhere.
+    Args:
+        lr: one rate, or a rate for every name of `params`, of any shape that broadcasts to the
+            parameter's.
+        first_order: the slopes are constants to whoever differentiates the result: no
+            second-order path is left, not even through parameters that `loss` reads elsewhere.
+        checkpoint: what is kept for the derivative, which it does not change. None: all that
+            the steps compute. "sqrt": the state before every group of about √steps; a group is
+            done again in the backward pass. "mixed": the parameters before every step; the
+            derivative of each slope is computed there (Kemaev et al., 2025, arXiv:2505.00793).
+        truncate: only the slopes of that many last steps are differentiated, those before are
+            constants (Shaban et al., 2019, arXiv:1810.10667). None: those of all.
+
+    Raises:
+        ValueError: `checkpoint` is none of these; or, with one, `loss` reads other tensors when
+            it is called again.
     """
     rate = lr if isinstance(lr, Mapping) else dict.fromkeys(params, lr)
-    memory = optimizer.init(params)
-    for _ in range(steps):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
-            slopes = grad(loss)(params)
-        directions, memory = optimizer.update(slopes, memory)
-        params = {name: _stepped(p, directions[name], rate[name]) for name, p in params.items()}
-    return params
+
+    def advance(slope: Callable[[Params], Params], state: State) -> State:
+        params, memory = state
+        directions, memory = optimizer.update(slope(params), memory)
+        return {n: _stepped(p, directions[n], rate[n]) for n, p in params.items()}, memory
+
+    def constant(params: Params) -> Params:
+        with torch.no_grad():
+            return grad(loss)(params)
+
+    state = params, optimizer.init(params)
+    exact = steps if torch.is_grad_enabled() and not first_order else 0
+    exact = exact if truncate is None else min(exact, truncate)
+    for _ in range(steps - exact):
+        state = advance(constant, state)
+    if exact == 0 or checkpoint is None:
+        for _ in range(exact):
+            state = advance(grad(loss), state)
+    elif checkpoint == "mixed":
+        slope = slopes(loss, find_reads(loss, params))
+        for _ in range(exact):
+            state = advance(slope, state)
+    elif checkpoint == "sqrt":
+        reads = find_reads(partial(advance, grad(loss)), state)
+        groups = math.isqrt(exact)
+        for group in range(groups):
+            size = len(range(group, exact, groups))  # as equal as can be
+            step = partial(advance, grad(loss))
+            state = checkpointed(partial(_repeated, step, size), reads)(state)
+    else:
+        raise ValueError(f"checkpoint={checkpoint!r} is neither None, 'sqrt' nor 'mixed'.")
+    return state[0]
+
+
+def _repeated(step: Callable[[State], State], times: int, state: State) -> State:
+    for _ in range(times):
+        state = step(state)
+    return state
 
 
 def _stepped(p: Tensor, direction: Tensor, rate: float | Tensor) -> Tensor:

@@ -1,14 +1,33 @@
-"""Inner optimisers against torch.optim, and their derivatives against finite differences."""
+"""Inner optimisers against torch.optim, and derivatives against finite differences: of what is
+computed again in the backward pass, too."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
-from torch.func import grad
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.func import functional_call, grad, vmap
 
-from quickstudy import SGD, InnerOptimizer, adam, descend, momentum
-from quickstudy.functional import Params
+from quickstudy import (
+    MAML,
+    SGD,
+    InnerOptimizer,
+    adam,
+    anil,
+    descend,
+    momentum,
+    use_batch_statistics,
+)
+from quickstudy.descent import Checkpoint
+from quickstudy.execution import over_tasks
+from quickstudy.functional import Params, cross_entropy, tree_map
+from quickstudy.learners.meta_curvature import MetaCurvature
+from quickstudy.nets import MLP, Conv4
+from quickstudy.task import Examples, Task
+from quickstudy.testing import Blobs
 
 Rule = tuple[InnerOptimizer, Callable[[list[Tensor]], torch.optim.Optimizer]]
 RULES: dict[str, Rule] = {
@@ -62,3 +81,257 @@ def test_adam_can_be_differentiated_where_a_slope_is_zero(double: None) -> None:
         return end["b"].sum() + end["a"].square().sum()
 
     assert grad(after)(torch.randn(3)).isfinite().all()
+
+
+CHECKPOINTS: tuple[Checkpoint, ...] = ("sqrt", "mixed")
+
+
+def blobs(*shape: int) -> Task[Examples]:
+    drawn = Blobs(shape=shape or (8,)).sample(3, torch.Generator().manual_seed(0))
+    return tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, drawn)
+
+
+def agree(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    torch.testing.assert_close(list(found), list(expected), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("how", ["loop", "vmap"])
+def test_checkpoints_change_no_derivative(how: Any, rule: str, double: None) -> None:
+    # with respect to the start, parameters that are not adapted, learned rates and inputs, all
+    # of which the closure reads
+    net, (support, query) = MLP(8, 3, hidden=(5,), activation=nn.Tanh), blobs()
+    head = {n: p for n, p in net.named_parameters() if n.startswith("head")}
+    rates = {n: torch.full_like(p, 0.3).requires_grad_() for n, p in head.items()}
+    stretch = torch.ones(8, requires_grad=True)
+    x = support.x.clone().requires_grad_()
+    wanted = [*net.parameters(), *rates.values(), stretch, x]
+
+    def gradients(checkpoint: Checkpoint | None, lr: Any, names: Sequence[str]) -> list[Tensor]:
+        def one(x: Tensor, y: Tensor, weight: Tensor, query_x: Tensor) -> Tensor:
+            x = x * stretch
+            shown = Examples(x, y, weight)
+            start: Params = {n: p for n, p in net.named_parameters() if n in names}
+            end = descend(
+                lambda fast: cross_entropy(functional_call(net, fast, (x,)), shown),
+                start,
+                lr=lr,
+                steps=5,
+                optimizer=RULES[rule][0],
+                checkpoint=checkpoint,
+            )
+            return functional_call(net, end, (query_x,)).square().sum()
+
+        losses = over_tasks(one, how)(x, support.y, support.weight, query.x)
+        found = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
+        given = [slope for slope in found if slope is not None]
+        assert len(given) == len(wanted) - (0 if lr is rates else len(rates))
+        return [losses, *given]
+
+    everything = [n for n, _ in net.named_parameters()]
+    for lr, names in (rates, list(head)), (0.3, everything):
+        expected = gradients(None, lr, names)
+        for checkpoint in CHECKPOINTS:
+            agree(gradients(checkpoint, lr, names), expected)
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+@pytest.mark.parametrize("rule", RULES)
+def test_checkpoints_against_finite_differences(
+    rule: str, checkpoint: Checkpoint, double: None
+) -> None:
+    def after(a: Tensor, b: Tensor) -> Tensor:
+        end = descend(
+            lambda params: bowl({**params, "b": b}),
+            {"a": a},
+            lr=0.05,
+            steps=5,
+            optimizer=RULES[rule][0],
+            checkpoint=checkpoint,
+        )
+        return end["a"]
+
+    start = [torch.randn(3, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(after, start)
+    if rule == "sgd":
+        assert torch.autograd.gradgradcheck(after, start)
+
+
+class LastState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.gru(x)[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.2, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).mean(1))
+
+
+class Cube(Function):
+    """Has no forward derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * slopes[0]
+
+
+class Cubes(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return cast(Tensor, Cube.apply(super().forward(input)))
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv": (lambda: use_batch_statistics(Conv4(3, channels=2, size=16)), (1, 16, 16)),
+    "gru": (LastState, (6, 4)),
+    "attention and dropout": (Attention, (6, 4)),
+    "its own derivative": (lambda: nn.Sequential(nn.Linear(8, 4), Cubes(4, 3)), (8,)),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("how", ["loop", "vmap"])
+def test_checkpoints_of_any_net(how: Any, name: str, double: None) -> None:
+    make, shape = NETS[name]
+    if (name, how) == ("gru", "vmap"):
+        pytest.skip("nn.GRU has no batching rule")
+    outcomes = []
+    for checkpoint in (None, *CHECKPOINTS):
+        torch.manual_seed(1)
+        learner = MAML(make(), lr=0.1, steps=3, checkpoint=checkpoint)
+        learner.how = how
+        losses = learner(blobs(*shape))
+        drawn = torch.rand(())  # as many random numbers were drawn
+        slopes = torch.autograd.grad(losses.sum(), list(learner.parameters()))
+        outcomes.append([losses, drawn, *slopes])
+    agree(outcomes[1], outcomes[0])
+    agree(outcomes[2], outcomes[0])
+
+
+def test_a_learned_rule_is_learned_with_checkpoints(double: None) -> None:
+    learner = MetaCurvature(MLP(8, 3, hidden=(5,)), lr=0.1, steps=3)
+    with torch.no_grad():
+        for p in learner.parameters():
+            p += 0.1 * torch.randn_like(p)
+    support = tree_map(lambda leaf: leaf[0], blobs()).support
+
+    def gradients(checkpoint: Checkpoint | None) -> tuple[Tensor, ...]:
+        end = descend(
+            lambda fast: cross_entropy(learner.predict(fast, support.x), support),
+            learner.start(),
+            lr=0.1,
+            steps=3,
+            optimizer=SGD._replace(update=learner.update),
+            checkpoint=checkpoint,
+        )
+        total = torch.stack([p.square().sum() for p in end.values()]).sum()
+        return torch.autograd.grad(total, list(learner.parameters()))
+
+    expected = gradients(None)
+    for checkpoint in CHECKPOINTS:
+        agree(gradients(checkpoint), expected)
+
+
+def test_checkpoints_can_be_nested(double: None) -> None:
+    a, b = torch.randn(2, 3, requires_grad=True), torch.randn(3, requires_grad=True)
+
+    def gradients(outside: Checkpoint | None, inside: Checkpoint | None) -> tuple[Tensor, ...]:
+        def one(a: Tensor, b: Tensor) -> Tensor:
+            def outer(params: Params) -> Tensor:
+                def inner(fast: Params) -> Tensor:
+                    return (fast["p"] * params["p"] * b).sin().sum() + (fast["p"] - a).pow(
+                        4
+                    ).sum()
+
+                fast = descend(inner, params, lr=0.1, steps=2, checkpoint=inside)
+                return (fast["p"] * a).cos().sum() + (b * params["p"]).square().sum()
+
+            end = descend(outer, {"p": a}, lr=0.1, steps=4, checkpoint=outside)
+            return end["p"].sin().sum()
+
+        return torch.autograd.grad(vmap(one, (0, None))(a, b).sum(), (a, b))
+
+    expected = gradients(None, None)
+    for outside, inside in itertools.product(CHECKPOINTS, CHECKPOINTS):
+        agree(gradients(outside, inside), expected)
+
+
+def test_checkpoints_under_transforms(double: None) -> None:
+    def after(checkpoint: Any, a: Tensor) -> Tensor:
+        end = descend(bowl, {"a": a, "b": a}, lr=0.1, steps=5, checkpoint=checkpoint)
+        return end["a"].sum() * end["b"].prod()
+
+    a = torch.randn(2, 3)
+    for checkpoint in CHECKPOINTS:
+        for transform in (grad, lambda fn: grad(lambda a: grad(fn)(a).square().sum())):
+            found = vmap(transform(lambda a, way=checkpoint: after(way, a)))(a)
+            expected = vmap(transform(lambda a: after(None, a)))(a)
+            agree([found], [expected])
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_checkpoints_leave_first_order_as_it_is(checkpoint: Checkpoint) -> None:
+    learners = [anil(MLP(8, 3), first_order=True, checkpoint=c) for c in (None, checkpoint)]
+    learners[1].load_state_dict(learners[0].state_dict())
+    tasks = tree_map(Tensor.float, blobs())
+    one, other = (
+        torch.autograd.grad(learner(tasks).sum(), list(learner.parameters()))
+        for learner in learners
+    )
+    assert all(map(torch.equal, one, other))
+
+
+def test_truncation_is_between_the_orders(double: None) -> None:
+    # the slopes of the first steps are constants: so the derivative is that of the last steps,
+    # from where the first ones led
+    start = {"a": torch.randn(3), "b": torch.randn(3)}
+
+    def gradients(start: Params, steps: int, **more: Any) -> Params:
+        def after(start: Params) -> Tensor:
+            return bowl(descend(bowl, start, lr=0.1, steps=steps, **more))
+
+        return grad(after)(start)
+
+    middle = descend(bowl, start, lr=0.1, steps=3)
+    for checkpoint in (None, *CHECKPOINTS):
+        found = gradients(start, 5, truncate=2, checkpoint=checkpoint)
+        torch.testing.assert_close(found, gradients(middle, 2))
+    torch.testing.assert_close(gradients(start, 5, truncate=9), gradients(start, 5))
+    torch.testing.assert_close(
+        gradients(start, 5, truncate=0), gradients(start, 5, first_order=True)
+    )
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_a_loss_that_reads_other_tensors_later_is_refused(checkpoint: Checkpoint) -> None:
+    learner = anil(MLP(8, 3), checkpoint=checkpoint)
+    lent = {n: p.detach().clone().requires_grad_() for n, p in learner.named_parameters()}
+    tasks = tree_map(Tensor.float, blobs())
+    losses = functional_call(learner, lent, (tasks,))
+    with pytest.raises(ValueError, match="read the same tensors at every call"):
+        losses.sum().backward()  # when the net has its own body again
+
+
+def test_an_unknown_checkpoint_is_refused() -> None:
+    with pytest.raises(ValueError, match="neither None, 'sqrt' nor 'mixed'"):
+        descend(bowl, {"a": torch.ones(1), "b": torch.ones(1)}, lr=1, steps=1, checkpoint="x")  # pyright: ignore[reportArgumentType]

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.descent import SGD, InnerOptimizer, descend
+from quickstudy.descent import SGD, Checkpoint, InnerOptimizer, descend
 from quickstudy.functional import Criterion, Params, cross_entropy
 from quickstudy.learner import Learner
 from quickstudy.task import Examples
@@ -33,6 +33,9 @@ class MAML(Learner[Params]):
         adapts: what adaptation changes: names of modules and parameters, such as `["head",
             "body.0.bias"]`, or a function that says so of a parameter's name; None: everything.
         optimizer: of the inner descent (`momentum()`, `adam()`); starts afresh at each `adapt`.
+        checkpoint: what of the inner steps is kept for the meta-gradient, which it does not
+            change: less memory for more time (None, "sqrt" or "mixed", as in `descend`).
+        truncate: how many of the last inner steps are differentiated (None: all).
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class MAML(Learner[Params]):
         first_order: bool = False,
         adapts: Callable[[str], bool] | Sequence[str] | None = None,
         optimizer: InnerOptimizer = SGD,
+        checkpoint: Checkpoint | None = None,
+        truncate: int | None = None,
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
@@ -52,7 +57,8 @@ class MAML(Learner[Params]):
         if adapts is not None and not callable(adapts):
             adapts = _inside(net, adapts).__contains__
         self.adapts: Callable[[str], bool] | None = adapts
-        self.optimizer = optimizer
+        self.optimizer, self.truncate = optimizer, truncate
+        self.checkpoint: Checkpoint | None = checkpoint
         if not self.start():
             names = ", ".join(name for name, _ in net.named_parameters()) or "none"
             raise ValueError(f"`adapts` picks no trainable parameter. The net has: {names}.")
@@ -71,6 +77,8 @@ class MAML(Learner[Params]):
             steps=self.steps,
             first_order=self.first_order,
             optimizer=self.optimizer,
+            checkpoint=self.checkpoint,
+            truncate=self.truncate,
         )
 
     def predict(self, state: Params, x: Tensor) -> Tensor:

@@ -1,0 +1,275 @@
+"""Functions that are computed again in the backward pass, instead of being remembered.
+
+PyTorch's own checkpoints (`torch.utils.checkpoint`) work neither around `torch.func.grad` nor
+inside of `vmap`. These do, and can be nested. Losses are closures: a first call, without a
+graph, finds the tensors that one reads, so that they can become inputs that have gradients.
+"""
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import Function
+from torch.func import grad, jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from quickstudy.functional import Params, leaves, tree_map
+
+
+def checkpointed(fn: Callable[[Any], Any], reads: Sequence[Tensor]) -> Callable[[Any], Any]:
+    """`fn`, a function from trees of tensors to such trees of which only the input is
+    remembered: differentiating it computes it once more.
+
+    Args:
+        reads: the tensors that `fn` takes from elsewhere, as `find_reads` gives them.
+    """
+
+    def run(tree: Any) -> Any:
+        def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
+            with _Instead(reads, inputs):
+                after = fn(_tree(tree, inputs))
+            shape[:] = [after]
+            return tuple(leaves(after))
+
+        shape: list[Any] = []
+        outputs = _Checkpoint.apply(flat, _Conditions(tree), *_seen(tree, reads))
+        return _tree(shape[0], outputs)
+
+    return run
+
+
+def slopes(
+    loss: Callable[[Params], Tensor], reads: Sequence[Tensor]
+) -> Callable[[Params], Params]:
+    """`torch.func.grad(loss)`, of which only the point is remembered.
+
+    Its derivative is computed there once more, by mixed modes (Kemaev et al., 2025,
+    arXiv:2505.00793): the forward derivative, in the direction of the cotangent, of the
+    gradient with respect to all that `loss` reads. As second derivatives are symmetric, this
+    is the product with the Hessian, and the cross terms.
+
+    Args:
+        reads: the tensors that `loss` takes from elsewhere, as `find_reads` gives them.
+    """
+
+    def run(params: Params) -> Params:
+        def flat(*inputs: Tensor) -> Tensor:
+            with _Instead(reads, inputs):
+                return loss(_tree(params, inputs))
+
+        inputs = _seen(params, reads)
+        return _tree(params, _Slopes.apply(flat, _Conditions(params), len(params), *inputs))
+
+    return run
+
+
+def find_reads(fn: Callable[[Any], Any], like: Any) -> list[Tensor]:
+    """The tensors that `fn` takes from elsewhere than from its argument, a tree as `like`."""
+    if torch.compiler.is_compiling():
+        raise NotImplementedError("`checkpoint` cannot be compiled: set checkpoint=None.")
+    recorded = _Recorded()
+    point = tree_map(torch.Tensor.detach, like)  # other objects: `fn` may read `like` itself
+    recorded.made = {id(leaf) for leaf in leaves(point)}
+    with torch.no_grad(), _Conditions(like).again(), recorded:
+        fn(point)
+    met = (reference() for reference in recorded.met.values())
+    return [leaf for leaf in met if leaf is not None and id(leaf) not in recorded.made]
+
+
+class _Conditions:
+    """What, besides its inputs, decides what a function gives: to be the same `again`."""
+
+    def __init__(self, tree: Any):
+        kind = leaves(tree)[0].device.type
+        self.devices = [leaves(tree)[0].device] if kind == "cuda" else []
+        self.state = torch.get_rng_state()
+        self.states = [torch.cuda.get_rng_state(device) for device in self.devices]
+        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        self.autocast = partial(torch.autocast, kind, dtype, enabled)
+        self.modes = _get_current_function_mode_stack()
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(self.devices))
+            torch.set_rng_state(self.state)
+            for device, state in zip(self.devices, self.states, strict=True):
+                torch.cuda.set_rng_state(state, device)
+            stack.enter_context(self.autocast())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # as in `over_tasks`
+            for mode in self.modes:
+                stack.enter_context(mode)
+            yield
+
+
+class _Checkpoint(Function):
+    @staticmethod
+    def forward(
+        fn: Callable[..., tuple[Tensor, ...]], conditions: _Conditions, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        return fn(*map(torch.Tensor.detach, inputs))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.fn, ctx.conditions, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
+        inputs = ctx.saved_tensors
+        with ctx.conditions.again():
+            pull = vjp(_of(ctx.fn, inputs, wanted), *(inputs[i] for i in wanted))[1]
+            found = pull(cotangents, retain_graph=torch.is_grad_enabled())
+        return None, None, *_placed(found, wanted, len(inputs))
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: Any, fn: Any, conditions: _Conditions, *inputs: Tensor
+    ) -> Any:
+        over = vmap(fn, in_dims[2:], randomness=info.randomness)
+        found = _Checkpoint.apply(over, conditions, *inputs)
+        return found, (0,) * len(found)
+
+
+class _Slopes(Function):
+    @staticmethod
+    def forward(
+        fn: Callable[..., Tensor], conditions: _Conditions, size: int, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        return grad(fn, tuple(range(size)))(*map(torch.Tensor.detach, inputs))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.fn, ctx.conditions, ctx.size, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        wanted = [i for i in range(len(inputs)) if i < ctx.size or needed[i]]
+        # a tangent has its point's layout, which must not be that of `expand`
+        params = tuple(p.clone() if 0 in p.stride() else p for p in inputs[: ctx.size])
+        others = [inputs[i] for i in wanted[ctx.size :]]
+        gradient = grad(_of(ctx.fn, inputs, wanted), tuple(range(len(wanted))))
+
+        def along(*params: Tensor) -> tuple[Tensor, ...]:
+            return gradient(*params, *others)
+
+        with ctx.conditions.again():
+            try:
+                found = _jvp()(along, params, cotangents)[1]
+            except (NotImplementedError, RuntimeError, AssertionError):
+                # an operation without a forward derivative, which PyTorch says in many ways
+                pull = vjp(gradient, *params, *others)[1]
+                zeros = map(torch.zeros_like, others)
+                found = pull((*cotangents, *zeros), retain_graph=torch.is_grad_enabled())
+        return None, None, None, *_placed(found, wanted, len(inputs))
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: Any, fn: Any, conditions: _Conditions, size: int, *inputs: Tensor
+    ) -> Any:
+        # every task has its own point, so that the gradient of the sum is that of each task
+        own = [
+            p.expand(info.batch_size, *p.shape) if dim is None else p.movedim(dim, 0)
+            for p, dim in zip(inputs[:size], in_dims[3:], strict=False)
+        ]
+        dims = (*[0] * size, *in_dims[3 + size :])
+        over = vmap(fn, dims, randomness=info.randomness)
+
+        def total(*inputs: Tensor) -> Tensor:
+            return over(*inputs).sum()
+
+        found = _Slopes.apply(total, conditions, size, *own, *inputs[size:])
+        return found, (0,) * size
+
+
+class _Recorded(TorchFunctionMode):
+    """Collects the tensors that functions are given here, and that none of them made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: set[int] = set()
+        self.met: dict[int, weakref.ref[Tensor]] = {}  # weak: what dies was no one's to keep
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and id(leaf) not in self.made:
+                self.met.setdefault(id(leaf), weakref.ref(leaf))
+        result = func(*args, **(kwargs or {}))
+        self.made |= {id(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
+        return result
+
+
+class _Instead(TorchFunctionMode):
+    """Gives functions the last of `inputs` where they ask for tensors of a closure."""
+
+    def __init__(self, reads: Sequence[Tensor], inputs: Sequence[Tensor]):
+        super().__init__()
+        given = inputs[len(inputs) - len(reads) :]
+        self.given = {id(read): other for read, other in zip(reads, given, strict=True)}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        args, kwargs = tree_map_only(Tensor, self._of, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    def _of(self, leaf: Tensor) -> Tensor:
+        other = self.given.get(id(leaf))
+        if other is not None:
+            return other
+        if leaf.requires_grad and not is_functorch_wrapped_tensor(leaf):
+            raise ValueError(
+                "With `checkpoint` an inner loss must read the same tensors at every call, in "
+                "the backward pass too: set checkpoint=None, or do not lend the learner its "
+                "parameters by functional_call."
+            )
+        return leaf
+
+
+def _seen(tree: Any, reads: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs, as they look to an outer function that is itself given other tensors."""
+    return [leaf.view_as(leaf) for leaf in (*leaves(tree), *reads)]
+
+
+def _tree(like: Any, tensors: Sequence[Tensor]) -> Any:
+    """The first of `tensors` as a tree of the structure of `like`."""
+    stream = iter(tensors)
+    return tree_map(lambda _: next(stream), like)
+
+
+def _of(fn: Callable[..., Any], inputs: Sequence[Tensor], wanted: Sequence[int]) -> Any:
+    """`fn` as a function of the wanted ones of its inputs; the others stay."""
+
+    def of(*chosen: Tensor) -> Any:
+        every = dict(enumerate(inputs)) | dict(zip(wanted, chosen, strict=True))
+        return fn(*every.values())
+
+    return of
+
+
+def _placed(found: Sequence[Tensor], wanted: Sequence[int], size: int) -> list[Tensor | None]:
+    """The gradients of all inputs, from those of the wanted ones."""
+    every = dict(zip(wanted, found, strict=True))
+    return [every.get(i) for i in range(size)]
+
+
+@cache
+def _jvp() -> Any:
+    """`torch.func.jvp`, whose first call loads scripts, which PyTorch itself warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
+    return jvp
