@@ -72,6 +72,33 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a[:, None] - b[None]).square().sum(-1)
 
 
+def gradient(fn: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
+    """As `torch.func.grad`, at half its price where no transform of torch.func is at work.
+
+    Differentiable itself where gradients are enabled; zero where `fn` does not look.
+    """
+
+    def slopes(params: Params) -> Params:
+        if torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
+            return grad(fn)(params)
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            params = {
+                name: p if again and p.requires_grad else p.detach().requires_grad_()
+                for name, p in params.items()
+            }
+            found = torch.autograd.grad(
+                fn(params),
+                list(params.values()),
+                create_graph=again,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        return dict(zip(params, found, strict=True))
+
+    return slopes
+
+
 def with_gradient(value: Tensor, params: Params, slopes: Params) -> Tensor:
     """`value`, with `slopes` as its gradient with respect to `params`.
 

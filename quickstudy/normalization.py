@@ -5,9 +5,18 @@ LayerNorm from a mean and a variance that it takes for constants (pytorch/functo
 gradient itself is right, but whoever differentiates it, as MAML does, gets a wrong number and
 no error. The layers here multiply by the weight outside of the normalisation whenever a
 learner has put something else, such as fast weights, in the place of the parameter.
+
+Where no transform of torch.func is at work (tasks in a loop), normalising by the batch at hand
+has a second derivative of its own, that reads and writes a quarter of the memory.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -30,8 +39,82 @@ def _per_channel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x * weight.view(shape) + bias.view(shape)
 
 
+def _is_plain_autograd() -> bool:
+    return not torch.compiler.is_compiling() and peek_interpreter_stack() is None
+
+
+class _BatchStatistics(Function):
+    """Batch normalisation of x (N, C, ...) by its own mean and variance, times `weight` (C,),
+    plus `bias` (C,)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        y, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale = ctx.saved_tensors
+        return *_BatchStatisticsBackward.apply(slope, x, weight, mean, scale, ctx.eps), None
+
+
+class _BatchStatisticsBackward(Function):
+    """The gradient of `_BatchStatistics`.
+
+    With n(x) = (x - mean) * scale, the normalised input, S a sum over all axes but the
+    channels', M the number of summands, and P(v) = v - S(v) / M - n S(v n) / M, it is
+    weight * scale * P(slope) for x, S(slope n) for the weight and S(slope) for the bias. The
+    derivative of n in a direction v is scale * P(v), that of scale is -scale^2 S(n v) / M.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, slope: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        slopes = torch.ops.aten.native_batch_norm_backward(
+            slope, x, weight, None, None, mean, scale, True, eps, [True, True, True]
+        )
+        ctx.save_for_backward(slope, x, weight, mean, scale, *slopes[1:])
+        return slopes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
+        g, x, weight, mean, scale, g_n, g_1 = ctx.saved_tensors
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        m = x.numel() / x.shape[1]
+
+        def affine(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
+            total = constant.view(shape)
+            for factor, values in terms:
+                total = torch.addcmul(total, factor.view(shape), values)
+            return total
+
+        n = affine(-mean * scale, (scale, x))
+        u_1, u_n, u_g = u.sum(axes), (u * n).sum(axes), (u * g).sum(axes)
+        along = u_g - (u_1 * g_1 + u_n * g_n) / m  # S(u P(g))
+        to_u, to_g = -weight * scale * g_n / m, a - weight * scale * u_n / m
+        w_1, w_n = to_u * u_1 + to_g * g_1, to_u * u_n + to_g * g_n
+        to_n = w_n / m + weight * scale * along / m
+        s = weight * scale
+        return (
+            affine(b - s * u_1 / m, (s, u), (a - s * u_n / m, n)),
+            affine(-scale * w_1 / m, (scale * to_u, u), (scale * to_g, g), (-scale * to_n, n)),
+            scale * along,
+            None,
+            None,
+            None,
+        )
+
+
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
+        if not self.track_running_stats and self.weight is not None and _is_plain_autograd():
+            self._check_input_dim(input)
+            return _BatchStatistics.apply(input, self.weight, self.bias, self.eps)
         given = self.track_running_stats and not self.training
         if _plain(self.weight) or given or self.momentum is None:
             return super().forward(input)
