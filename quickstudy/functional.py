@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.func import grad
 
 from quickstudy.task import Examples
 
