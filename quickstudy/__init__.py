@@ -22,6 +22,7 @@ from quickstudy.learner import Learner
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
 from quickstudy.learners.imaml import IMAML
+from quickstudy.learners.lora import is_low_rank, lora
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.meta_curvature import MetaCurvature
@@ -31,6 +32,7 @@ from quickstudy.learners.prototypical import PrototypicalNetwork
 from quickstudy.learners.reptile import Adapted, Reptile
 from quickstudy.learners.ridge import RidgeRegression
 from quickstudy.nets import use_batch_statistics
+from quickstudy.recurrent import use_cells
 from quickstudy.task import Examples, Task, TaskDistribution, batches
 from quickstudy.train import Step, train
 
@@ -83,8 +85,10 @@ __all__ = [
     "film_conv4",
     "fomaml",
     "gaussian_nll",
+    "is_low_rank",
     "load",
     "log_likelihood",
+    "lora",
     "momentum",
     "nets",
     "over_tasks",
@@ -94,5 +98,6 @@ __all__ = [
     "squared_error",
     "train",
     "use_batch_statistics",
+    "use_cells",
     "with_gradient",
 ]

@@ -124,7 +124,8 @@ def descend(
     """
     rate = lr if isinstance(lr, Mapping) else dict.fromkeys(params, lr)
 
-    def advance(slope: Callable[[Params], Params], state: State) -> State:
+    # dynamo evaluates annotations, and knows no subscript of `Callable`: hence the text
+    def advance(slope: "Callable[[Params], Params]", state: State) -> State:
         params, memory = state
         directions, memory = optimizer.update(slope(params), memory)
         return {n: _stepped(p, directions[n], rate[n]) for n, p in params.items()}, memory

@@ -6,7 +6,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.stateless import _reparametrize_module
 
 from quickstudy.functional import leaves, tree_map, unstack
+from quickstudy.recurrent import Cells
 from quickstudy.task import Task, TaskBatch
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def over_tasks(
 
     `how` and `chunk` change speed and memory, never the result: "vmap" does all tasks at
     once (`chunk`: that many at once), "loop" one after the other. Attention is computed by
-    PyTorch's MATH backend, the only one with a second derivative and a batching rule.
+    PyTorch's MATH backend, the only one with a second derivative and a batching rule, and
+    encoder layers of torch as a whole by none of its fused operations.
     """
     if how == "vmap":
         run = vmap(fn, randomness="different", chunk_size=chunk)
@@ -49,10 +51,22 @@ def over_tasks(
         raise ValueError(f"how={how!r} is neither 'vmap' nor 'loop'.")
 
     def batched(*batch: Any) -> Any:
-        with sdpa_kernel(SDPBackend.MATH):
+        whole = nullcontext() if torch.compiler.is_compiling() else _no_fused_layers()
+        with sdpa_kernel(SDPBackend.MATH), whole:
             return run(*batch)
 
     return batched
+
+
+@contextmanager
+def _no_fused_layers() -> Iterator[None]:
+    """In inference, torch's encoder layers would be operations without a batching rule."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def losses_over_tasks(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
@@ -179,8 +193,8 @@ def explain(error: Exception, learner: nn.Module) -> str | None:
             continue
         if isinstance(module, nn.RNNBase):
             sentence = (
-                "{module} has no batching rule: set learner.how = 'loop', or build it from "
-                "cells of linear layers."
+                "{module} has no batching rule: call use_cells(net), or set learner.how = "
+                "'loop'."
             )
         elif isinstance(module, _NormBase) and module.track_running_stats:
             sentence = (
@@ -411,7 +425,7 @@ def _findings(learner: nn.Module) -> Iterator[str]:
 
 
 _NOTABLE: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
-    ((nn.RNNBase,), "no batching rule, loop only"),
+    ((nn.RNNBase,), "no batching rule, loop only; use_cells(net) has one"),
     (
         (_NormBase,),
         "running statistics; in training each task starts from a copy, and their mean is kept",
@@ -428,6 +442,8 @@ def _harmless(module: nn.Module) -> bool:
     """A module that is of a notable kind, but does not do what is notable of that kind."""
     if isinstance(module, _NormBase):
         return not module.track_running_stats
+    if isinstance(module, nn.RNNBase):
+        return isinstance(module, Cells)
     return isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0
 
 

@@ -266,7 +266,7 @@ def test_doctor_tells_what_bears_on_execution():
     assert said[-1].startswith("chosen: ")
 
     said = doctor(PrototypicalNetwork(Recurrent()).double(), batch(4))
-    assert said.startswith("GRU at embed.rnn: no batching rule, loop only\n")
+    assert said.startswith("GRU at embed.rnn: no batching rule, loop only; use_cells(net)")
     assert said.endswith("chosen: loop")
 
     many = use_batch_statistics(Conv4(channels=2, size=16))

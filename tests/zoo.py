@@ -16,6 +16,7 @@ from quickstudy.functional import squared_error
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.imaml import IMAML
+from quickstudy.learners.lora import lora
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_sgd import MetaSGD
@@ -79,6 +80,7 @@ ZOO = {
     "fomaml": Entry(lambda: fomaml(mlp(), lr=0.1), BLOBS, HEAD),
     "anil": Entry(lambda: anil(mlp(), lr=0.1), BLOBS, HEAD),
     "boil": Entry(lambda: boil(mlp(), lr=0.1), BLOBS, HEAD),
+    "maml_lora": Entry(lambda: MAML(lora(mlp(), 2), lr=0.1), BLOBS, HEAD),
     "maml_pp": Entry(lambda: MAMLPlusPlus(mlp(), steps=3, multi_step_until=30), BLOBS, HEAD),
     "maml_pp_conv": Entry(
         lambda: MAMLPlusPlus(conv(), steps=2, multi_step_until=2, first_order_until=1),
