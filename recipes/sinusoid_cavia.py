@@ -1,4 +1,4 @@
-"""CAVIA on sine waves (Zintgraf et al., 2019, section 5.1).
+"""CAVIA on sine waves (Zintgraf et al., 2019).
 
 The paper's protocol: an MLP of two hidden layers of 40, whose input has a vector of `context`
 numbers appended, is trained with 10 shots, as many queries and one inner step of 1.0, on 25

@@ -2,7 +2,7 @@ r"""Fast context adaptation via meta-learning, CAVIA (Zintgraf, Shiarlis, Kurin,
 Whiteson, 2019, arXiv:1810.03642).
 
 A net that all tasks share takes a context vector beside its input. Only that vector is adapted,
-by gradient descent from zero (eq. 4); the net is meta-learned through it (eq. 5):
+by gradient descent from zero; the net is meta-learned through that (section 3):
 
 $$\phi_\tau = -\alpha \nabla_\phi L^s_\tau(\theta, \phi) \big|_{\phi = 0} \; \text{(repeated)},
   \qquad \min_\theta \; \mathbb{E}_\tau \; L^q_\tau(\theta, \phi_\tau)$$
@@ -116,7 +116,12 @@ def film_conv4(outputs: int, *, context: int = 100, layer: int = 3, **settings: 
     Args:
         layer: which of the four (the paper: the third).
         settings: of `Conv4`.
+
+    Raises:
+        ValueError: there is no such layer.
     """
+    if layer not in range(1, 5):
+        raise ValueError(f"layer={layer}: choose one of the four layers of a Conv4, 1 to 4.")
     net = Conv4(outputs, **settings)
     parts = list(net.body)
     norm = [part for part in parts if isinstance(part, nn.BatchNorm2d)][layer - 1]

@@ -193,3 +193,8 @@ def test_a_film_conv4_that_does_not_modulate_is_a_conv4(layer: int, pool: str):
     plain.load_state_dict(dict(zip(plain.state_dict(), values, strict=True)))
     x = torch.randn(6, 1, 16, 16)
     torch.testing.assert_close(net(x, torch.zeros(7)), plain(x))
+
+
+def test_a_layer_that_a_conv4_has_not_is_an_error():
+    with pytest.raises(ValueError, match="layer=5: choose one of the four"):
+        film_conv4(5, layer=5)
