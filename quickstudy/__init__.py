@@ -29,7 +29,7 @@ from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import PrototypicalNetwork
-from quickstudy.learners.reptile import Adapted, Reptile
+from quickstudy.learners.reptile import Reptile
 from quickstudy.learners.ridge import RidgeRegression
 from quickstudy.nets import use_batch_statistics
 from quickstudy.recurrent import use_cells
@@ -43,7 +43,6 @@ __all__ = [
     "IMAML",
     "MAML",
     "SGD",
-    "Adapted",
     "CheckpointError",
     "Checkpoints",
     "ConditionalNeuralProcess",
