@@ -2,8 +2,8 @@
 
 The authors' code has sine waves, but nobody published numbers. A start is trained with 10
 shots and 16 inner steps of 0.01, on 25 waves at a time, with the pull and the damped conjugate
-gradients of that code. The squared error is the mean over 100 points of an even grid on [-5, 5].
-At test there is no pull, as in that code, and there are the steps that the row says.
+gradients of that code. The squared error is the mean over 100 points of an even grid on
+[-5, 5]. At test there is no pull, as in that code, and there are the steps that the row says.
 """
 
 import torch
