@@ -18,6 +18,7 @@ from quickstudy.functional import (
     squared_error,
     with_gradient,
 )
+from quickstudy.inside import Inside, inside
 from quickstudy.learner import Learner
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
@@ -56,6 +57,7 @@ __all__ = [
     "Gaussian",
     "GaussianProcess",
     "InnerOptimizer",
+    "Inside",
     "Learner",
     "MAMLPlusPlus",
     "MetaCurvature",
@@ -84,6 +86,7 @@ __all__ = [
     "film_conv4",
     "fomaml",
     "gaussian_nll",
+    "inside",
     "is_low_rank",
     "load",
     "log_likelihood",

@@ -24,6 +24,7 @@ from torch import Tensor
 from quickstudy.distributions.few_shot import FewShot
 from quickstudy.execution import over_tasks
 from quickstudy.functional import cross_entropy, tree_map
+from quickstudy.inside import inside
 from quickstudy.learner import Learner
 from quickstudy.progress import clock, said
 from quickstudy.recipe import Run, Test, find, hardware, reopen
@@ -31,6 +32,7 @@ from quickstudy.task import Examples, Json, TaskBatch, batches
 
 QUERIES = 40  # pictures of an episode's query set, at most
 FUNCTIONS = 4  # drawn, where tasks are functions
+INSIDE, STEPS = 25, 10  # tasks and inner steps that are looked inside of, at most
 
 Palette: TypeAlias = Mapping[str, str]
 LIGHT = {"ink": "#1c2430", "frame": "#c3cad6", "main": "#2563eb", "other": "#c2410c"}
@@ -51,6 +53,9 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
     parts = [
         section("Results", results(measured, result["paper"])),
         section(f"What it does: {name}", picture(best.experiment.learner, test)),
+        section(
+            "Inside the adaptation", adaptation(best.experiment.learner, best.experiment.tests)
+        ),
         section("How it learned", curves(result["history"], best.experiment.better)),
         section("Protocol", cards({row: entry["card"] for row, entry in measured.items()})),
         section("Settings, hardware and time", facts(circumstances(result))),
@@ -207,6 +212,69 @@ def curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> str:
     note = (
         "The band is the 95 % interval over tasks. "
         f"The reported checkpoint is the one of the {direction} {first}."
+    )
+    return f'<div class="figures">{"".join(drawn)}</div>{paragraph(note)}'
+
+
+def adaptation(learner: Learner[Any], tests: Mapping[str, Test]) -> str:
+    """What every inner step does for the first test, up to as many steps as any test has, and
+    how far each layer moves; nothing for a learner that takes no such steps.
+
+    Args:
+        learner: stays with the settings of the first test.
+    """
+    test = next(iter(tests.values()))
+    for name, value in test.settings.items():
+        setattr(learner, name, value)
+    asked = (each.settings.get("steps", 0) for each in tests.values())
+    most = max(getattr(learner, "steps", 0), *asked)
+    if not getattr(learner, "steps", 0):
+        return ""
+    count, last = min(INSIDE, test.count), min(most, STEPS)
+    found = inside(learner, test.tasks, steps=last, count=count, size=test.size)
+
+    def metric(axes: Axes, palette: Palette, name: str) -> None:
+        percent, steps = 100 if name == "accuracy" else 1, range(last + 1)
+        mean = percent * np.array([report.mean(name) for report in found.after])
+        wide = percent * np.array([report.interval(name) for report in found.after])
+        band = {"color": palette["main"], "alpha": 0.2, "linewidth": 0}
+        axes.fill_between(steps, mean - wide, mean + wide, **band)
+        axes.plot(steps, mean, ".-", color=palette["main"])
+        axes.set_xticks(steps)
+        label = name.replace("_", " ") + (" (%)" if percent == 100 else "")
+        axes.set(xlabel="inner step", ylabel=f"query {label}")
+
+    def layers(axes: Axes, palette: Palette, values: Mapping[str, Tensor], says: str) -> None:
+        ends = {name: value[:, -1].numpy() for name, value in values.items()}
+        mean = [end.mean() for end in ends.values()]
+        wide = [1.96 * end.std(ddof=1) / len(end) ** 0.5 for end in ends.values()]
+        look = {"color": palette["main"], "ecolor": palette["ink"], "height": 0.6}
+        axes.barh(list(ends), mean, xerr=wide if count > 1 else None, **look)
+        axes.invert_yaxis()  # the first layer on top
+        axes.tick_params(axis="y", labelsize=7)
+        axes.set(xlabel=says)
+
+    drawn = [
+        figure(partial(metric, name=name), f"query {name} by inner step")
+        for name in found.after[0].values
+    ]
+    alike = {k: v for k, v in found.similarity.items() if not v.isnan().any()}
+    bars = {"how far each layer moved": found.moved, "similarity of its outputs": alike}
+    drawn += [
+        figure(
+            partial(layers, values=values, says=says), says, (4.6, max(3.0, 0.2 * len(values)))
+        )
+        for says, values in bars.items()
+        if values
+    ]
+    more = f" The test with the most has {most} steps." if most > last else ""
+    note = (
+        f"The first {count} tasks of the test, after 0 to {last} inner steps.{more} Bands and "
+        "whiskers are 95 % intervals over tasks. A layer's movement is the change of its "
+        "parameters by its last step, relative to what they were (absolute where they were "
+        "zero); the similarity is the linear CKA of its outputs on the query set before and "
+        "after. Where only the head moves, features are reused; where the body does and its "
+        "outputs change, they are learned anew."
     )
     return f'<div class="figures">{"".join(drawn)}</div>{paragraph(note)}'
 

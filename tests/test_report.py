@@ -199,6 +199,27 @@ def test_functions_are_drawn(tmp_path: Path, learner: str, tasks: str) -> None:
     Page(html)
 
 
+def test_what_happens_inside_of_the_adaptation_is_drawn(tmp_path: Path) -> None:
+    learner = "qs.anil(qs.nets.MLP(1, 1, hidden=(8,)), steps=2, criterion=qs.squared_error)"
+    text = FUNCTIONS.replace("LEARNER", learner).replace("TASKS", "qs.Sinusoid(5, 9)")
+    folder = carry_out(text.replace("tasks, {}", 'tasks, {"steps": 12}'), tmp_path)
+    html = report.write(folder).read_text(encoding="utf-8")
+    part = html[html.index("Inside the adaptation") : html.index("How it learned")]
+    Page(part.partition("</h2>")[2].partition("</section>")[0])
+    assert "The first 9 tasks of the test, after 0 to 10 inner steps." in part
+    assert "The test with the most has 12 steps." in part
+    for says in (
+        "query squared_error by inner step",
+        "how far each layer moved",
+        "similarity of its outputs",
+    ):
+        assert part.count(f'alt="{says}"') == 1
+
+
+def test_nothing_inside_of_a_learner_that_takes_no_steps(finished: Path) -> None:
+    assert "Inside the adaptation" not in report.write(finished).read_text(encoding="utf-8")
+
+
 def test_unfinished_run_says_so(tmp_path: Path) -> None:
     folder = carry_out(IMAGES, tmp_path, finish=False)
     html = report.write(folder, tmp_path / "new" / "page.html").read_text(encoding="utf-8")
