@@ -215,6 +215,28 @@ def doctor(what: Positional[str], *, compiled: bool = False, device: str = "cpu"
     print(doctor(experiment.learner, _first(experiment), compiled=compiled))
 
 
+def compare(folders: Positional[tuple[Path, ...]], *, json: bool = False) -> None:
+    """Compares finished runs on the tests that they share, task by task, with what each cost.
+
+    Example: quickstudy compare runs/glyphs_protonet runs/glyphs_fomaml
+
+    Args:
+        folders: of finished runs, or files of stored results.
+        json: print JSON.
+    """
+    from quickstudy.comparison import compare, table
+
+    found = compare({str(folder): recipe.result(folder) for folder in folders})
+    if json:
+        return _print_json([comparison.to_json() for comparison in found])
+    for comparison in found:
+        head, *rows = table(comparison)
+        shown = Table(*head, title=comparison.test, title_justify="left")
+        for row in rows:
+            shown.add_row(*row)
+        Console().print(shown)
+
+
 def report(folder: Positional[Path], *, out: Path | None = None) -> None:
     """Writes one HTML file about a run: curves, results, protocol, an episode in pictures.
 
@@ -248,6 +270,7 @@ def train(name: str, arguments: Sequence[str]) -> None:
             ("how", How, "recipe", "way of executing tasks; auto measures which is fastest"),
             ("device", str, "cpu", "cpu or cuda"),
             ("record", bool, False, "also store the result in recipes/results"),
+            ("variant", str, "", "what the result's name has at its end, such as full"),
             ("json", bool, False, "print the result as JSON"),
         )
     ]
@@ -265,7 +288,9 @@ def train(name: str, arguments: Sequence[str]) -> None:
     )
     options = {key: chosen[key] for key in chosen if key not in settings}
     chosen = {key: chosen[key] for key in settings}
-    options["out"] = options["out"] or Path("runs") / recipe.result_name(module, chosen)
+    variant = options.pop("variant")
+    stored = recipe.result_name(module, chosen) + f"_{variant}" * bool(variant)
+    options |= {"stored": stored, "out": options["out"] or Path("runs") / stored}
     _train(name, chosen, **options)
 
 
@@ -277,6 +302,7 @@ def _train(
     how: How,
     device: str,
     record: bool,
+    stored: str,
     json: bool,
 ) -> None:
     run = recipe.start(name, settings, out, device=device)
@@ -292,11 +318,11 @@ def _train(
     progress.show(run, recipe.go(run, how=way))
     if int(os.environ.get("RANK", 0)) > 0:
         return
-    result = recipe.finish(run)
+    result = recipe.finish(run, name=stored)
     if record:
         place = recipe.folders()[0] / "results"
         place.mkdir(exist_ok=True)
-        (place / f"{result['name']}.json").write_text(_dumps(result) + "\n")
+        (place / f"{stored}.json").write_text(_dumps(result) + "\n")
     if json:
         return _print_json(result)
     for row, says in zip(result["measured"], _rows(result), strict=True):
@@ -312,6 +338,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "adapt": adapt,
     "predict": predict,
     "doctor": doctor,
+    "compare": compare,
     "report": report,
 }
 ABOUT = """Learning to learn, on PyTorch.

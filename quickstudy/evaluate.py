@@ -1,7 +1,9 @@
 """Meta-testing: the same protocol for every learner."""
 
+import base64
 import json
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +128,18 @@ def _half_width(values: Tensor) -> float:
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
+
+
+def pack(values: Tensor) -> str:
+    """Numbers (T,), to four digits, as a short text."""
+    digits = " ".join(f"{value:.4g}" for value in values.tolist())
+    return base64.b64encode(zlib.compress(digits.encode(), 9)).decode()
+
+
+def unpack(text: str) -> Tensor:
+    """The inverse of `pack`: (T,), float64."""
+    digits = zlib.decompress(base64.b64decode(text)).decode().split()
+    return torch.tensor([float(value) for value in digits], dtype=torch.float64)
 
 
 @torch.no_grad()

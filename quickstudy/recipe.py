@@ -30,10 +30,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, read_facts
-from quickstudy.evaluate import Metric, Report, evaluate
-from quickstudy.execution import How
+from quickstudy.evaluate import Metric, Report, evaluate, pack
+from quickstudy.execution import How, inference, over_tasks
+from quickstudy.functional import tree_map
 from quickstudy.learner import Learner
-from quickstudy.task import Json, TaskDistribution
+from quickstudy.task import Json, Task, TaskDistribution, batches
 from quickstudy.train import train
 
 
@@ -154,6 +155,19 @@ def stored() -> dict[str, Json]:
     """The results that `quickstudy train --record` has stored, by name."""
     files = sorted(file for place in folders() for file in place.glob("results/*.json"))
     return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def result(place: str | Path) -> Json:
+    """The result of a finished run, from its folder or from the file it was stored in.
+
+    Raises:
+        ValueError: the run is not finished.
+    """
+    path = Path(place)
+    path = path if path.is_file() else path / "result.json"
+    if not path.exists():
+        raise ValueError(f"{place} has no result.json: finish the run by `quickstudy train`.")
+    return json.loads(path.read_text())
 
 
 def start(
@@ -298,25 +312,36 @@ def go(
     run.start, run.seconds = done, clock.total()
 
 
-def finish(run: Run, *, count: int | None = None) -> Json:
-    """Reports on every test row with the best checkpoint, and writes `result.json`."""
+def finish(run: Run, *, count: int | None = None, name: str | None = None) -> Json:
+    """Reports on every test row with the best checkpoint, and writes `result.json`.
+
+    Args:
+        count: tasks of every row; None: as many as the recipe says.
+        name: of the result; None: as the recipe says.
+    """
     best = reopen(
         run.folder, device=next(run.experiment.learner.parameters()).device
     )  # a fresh learner: the run's own stays as it was
     last = read_facts(run.checkpoints.latest() or run.folder)
     module = find(run.recipe)
-    rows: dict[str, Json] = {}
-    for name, test in best.experiment.tests.items():
+    rows, milliseconds = dict[str, Json](), dict[str, float]()
+    for row, test in best.experiment.tests.items():
         report = measure(best, test, count=count)
-        rows[name] = {**report.to_json()["summary"], "card": dict(report.card)}
+        rows[row] = {**report.to_json()["summary"], "card": dict(report.card)}
+        for metric, values in report.values.items():
+            rows[row][metric]["values"] = pack(values)
+        milliseconds[row] = _milliseconds(best.experiment.learner, test)
     result = {
-        "name": result_name(module, run.settings),
+        "name": name or result_name(module, run.settings),
         "recipe": Path(run.recipe).stem,
         "about": inspect.getdoc(module),
         "paper": getattr(module, "PAPER", {}),
         "measured": rows,
+        "better": best.experiment.better,
+        "milliseconds": milliseconds,
         "settings": run.settings,
         "steps": last["step"],
+        "size": best.experiment.size * int(os.environ.get("WORLD_SIZE", 1)),
         "checkpoint": best.start,
         "seconds": round(last["seconds"], 1),
         "date": datetime.now(UTC).date().isoformat(),
@@ -384,6 +409,31 @@ def _build(
     experiment.learner.to(device)
     experiment.train.to(device)
     return Run(folder, name, settings, experiment, settings.get("seed", 0))
+
+
+def _milliseconds(learner: Learner[Any], test: Test, *, repeats: int = 3) -> float:
+    """Of adapting to a task and predicting its queries, done as `evaluate` does it.
+
+    The least of some repeats, as whatever else the machine does can only make it more.
+    """
+    where = next(learner.parameters()).device
+    batch = next(iter(batches(test.tasks, min(test.size, test.count), steps=1, seed=1)))
+    batch = tree_map(lambda leaf: leaf.to(where), batch)
+    took = math.inf
+
+    def work(task: Task[Any]) -> Any:
+        return learner.predict(learner.adapt(task.support), task.query.x)
+
+    learner.eval()
+    with _set(learner, test.settings), torch.no_grad(), torch.random.fork_rng():
+        for _ in range(repeats):
+            since = time.perf_counter()
+            with inference(learner) as (how, chunk):
+                over_tasks(work, how, chunk)(batch)
+            if where.type == "cuda":
+                torch.cuda.synchronize(where)
+            took = min(took, time.perf_counter() - since)
+    return round(took * 1000 / len(batch.query.x), 4)
 
 
 def _defaults(module: ModuleType) -> dict[str, Json]:

@@ -139,8 +139,19 @@ def test_a_recipe_of_several_results(
         stored = tmp_path / "recipes" / "results" / f"tiny_0.01_{seed}.json"
         assert json.loads(stored.read_text())["settings"]["seed"] == seed
         assert (tmp_path / "runs" / f"tiny_0.01_{seed}" / "result.json").exists()
+    assert run("train", recipe, "--steps", 9, "--variant", "full", "--record").code == 0
     results = json.loads(run("list", "--json").out)["results"]
-    assert list(results) == ["tiny_0.01_0", "tiny_0.01_1"]
+    assert list(results) == ["tiny_0.01_0", "tiny_0.01_0_full", "tiny_0.01_1"]
+
+    both = [tmp_path / "runs" / "tiny_0.01_0", tmp_path / "runs" / "tiny_0.01_1"]
+    (compared,) = json.loads(run("compare", *both, "--json").out)
+    best, other = compared["entries"]
+    assert best["difference"] is None and best["tasks"] == 24 and best["milliseconds"] > 0
+    gap = other["difference"]["mean"]
+    assert gap == pytest.approx(other["mean"] - best["mean"], abs=2e-4)
+    stored = tmp_path / "recipes" / "results" / "tiny_0.01_0.json"
+    said = run("compare", stored, *both).out
+    assert "3-way 2-shot" in said and said.count("best") > 1
     Path(recipe).write_text(RECIPE + '\n\nRESULT = "tiny_{shape}"\n')
     assert "'shape'" in run("train", recipe).err
 
@@ -221,6 +232,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
         "adapt",
         "predict",
         "doctor",
+        "compare",
         "report",
         "train",
     ):
@@ -250,6 +262,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
         (["predict", "{empty}/no.safetensors", "a.png"], "no file"),
         (["doctor", "nothing"], "no recipe"),
         (["report", "{empty}"], "no checkpoint"),
+        (["compare", "{empty}", "{empty}"], "finish the run"),
     ],
 )
 def test_a_wrong_command_gets_one_sentence(
