@@ -6,18 +6,17 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
-from quickstudy.functional import Params, tree_map
-from quickstudy.recompute import checkpointed, find_reads, slopes
+from quickstudy.functional import Params, gradient, tree_map
+from quickstudy.recompute import checkpointed, find_reads, mixed_slopes
 
 Memory: TypeAlias = Any  # a nest of tuples and dictionaries of tensors
 State: TypeAlias = tuple[Params, Memory]
-Checkpoint: TypeAlias = Literal["sqrt", "mixed"]
+Checkpoint: TypeAlias = Literal["sqrt", "steps", "mixed"]
 
 
 class InnerOptimizer(NamedTuple):
@@ -112,9 +111,10 @@ def descend(
         first_order: the slopes are constants to whoever differentiates the result: no
             second-order path is left, not even through parameters that `loss` reads elsewhere.
         checkpoint: what is kept for the derivative, which it does not change. None: all that
-            the steps compute. "sqrt": the state before every group of about √steps; a group is
-            done again in the backward pass. "mixed": the parameters before every step; the
-            derivative of each slope is computed there (Kemaev et al., 2025, arXiv:2505.00793).
+            the steps compute. "sqrt": the state before every group of about √steps. "steps":
+            the parameters before every step. What else the derivative needs of a group or a
+            step is computed once more in the backward pass. "mixed": as "steps", by forward
+            derivatives of gradients (Kemaev et al., 2025, arXiv:2505.00793).
         truncate: only the slopes of that many last steps are differentiated, those before are
             constants (Shaban et al., 2019, arXiv:1810.10667). None: those of all.
 
@@ -122,6 +122,8 @@ def descend(
         ValueError: `checkpoint` is none of these; or, with one, `loss` reads other tensors when
             it is called again.
     """
+    if checkpoint not in (None, *get_args(Checkpoint)):
+        raise ValueError(f"checkpoint={checkpoint!r} is none of {get_args(Checkpoint)}.")
     rate = lr if isinstance(lr, Mapping) else dict.fromkeys(params, lr)
 
     # dynamo evaluates annotations, and knows no subscript of `Callable`: hence the text
@@ -132,29 +134,27 @@ def descend(
 
     def constant(params: Params) -> Params:
         with torch.no_grad():
-            return grad(loss)(params)
+            return gradient(loss)(params)
 
-    state = params, optimizer.init(params)
+    slope, state = gradient(loss), (params, optimizer.init(params))
     exact = steps if torch.is_grad_enabled() and not first_order else 0
     exact = exact if truncate is None else min(exact, truncate)
     for _ in range(steps - exact):
         state = advance(constant, state)
-    if exact == 0 or checkpoint is None:
-        for _ in range(exact):
-            state = advance(grad(loss), state)
-    elif checkpoint == "mixed":
-        slope = slopes(loss, find_reads(loss, params))
-        for _ in range(exact):
-            state = advance(slope, state)
-    elif checkpoint == "sqrt":
-        reads = find_reads(partial(advance, grad(loss)), state)
+    if exact and checkpoint == "sqrt":
+        reads = find_reads(partial(advance, slope), state)
         groups = math.isqrt(exact)
         for group in range(groups):
             size = len(range(group, exact, groups))  # as equal as can be
-            step = partial(advance, grad(loss))
-            state = checkpointed(partial(_repeated, step, size), reads)(state)
-    else:
-        raise ValueError(f"checkpoint={checkpoint!r} is neither None, 'sqrt' nor 'mixed'.")
+            run = partial(_repeated, partial(advance, slope), size)
+            state = checkpointed(run, reads)(state)
+        return state[0]
+    if exact and checkpoint == "steps":
+        slope = checkpointed(slope, find_reads(loss, params))
+    elif exact and checkpoint == "mixed":
+        slope = mixed_slopes(loss, find_reads(loss, params))
+    for _ in range(exact):
+        state = advance(slope, state)
     return state[0]
 
 
@@ -165,6 +165,7 @@ def _repeated(step: Callable[[State], State], times: int, state: State) -> State
 
 
 def _stepped(p: Tensor, direction: Tensor, rate: float | Tensor) -> Tensor:
-    if isinstance(rate, Tensor):
+    # compiled, `alpha` is forgotten where the direction is a matrix product: pytorch#196577
+    if isinstance(rate, Tensor) or torch.compiler.is_compiling():
         return p - rate * direction
     return torch.add(p, direction, alpha=-rate)  # one kernel instead of two, backward as well

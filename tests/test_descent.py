@@ -83,7 +83,7 @@ def test_adam_can_be_differentiated_where_a_slope_is_zero(double: None) -> None:
     assert grad(after)(torch.randn(3)).isfinite().all()
 
 
-CHECKPOINTS: tuple[Checkpoint, ...] = ("sqrt", "mixed")
+CHECKPOINTS: tuple[Checkpoint, ...] = ("sqrt", "steps", "mixed")
 
 
 def blobs(*shape: int) -> Task[Examples]:
@@ -221,11 +221,17 @@ def test_checkpoints_of_any_net(how: Any, name: str, double: None) -> None:
         learner = MAML(make(), lr=0.1, steps=3, checkpoint=checkpoint)
         learner.how = how
         losses = learner(blobs(*shape))
+        if (name, checkpoint) == ("its own derivative", "mixed"):
+            with pytest.raises(ValueError, match="needs a forward derivative"):
+                losses.sum().backward()
+            continue
         drawn = torch.rand(())  # as many random numbers were drawn
         slopes = torch.autograd.grad(losses.sum(), list(learner.parameters()))
         outcomes.append([losses, drawn, *slopes])
-    agree(outcomes[1], outcomes[0])
-    agree(outcomes[2], outcomes[0])
+    if (name, how) == ("attention and dropout", "loop"):
+        del outcomes[0]  # transforms of torch.func draw other masks than plain autograd
+    for outcome in outcomes[1:]:
+        agree(outcome, outcomes[0])
 
 
 def test_a_learned_rule_is_learned_with_checkpoints(double: None) -> None:
@@ -273,6 +279,7 @@ def test_checkpoints_can_be_nested(double: None) -> None:
 
     expected = gradients(None, None)
     for outside, inside in itertools.product(CHECKPOINTS, CHECKPOINTS):
+        inside = None if outside == "mixed" else inside
         agree(gradients(outside, inside), expected)
 
 
@@ -333,5 +340,19 @@ def test_a_loss_that_reads_other_tensors_later_is_refused(checkpoint: Checkpoint
 
 
 def test_an_unknown_checkpoint_is_refused() -> None:
-    with pytest.raises(ValueError, match="neither None, 'sqrt' nor 'mixed'"):
+    with pytest.raises(ValueError, match="is none of"):
         descend(bowl, {"a": torch.ones(1), "b": torch.ones(1)}, lr=1, steps=1, checkpoint="x")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.slow
+def test_a_compiled_step_of_one_task_has_its_rate() -> None:
+    """PyTorch's compiler forgets the `alpha` of an addition to a matrix product."""
+
+    def loss(w: Tensor, x: Tensor) -> Tensor:
+        def error(params: Params) -> Tensor:
+            return (x @ params["w"]).square().sum()
+
+        return error(descend(error, {"w": w}, lr=0.01, steps=2))
+
+    w, x = torch.randn(3, 2), torch.randn(5, 3)
+    torch.testing.assert_close(torch.compile(loss)(w, x), loss(w, x))
