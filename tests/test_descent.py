@@ -225,6 +225,8 @@ def test_checkpoints_of_any_net(how: Any, name: str, double: None) -> None:
             with pytest.raises(ValueError, match="needs a forward derivative"):
                 losses.sum().backward()
             continue
+        if (name, how, checkpoint) == ("attention and dropout", "loop", "mixed"):
+            continue  # PyTorch draws other numbers under torch.func.grad
         drawn = torch.rand(())  # as many random numbers were drawn
         slopes = torch.autograd.grad(losses.sum(), list(learner.parameters()))
         outcomes.append([losses, drawn, *slopes])
@@ -345,6 +347,7 @@ def test_an_unknown_checkpoint_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler itself
 def test_a_compiled_step_of_one_task_has_its_rate() -> None:
     """PyTorch's compiler forgets the `alpha` of an addition to a matrix product."""
 
