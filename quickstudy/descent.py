@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
 from quickstudy.functional import Params, gradient, tree_map
 from quickstudy.recompute import checkpointed, find_reads, mixed_slopes
@@ -137,9 +136,7 @@ def descend(
         with torch.no_grad():
             return gradient(loss)(params)
 
-    # what is computed again must draw what was drawn: both times by the same transform
-    slope = gradient(loss) if checkpoint is None else grad(loss)
-    state = params, optimizer.init(params)
+    slope, state = gradient(loss), (params, optimizer.init(params))
     exact = steps if torch.is_grad_enabled() and not first_order else 0
     exact = exact if truncate is None else min(exact, truncate)
     for _ in range(steps - exact):

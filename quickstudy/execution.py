@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.stateless import _reparametrize_module
 
 from quickstudy.functional import leaves, tree_map, unstack
+from quickstudy.memory import by_chunk
 from quickstudy.recurrent import Cells
 from quickstudy.task import Task, TaskBatch
 
@@ -87,17 +88,34 @@ def losses_over_tasks(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
 def _losses(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
     statistics = running_statistics(learner) if learner.training else {}
     if not statistics:
-        return over_tasks(learner.loss, learner.how, learner.chunk)(tasks)
+        return _each(learner, learner.loss, tasks)
 
     size = len(tasks.query[0])
     copies = {k: v.expand(size, *v.shape).contiguous() for k, v in statistics.items()}
     loss = partial(_loss_and_statistics, learner)
-    losses, after = over_tasks(loss, learner.how, learner.chunk)(tasks, copies)
+    losses, after = _each(learner, loss, tasks, copies)
     with torch.no_grad():
         for name, value in statistics.items():
             mean = after[name].mean(0) if value.is_floating_point() else after[name][0]
             value.copy_(mean)
     return losses
+
+
+def _each(learner: "Learner[Any]", loss: Callable[..., Any], *batch: Any) -> Any:
+    """`loss` of every task of a batch. Where a gradient may follow, that of each chunk is
+    computed along with it, so that no more than one chunk's graph is in memory."""
+    chunk, inputs = learner.chunk, leaves(batch)
+    if (
+        chunk is None
+        or chunk >= len(inputs[0])
+        or not torch.is_grad_enabled()
+        or not any(p.requires_grad for p in learner.parameters())
+        or any(leaf.requires_grad for leaf in inputs)
+        or torch.compiler.is_compiling()
+        or peek_interpreter_stack() is not None  # a transform of torch.func asks for more
+    ):
+        return over_tasks(loss, learner.how, chunk)(*batch)
+    return by_chunk(learner, over_tasks(loss, learner.how), batch, chunk)
 
 
 def running_statistics(learner: nn.Module) -> dict[str, Tensor]:

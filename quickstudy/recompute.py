@@ -10,11 +10,11 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.autograd import Function
 from torch.func import grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -24,84 +24,92 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from quickstudy.functional import Params, leaves, tree_map
 
 
-def checkpointed(fn: Callable[[Any], Any], reads: Sequence[Tensor]) -> Callable[[Any], Any]:
-    """`fn`, a function from trees of tensors to such trees of which only the input is
-    remembered: differentiating it computes it once more.
+class Reads(NamedTuple):
+    """What a function depends on besides its argument."""
+
+    tensors: Sequence[Tensor]
+    random: bool  # whether it draws random numbers
+
+
+def checkpointed(fn: Callable[[Any], Any], reads: Reads) -> Callable[[Any], Any]:
+    """`fn`, a function from a tree of tensors to one of the same structure, of which only the
+    input is remembered: differentiating it computes it once more.
 
     Args:
-        reads: the tensors that `fn` takes from elsewhere, as `find_reads` gives them.
+        reads: what `find_reads` found of `fn`.
     """
 
     def run(tree: Any) -> Any:
         def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
-            with _Instead(reads, inputs):
-                after = fn(_tree(tree, inputs))
-            shape[:] = [after]
-            return tuple(leaves(after))
+            with _Instead(reads.tensors, inputs):
+                return tuple(leaves(fn(_tree(tree, inputs))))
 
-        shape: list[Any] = []
-        outputs = _Checkpoint.apply(flat, _Conditions(tree), *_seen(tree, reads))
-        return _tree(shape[0], outputs)
+        conditions = Conditions(tree, reads.random)
+        return _tree(tree, _Checkpoint.apply(flat, conditions, *_seen(tree, reads.tensors)))
 
     return run
 
 
-def slopes(
-    loss: Callable[[Params], Tensor], reads: Sequence[Tensor]
-) -> Callable[[Params], Params]:
+def mixed_slopes(loss: Callable[[Params], Tensor], reads: Reads) -> Callable[[Params], Params]:
     """`torch.func.grad(loss)`, of which only the point is remembered.
 
-    Its derivative is computed there once more, by mixed modes (Kemaev et al., 2025,
-    arXiv:2505.00793): the forward derivative, in the direction of the cotangent, of the
-    gradient with respect to all that `loss` reads. As second derivatives are symmetric, this
-    is the product with the Hessian, and the cross terms.
+    Its derivative is that of mixed modes (Kemaev et al., 2025, arXiv:2505.00793): the forward
+    derivative, in the direction of the cotangent, of the gradient with respect to all that
+    `loss` reads. As second derivatives are symmetric, this is the product with the Hessian,
+    and the cross terms.
 
     Args:
-        reads: the tensors that `loss` takes from elsewhere, as `find_reads` gives them.
+        reads: what `find_reads` found of `loss`.
     """
 
     def run(params: Params) -> Params:
         def flat(*inputs: Tensor) -> Tensor:
-            with _Instead(reads, inputs):
+            with _Instead(reads.tensors, inputs):
                 return loss(_tree(params, inputs))
 
-        inputs = _seen(params, reads)
-        return _tree(params, _Slopes.apply(flat, _Conditions(params), len(params), *inputs))
+        conditions = Conditions(params, reads.random)
+        inputs = _seen(params, reads.tensors)
+        return _tree(params, _MixedSlopes.apply(flat, conditions, len(params), *inputs))
 
     return run
 
 
-def find_reads(fn: Callable[[Any], Any], like: Any) -> list[Tensor]:
-    """The tensors that `fn` takes from elsewhere than from its argument, a tree as `like`."""
+def find_reads(fn: Callable[[Any], Any], like: Any) -> Reads:
+    """What `fn`, called with a tree as `like`, takes from elsewhere."""
     if torch.compiler.is_compiling():
         raise NotImplementedError("`checkpoint` cannot be compiled: set checkpoint=None.")
-    recorded = _Recorded()
+    recorded, conditions = _Recorded(), Conditions(like)
     point = tree_map(torch.Tensor.detach, like)  # other objects: `fn` may read `like` itself
-    recorded.made = {id(leaf) for leaf in leaves(point)}
-    with torch.no_grad(), _Conditions(like).again(), recorded:
-        fn(point)
+    recorded.made = _ids(leaves(point))
+    with torch.no_grad(), conditions.again():
+        with recorded:
+            fn(point)
+        random = conditions.drawn()
     met = (reference() for reference in recorded.met.values())
-    return [leaf for leaf in met if leaf is not None and id(leaf) not in recorded.made]
+    tensors = [leaf for leaf in met if leaf is not None and id(leaf) not in recorded.made]
+    return Reads(tensors, random)
 
 
-class _Conditions:
+class Conditions:
     """What, besides its inputs, decides what a function gives: to be the same `again`."""
 
-    def __init__(self, tree: Any):
-        kind = leaves(tree)[0].device.type
-        self.devices = [leaves(tree)[0].device] if kind == "cuda" else []
-        self.state = torch.get_rng_state()
-        self.states = [torch.cuda.get_rng_state(device) for device in self.devices]
-        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        self.autocast = partial(torch.autocast, kind, dtype, enabled)
+    def __init__(self, tree: Any, random: bool = True):
+        device = leaves(tree)[0].device
+        self.devices = [device] if device.type == "cuda" and random else []
+        self.states = _random_states(self.devices) if random else []
+        enabled = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type)
+        self.autocast = partial(torch.autocast, device.type, dtype, enabled)
         self.modes = _get_current_function_mode_stack()
 
     @contextmanager
     def again(self) -> Iterator[None]:
+        """A context in which they are as they were."""
         with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(self.devices))
-            torch.set_rng_state(self.state)
-            for device, state in zip(self.devices, self.states, strict=True):
+            if self.states:
+                stack.enter_context(torch.random.fork_rng(self.devices))
+                torch.set_rng_state(self.states[0])
+            for device, state in zip(self.devices, self.states[1:], strict=True):
                 torch.cuda.set_rng_state(state, device)
             stack.enter_context(self.autocast())
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # as in `over_tasks`
@@ -109,11 +117,19 @@ class _Conditions:
                 stack.enter_context(mode)
             yield
 
+    def drawn(self) -> bool:
+        """Whether random numbers were drawn since."""
+        return not all(map(torch.equal, self.states, _random_states(self.devices)))
+
+
+def _random_states(devices: Sequence[torch.device]) -> list[Tensor]:
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+
 
 class _Checkpoint(Function):
     @staticmethod
     def forward(
-        fn: Callable[..., tuple[Tensor, ...]], conditions: _Conditions, *inputs: Tensor
+        fn: Callable[..., tuple[Tensor, ...]], conditions: Conditions, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         return fn(*map(torch.Tensor.detach, inputs))
 
@@ -126,24 +142,41 @@ class _Checkpoint(Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
         inputs = ctx.saved_tensors
+        fn, points = _of(ctx.fn, inputs, wanted), [inputs[i] for i in wanted]
         with ctx.conditions.again():
-            pull = vjp(_of(ctx.fn, inputs, wanted), *(inputs[i] for i in wanted))[1]
-            found = pull(cotangents, retain_graph=torch.is_grad_enabled())
+            if peek_interpreter_stack() is not None:
+                found = vjp(fn, *points)[1](cotangents)
+            else:
+                found = _pulled_back(fn, points, cotangents)
         return None, None, *_placed(found, wanted, len(inputs))
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
-        info: Any, in_dims: Any, fn: Any, conditions: _Conditions, *inputs: Tensor
+        info: Any, in_dims: Any, fn: Any, conditions: Conditions, *inputs: Tensor
     ) -> Any:
         over = vmap(fn, in_dims[2:], randomness=info.randomness)
         found = _Checkpoint.apply(over, conditions, *inputs)
         return found, (0,) * len(found)
 
 
-class _Slopes(Function):
+def _pulled_back(
+    fn: Callable[..., Any], points: Sequence[Tensor], cotangents: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """`torch.func.vjp` by plain autograd, which takes less memory."""
+    again = torch.is_grad_enabled()  # a derivative of higher order is to follow
+    points = points if again else [point.detach().requires_grad_() for point in points]
+    with torch.enable_grad():
+        ends = zip(fn(*points), cotangents, strict=True)
+        moving, slopes = zip(*((end, v) for end, v in ends if end.requires_grad), strict=True)
+        return torch.autograd.grad(
+            moving, points, slopes, create_graph=again, allow_unused=True
+        )
+
+
+class _MixedSlopes(Function):
     @staticmethod
     def forward(
-        fn: Callable[..., Tensor], conditions: _Conditions, size: int, *inputs: Tensor
+        fn: Callable[..., Tensor], conditions: Conditions, size: int, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         return grad(fn, tuple(range(size)))(*map(torch.Tensor.detach, inputs))
 
@@ -167,16 +200,16 @@ class _Slopes(Function):
         with ctx.conditions.again():
             try:
                 found = _jvp()(along, params, cotangents)[1]
-            except (NotImplementedError, RuntimeError, AssertionError):
-                # an operation without a forward derivative, which PyTorch says in many ways
-                pull = vjp(gradient, *params, *others)[1]
-                zeros = map(torch.zeros_like, others)
-                found = pull((*cotangents, *zeros), retain_graph=torch.is_grad_enabled())
+            except (NotImplementedError, AssertionError) as error:
+                raise ValueError(
+                    "With checkpoint='mixed', what the inner loss calls needs a forward "
+                    "derivative, which some of it does not have: set checkpoint='steps'."
+                ) from error
         return None, None, None, *_placed(found, wanted, len(inputs))
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
-        info: Any, in_dims: Any, fn: Any, conditions: _Conditions, size: int, *inputs: Tensor
+        info: Any, in_dims: Any, fn: Any, conditions: Conditions, size: int, *inputs: Tensor
     ) -> Any:
         # every task has its own point, so that the gradient of the sum is that of each task
         own = [
@@ -189,7 +222,7 @@ class _Slopes(Function):
         def total(*inputs: Tensor) -> Tensor:
             return over(*inputs).sum()
 
-        found = _Slopes.apply(total, conditions, size, *own, *inputs[size:])
+        found = _MixedSlopes.apply(total, conditions, size, *own, *inputs[size:])
         return found, (0,) * size
 
 
@@ -208,7 +241,7 @@ class _Recorded(TorchFunctionMode):
             if isinstance(leaf, Tensor) and id(leaf) not in self.made:
                 self.met.setdefault(id(leaf), weakref.ref(leaf))
         result = func(*args, **(kwargs or {}))
-        self.made |= {id(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
+        self.made |= _ids(result)
         return result
 
 
@@ -218,25 +251,34 @@ class _Instead(TorchFunctionMode):
     def __init__(self, reads: Sequence[Tensor], inputs: Sequence[Tensor]):
         super().__init__()
         given = inputs[len(inputs) - len(reads) :]
-        self.given = {id(read): other for read, other in zip(reads, given, strict=True)}
+        self.given = {id(own): own for own in inputs}
+        self.given |= {id(read): other for read, other in zip(reads, given, strict=True)}
+        self.made: set[int] = set()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         args, kwargs = tree_map_only(Tensor, self._of, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        self.made |= _ids(result)
+        return result
 
     def _of(self, leaf: Tensor) -> Tensor:
         other = self.given.get(id(leaf))
         if other is not None:
             return other
-        if leaf.requires_grad and not is_functorch_wrapped_tensor(leaf):
+        own = id(leaf) in self.made or is_functorch_wrapped_tensor(leaf)
+        if not own and leaf.requires_grad and leaf.is_leaf:
             raise ValueError(
                 "With `checkpoint` an inner loss must read the same tensors at every call, in "
                 "the backward pass too: set checkpoint=None, or do not lend the learner its "
                 "parameters by functional_call."
             )
         return leaf
+
+
+def _ids(tree: Any) -> set[int]:
+    return {id(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
 
 
 def _seen(tree: Any, reads: Sequence[Tensor]) -> list[Tensor]:
@@ -260,7 +302,9 @@ def _of(fn: Callable[..., Any], inputs: Sequence[Tensor], wanted: Sequence[int])
     return of
 
 
-def _placed(found: Sequence[Tensor], wanted: Sequence[int], size: int) -> list[Tensor | None]:
+def _placed(
+    found: Sequence[Tensor | None], wanted: Sequence[int], size: int
+) -> list[Tensor | None]:
     """The gradients of all inputs, from those of the wanted ones."""
     every = dict(zip(wanted, found, strict=True))
     return [every.get(i) for i in range(size)]

@@ -1,0 +1,203 @@
+"""Memory: exact counts, gradients by chunks, and what limits are obeyed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from quickstudy import MAML, Examples, PrototypicalNetwork, anil, cross_entropy, evaluate
+from quickstudy.descent import Checkpoint, adam, descend
+from quickstudy.functional import tree_map
+from quickstudy.memory import parse, peak, ran_out, readable
+from quickstudy.nets import MLP
+from quickstudy.testing import Blobs
+
+TASKS = Blobs().sample(7, torch.Generator().manual_seed(0))
+
+
+def gradient(learner: nn.Module, weights: Tensor, tasks: Any = TASKS) -> list[Tensor]:
+    torch.manual_seed(1)
+    losses = learner(tasks)
+    slopes = torch.autograd.grad(losses @ weights, list(learner.parameters()))
+    return [losses.detach(), *slopes]
+
+
+def test_the_peak_is_the_most_bytes_at_any_moment():
+    def work() -> Tensor:
+        a = torch.zeros(1000)
+        b = a.exp()  # a and b: 8000 bytes
+        del a
+        return b
+
+    assert peak(work, "cpu") == 8000
+    assert peak(lambda: None, "cpu") == 0
+
+
+def test_the_peak_counts_what_autograd_keeps():
+    x = torch.ones(1000, requires_grad=True)
+    kept = peak(lambda: x.exp().exp().exp(), "cpu")
+    assert kept >= 3 * 4000
+    with torch.no_grad():
+        assert peak(lambda: x.exp().exp().exp(), "cpu") == 2 * 4000
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GiB", 2**33), ("1.5 MB", 1_500_000), ("7k", 7000), (12, 12)]
+)
+def test_amounts_of_memory(text: Any, size: int):
+    assert parse(text) == size
+
+
+def test_what_is_no_amount_of_memory_is_refused():
+    with pytest.raises(ValueError, match="write it as '8GiB'"):
+        parse("much")
+    assert readable(3 * 2**30) == "3 GiB"
+    assert readable(3 * 2**19) == "1.5 MiB"
+
+
+def test_which_errors_are_of_memory():
+    assert ran_out(torch.OutOfMemoryError("CUDA out of memory."))
+    assert ran_out(RuntimeError("DefaultCPUAllocator: can't allocate memory: 7 bytes"))
+    assert not ran_out(RuntimeError("a shape"))
+
+
+LEARNERS: dict[str, Callable[[], Any]] = {
+    "maml": lambda: MAML(MLP(8, 3, hidden=(5,)), lr=0.1, steps=2),
+    "anil": lambda: anil(MLP(8, 3, hidden=(5,)), lr=0.1, steps=3, checkpoint="mixed"),
+    "prototypical": lambda: PrototypicalNetwork(MLP(8, 4, hidden=(5,))),
+    "dropout": lambda: MAML(
+        nn.Sequential(nn.Linear(8, 6), nn.Dropout(0.3), nn.Linear(6, 3)), lr=0.1, steps=2
+    ),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("how", ["loop", "vmap"])
+@pytest.mark.parametrize("name", ["maml", "anil", "prototypical"])
+def test_chunks_change_no_gradient(name: str, how: Any, weighted: bool, double: None):
+    tasks = tree_map(lambda leaf: leaf.double(), TASKS)
+    learner = LEARNERS[name]()
+    learner.how = how
+    weights = torch.rand(7) if weighted else torch.full((7,), 1 / 7)
+    expected = gradient(learner, weights, tasks)
+    for chunk in (1, 3, 7, 9):
+        learner.chunk = chunk
+        found = gradient(learner, weights, tasks)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_losses_that_count_differently_are_of_the_same_random_numbers():
+    learner = LEARNERS["dropout"]()
+    learner.chunk = 3
+    ones = gradient(learner, torch.ones(7))
+    nearly = gradient(learner, torch.ones(7) + torch.tensor([1e-5] + [0] * 6))  # by other means
+    torch.testing.assert_close(nearly, ones, rtol=1e-3, atol=1e-4)
+
+
+def test_chunks_of_a_learner_with_lent_parameters(double: None):
+    tasks = tree_map(lambda leaf: leaf.double(), TASKS)
+    learner = LEARNERS["maml"]()
+    learner.chunk = 2
+    own = dict(learner.named_parameters())
+    scale = torch.ones((), requires_grad=True)
+    for weights in (torch.ones(7), torch.rand(7)):
+        lent = {name: scale * p.detach() for name, p in own.items()}
+        losses = functional_call(learner, lent, (tasks,))
+        (found,) = torch.autograd.grad(losses @ weights, scale)
+        _, *slopes = gradient(learner, weights, tasks)
+        expected = sum((p * g).sum() for p, g in zip(own.values(), slopes, strict=True))
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_gradient_that_chunks_would_lose_is_refused():
+    temperature = torch.ones((), requires_grad=True)
+
+    def criterion(logits: Tensor, examples: Examples) -> Tensor:
+        return cross_entropy(logits * temperature, examples)
+
+    learner = MAML(MLP(8, 3), criterion=criterion)
+    learner.chunk = 2
+    with pytest.raises(ValueError, match="no parameter of the learner"):
+        learner(TASKS)
+    learner.chunk = None
+    learner(TASKS).sum().backward()
+    assert temperature.grad is not None
+
+
+def taken(learner: nn.Module, tasks: Any = TASKS) -> int:
+    """Bytes that a meta-step takes."""
+    learner(tasks).mean().backward()  # makes .grad and caches
+    return peak(lambda: learner(tasks).mean().backward(), "cpu")
+
+
+def test_chunks_bound_memory():
+    tasks = Blobs().sample(32, torch.Generator().manual_seed(0))
+    learner = MAML(MLP(8, 3, hidden=(30, 30)), lr=0.1, steps=5)
+    for how in ("loop", "vmap"):
+        learner.how, learner.chunk = how, None
+        whole = taken(learner, tasks)
+        learner.chunk = 2
+        assert taken(learner, tasks) < whole / 8
+
+
+def inner(steps: int, checkpoint: Checkpoint | None, **more: Any) -> int:
+    """Bytes that a meta-gradient of one task takes."""
+    weight = torch.randn(50, 50, requires_grad=True)
+    x = torch.randn(200, 50)
+
+    def work() -> None:
+        end = descend(
+            lambda fast: (x @ fast["w"]).sin().cos().sin().mean(),
+            {"w": weight},
+            lr=0.1,
+            steps=steps,
+            checkpoint=checkpoint,
+            **more,
+        )
+        torch.autograd.grad(end["w"].sum(), weight)
+
+    work()
+    return peak(work, "cpu")
+
+
+PARAMETERS = 50 * 50 * 4  # bytes
+
+
+def test_memory_by_inner_steps():
+    one, four, nine, sixteen = (inner(steps, None) for steps in (1, 4, 9, 16))
+    assert sixteen - nine == pytest.approx(7 * (nine - four) / 5, rel=0.01)  # grows as steps do
+    step = (sixteen - nine) / 7
+
+    for steps in (4, 16, 64):  # grows as their square root does
+        root = steps**0.5
+        assert inner(steps, "sqrt") < one + root * (step + 2 * PARAMETERS)
+    for checkpoint in ("steps", "mixed"):  # grows by the parameters of each
+        at_rest = inner(4, checkpoint)
+        for steps in (5, 16, 64):
+            assert inner(steps, checkpoint) <= at_rest + (steps - 4) * PARAMETERS
+    assert inner(4, "steps") <= one + 6 * PARAMETERS
+    for checkpoint in ("sqrt", "steps", "mixed"):
+        assert inner(16, checkpoint) < sixteen / 3
+
+
+def test_memory_of_truncated_steps_does_not_grow():
+    assert inner(32, None, truncate=2) == inner(8, None, truncate=2) < inner(8, None) / 2
+
+
+def test_memory_of_adam_by_mixed_modes():
+    grown = (inner(24, "mixed", optimizer=adam()) - inner(8, "mixed", optimizer=adam())) / 16
+    assert grown <= 14 * PARAMETERS  # what the rule itself remembers
+
+
+@pytest.mark.parametrize("how", ["loop", "vmap"])
+def test_evaluation_keeps_no_graph(how: Any):
+    def evaluated(steps: int) -> int:
+        learner = MAML(MLP(8, 3, hidden=(30,)), lr=0.1, steps=steps)
+        learner.how = how
+        return peak(lambda: evaluate(learner, Blobs(), count=8, size=8), "cpu")
+
+    evaluated(1)
+    assert evaluated(30) <= evaluated(3) * 1.02
