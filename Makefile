@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint docs bench clean
+.PHONY: demo test test-slow lint docs bench results clean
 
 demo: $(READY)
 	$(BIN)/quickstudy demo
@@ -26,6 +26,11 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.meta_step --out benchmarks/results/meta_step.json
 	$(BIN)/python -m benchmarks.sampling --out benchmarks/results/sampling.json
 	$(BIN)/python -m benchmarks.evaluate --out benchmarks/results/evaluate.json
+
+# every stored result, again: hours on one machine; stopped, it goes on where it was
+results: $(READY)
+	$(BIN)/quickstudy reproduce
+	$(BIN)/python docs/tables.py
 
 # torch first and by itself: other requests for it can bring in gigabytes of CUDA
 $(READY): pyproject.toml constraints.txt

@@ -5,10 +5,13 @@
 
 A block stands between `<!-- results: NAME -->` and `<!-- /results -->`. NAME is `published` (a
 row for each number that a paper has too), `each` (a section for each recipe), the name of a
-recipe or of one of its results, or `speed`. The numbers come from recipes/results/*.json and
-benchmarks/results/*.json, which the commands that measured them wrote.
+recipe or of one of its results, `compare RECIPE` (its results beside each other, task by task),
+`gradient omniglot` and `gradient sinusoid` (a row for each gradient learner), or `speed`. The
+numbers come from recipes/results/*.json and benchmarks/results/*.json, which the commands that
+measured them wrote.
 """
 
+import ast
 import json
 import re
 import sys
@@ -17,7 +20,21 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-UNPUBLISHED = "–"
+UNPUBLISHED, NOT_RUN = "–", "not run"
+NAMES = {
+    "maml": "MAML",
+    "fomaml": "FOMAML",
+    "anil": "ANIL",
+    "boil": "BOIL",
+    "meta_sgd": "Meta-SGD",
+    "meta_curvature": "Meta-Curvature",
+    "maml_pp": "MAML++",
+    "reptile": "Reptile",
+    "imaml": "iMAML",
+    "cavia": "CAVIA",
+    "proto_maml": "ProtoMAML",
+    "prototypical": "prototypical networks",
+}
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -50,6 +67,12 @@ def _block(name: str) -> str:
     if name == "speed":
         found = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
         return "\n\n".join(map(_benchmark, found)) or "*Not measured yet: `make bench`.*"
+    if name == "gradient omniglot":
+        return _omniglot()
+    if name == "gradient sinusoid":
+        return _sinusoid()
+    if name.removeprefix("compare ") in set(formats) - {name}:
+        return _compared(name.removeprefix("compare "))
     if name in formats:
         return _recipe(name)
     for recipe in formats:
@@ -57,8 +80,8 @@ def _block(name: str) -> str:
             result = _results().get(name)
             return _one(result) if result else f"*Not recorded yet: `{name}`.*"
     raise ValueError(
-        f"There is no block {name!r}: name a recipe, one of its results, `published`, `each` "
-        "or `speed`."
+        f"There is no block {name!r}: name a recipe or one of its results, or see the head of "
+        "docs/tables.py."
     )
 
 
@@ -83,8 +106,10 @@ def _recipe(name: str) -> str:
     results = _results(name)
     if not results:
         return f"*Not recorded yet: `quickstudy train {name} --record`.*"
-    if _formats()[name] == name:
+    if _formats()[name] == name and list(results) == [name]:
         return _one(results[name])
+    if _formats()[name] == name:  # variants of one result
+        return "\n\n".join(f"**`{key}`**\n\n{_one(each)}" for key, each in results.items())
     rows = [[f"`{key}`", *row] for key, result in results.items() for row in _rows(result)]
     return "\n\n".join(
         [
@@ -92,6 +117,111 @@ def _recipe(name: str) -> str:
             _table(["Result", "Tasks", "Metric", "Measured", "Published"], rows),
         ]
     )
+
+
+def _omniglot() -> str:
+    """What each learner reaches 5-way 1-shot, beside its paper."""
+    main, rows = "5-way 1-shot", []
+    for key, learner in NAMES.items():
+        recipe = f"omniglot_{key}"
+        if recipe not in _formats():
+            continue
+        paper, results = _paper(recipe), _results(recipe)
+        for test in dict.fromkeys([main, *paper]):
+            said = paper.get(test, {})
+            published = UNPUBLISHED
+            if "accuracy" in said:
+                published = _number("accuracy", said["accuracy"], said.get("interval"))
+            cells = {False: NOT_RUN, True: NOT_RUN}  # by whether it is the run in full
+            kinds = set[str]()
+            for name, result in results.items():
+                if test in result["measured"]:
+                    cells[name.endswith("_full")] = _trained(result, test, said.get("steps"))
+                    kinds.add(_said(result["measured"][test]["card"]["transductive"]))
+            label = f"{learner}{test.removeprefix(main)}"
+            rows.append([label, published, *cells.values(), ", ".join(sorted(kinds))])
+    head = ["Learner", "Published", "Measured in part", "Measured in full", "Transductive"]
+    return _table(head, rows)
+
+
+def _trained(result: Any, test: str, steps: int | None) -> str:
+    """An accuracy, and after how much training."""
+    number = result["measured"][test]["accuracy"]
+    size = result.get("size", result["settings"].get("size"))
+    facts = [f"{result['steps']:,}{f' of {steps:,}' if steps else ''} steps"]
+    facts += [f"{size} tasks each"] * bool(size)
+    facts += [_time(result["seconds"]), "GPU" if result["hardware"].get("gpu") else "CPU"]
+    return f"{_number('accuracy', number['mean'], number['interval'])} ({', '.join(facts)})"
+
+
+def _sinusoid() -> str:
+    """The squared error of each learner, by shots and inner steps."""
+    tests = [f"{k} shots, {s}" for k in (5, 10, 20) for s in ("1 step", "10 steps")]
+    head, rows = ["Learner", *tests, "Trained"], []
+    for key, learner in NAMES.items():
+        found = [
+            result
+            for result in _results().values()
+            if result["recipe"] == f"sinusoid_{key}"
+            or (result["recipe"], result["settings"].get("learner")) == ("sinusoid", key)
+        ]
+        lines: dict[str, dict[str, str]] = {}
+        for result in found:
+            settings = result["settings"]
+            trained = f"{result['steps']:,} steps, {_time(result['seconds'])}"
+            for test, row in result["measured"].items():
+                column, label = test, learner
+                if test not in tests:  # CAVIA's are named by the size of its context
+                    count = settings["inner_steps"]
+                    column = f"{settings['shots']} shots, {count} step{'s' * (count > 1)}"
+                    label = f"{learner}, {test}"
+                number = row["squared_error"]
+                line = lines.setdefault(label, {"Trained": trained})
+                line[column] = _number("squared_error", number["mean"], number["interval"])
+        rows += [
+            [label, *(line.get(name, NOT_RUN) for name in head[1:])]
+            for label, line in lines.items()
+        ]
+        if not found and (f"sinusoid_{key}" in _formats() or key in _choices("sinusoid")):
+            rows.append([learner, *[NOT_RUN] * len(head[1:])])
+    return _table(head, rows)
+
+
+def _compared(recipe: str) -> str:
+    """A table for each test, of the results of a recipe with a setting `learner`."""
+    from quickstudy.comparison import compare, table
+
+    results = _results(recipe)
+    parts = []
+    for comparison in compare(results) if len(results) > 1 else []:
+        head, *rows = table(comparison)
+        entries = [entry.name for entry in comparison.entries]
+        found = [results[name]["settings"].get("learner", name) for name in entries]
+        names = [NAMES.get(learner, learner) for learner in found]
+        rows = [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
+        missing = [NAMES.get(key, key) for key in _choices(recipe) if key not in found]
+        parts.append(f"**{comparison.test}**\n\n{_table(['Learner', *head[1:]], rows)}")
+        parts += [f"*Not run: {', '.join(missing)}.*"] if missing else []
+    return "\n\n".join(parts) or f"*Not run yet: `quickstudy train {recipe} --record`.*"
+
+
+def _paper(recipe: str) -> dict[str, Any]:
+    """The numbers that a recipe compares with."""
+    file = ROOT / "recipes" / f"{recipe}.py"
+    for line in ast.parse(file.read_text() if file.exists() else "").body:
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "PAPER":
+            return ast.literal_eval(line.value)
+    return {}
+
+
+def _choices(recipe: str) -> list[str]:
+    """What the `learner` of a recipe may be: the keys of its `LEARNERS`."""
+    file = ROOT / "recipes" / f"{recipe}.py"
+    for line in ast.parse(file.read_text() if file.exists() else "").body:
+        if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == "LEARNERS":
+            assert isinstance(line.value, ast.Dict)
+            return [ast.literal_eval(key) for key in line.value.keys if key]
+    return []
 
 
 def _one(result: Any) -> str:

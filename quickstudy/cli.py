@@ -237,6 +237,40 @@ def compare(folders: Positional[tuple[Path, ...]], *, json: bool = False) -> Non
         Console().print(shown)
 
 
+def reproduce(
+    results: Positional[tuple[str, ...]], *, how: How = "recipe", device: str = "cpu"
+) -> None:
+    """Runs stored results again, each with its settings, and stores what comes out: for hours.
+
+    Runs are in runs/NAME; the same command goes on where one stopped.
+
+    Example: quickstudy reproduce glyphs_protonet glyphs_fomaml
+
+    Args:
+        results: names (`quickstudy list`); none: all that there are.
+        how: way of executing tasks; auto measures which is fastest.
+        device: cpu or cuda.
+    """
+    known = recipe.stored()
+    for name in results:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
+            raise ValueError(f"There is no stored result {name!r}. {hint}")
+    for name in results or known:
+        print(f"{name}:", file=sys.stderr)
+        _train(
+            known[name]["recipe"],
+            known[name]["settings"],
+            out=Path("runs") / name,
+            how=how,
+            device=device,
+            record=True,
+            stored=name,
+            json=False,
+        )
+
+
 def report(folder: Positional[Path], *, out: Path | None = None) -> None:
     """Writes one HTML file about a run: curves, results, protocol, an episode in pictures.
 
@@ -340,6 +374,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "doctor": doctor,
     "compare": compare,
     "report": report,
+    "reproduce": reproduce,
 }
 ABOUT = """Learning to learn, on PyTorch.
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,14 @@ def test_a_recipe_of_several_results(
     stored = tmp_path / "recipes" / "results" / "tiny_0.01_0.json"
     said = run("compare", stored, *both).out
     assert "3-way 2-shot" in said and said.count("best") > 1
+
+    shutil.rmtree("runs")
+    shutil.copy(recipe, tmp_path / "recipes")
+    before = json.loads(stored.read_text())
+    assert run("reproduce", "tiny_0.01_0").code == 0
+    again = json.loads(stored.read_text())
+    assert again["measured"] == before["measured"] and again["settings"] == before["settings"]
+
     Path(recipe).write_text(RECIPE + '\n\nRESULT = "tiny_{shape}"\n')
     assert "'shape'" in run("train", recipe).err
 
@@ -234,6 +243,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
         "doctor",
         "compare",
         "report",
+        "reproduce",
         "train",
     ):
         answer = run(command, "--help")
@@ -263,6 +273,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
         (["doctor", "nothing"], "no recipe"),
         (["report", "{empty}"], "no checkpoint"),
         (["compare", "{empty}", "{empty}"], "finish the run"),
+        (["reproduce", "glyphs_protonett"], "Did you mean 'glyphs_protonet'?"),
     ],
 )
 def test_a_wrong_command_gets_one_sentence(

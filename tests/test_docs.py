@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 import quickstudy
 from quickstudy import cli, recipe
+from quickstudy.evaluate import pack
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -80,9 +83,9 @@ def test_numbers_are_the_measured_ones() -> None:
     assert done.returncode == 0, f"{done.stdout}{done.stderr}Run: python docs/tables.py"
 
 
-def test_a_new_result_makes_the_pages_out_of_date(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/tables.py, in a repository that has nothing yet."""
     spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
     assert spec is not None and spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
@@ -90,6 +93,10 @@ def test_a_new_result_makes_the_pages_out_of_date(
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
     (tmp_path / "recipes" / "results").mkdir(parents=True)
+    return tables
+
+
+def test_a_new_result_makes_the_pages_out_of_date(tables: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "recipes" / "sine.py").write_text("\nPAPER = {}\n")
     page = tmp_path / "README.md"
     page.write_text("Before\n<!-- results: published -->\n<!-- /results -->\nAfter\n")
@@ -135,8 +142,61 @@ def test_a_new_result_makes_the_pages_out_of_date(
     assert "| `many_maml_1shot` | 5-way | accuracy | 51.0 ± 2.0 % | – |" in block
     block = tables.renewed("<!-- results: many_anil_1shot -->\n<!-- /results -->")
     assert "Not recorded yet: `many_anil_1shot`" in block
+    block = tables.renewed("<!-- results: compare many -->\n<!-- /results -->")
+    assert "Not run yet" in block
     with pytest.raises(ValueError, match="no block 'sign'"):
         tables.renewed("<!-- results: sign -->\n<!-- /results -->")
+
+
+def test_tables_of_the_gradient_learners_have_what_there_is(
+    tables: ModuleType, tmp_path: Path
+) -> None:
+    recipes = tmp_path / "recipes"
+
+    def store(recipe_name: str, name: str, rows: dict[str, Any], **other: Any) -> None:
+        card = {"transductive": True, "seed": 1}
+        measured = {test: {**numbers, "card": card} for test, numbers in rows.items()}
+        hardware = {"processor": "P", "threads": 1, "gpu": None, "torch": "2.13"}
+        result = {"recipe": recipe_name, "about": "", "paper": {}, "steps": 900, "size": 16}
+        result |= {"measured": measured, "seconds": 60.0, "hardware": hardware, **other}
+        (recipes / "results" / f"{name}.json").write_text(recipe.json.dumps(result))
+
+    def block(name: str) -> str:
+        return tables.renewed(f"<!-- results: {name} -->\n<!-- /results -->")
+
+    paper = 'PAPER = {"5-way 1-shot": {"accuracy": 0.987, "steps": 60_000}}\n'
+    (recipes / "omniglot_maml.py").write_text(paper)
+    row = "| MAML | 98.7 % | not run | not run |  |"
+    assert row in block("gradient omniglot")
+    one = {"5-way 1-shot": {"accuracy": {"mean": 0.97, "interval": 0.01}}}
+    store("omniglot_maml", "omniglot_maml", one, settings={})
+    part = "97.0 ± 1.0 % (900 of 60,000 steps, 16 tasks each, 60 s, CPU)"
+    assert f"| MAML | 98.7 % | {part} | not run | yes |" in block("gradient omniglot")
+    store("omniglot_maml", "omniglot_maml_full", one, settings={}, steps=60_000)
+    assert "| not run |" not in block("gradient omniglot")
+
+    (recipes / "sinusoid.py").write_text('LEARNERS: dict = {"anil": 1}\n')
+    assert "| ANIL | not run |" in block("gradient sinusoid")
+    error = {"squared_error": {"mean": 0.25, "interval": 0.01}}
+    store("sinusoid", "sinusoid_anil", {"5 shots, 1 step": error}, settings={"learner": "anil"})
+    assert "| ANIL | 0.250 ± 0.010 | not run |" in block("gradient sinusoid")
+    settings = {"shots": 10, "inner_steps": 1}
+    store("sinusoid_cavia", "sinusoid_cavia_5", {"context of 5": error}, settings=settings)
+    row = "| CAVIA, context of 5 | not run | not run | 0.250 ± 0.010 | not run |"
+    assert row in block("gradient sinusoid")
+
+    (recipes / "shapes.py").write_text(
+        'RESULT = "shapes_{learner}"\nLEARNERS: dict = {"anil": 1, "maml": 2, "cavia": 3}\n'
+    )
+    for learner, mean in (("anil", 0.4), ("maml", 0.5)):
+        values = pack(torch.full((10,), mean))
+        accuracy = {"accuracy": {"mean": mean, "interval": 0.0, "values": values}}
+        chosen = {"settings": {"learner": learner}}
+        store("shapes", f"shapes_{learner}", {"5-way": accuracy}, **chosen)
+    block_of_both = block("compare shapes")
+    assert "| MAML | 50.00 ± 0.00 % | the best |" in block_of_both
+    assert "| ANIL | 40.00 ± 0.00 % | -10.00 ± 0.00 % | 0% of tasks | 900 |" in block_of_both
+    assert "*Not run: CAVIA.*" in block_of_both
 
 
 def test_commands_that_are_named_exist() -> None:
