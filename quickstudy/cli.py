@@ -226,15 +226,20 @@ def compare(folders: Positional[tuple[Path, ...]], *, json: bool = False) -> Non
     """
     from quickstudy.comparison import compare, table
 
-    found = compare({str(folder): recipe.result(folder) for folder in folders})
+    short = [folder.resolve().stem for folder in folders]
+    names = short if len(set(short)) == len(short) else map(str, folders)
+    results = map(recipe.result, folders)
+    found = compare(dict(zip(names, results, strict=True)))
     if json:
         return _print_json([comparison.to_json() for comparison in found])
     for comparison in found:
-        head, *rows = table(comparison)
-        shown = Table(*head, title=comparison.test, title_justify="left")
+        rows = table(comparison)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        print(f"{comparison.test}\n")
         for row in rows:
-            shown.add_row(*row)
-        Console().print(shown)
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            print("  ".join(cells).rstrip())
+        print()
 
 
 def reproduce(

@@ -1,0 +1,68 @@
+"""The recipes of several learners: each is built, and all are on equal terms."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from quickstudy import recipe, train
+from quickstudy.task import batches
+
+
+@pytest.fixture(scope="module")
+def caltech() -> ModuleType:
+    return recipe.find("caltech101")
+
+
+@pytest.fixture(scope="module")
+def waves() -> ModuleType:
+    return recipe.find("sinusoid")
+
+
+@pytest.mark.parametrize("name", ["caltech101", "sinusoid"])
+def test_every_learner_can_be_chosen_and_names_its_result(name: str) -> None:
+    module = recipe.find(name)
+    assert set(get_args(module.Name)) == set(module.LEARNERS)
+    names = {recipe.result_name(module, {"learner": key}) for key in module.LEARNERS}
+    assert len(names) == len(module.LEARNERS)
+    with pytest.raises(ValueError, match="choose one of"):
+        module.recipe(learner="mamel")
+
+
+@pytest.mark.parametrize("learner", get_args(recipe.find("caltech101").Name))
+def test_learners_of_photographs_share_net_tasks_and_tests(
+    caltech: ModuleType, real_data: Path, learner: Any
+) -> None:
+    torch.manual_seed(0)
+    chosen = caltech.recipe(learner=learner, steps=2, size=1)
+    convolutions = {p.shape for p in chosen.learner.parameters() if p.ndim == 4}
+    assert convolutions == {(32, 3, 3, 3), (32, 32, 3, 3)}
+    usual = caltech.recipe(learner="maml")
+    (test,), (other,) = chosen.tests.values(), usual.tests.values()
+    assert test.tasks.card() == other.tasks.card() and test.count == other.count
+    mine, others = (next(iter(batches(e.train, 1, steps=1))) for e in (chosen, usual))
+    assert pictures(mine) == pictures(others)
+    for step in train(chosen.learner, chosen.train, chosen.optimizer, steps=1, size=1):
+        assert step.loss.isfinite().all()
+
+
+def pictures(batch: Any) -> set[tuple[float, ...]]:
+    """Which images a task has, in support and query set together."""
+    x = torch.cat([batch.support.x[0], batch.query.x[0]]).flatten(1)
+    return {tuple(row) for row in torch.stack([x.mean(1), x.std(1), x[:, 99]], 1).tolist()}
+
+
+@pytest.mark.parametrize("learner", get_args(recipe.find("sinusoid").Name))
+def test_learners_of_waves_begin_as_maml_and_have_its_tests(
+    waves: ModuleType, learner: Any
+) -> None:
+    maml = recipe.find("sinusoid_maml").recipe()
+    torch.manual_seed(0)
+    chosen = waves.recipe(learner=learner, steps=2, size=3)
+    assert list(chosen.tests) == list(maml.tests)
+    for test, other in zip(chosen.tests.values(), maml.tests.values(), strict=True):
+        assert test.tasks.card() == other.tasks.card() and test.count == other.count
+    for step in train(chosen.learner, chosen.train, chosen.optimizer, steps=2, size=3):
+        assert step.loss.isfinite().all()
