@@ -53,6 +53,7 @@ def recipe(
         {
             name: Test(test, {**settings, "transductive": False}, count=1000),
             f"{name}, transductive": Test(test, settings, count=1000),
+            f"{name}, transductive, {inner_steps} steps": Test(test, count=1000),
         },
         optimizer,
         steps,
