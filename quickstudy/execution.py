@@ -1,15 +1,17 @@
 """How a function of one task is executed over a batch of tasks, and which way is fastest."""
 
 import copy
+import itertools
 import re
 import statistics
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +22,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.stateless import _reparametrize_module
 
+from quickstudy.descent import Checkpoint
 from quickstudy.functional import leaves, tree_map, unstack
-from quickstudy.memory import by_chunk
+from quickstudy.memory import available, by_chunk, parse, peak, ran_out, readable
 from quickstudy.recurrent import Cells
 from quickstudy.task import Task, TaskBatch
 
@@ -177,7 +180,7 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        sentence = explain(error, learner)
+        sentence = explain(error, learner, tasks)
         if sentence is None:
             raise
         raise ValueError(sentence) from error
@@ -199,11 +202,29 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
             )
 
 
-def explain(error: Exception, learner: nn.Module) -> str | None:
+@contextmanager
+def fitting(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
+    """Says of memory that does not suffice in here, as in a backward pass, what would fit.
+
+    Raises:
+        ValueError: memory does not suffice.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        raise ValueError(explain(error, learner, tasks)) from error
+
+
+def explain(error: Exception, learner: nn.Module, tasks: TaskBatch | None = None) -> str | None:
     """One sentence that names the module of `learner` in which PyTorch's transforms failed,
-    and the remedy. None: the error says it itself, or is of another kind."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return "Memory does not suffice for so many tasks at once: set learner.chunk to fewer."
+    or the settings with which `tasks` would fit into memory, and so the remedy. None: the error
+    says it itself, or is of another kind."""
+    if ran_out(error):
+        traceback.clear_frames(error.__traceback__)  # which hold the tensors
+        sentence = None if tasks is None else _what_fits(learner, tasks)
+        return sentence or "Too many tasks at once for the memory: set learner.chunk to fewer."
     path, module = _innermost(error, learner)
     for pattern, sentence in _EXPLANATIONS:
         found = re.search(pattern, str(error))
@@ -296,10 +317,13 @@ class Way(NamedTuple):
     compiled: bool
     seconds: float | None = None  # of a batch's losses and their gradient; None: impossible
     note: str = ""  # how well it agrees with the loop, or why it is impossible
+    checkpoint: Checkpoint | None = None  # of inner steps; see `descend`
+    memory: int | None = None  # bytes at the peak, beyond those from before; None: not measured
 
     def __str__(self) -> str:
         chunk = "" if self.chunk is None else f", chunk {self.chunk}"
-        return f"{self.how}{chunk}{', compiled' if self.compiled else ''}"
+        checkpoint = "" if self.checkpoint is None else f", {self.checkpoint}"
+        return f"{self.how}{chunk}{checkpoint}{', compiled' if self.compiled else ''}"
 
 
 @dataclass(frozen=True)
@@ -311,23 +335,32 @@ class Plan:
     compiled: bool
     tasks: int  # T, in the batch that was measured
     rows: tuple[Way, ...]
+    checkpoint: Checkpoint | None = None
 
     def apply(self, learner: "Learner[Any]") -> nn.Module:
-        """Sets `how` and `chunk` of `learner`. Returns it, compiled if that was chosen."""
-        learner.how, learner.chunk = self.how, self.chunk
-        return _compile(learner) if self.compiled else learner
+        """Sets `how`, `chunk` and, where there is one, `checkpoint` of `learner`. Returns it,
+        compiled if that was chosen."""
+        return _set(learner, self._chosen())
 
     def __str__(self) -> str:
-        loop = self.rows[0].seconds
-        lines = [f"{'':18}{'seconds':>9}{'tasks/s':>9}{'x loop':>8}"]
+        loop = next((way.seconds for way in self.rows if way.how == "loop"), None)
+        wide = max(18, *(len(str(way)) + 1 for way in self.rows))
+        measured = any(way.memory is not None for way in self.rows)
+        memory = f"{'memory':>10}" if measured else ""
+        lines = [f"{'':{wide}}{'seconds':>9}{'tasks/s':>9}{'x loop':>8}{memory}"]
         for way in self.rows:
             numbers = f"{'':26}"
             if way.seconds is not None:
                 speed = "" if loop is None else f"{loop / way.seconds:.1f}"
                 numbers = f"{way.seconds:9.4f}{self.tasks / way.seconds:9.0f}{speed:>8}"
-            lines.append(f"{way!s:18}{numbers}  {way.note}".rstrip())
-        lines.append(f"chosen: {Way(self.how, self.chunk, self.compiled)}")
+            if measured:
+                numbers += f"{'' if way.memory is None else readable(way.memory):>10}"
+            lines.append(f"{way!s:{wide}}{numbers}  {way.note}".rstrip())
+        lines.append(f"chosen: {self._chosen()}")
         return "\n".join(lines)
+
+    def _chosen(self) -> Way:
+        return Way(self.how, self.chunk, self.compiled, checkpoint=self.checkpoint)
 
 
 def plan(
@@ -338,11 +371,15 @@ def plan(
     compiled: bool = False,
     chunks: Sequence[int] | None = None,
     repeats: int = 3,
+    memory: str | int | None = None,
 ) -> Plan:
     """Measures on `batch` which way to execute `learner` is fastest.
 
     Every way does the losses and their gradient; one whose numbers differ from the loop's is
     not chosen. All of it happens on copies: `learner` and torch's random state are left alone.
+
+    With `memory` only ways count that stay below it. Every checkpoint that the learner can have
+    is tried with as many tasks at once as will fit, judging by the peaks of one and two tasks.
 
     Args:
         batch: of as many tasks as training will have.
@@ -350,22 +387,31 @@ def plan(
         compiled: tries `torch.compile` too, which takes 10 to 100 seconds.
         chunks: numbers of tasks at once to try, besides all (None: a quarter, a sixteenth).
         repeats: timings of each way, taken in turns; their median counts.
+        memory: the most that a step may take beyond parameters, the optimizer's state and
+            tasks, as "8GiB" or in bytes.
 
     Raises:
         ValueError: the learner can be executed in no way; names the module and the remedy.
     """
+    limit = None if memory is None else parse(memory)
     where = next((p.device for p in learner.parameters()), "cpu") if device is None else device
     batch = tree_map(lambda leaf: leaf.to(where), batch)
     size = len(leaves(batch)[0])
     some = (size // 4, size // 16) if chunks is None else chunks
-    ways = [Way("loop", None, False), Way("vmap", None, False)]
-    ways += [Way("vmap", chunk, False) for chunk in some if 1 < chunk < size]
+    kept = _checkpoint(learner)
+    if limit is None:
+        ways = [Way(how, None, False, checkpoint=kept) for how in ("loop", "vmap")]
+    else:
+        ways = _within(learner, batch, where, limit)
+    whole = any(way.how == "vmap" and way.chunk is None for way in ways)
+    ways += [Way("vmap", c, False, checkpoint=kept) for c in some if whole and 1 < c < size]
     if compiled:
-        ways.append(Way("vmap", None, True))
+        ways.append(Way("vmap", None, True, checkpoint=kept))
 
     trials = {way: _set(copy.deepcopy(learner).to(where), way) for way in ways}
     notes: dict[Way, str] = {}
     spent: dict[Way, list[float]] = {}  # of the ways that can be chosen
+    peaks: dict[Way, int] = {}
     devices = [where] if torch.device(where).type == "cuda" else []
     with torch.random.fork_rng(devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say is in the notes
@@ -379,6 +425,11 @@ def plan(
                 failure = failure or error
                 notes[way] = f"impossible: {_reason(error)}"
                 continue
+            if limit is not None:
+                peaks[way] = peak(partial(_outcome, trial, batch), where)
+                if peaks[way] > limit:
+                    notes[way] += f"not chosen: takes more than {readable(limit)}"
+                    continue
             if way.compiled:
                 notes[way] += f"compiled in {time.perf_counter() - begun:.0f} s; "
             if reference is None:
@@ -401,8 +452,88 @@ def plan(
                 seconds.append(time.perf_counter() - begun)
     median = {way: statistics.median(seconds) for way, seconds in spent.items()}
     best = min(median, key=lambda way: median[way])
-    rows = tuple(way._replace(seconds=median.get(way), note=notes[way]) for way in ways)
-    return Plan(best.how, best.chunk, best.compiled, size, rows)
+    rows = tuple(
+        way._replace(seconds=median.get(way), note=notes[way], memory=peaks.get(way))
+        for way in ways
+    )
+    return Plan(best.how, best.chunk, best.compiled, size, rows, best.checkpoint)
+
+
+def _within(
+    learner: "Learner[Any]", batch: TaskBatch, device: torch.device | str, limit: int
+) -> list[Way]:
+    """Ways that should take less memory than `limit`, with as many tasks at once as they can.
+
+    Raises:
+        ValueError: not even one task fits.
+    """
+    size, least = len(leaves(batch)[0]), None
+    checkpoints = (None, *get_args(Checkpoint)) if hasattr(learner, "checkpoint") else (None,)
+    ways: list[Way] = []
+    for how, checkpoint in itertools.product(get_args(How), checkpoints):
+        way = Way(how, None, False, checkpoint=checkpoint)
+        try:
+            most, one = _most(learner, batch, device, way, limit)
+        except Exception:  # the plan will find out why
+            ways.append(way)
+            continue
+        if most > 0:
+            ways.append(way._replace(chunk=None if most >= size else most))
+        least = one if least is None else min(one, least)
+    if not ways:
+        raise ValueError(
+            f"One task takes {readable(least or 0)}, more than {readable(limit)}: {_LESS}"
+        )
+    return ways
+
+
+def _what_fits(learner: nn.Module, tasks: TaskBatch) -> str | None:
+    """The settings of a learner that `tasks` would fit with into the memory that there is."""
+    learner = getattr(learner, "module", getattr(learner, "_orig_mod", learner))  # DDP, compile
+    batch, params = leaves(tasks), list(learner.parameters())
+    device = batch[0].device
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    room = available(device)
+    if room is None or not hasattr(learner, "chunk"):
+        return None
+    room -= 3 * sum(p.nbytes for p in params)  # their gradient, and what Adam keeps
+    size, bare = len(batch[0]), cast("Learner[Any]", learner)
+    own = _checkpoint(learner)
+    remedies: list[str] = []
+    for checkpoint in {own: 0, "steps": 0} if hasattr(learner, "checkpoint") else (own,):
+        way = Way(bare.how, None, False, checkpoint=checkpoint)
+        try:
+            most = min(_most(bare, tasks, device, way, room)[0], max(size // 2, 1))
+        except Exception:
+            continue
+        also = "" if checkpoint == own else f"learner.checkpoint = {checkpoint!r} and "
+        if most > 0:
+            remedies.append(f"set {also}learner.chunk = {most}")
+    return f"{size} tasks at once do not fit into memory: {', or '.join(remedies) or _LESS}" + (
+        "." * bool(remedies)
+    )
+
+
+_LESS = "do fewer inner steps, set truncate=1 or first_order=True, or use a smaller net."
+
+
+def _most(
+    learner: "Learner[Any]", batch: TaskBatch, device: torch.device | str, way: Way, limit: int
+) -> tuple[int, int]:
+    """How many tasks at once `limit` should suffice for, and the bytes that one task takes."""
+    trial = _set(copy.deepcopy(learner).to(device), way)
+    some = [tree_map(lambda leaf, n=n: leaf[:n], batch) for n in (1, 2)]
+    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+        _outcome(trial, some[0])  # what is allocated once, and kept
+        one, two = (peak(partial(_outcome, trial, few), device) for few in some)
+    gradients = 3 * sum(p.nbytes for p in learner.parameters())  # of a chunk, and all before
+    spare = 0.95 * limit - one - gradients
+    return int(spare // max(two - one, 1)) + 1 if spare >= 0 else int(one <= limit), one
+
+
+def _checkpoint(learner: nn.Module) -> Checkpoint | None:
+    return getattr(learner, "checkpoint", None)
 
 
 def doctor(
@@ -472,6 +603,8 @@ def _few(names: Sequence[str]) -> str:
 
 def _set(trial: "Learner[Any]", way: Way) -> nn.Module:
     trial.how, trial.chunk = way.how, way.chunk
+    if hasattr(trial, "checkpoint"):
+        trial.checkpoint = way.checkpoint
     return _compile(trial) if way.compiled else trial
 
 

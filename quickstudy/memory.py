@@ -114,18 +114,13 @@ class _Chunks(Function):
         ctx.conditions = Conditions(batch)
         ctx.learner, ctx.fn, ctx.batch, ctx.chunk, ctx.names = learner, fn, batch, chunk, names
         ctx.save_for_backward(*params)
-        losses, others, ctx.slopes = [], [], [None] * len(params)
+        ctx.slopes = [None] * len(params)
+        losses, others = [], []
         for part in _parts(batch, chunk):
-            with torch.enable_grad():
-                outcome = fn(*part)
-                loss = outcome[0] if isinstance(outcome, tuple) else outcome
-                if not losses:
-                    _refuse_others(loss, params)
-                slopes = torch.autograd.grad(loss.sum(), params, allow_unused=True)
+            loss, *other, slopes = _differentiated(fn, part, params, refuse=not losses)
             ctx.slopes = _added(ctx.slopes, slopes)
-            losses.append(loss.detach())
-            if isinstance(outcome, tuple):
-                others.append(tree_map(torch.Tensor.detach, outcome[1]))
+            losses.append(loss)
+            others += other
         if others:
             rest.append(tree_map(lambda *leaves: torch.cat(leaves), *others))
         return torch.cat(losses)
@@ -145,14 +140,29 @@ def _weighted(ctx: Any, share: Tensor) -> list[Tensor | None]:
     slopes: list[Tensor | None] = [None] * len(params)
     lent = dict(zip(ctx.names, params, strict=True))
     parts = zip(_parts(ctx.batch, ctx.chunk), share.split(ctx.chunk), strict=True)
-    with ctx.conditions.again(), _reparametrize_module(ctx.learner, lent), torch.enable_grad():
+    with ctx.conditions.again(), _reparametrize_module(ctx.learner, lent):
         for part, weights in parts:
-            outcome = ctx.fn(*part)
-            loss = outcome[0] if isinstance(outcome, tuple) else outcome
-            slopes = _added(
-                slopes, torch.autograd.grad(loss @ weights, params, allow_unused=True)
-            )
+            slopes = _added(slopes, _differentiated(ctx.fn, part, params, weights)[-1])
     return slopes
+
+
+def _differentiated(
+    fn: Callable[..., Any],
+    part: Sequence[Any],
+    params: Sequence[Tensor],
+    weights: Tensor | None = None,
+    refuse: bool = False,
+) -> tuple[Any, ...]:
+    """The losses, whatever else `fn` gives, and the gradient of the (weighted) sum of losses:
+    all without a graph, which would live on in the names of a caller."""
+    with torch.enable_grad():
+        outcome = fn(*part)
+        losses, *rest = outcome if isinstance(outcome, tuple) else (outcome,)
+        if refuse:
+            _refuse_others(losses, params)
+        total = losses.sum() if weights is None else losses @ weights
+        slopes = torch.autograd.grad(total, params, allow_unused=True)
+    return losses.detach(), *(tree_map(torch.Tensor.detach, tree) for tree in rest), slopes
 
 
 def _added(some: Sequence[Tensor | None], more: Sequence[Tensor | None]) -> list[Tensor | None]:

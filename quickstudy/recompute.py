@@ -40,9 +40,11 @@ def checkpointed(fn: Callable[[Any], Any], reads: Reads) -> Callable[[Any], Any]
     """
 
     def run(tree: Any) -> Any:
+        shape = tree_map(lambda _: None, tree)  # to hold on to no tensor
+
         def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
             with _Instead(reads.tensors, inputs):
-                return tuple(leaves(fn(_tree(tree, inputs))))
+                return tuple(leaves(fn(_tree(shape, inputs))))
 
         conditions = Conditions(tree, reads.random)
         return _tree(tree, _Checkpoint.apply(flat, conditions, *_seen(tree, reads.tensors)))
@@ -63,9 +65,11 @@ def mixed_slopes(loss: Callable[[Params], Tensor], reads: Reads) -> Callable[[Pa
     """
 
     def run(params: Params) -> Params:
+        shape = tree_map(lambda _: None, params)
+
         def flat(*inputs: Tensor) -> Tensor:
             with _Instead(reads.tensors, inputs):
-                return loss(_tree(params, inputs))
+                return loss(_tree(shape, inputs))
 
         conditions = Conditions(params, reads.random)
         inputs = _seen(params, reads.tensors)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from quickstudy.execution import fitting
 from quickstudy.functional import tree_map
 from quickstudy.learner import Learner
 from quickstudy.task import TaskDistribution, batches, entropy
@@ -66,7 +67,8 @@ def train(
             with torch.autocast(where.type, precision) if precision else nullcontext():
                 losses = learner(batch)  # noqa: B023
             loss = losses.mean()
-            loss.backward()
+            with fitting(learner, batch):  # noqa: B023
+                loss.backward()
             if clip is not None:
                 nn.utils.clip_grad_norm_(learner.parameters(), clip)
             seen.append(losses.detach())  # noqa: B023

@@ -1,5 +1,6 @@
 """Memory: exact counts, gradients by chunks, and what limits are obeyed."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy import MAML, Examples, PrototypicalNetwork, anil, cross_entropy, evaluate
+from quickstudy import (
+    MAML,
+    Examples,
+    PrototypicalNetwork,
+    anil,
+    cross_entropy,
+    evaluate,
+    plan,
+    train,
+)
 from quickstudy.descent import Checkpoint, adam, descend
 from quickstudy.functional import tree_map
 from quickstudy.memory import parse, peak, ran_out, readable
@@ -134,13 +144,13 @@ def taken(learner: nn.Module, tasks: Any = TASKS) -> int:
 
 
 def test_chunks_bound_memory():
-    tasks = Blobs().sample(32, torch.Generator().manual_seed(0))
-    learner = MAML(MLP(8, 3, hidden=(30, 30)), lr=0.1, steps=5)
+    tasks = Blobs().sample(12, torch.Generator().manual_seed(0))
+    learner = MAML(MLP(8, 3, hidden=(30, 30)), lr=0.1, steps=3)
     for how in ("loop", "vmap"):
         learner.how, learner.chunk = how, None
         whole = taken(learner, tasks)
-        learner.chunk = 2
-        assert taken(learner, tasks) < whole / 8
+        learner.chunk = 1
+        assert taken(learner, tasks) < whole / 6
 
 
 def inner(steps: int, checkpoint: Checkpoint | None, **more: Any) -> int:
@@ -201,3 +211,83 @@ def test_evaluation_keeps_no_graph(how: Any):
 
     evaluated(1)
     assert evaluated(30) <= evaluated(3) * 1.02
+
+
+MANY = Blobs(shots=30).sample(6, torch.Generator().manual_seed(0))
+
+
+def deep(steps: int = 5) -> MAML:
+    return MAML(MLP(8, 3, hidden=(30, 30)), lr=0.1, steps=steps)
+
+
+def test_a_plan_stays_below_a_limit():
+    learner = deep()
+    limit = taken(learner, MANY) // 3
+    found = plan(learner, MANY, memory=limit, repeats=1)
+    assert (learner.how, learner.chunk, learner.checkpoint) == ("vmap", None, None)
+    for way in found.rows:
+        assert way.memory is not None
+        assert way.memory <= limit or way.note.endswith("takes more than " + readable(limit))
+    kept = {way.checkpoint: way.chunk for way in found.rows if way.how == "vmap"}
+    assert (kept[None] or 0) < (kept["steps"] or 6)
+    head, *_, last = str(found).splitlines()
+    assert head.endswith("memory")
+    assert last == f"chosen: {min(found.rows, key=lambda way: way.seconds or 9)}"
+    found.apply(learner)
+    assert learner.checkpoint == found.checkpoint
+    assert taken(learner, MANY) <= limit
+
+
+def test_a_plan_with_a_high_limit_is_of_all_tasks_at_once():
+    rows = plan(deep(1), MANY, memory="1GiB", repeats=1, chunks=()).rows
+    assert len(rows) == 2 * 4 and all(way.chunk is None for way in rows)
+    rows = plan(PrototypicalNetwork(MLP(8, 4)), MANY, memory="1GiB", repeats=1, chunks=()).rows
+    assert [way.checkpoint for way in rows] == [None, None]  # it has no inner steps
+
+
+def test_a_limit_below_one_task_is_refused():
+    with pytest.raises(ValueError, match=r"One task takes .* fewer inner steps"):
+        plan(deep(), MANY, memory="1kB")
+
+
+def test_what_would_fit_is_said_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch):
+    times = [1]
+
+    def criterion(logits: Tensor, examples: Examples) -> Tensor:
+        if times:
+            times.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return cross_entropy(logits, examples)
+
+    learner = deep()
+    room = taken(learner, MANY) // 3
+    monkeypatch.setattr("quickstudy.execution.available", lambda device: room)
+    learner.criterion = criterion
+    with pytest.raises(ValueError) as caught:
+        learner(MANY)
+    found = re.fullmatch(
+        r"6 tasks at once do not fit into memory: set learner.chunk = (\d+), or "
+        r"set learner.checkpoint = 'steps' and learner.chunk = (\d+)\.",
+        str(caught.value),
+    )
+    assert found is not None
+    for checkpoint, chunk in zip((None, "steps"), found.groups(), strict=True):
+        learner.checkpoint, learner.chunk = checkpoint, int(chunk)
+        assert taken(learner, MANY) <= room
+
+    times.append(1)
+    monkeypatch.setattr("quickstudy.execution.available", lambda device: 1000)
+    with pytest.raises(ValueError, match="do fewer inner steps"):
+        learner(MANY)
+
+
+def test_memory_that_runs_out_in_training_is_explained():
+    def fail(slope: Tensor) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    learner = deep(1)
+    hook = next(learner.parameters()).register_hook(fail)
+    steps = train(learner, Blobs(), torch.optim.Adam(learner.parameters()), steps=1, size=4)
+    with pytest.raises(ValueError, match="4 tasks at once do not fit into memory: set"):
+        next(steps)
+    hook.remove()
