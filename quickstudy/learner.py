@@ -21,12 +21,16 @@ class Learner(nn.Module, ABC, Generic[State]):
     they return. `forward` turns `loss` into a function of a batch of tasks.
 
     `State` is any nest of tuples and dictionaries of tensors. How a batch is executed is
-    said by two attributes, which change no result: `how` ("vmap" or "loop") and `chunk`
-    (how many tasks at once; None: all). `quickstudy.plan` measures which is fastest.
+    said by three attributes, which change no result: `how` ("vmap" or "loop"), `chunk`
+    (how many tasks are in memory at once, with all that their gradient needs; None: all) and
+    `threads` (of a CPU, that share the tasks of a batch among them; dropout and the like then
+    draw in no fixed order).
+    `quickstudy.plan` measures which is fastest, and which fits.
     """
 
     how: How = "vmap"
     chunk: int | None = None
+    threads: int = 1
 
     def __init__(self, criterion: Criterion = cross_entropy):
         super().__init__()

@@ -1,8 +1,11 @@
 """Memory: how much a step of meta-training takes, and the gradient of some tasks at a time."""
 
+import copy
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -81,21 +84,27 @@ def ran_out(error: Exception) -> bool:
 
 
 def by_chunk(
-    learner: nn.Module, losses: Callable[..., Any], batch: Sequence[Any], chunk: int
+    learner: Any,
+    losses_of: Callable[[Any], Callable[..., Any]],
+    batch: Sequence[Any],
+    chunk: int,
+    threads: int = 1,
 ) -> Any:
-    """`losses(*batch)`, the graphs of only `chunk` tasks being in memory at any time.
+    """`losses_of(learner)(*batch)`, the graphs of only `chunk` tasks being in memory at any
+    time; of that many in each of several `threads`.
 
     As the losses of a batch mostly count alike, the gradient of their sum is computed along
     with them, chunk by chunk, and scaled in the backward pass. Where they do not count alike,
     they are computed once more there.
 
     Args:
-        losses: a function of batches of tasks to the losses (T,), or these and a tree of
-            other tensors, which have no gradient.
+        losses_of: given the learner, a function of batches of tasks to the losses (T,), or to
+            these and a tree of other tensors, which have no gradient.
     """
     named = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     rest: list[Any] = []
-    total = _Chunks.apply(learner, losses, batch, chunk, rest, tuple(named), *named.values())
+    how = chunk, threads
+    total = _Chunks.apply(learner, losses_of, batch, how, rest, tuple(named), *named.values())
     return (total, rest[0]) if rest else total
 
 
@@ -103,21 +112,25 @@ class _Chunks(Function):
     @staticmethod
     def forward(
         ctx: Any,
-        learner: nn.Module,
-        fn: Callable[..., Any],
+        learner: Any,
+        losses_of: Callable[[Any], Callable[..., Any]],
         batch: Sequence[Any],
-        chunk: int,
+        how: tuple[int, int],
         rest: list[Any],
         names: tuple[str, ...],
         *params: Tensor,
     ) -> Tensor:
-        ctx.conditions = Conditions(batch)
-        ctx.learner, ctx.fn, ctx.batch, ctx.chunk, ctx.names = learner, fn, batch, chunk, names
+        chunk, threads = how
+        ctx.conditions, ctx.batch, ctx.chunk = Conditions(batch), batch, chunk
+        ctx.learner, ctx.fn, ctx.names = learner, losses_of(learner), names
         ctx.save_for_backward(*params)
         ctx.slopes = [None] * len(params)
-        losses, others = [], []
-        for part in _parts(batch, chunk):
-            loss, *other, slopes = _differentiated(fn, part, params, refuse=not losses)
+        losses, others, parts = [], [], _parts(batch, chunk)
+        if threads > 1:
+            done = _in_threads(learner, losses_of, parts, params, threads, ctx.conditions)
+        else:
+            done = (_differentiated(ctx.fn, part, params, refuse=True) for part in parts)
+        for loss, *other, slopes in done:
             ctx.slopes = _added(ctx.slopes, slopes)
             losses.append(loss)
             others += other
@@ -133,6 +146,38 @@ class _Chunks(Function):
         else:
             slopes = _weighted(ctx, share)
         return *[None] * 6, *slopes
+
+
+def _in_threads(
+    learner: nn.Module,
+    losses_of: Callable[[Any], Callable[..., Any]],
+    parts: Sequence[Any],
+    params: Sequence[Tensor],
+    threads: int,
+    conditions: Conditions,
+) -> list[tuple[Any, ...]]:
+    """`_differentiated` of every part, some at the same time, each by one core.
+
+    What runs may put other tensors in the place of a module's parameters for a while, so every
+    thread has a learner of its own, made of the same parameters and buffers.
+    """
+    tensors = [*learner.parameters(), *learner.buffers()]
+    own = threading.local()
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        own.fn = losses_of(copy.deepcopy(learner, {id(tensor): tensor for tensor in tensors}))
+
+    def do(part: Any) -> tuple[Any, ...]:
+        with conditions.autocast():
+            return _differentiated(own.fn, part, params, refuse=True)
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=begin) as pool:
+            return list(pool.map(do, parts))
+    finally:
+        torch.set_num_threads(before)
 
 
 def _weighted(ctx: Any, share: Tensor) -> list[Tensor | None]:

@@ -77,9 +77,10 @@ class Conv4(nn.Module):
             entering = inputs if block == 0 else channels
             stride = 2 if pool == "stride" else 1
             layers += [nn.Conv2d(entering, channels, 3, stride=stride, padding=1)]
-            layers += [nn.BatchNorm2d(channels), nn.ReLU()]
-            if pool == "max":
+            layers.append(nn.BatchNorm2d(channels))
+            if pool == "max":  # before the ReLU: the same function, of a quarter of the numbers
                 layers.append(nn.MaxPool2d(2))
+            layers.append(nn.ReLU())
         layers.append(nn.Flatten() if pool == "max" else SpatialMean())
         side = size // 16 if pool == "max" else 1
         self.width = channels * side * side  # of the embedding

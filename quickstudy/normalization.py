@@ -71,7 +71,13 @@ class _BatchStatisticsBackward(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, slope: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, eps: float
+        ctx: Any,
+        slope: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         slopes = torch.ops.aten.native_batch_norm_backward(
             slope, x, weight, None, None, mean, scale, True, eps, [True, True, True]
