@@ -291,10 +291,13 @@ def test_running_statistics_ride_along(norm: nn.Module):
     assert not torch.equal(learner.embed.get_buffer("1.running_mean"), before)
 
 
-@pytest.mark.parametrize("how", WAYS)
-def test_running_statistics_in_an_inner_gradient_are_refused(how: How):
+def test_running_statistics_in_an_inner_gradient_ride_along_in_a_loop_only():
     learner = MAML(nn.Sequential(nn.Linear(8, 3), nn.Sequential(nn.BatchNorm1d(3)))).double()
-    sentence = refusal(learner, how)
+    learner.how = "loop"
+    assert learner(batch()).isfinite().all()
+    counted = learner.net.get_buffer("1.0.num_batches_tracked")
+    assert counted == learner.steps + 1  # every task starts from a copy, their mean is kept
+    sentence = refusal(learner, "vmap")
     assert sentence.startswith("BatchNorm1d at net.1.0 keeps running statistics")
     assert "use_batch_statistics(net)" in sentence and "GroupNorm" in sentence
     use_batch_statistics(learner.net)
@@ -364,16 +367,15 @@ def test_a_buffer_written_in_place_is_refused():
     assert "Calls at embed writes one task's values" in refusal(
         PrototypicalNetwork(Calls(counts_in_place)).double(), "vmap"
     )
-    for how in WAYS:
-        sentence = refusal(MAML(Calls(counts_in_place)).double(), how)
-        assert "Calls at net writes in place to a tensor from outside" in sentence
+    sentence = refusal(MAML(Calls(counts_in_place)).double(), "vmap")
+    assert "Calls at net writes in place to a tensor from outside" in sentence
 
 
 @pytest.mark.parametrize("how", WAYS)
 def test_an_input_changed_in_place_is_refused(how: How):
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 3))
     assert "ReLU at embed.0" in refusal(PrototypicalNetwork(net).double(), how)
-    assert "ReLU at net.0 writes in place" in refusal(MAML(net).double(), how)
+    assert "ReLU at net.0" in refusal(MAML(net).double(), how)
 
 
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.orthogonal])
