@@ -85,8 +85,9 @@ def gradient(fn: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
             return grad(fn)(params)
         again = torch.is_grad_enabled()
         with torch.enable_grad():
+            # each by itself: one of them may have been computed from another
             params = {
-                name: p if again and p.requires_grad else p.detach().requires_grad_()
+                name: p.view_as(p) if again and p.requires_grad else p.detach().requires_grad_()
                 for name, p in params.items()
             }
             found = torch.autograd.grad(

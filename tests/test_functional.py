@@ -20,7 +20,7 @@ from quickstudy import (
     with_gradient,
 )
 from quickstudy.descent import descend
-from quickstudy.functional import leaves, tree_map, unstack, weighted_mean
+from quickstudy.functional import gradient, leaves, tree_map, unstack, weighted_mean
 
 Sizes = st.integers(1, 6)
 
@@ -191,3 +191,17 @@ def test_predictions_of_another_shape_are_refused(criterion: Any):
     for shape in (6, 3), (6,), (5, 4), (1, 4):  # the last would broadcast without an error
         with pytest.raises(ValueError, match="as many outputs as the tasks have ways"):
             criterion(torch.zeros(shape), examples)
+
+
+def test_a_gradient_is_of_each_parameter_by_itself() -> None:
+    a = torch.tensor(3.0, requires_grad=True)
+    params = {"a": a, "b": a.square()}  # b depends on a, and is held while a moves
+    slopes = gradient(lambda p: p["a"] * p["b"])(params)
+    assert slopes["a"] == 9 and slopes["b"] == 3
+    assert torch.autograd.grad(slopes["a"] * slopes["b"], a)[0] == 27  # of a^2 * a
+
+
+def test_a_gradient_is_zero_where_nothing_is_looked_at_and_needs_no_graph() -> None:
+    with torch.no_grad():
+        slopes = gradient(lambda p: p["a"] * 2)({"a": torch.ones(()), "b": torch.ones(3)})
+    assert slopes["a"] == 2 and not slopes["b"].any() and not slopes["a"].requires_grad
