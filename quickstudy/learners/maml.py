@@ -11,8 +11,11 @@ arXiv:1909.09157); `boil` is Oh, Yoo, Kim & Yun (2021, arXiv:2008.08882).
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -66,10 +69,12 @@ class MAML(Learner[Params]):
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """`steps` of gradient descent on the support set, from the learned start or `state`."""
 
-        def misfit(fast: Params) -> Tensor:
-            return self.criterion(self.predict(fast, support.x), support)
-
         start = self.start() if state is None else state
+        predict = _tail(self.net, start, support.x) or partial(self.predict, x=support.x)
+
+        def misfit(fast: Params) -> Tensor:
+            return self.criterion(predict(fast), support)
+
         return descend(
             misfit,
             start,
@@ -109,6 +114,35 @@ def boil(net: nn.Module, *, head: str = "head", **settings: Any) -> MAML:
     held = _inside(net, [head])
     body = [name for name, _ in net.named_parameters() if name not in held]
     return MAML(net, adapts=body, **settings)
+
+
+def _tail(net: nn.Module, params: Params, x: Tensor) -> Callable[[Params], Tensor] | None:
+    """What `net` says of `x` as a function of `params`, where these are all of one module, by
+    which the net ends: what comes before it is computed once. None: it is not so."""
+    parts = zip(*(name.split(".")[:-1] for name in params), strict=False)
+    place = ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))
+    if not place or torch.compiler.is_compiling():  # compilers see that themselves
+        return None
+    known = dict(net.named_parameters(remove_duplicate=False))
+    adapted = {id(known[name]) for name in params}
+    if any(id(p) in adapted and not n.startswith(f"{place}.") for n, p in known.items()):
+        return None  # a tensor that the rest has too
+    module, calls = net.get_submodule(place), []
+
+    def note(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+        calls.append((inputs, named, output))
+
+    with module.register_forward_hook(note, with_kwargs=True):
+        whole = functional_call(net, params, (x,))
+    inputs, named, output = calls[-1] if len(calls) == 1 else ((), {}, None)
+    if output is not whole:
+        return None
+
+    def predict(fast: Params) -> Tensor:
+        own = {name.removeprefix(f"{place}."): p for name, p in fast.items()}
+        return functional_call(module, own, inputs, named)
+
+    return predict
 
 
 def _inside(net: nn.Module, places: Sequence[str]) -> frozenset[str]:

@@ -280,3 +280,56 @@ def test_adapting_helps_from_a_common_start():
         learner = MAML(Point(torch.zeros(1)), lr=0.2, steps=50, criterion=squared_error)
         state = learner.adapt(support)
         torch.testing.assert_close(learner.predict(state, support.x), y)
+
+
+class Counted(nn.Module):
+    """A body that counts its calls, and a head; `again` makes the head not the end."""
+
+    def __init__(self, again: bool = False):
+        super().__init__()
+        self.body, self.head, self.again, self.calls = (
+            nn.Linear(8, 8),
+            nn.Linear(8, 3),
+            again,
+            0,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y = self.head(self.body(x).tanh())
+        return y + self.head(x) if self.again else y
+
+
+@pytest.mark.parametrize("how", ["loop", "vmap"])
+def test_what_comes_before_the_adapted_part_is_computed_once(how: How, double: None):
+    tasks = Blobs().sample(3, torch.Generator().manual_seed(0))
+    tasks = tree_map(torch.Tensor.double, tasks)
+    slopes = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        net = Counted()
+        learner = anil(net, lr=LR, steps=4)
+        learner.how = how
+        if again:  # every step by the whole net: the hook does not see the end of it
+            net.forward = lambda x, net=net: Counted.forward(net, x) + 0  # pyright: ignore
+        net.calls = 0
+        losses = learner(tasks)
+        batches = 1 if how == "vmap" else 3
+        assert net.calls == batches * (1 + again * 4 + 1)  # support, and query
+        slopes.append(torch.autograd.grad(losses.sum(), list(net.parameters())))
+    torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-12)
+
+
+def test_a_head_that_is_not_the_end_is_adapted_all_the_same(double: None):
+    net = Counted(again=True)
+    task = tree_map(torch.Tensor.double, Blobs().sample(1, torch.Generator()))
+    task = tree_map(lambda leaf: leaf[0], task)
+    found = anil(net, lr=LR, steps=2).adapt(task.support)
+    params = dict(net.named_parameters())
+    for _ in range(2):
+        error = cross_entropy(functional_call(net, params, (task.support.x,)), task.support)
+        heads = [params["head.weight"], params["head.bias"]]
+        for name, slope in zip(found, torch.autograd.grad(error, heads), strict=True):
+            params[name] = params[name] - LR * slope
+    for name, p in found.items():
+        torch.testing.assert_close(p, params[name], rtol=1e-10, atol=1e-12)
