@@ -8,9 +8,9 @@ tested on the same 1,000 tasks of 15 queries of each class, so that results are 
 task (`quickstudy compare`, `docs/tables.py`). What is equal is the number of tasks, not the
 time: what that cost is stored beside each result.
 
-`LEARNERS` has the settings that differ. The outer rate and the inner rate of 0.4 are the best for
-MAML, by validation after 300 steps, of 1e-3 and 3e-3 and of 0.05, 0.2 and 0.4; nothing was tuned
-for another learner, so that the table flatters MAML if anything. CAVIA's net also has FiLM and
+`LEARNERS` has the settings that differ. The outer rate and the inner rate of 0.4 are the best
+for MAML, by validation after 300 steps, of 1e-3 and 3e-3 and of 0.05, 0.2 and 0.4; nothing was
+tuned for another learner, so the table flatters MAML if anything. CAVIA's net also has FiLM and
 no adapted weight; prototypical networks and ProtoMAML have no head of their own. Reptile learns
 from all but one image of each class of a training task, takes 50 steps at test, and its outer
 optimiser is SGD of rate 1.
