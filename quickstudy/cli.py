@@ -307,6 +307,12 @@ def train(name: str, arguments: Sequence[str]) -> None:
                 "folder of the run; in runs/ if not given",
             ),
             ("how", How, "recipe", "way of executing tasks; auto measures which is fastest"),
+            (
+                "memory",
+                str | None,
+                None,
+                "most that a step may take, such as 8GiB; measures, as how=auto, what fits",
+            ),
             ("device", str, "cpu", "cpu or cuda"),
             ("record", bool, False, "also store the result in recipes/results"),
             ("variant", str, "", "what the result's name has at its end, such as full"),
@@ -343,15 +349,18 @@ def _train(
     record: bool,
     stored: str,
     json: bool,
+    memory: str | None = None,
 ) -> None:
     run = recipe.start(name, settings, out, device=device)
     if run.start:
         print(f"Going on from step {run.start} of {out}.", file=sys.stderr)
     way = None if how in ("recipe", "auto") else how
-    if how == "auto":
+    if memory is not None and how not in ("recipe", "auto"):
+        raise ValueError(f"--memory chooses how to execute tasks: leave out --how {how}.")
+    if how == "auto" or memory is not None:
         from quickstudy.execution import plan
 
-        chosen = plan(run.experiment.learner, _first(run.experiment))
+        chosen = plan(run.experiment.learner, _first(run.experiment), memory=memory)
         print(chosen, file=sys.stderr)
         chosen.apply(run.experiment.learner)
     progress.show(run, recipe.go(run, how=way))

@@ -9,7 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -27,6 +27,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from quickstudy.descent import Checkpoint
 from quickstudy.functional import leaves, tree_map, unstack
 from quickstudy.memory import available, by_chunk, parse, peak, ran_out, readable
+from quickstudy.recompute import lasting
 from quickstudy.recurrent import Cells
 from quickstudy.task import Task, TaskBatch
 
@@ -99,7 +100,7 @@ def losses_over_tasks(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
 
 
 def _losses(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
-    with _channels_last(learner):
+    with _channels_last(learner), _lasting(learner):
         statistics = running_statistics(learner) if learner.training else {}
         if not statistics:
             return _each(learner, attrgetter("loss"), tasks)
@@ -160,6 +161,12 @@ def _channels_last(learner: "Learner[Any]") -> Iterator[None]:
     }
     with _reparametrize_module(learner, own) if own else nullcontext():
         yield
+
+
+def _lasting(learner: nn.Module) -> AbstractContextManager[None]:
+    """For inner steps that are done again after a lender of parameters has taken them back."""
+    again = getattr(learner, "checkpoint", None) and not torch.compiler.is_compiling()
+    return lasting(learner) if again else nullcontext()
 
 
 def running_statistics(learner: nn.Module) -> dict[str, Tensor]:

@@ -9,15 +9,17 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch.autograd import Function
 from torch.func import grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -89,9 +91,23 @@ def find_reads(fn: Callable[[Any], Any], like: Any) -> Reads:
         with recorded:
             fn(point)
         random = conditions.drawn()
-    met = (reference() for reference in recorded.met.values())
-    tensors = [leaf for leaf in met if leaf is not None and id(leaf) not in recorded.made]
+    tensors: list[Tensor] = []
+    for reference, version in recorded.met.values():
+        leaf = reference()
+        if leaf is None or id(leaf) in recorded.made:
+            continue
+        if _version(leaf) != version:
+            raise ValueError(
+                "With `checkpoint` an inner loss must change no tensor in place, as it is done "
+                "again in the backward pass: set checkpoint=None; for running statistics, call "
+                "use_batch_statistics(net) or use GroupNorm."
+            )
+        tensors.append(leaf)
     return Reads(tensors, random)
+
+
+def _version(leaf: Tensor) -> int:
+    return 0 if leaf.is_inference() else leaf._version
 
 
 class Conditions:
@@ -105,6 +121,7 @@ class Conditions:
         dtype = torch.get_autocast_dtype(device.type)
         self.autocast = partial(torch.autocast, device.type, dtype, enabled)
         self.modes = _get_current_function_mode_stack()
+        self.lent = _LENT.get()
 
     @contextmanager
     def again(self) -> Iterator[None]:
@@ -119,11 +136,28 @@ class Conditions:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # as in `over_tasks`
             for mode in self.modes:
                 stack.enter_context(mode)
+            for module, tensors in self.lent:
+                stack.enter_context(_reparametrize_module(module, tensors))
             yield
 
     def drawn(self) -> bool:
         """Whether random numbers were drawn since."""
         return not all(map(torch.equal, self.states, _random_states(self.devices)))
+
+
+_LENT: ContextVar[tuple[tuple[nn.Module, Params], ...]] = ContextVar("lent", default=())
+
+
+@contextmanager
+def lasting(module: nn.Module) -> Iterator[None]:
+    """A context of which what is computed once more, later, finds the parameters of `module` as
+    they are now: those that `functional_call` lends it, for example."""
+    tensors: Params = dict(module.named_parameters(remove_duplicate=False))
+    token = _LENT.set((*_LENT.get(), (module, tensors)))
+    try:
+        yield
+    finally:
+        _LENT.reset(token)
 
 
 def _random_states(devices: Sequence[torch.device]) -> list[Tensor]:
@@ -236,16 +270,17 @@ class _Recorded(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.made: set[int] = set()
-        self.met: dict[int, weakref.ref[Tensor]] = {}  # weak: what dies was no one's to keep
+        self.met: dict[int, tuple[weakref.ref[Tensor], int]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor) and id(leaf) not in self.made:
-                self.met.setdefault(id(leaf), weakref.ref(leaf))
+                # weakly: what dies was no one's to keep
+                self.met.setdefault(id(leaf), (weakref.ref(leaf), _version(leaf)))
         result = func(*args, **(kwargs or {}))
-        self.made |= _ids(result)
+        self.made |= _ids(result) - self.met.keys()  # `add_` gives what it was given
         return result
 
 
@@ -275,8 +310,8 @@ class _Instead(TorchFunctionMode):
         if not own and leaf.requires_grad and leaf.is_leaf:
             raise ValueError(
                 "With `checkpoint` an inner loss must read the same tensors at every call, in "
-                "the backward pass too: set checkpoint=None, or do not lend the learner its "
-                "parameters by functional_call."
+                "the backward pass too: set checkpoint=None, or have the backward pass done "
+                "before functional_call takes back the parameters that it lent."
             )
         return leaf
 

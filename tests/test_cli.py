@@ -127,6 +127,15 @@ def weights(folder: Path) -> set[str]:
     return {path.name for path in last.glob("*.safetensors")}
 
 
+def test_a_limit_of_memory(run: Any, recipe: str, tmp_path: Path) -> None:
+    done = run("train", recipe, "--out", tmp_path / "run", "--memory", "1GiB")
+    assert done.code == 0 and "memory" in done.err and "chosen: " in done.err
+    out = tmp_path / "other"
+    assert "One task takes" in run("train", recipe, "--out", out, "--memory", "1B").err
+    both = run("train", recipe, "--out", out, "--memory", "1GiB", "--how", "loop")
+    assert "leave out --how loop" in both.err
+
+
 def test_a_recipe_of_several_results(
     run: Any, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -331,14 +331,46 @@ def test_truncation_is_between_the_orders(double: None) -> None:
     )
 
 
+@pytest.mark.parametrize("how", ["loop", "vmap"])
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_checkpoints_with_lent_parameters(checkpoint: Checkpoint, how: Any) -> None:
+    # what is not adapted is read from the net once more, after its lender has taken it back; in
+    # a loop over convolutions on a CPU, the learner itself lends others
+    learner = anil(use_batch_statistics(Conv4(3, channels=2, size=16)), lr=0.1, steps=3)
+    learner.double()
+    learner.how = how
+    tasks = blobs(1, 16, 16)
+    lent = {n: (p.detach() * 1.1).requires_grad_() for n, p in learner.named_parameters()}
+
+    def gradients(checkpoint: Checkpoint | None) -> tuple[Tensor, ...]:
+        learner.checkpoint = checkpoint
+        own = torch.autograd.grad(learner(tasks).sum(), list(learner.parameters()))
+        losses = functional_call(learner, lent, (tasks,))
+        return *own, *torch.autograd.grad(losses.sum(), list(lent.values()))
+
+    agree(gradients(checkpoint), gradients(None))
+
+
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_a_loss_that_reads_other_tensors_later_is_refused(checkpoint: Checkpoint) -> None:
-    learner = anil(MLP(8, 3), checkpoint=checkpoint)
-    lent = {n: p.detach().clone().requires_grad_() for n, p in learner.named_parameters()}
-    tasks = tree_map(Tensor.float, blobs())
-    losses = functional_call(learner, lent, (tasks,))
+    scales = [torch.ones((), requires_grad=True) for _ in range(9)]
+    start = {"a": torch.ones(3, requires_grad=True), "b": torch.ones(3, requires_grad=True)}
     with pytest.raises(ValueError, match="read the same tensors at every call"):
-        losses.sum().backward()  # when the net has its own body again
+        descend(
+            lambda params: bowl(params) * scales.pop(),
+            start,
+            lr=0.1,
+            steps=4,
+            checkpoint=checkpoint,
+        )
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_running_statistics_would_be_written_twice(checkpoint: Checkpoint) -> None:
+    learner = MAML(Conv4(3, channels=2, size=16), steps=2, checkpoint=checkpoint)
+    learner.how = "loop"
+    with pytest.raises(ValueError, match="must change no tensor in place"):
+        learner(tree_map(Tensor.float, blobs(1, 16, 16)))
 
 
 def test_an_unknown_checkpoint_is_refused() -> None:

@@ -21,6 +21,10 @@ from quickstudy import (
 )
 from quickstudy.descent import Checkpoint, adam, descend
 from quickstudy.functional import tree_map
+from quickstudy.learners.cavia import CAVIA, ContextInput
+from quickstudy.learners.meta_curvature import MetaCurvature
+from quickstudy.learners.meta_sgd import MetaSGD
+from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.memory import parse, peak, ran_out, readable
 from quickstudy.nets import MLP
 from quickstudy.testing import Blobs
@@ -291,3 +295,24 @@ def test_memory_that_runs_out_in_training_is_explained():
     with pytest.raises(ValueError, match="4 tasks at once do not fit into memory: set"):
         next(steps)
     hook.remove()
+
+
+@pytest.mark.parametrize("checkpoint", ["sqrt", "steps", "mixed"])
+@pytest.mark.parametrize("name", ["meta_sgd", "meta_curvature", "cavia", "proto_maml"])
+def test_learners_that_descend_take_a_checkpoint(name: str, checkpoint: Any, double: None):
+    make: Callable[..., Any] = {
+        "meta_sgd": lambda **more: MetaSGD(MLP(8, 3, hidden=(5,)), steps=3, **more),
+        "meta_curvature": lambda **more: MetaCurvature(
+            MLP(8, 3, hidden=(5,)), lr=0.1, steps=3, **more
+        ),
+        "cavia": lambda **more: CAVIA(
+            ContextInput(MLP(12, 3, hidden=(5,))), context=4, steps=3, **more
+        ),
+        "proto_maml": lambda **more: ProtoMAML(MLP(8, 4, hidden=(5,)), lr=0.1, steps=3, **more),
+    }[name]
+    tasks = tree_map(lambda leaf: leaf.double(), TASKS)
+    found = []
+    for settings in {}, {"checkpoint": checkpoint}:
+        torch.manual_seed(0)
+        found.append(gradient(make(**settings), torch.ones(7), tasks))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)

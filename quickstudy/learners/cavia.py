@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quickstudy.descent import descend
+from quickstudy.descent import Checkpoint, descend
 from quickstudy.functional import Criterion, Params, cross_entropy
 from quickstudy.learner import Learner
 from quickstudy.nets import Conv4
@@ -34,6 +34,7 @@ class CAVIA(Learner[Tensor]):
         lr: of the inner gradient descent.
         steps: of the inner gradient descent; the paper does 1 for regression, 2 for images.
         first_order: treats the inner gradient as a constant.
+        checkpoint: what of the inner steps is kept for the meta-gradient, as in `MAML`.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class CAVIA(Learner[Tensor]):
         lr: float = 1.0,
         steps: int = 1,
         first_order: bool = False,
+        checkpoint: Checkpoint | None = None,
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
         self.net, self.context = net, context
         self.lr, self.steps, self.first_order = lr, steps, first_order
+        self.checkpoint: Checkpoint | None = checkpoint
 
     def adapt(self, support: Examples, state: Tensor | None = None) -> Tensor:
         """`steps` of gradient descent on the support set, from zero or from `state`."""
@@ -63,6 +66,7 @@ class CAVIA(Learner[Tensor]):
             lr=self.lr,
             steps=self.steps,
             first_order=self.first_order,
+            checkpoint=self.checkpoint,
         )
         return fast["context"]
 

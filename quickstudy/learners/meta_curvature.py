@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.descent import SGD, Memory, descend
+from quickstudy.descent import SGD, Checkpoint, Memory, descend
 from quickstudy.functional import Criterion, Params, cross_entropy
 from quickstudy.learner import Learner
 from quickstudy.learners.maml import MAML
@@ -41,6 +41,7 @@ class MetaCurvature(Learner[Params]):
         steps: of the inner gradient descent.
         first_order: treats the inner gradient as a constant; the matrices are learned exactly.
         adapts: what adaptation changes, as in `MAML`.
+        checkpoint: what of the inner steps is kept for the meta-gradient, as in `MAML`.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class MetaCurvature(Learner[Params]):
         steps: int = 5,
         first_order: bool = False,
         adapts: Callable[[str], bool] | Sequence[str] | None = None,
+        checkpoint: Checkpoint | None = None,
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
         self.net = net
         self.lr, self.steps, self.first_order = lr, steps, first_order
+        self.checkpoint: Checkpoint | None = checkpoint
         start = MAML(net, adapts=adapts).start()  # the same choice, and the same errors
         self.names = tuple(start)
         self.curvature = holder(
@@ -80,6 +83,7 @@ class MetaCurvature(Learner[Params]):
             steps=self.steps,
             first_order=self.first_order,
             optimizer=SGD._replace(update=self.update),
+            checkpoint=self.checkpoint,
         )
 
     def predict(self, state: Params, x: Tensor) -> Tensor:

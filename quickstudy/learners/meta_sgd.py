@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.descent import descend
+from quickstudy.descent import Checkpoint, descend
 from quickstudy.functional import Criterion, Params, cross_entropy
 from quickstudy.learner import Learner
 from quickstudy.learners.maml import MAML
@@ -34,6 +34,7 @@ class MetaSGD(Learner[Params]):
         steps: of the inner gradient descent.
         first_order: treats the inner gradient as a constant.
         adapts: what adaptation changes, as in `MAML`.
+        checkpoint: what of the inner steps is kept for the meta-gradient, as in `MAML`.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class MetaSGD(Learner[Params]):
         steps: int = 1,
         first_order: bool = False,
         adapts: Callable[[str], bool] | Sequence[str] | None = None,
+        checkpoint: Checkpoint | None = None,
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
         self.net = net
         self.steps, self.first_order = steps, first_order
+        self.checkpoint: Checkpoint | None = checkpoint
         start = MAML(net, adapts=adapts).start()  # the same choice, and the same errors
         first = torch.empty(()).uniform_(*lr).item()
         self.rates = holder({name: torch.full_like(p, first) for name, p in start.items()})
@@ -61,7 +64,14 @@ class MetaSGD(Learner[Params]):
 
         rates = dict(self.rates.named_parameters())
         start = self.start() if state is None else state
-        return descend(misfit, start, lr=rates, steps=self.steps, first_order=self.first_order)
+        return descend(
+            misfit,
+            start,
+            lr=rates,
+            steps=self.steps,
+            first_order=self.first_order,
+            checkpoint=self.checkpoint,
+        )
 
     def predict(self, state: Params, x: Tensor) -> Tensor:
         """What the adapted network says of `x`."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.descent import descend
+from quickstudy.descent import Checkpoint, descend
 from quickstudy.functional import Params
 from quickstudy.learner import Learner
 from quickstudy.task import Examples
@@ -39,6 +39,7 @@ class ProtoMAML(Learner[Classifier]):
         steps: of the inner gradient descent (6 in that search).
         first_order: treats the inner gradient as a constant (fo-Proto-MAML); the meta-gradient
             goes through the start of the head all the same.
+        checkpoint: what of the inner steps is kept for the meta-gradient, as in `MAML`.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class ProtoMAML(Learner[Classifier]):
         lr: float = 0.005,
         steps: int = 6,
         first_order: bool = False,
+        checkpoint: Checkpoint | None = None,
     ):
         super().__init__()
         self.embed = embed
         self.lr, self.steps, self.first_order = lr, steps, first_order
+        self.checkpoint: Checkpoint | None = checkpoint
 
     def adapt(self, support: Examples, state: Classifier | None = None) -> Classifier:
         """`steps` of gradient descent on the support set, from the prototypes or from `state`;
@@ -63,7 +66,12 @@ class ProtoMAML(Learner[Classifier]):
             return self.criterion(prediction, support)
 
         fast = descend(
-            misfit, start.params, lr=self.lr, steps=self.steps, first_order=self.first_order
+            misfit,
+            start.params,
+            lr=self.lr,
+            steps=self.steps,
+            first_order=self.first_order,
+            checkpoint=self.checkpoint,
         )
         return start._replace(params=fast)
 
