@@ -466,7 +466,7 @@ def plan(
     if torch.device(where).type == "cpu" and cores > 1 and size > 1 and limit is None:
         ways.append(Way("loop", None, False, checkpoint=kept, threads=cores))
     if compiled:
-        ways.append(Way("vmap", None, True, checkpoint=kept))
+        ways.append(Way("vmap", None, True))  # the compiler decides by itself what to keep
 
     trials = {way: _set(copy.deepcopy(learner).to(where), way) for way in ways}
     notes: dict[Way, str] = {}
