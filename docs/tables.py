@@ -64,9 +64,10 @@ def _block(name: str) -> str:
         return _published(formats)
     if name == "each":
         return "\n\n".join(f"## {recipe}\n\n{_recipe(recipe)}" for recipe in formats)
-    if name == "speed":
+    if name in ("speed", "speed in short"):
         found = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-        return "\n\n".join(map(_benchmark, found)) or "*Not measured yet: `make bench`.*"
+        parts = [_benchmark(file, name != "speed") for file in found]
+        return "\n\n".join(filter(None, parts)) or "*Not measured yet: `make bench`.*"
     if name == "gradient omniglot":
         return _omniglot()
     if name == "gradient sinusoid":
@@ -277,16 +278,44 @@ def _rows(result: Any) -> Iterator[list[str]]:
             yield [name, metric.replace("_", " "), number, said]
 
 
-def _benchmark(file: Path) -> str:
-    """Any list of rows of one kind, and what they were measured on."""
+def _benchmark(file: Path, short: bool = False) -> str:
+    """Any list of rows of one kind, and what they were measured on; in short, of meta-steps the
+    fastest way of each workload, and no memory."""
     result = json.loads(file.read_text())
-    head = list(dict.fromkeys(key for row in result["rows"] for key in row))
-    rows = [[_said(row.get(key, "")) for key in head] for row in result["rows"]]
+    rows, limits = result["rows"], result.get("limits", [])
+    if short and file.stem == "memory":
+        return ""
+    if short and file.stem == "meta_step":
+        rows, limits = [_fastest(rows, limit["workload"]) for limit in limits], []
+    tables = "\n\n".join(_dictionaries(some) for some in (rows, limits) if some)
     return (
-        f"**{result['title']}**\n\n"
-        f"{_table([key.replace('_', ' ') for key in head], rows)}\n\n"
+        f"**{result['title']}**\n\n{tables}\n\n"
         f"*{result['date']}, {_machine(result['hardware'])}.*"
     )
+
+
+def _fastest(rows: list[dict[str, Any]], workload: str) -> dict[str, Any]:
+    """The fastest way of quickstudy, beside the plain loop and the fastest other library."""
+    rows = [row for row in rows if row["workload"] == workload]
+    ours = [row for row in rows if row["way"].startswith("quickstudy")]
+    plain = [row for row in rows if row["way"].startswith("plain loop")]
+    others = [row for row in rows if row not in ours + plain and "written" not in row["way"]]
+    best, base = (min(some, key=lambda row: row["ms"]) for some in (ours, plain))
+    rival = min(others, key=lambda row: row["ms"], default=None)
+    return {
+        "workload": workload,
+        "fastest way": best["way"].removeprefix("quickstudy "),
+        "ms": best["ms"],
+        "plain loop, ms": base["ms"],
+        "fastest rival, ms": f"{rival['ms']:g} ({rival['way']})" if rival else "",
+        "x plain loop": best["x plain loop"],
+    }
+
+
+def _dictionaries(rows: list[dict[str, Any]]) -> str:
+    head = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_said(row.get(key, "")) for key in head] for row in rows]
+    return _table([key.replace("_", " ") for key in head], cells)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

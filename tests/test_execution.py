@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -311,3 +312,71 @@ def test_a_plan_can_compile():
     torch.testing.assert_close(
         module(batch(8, torch.float32)), learner(batch(8, torch.float32))
     )
+
+
+@pytest.mark.parametrize("how", ["loop", "vmap"])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_threads_change_no_result(name: str, how: Any) -> None:
+    alone = LEARNERS[name]().double()
+    alone.how = how
+    shared = copy.deepcopy(alone)
+    shared.threads = 2
+    for found, expected in zip(
+        outcome(shared, batch(5)), outcome(alone, batch(5)), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_threads_are_as_many_as_asked_for_and_leave_no_setting_behind() -> None:
+    seen = set[int]()
+
+    class Watched(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            seen.add(threading.get_ident())
+            time.sleep(0.01)  # for the other thread to begin
+            return super().forward(input)
+
+    before = torch.get_num_threads()
+    learner = PrototypicalNetwork(Watched(8, 8)).double()
+    learner.how, learner.threads = "loop", 2
+    learner(batch(4)).sum().backward()
+    assert len(seen) == 2 and torch.get_num_threads() == before
+
+
+def test_an_error_in_a_thread_is_explained() -> None:
+    learner = PrototypicalNetwork(Numpy()).double()
+    learner.how, learner.threads = "loop", 2
+    learner.scale = nn.Parameter(torch.ones(()))
+    with pytest.raises(ValueError, match="takes a tensor out of PyTorch"):
+        learner(tree_map(lambda leaf: leaf.requires_grad_(), batch(4)))
+
+
+def test_a_loop_of_convolutions_has_channels_last_and_gives_the_weights_back() -> None:
+    layouts: list[bool] = []
+
+    class Watched(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            layouts.append(input.stride(1) == 1 and self.weight.stride(1) == 1)
+            return super().forward(input)
+
+    learner = PrototypicalNetwork(nn.Sequential(Watched(1, 4, 3), Watched(4, 4, 3)))
+    tasks = IMAGES.sample(2, torch.Generator())
+    for how, last in (("loop", True), ("vmap", False)):
+        learner.how = how
+        learner(tasks).sum().backward()
+        assert layouts and set(layouts) == {last}
+        layouts.clear()
+    assert all(p.is_contiguous() and isinstance(p, nn.Parameter) for p in learner.parameters())
+
+
+def test_a_plan_tries_threads_but_not_where_they_draw_random_numbers() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        tried = plan(MAML(mlp()).double(), batch(4)).rows
+        random = plan(PrototypicalNetwork(nn.Dropout(0.5)).double(), batch(4)).rows
+    finally:
+        torch.set_num_threads(before)
+    threaded = next(way for way in tried if way.threads == 2)
+    assert str(threaded) == "loop, 2 threads" and "agrees with loop" in threaded.note
+    assert next(way for way in random if way.threads == 2).seconds is None

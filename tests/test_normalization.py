@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from quickstudy import MAML, use_batch_statistics
 from quickstudy.execution import How
@@ -69,3 +70,30 @@ def test_layers_do_what_they_did(name: str, mode: str):
     torch.testing.assert_close(exact.state_dict(), plain.state_dict())
     for a, b in zip(exact.modules(), plain.modules(), strict=True):
         assert isinstance(a, type(b))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 5), (7, 3)])
+def test_batch_statistics_have_the_derivatives_of_the_layer(
+    shape: tuple[int, ...], double: None
+) -> None:
+    layer = nn.BatchNorm2d(3) if len(shape) == 4 else nn.BatchNorm1d(3)
+    make_exact(use_batch_statistics(layer))
+    inputs = [torch.randn(size, requires_grad=True) for size in (shape, (3,), (3,))]
+
+    def says(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional_call(layer, {"weight": weight, "bias": bias}, (x,))
+
+    plain = torch.nn.functional.batch_norm(inputs[0], None, None, *inputs[1:], training=True)
+    torch.testing.assert_close(says(*inputs), plain)
+    assert torch.autograd.gradcheck(says, inputs)
+    assert torch.autograd.gradgradcheck(says, inputs)
+
+
+def test_a_third_derivative_of_batch_statistics_is_refused(double: None) -> None:
+    layer = nn.BatchNorm1d(3)
+    make_exact(use_batch_statistics(layer))
+    x = torch.randn(5, 3, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad(second.sum(), x)
