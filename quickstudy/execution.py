@@ -52,8 +52,8 @@ def over_tasks(
     elif how == "loop":
 
         def run(*batch: Any) -> Any:
-            batch = tree_map(_pixels_together, batch)
-            results = [fn(*task) for task in zip(*map(unstack, batch), strict=True)]
+            tasks = zip(*map(unstack, batch), strict=True)
+            results = [fn(*tree_map(_pixels_together, task)) for task in tasks]
             return tree_map(lambda *leaves: torch.stack(leaves), *results)
     else:
         raise ValueError(f"how={how!r} is neither 'vmap' nor 'loop'.")
@@ -67,10 +67,10 @@ def over_tasks(
 
 
 def _pixels_together(x: Tensor) -> Tensor:
-    """Pictures (T, N, C, H, W) on a CPU, those of each task with channels last in memory."""
-    if x.ndim != 5 or x.device.type != "cpu" or not x.is_floating_point():
+    """Pictures (N, C, H, W) on a CPU, with channels last in memory."""
+    if x.ndim != 4 or x.device.type != "cpu" or not x.is_floating_point():
         return x
-    return x.flatten(0, 1).to(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
+    return x.to(memory_format=torch.channels_last)
 
 
 @contextmanager

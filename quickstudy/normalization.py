@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -83,10 +82,10 @@ class _BatchStatisticsBackward(Function):
             slope, x, weight, None, None, mean, scale, True, eps, [True, True, True]
         )
         ctx.save_for_backward(slope, x, weight, mean, scale, *slopes[1:])
+        ctx.eps = eps
         return slopes
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
         g, x, weight, mean, scale, g_n, g_1 = ctx.saved_tensors
         shape = (1, -1, *[1] * (x.ndim - 2))
@@ -99,7 +98,12 @@ class _BatchStatisticsBackward(Function):
                 total = torch.addcmul(total, factor.view(shape), values)
             return total
 
+        if torch.is_grad_enabled():  # somebody wants a third derivative
+            var, mean = torch.var_mean(x, axes, correction=0)
+            scale = (var + ctx.eps).rsqrt()
         n = affine(-mean * scale, (scale, x))
+        if torch.is_grad_enabled():
+            g_n, g_1 = (g * n).sum(axes), g.sum(axes)
         u_1, u_n, u_g = u.sum(axes), (u * n).sum(axes), (u * g).sum(axes)
         along = u_g - (u_1 * g_1 + u_n * g_n) / m  # S(u P(g))
         to_u, to_g = -weight * scale * g_n / m, a - weight * scale * u_n / m

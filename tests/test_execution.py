@@ -359,7 +359,9 @@ def test_a_loop_of_convolutions_has_channels_last_and_gives_the_weights_back() -
             layouts.append(input.stride(1) == 1 and self.weight.stride(1) == 1)
             return super().forward(input)
 
-    learner = PrototypicalNetwork(nn.Sequential(Watched(1, 4, 3), Watched(4, 4, 3)))
+    learner = PrototypicalNetwork(
+        nn.Sequential(Watched(1, 4, 3), Watched(4, 4, 3), nn.Flatten())
+    )
     tasks = IMAGES.sample(2, torch.Generator())
     for how, last in (("loop", True), ("vmap", False)):
         learner.how = how
