@@ -42,6 +42,13 @@ def _is_plain_autograd() -> bool:
     return not torch.compiler.is_compiling() and peek_interpreter_stack() is None
 
 
+def _laid_out_as(x: Tensor, slope: Tensor) -> Tensor:
+    # derivatives of maxima come with channels first, and mixed layouts take four times as long
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return slope.contiguous(memory_format=torch.channels_last)
+    return slope
+
+
 class _BatchStatistics(Function):
     """Batch normalisation of x (N, C, ...) by its own mean and variance, times `weight` (C,),
     plus `bias` (C,)."""
@@ -78,6 +85,7 @@ class _BatchStatisticsBackward(Function):
         scale: Tensor,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        slope = _laid_out_as(x, slope)
         slopes = torch.ops.aten.native_batch_norm_backward(
             slope, x, weight, None, None, mean, scale, True, eps, [True, True, True]
         )
@@ -88,6 +96,7 @@ class _BatchStatisticsBackward(Function):
     @staticmethod
     def backward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
         g, x, weight, mean, scale, g_n, g_1 = ctx.saved_tensors
+        u = _laid_out_as(x, u)
         shape = (1, -1, *[1] * (x.ndim - 2))
         axes = [axis for axis in range(x.ndim) if axis != 1]
         m = x.numel() / x.shape[1]
