@@ -61,7 +61,7 @@ class _BatchStatistics(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, mean, scale = ctx.saved_tensors
         return *_BatchStatisticsBackward.apply(slope, x, weight, mean, scale, ctx.eps), None
 
@@ -94,7 +94,7 @@ class _BatchStatisticsBackward(Function):
         return slopes
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         g, x, weight, mean, scale, g_n, g_1 = ctx.saved_tensors
         u = _laid_out_as(x, u)
         shape = (1, -1, *[1] * (x.ndim - 2))
@@ -133,6 +133,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.track_running_stats and self.weight is not None and _is_plain_autograd():
             self._check_input_dim(input)
+            F._verify_batch_size(list(input.shape))  # pyright: ignore[reportAttributeAccessIssue]
             return _BatchStatistics.apply(input, self.weight, self.bias, self.eps)
         given = self.track_running_stats and not self.training
         if _plain(self.weight) or given or self.momentum is None:

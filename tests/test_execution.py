@@ -23,7 +23,7 @@ from quickstudy import (
     over_tasks,
     use_batch_statistics,
 )
-from quickstudy.execution import Plan, Way, doctor, explain, inference, plan
+from quickstudy.execution import How, Plan, Way, doctor, explain, inference, plan
 from quickstudy.functional import leaves, tree_map
 from quickstudy.nets import MLP, Conv4
 from quickstudy.task import TaskBatch
@@ -363,8 +363,8 @@ def test_a_loop_of_convolutions_has_channels_last_and_gives_the_weights_back() -
         nn.Sequential(Watched(1, 4, 3), Watched(4, 4, 3), nn.Flatten())
     )
     tasks = IMAGES.sample(2, torch.Generator())
-    for how, last in (("loop", True), ("vmap", False)):
-        learner.how = how
+    ways: tuple[tuple[How, bool], ...] = (("loop", True), ("vmap", False))
+    for learner.how, last in ways:
         learner(tasks).sum().backward()
         assert layouts and set(layouts) == {last}
         layouts.clear()

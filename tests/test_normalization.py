@@ -106,3 +106,10 @@ def test_batch_statistics_have_a_third_derivative(double: None) -> None:
         return n * layer.weight + layer.bias
 
     torch.testing.assert_close(third(layer), third(plain))
+
+
+def test_one_value_has_no_statistics() -> None:
+    layer = nn.BatchNorm1d(3)
+    make_exact(use_batch_statistics(layer))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        layer(torch.randn(1, 3))

@@ -325,7 +325,7 @@ def test_a_head_that_is_not_the_end_is_adapted_all_the_same(double: None):
     task = tree_map(torch.Tensor.double, Blobs().sample(1, torch.Generator()))
     task = tree_map(lambda leaf: leaf[0], task)
     found = anil(net, lr=LR, steps=2).adapt(task.support)
-    params = dict(net.named_parameters())
+    params: dict[str, Tensor] = dict(net.named_parameters())
     for _ in range(2):
         error = cross_entropy(functional_call(net, params, (task.support.x,)), task.support)
         heads = [params["head.weight"], params["head.bias"]]
