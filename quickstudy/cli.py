@@ -212,7 +212,10 @@ def doctor(what: Positional[str], *, compiled: bool = False, device: str = "cpu"
         experiment = recipe.reopen(what, device=device).experiment
     else:
         experiment = recipe.start(what, {}, Path("runs/.none"), device=device).experiment
-    print(doctor(experiment.learner, _first(experiment), compiled=compiled))
+    found = doctor(
+        experiment.learner, _first(experiment), compiled=compiled, steps=experiment.steps
+    )
+    print(found)
 
 
 def compare(folders: Positional[tuple[Path, ...]], *, json: bool = False) -> None:

@@ -429,6 +429,7 @@ def plan(
     chunks: Sequence[int] | None = None,
     repeats: int = 3,
     memory: str | int | None = None,
+    steps: int | None = None,
 ) -> Plan:
     """Measures on `batch` which way to execute `learner` is fastest.
 
@@ -441,16 +442,18 @@ def plan(
     Args:
         batch: of as many tasks as training will have.
         device: where to measure (None: where the learner is).
-        compiled: tries `torch.compile` too, which takes 10 to 100 seconds.
+        compiled: tries `torch.compile` too, which takes 10 to 100 seconds; less the next time,
+            as PyTorch keeps what it compiled on disk.
         chunks: numbers of tasks at once to try, besides all (None: a quarter, a sixteenth).
         repeats: timings of each way, taken in turns; their median counts.
         memory: the most that a step may take beyond parameters, the optimizer's state and
             tasks, as "8GiB" or in bytes.
+        steps: of training that are planned; compiling is chosen only if it pays back in these.
 
     Raises:
         ValueError: the learner can be executed in no way; names the module and the remedy.
     """
-    limit = None if memory is None else parse(memory)
+    limit, compiling = None if memory is None else parse(memory), 0.0
     where = next((p.device for p in learner.parameters()), "cpu") if device is None else device
     batch = tree_map(lambda leaf: leaf.to(where), batch)
     size = len(leaves(batch)[0])
@@ -491,7 +494,8 @@ def plan(
                     notes[way] += f"not chosen: takes more than {readable(limit)}"
                     continue
             if way.compiled:
-                notes[way] += f"compiled in {time.perf_counter() - begun:.0f} s; "
+                compiling = time.perf_counter() - begun
+                notes[way] += f"compiled in {compiling:.0f} s; "
             if reference is None:
                 again, _ = _try(trial, batch, seed=1)
                 reference = way, outcome, not _agree(again, outcome)
@@ -514,7 +518,16 @@ def plan(
                 _outcome(trials[way], batch)
                 seconds.append(time.perf_counter() - begun)
     median = {way: statistics.median(seconds) for way, seconds in spent.items()}
-    best = min(median, key=lambda way: median[way])
+
+    def cost(way: Way) -> float:
+        return median[way] + (compiling / steps if way.compiled and steps else 0)
+
+    best = min(median, key=cost)
+    for way in median:
+        eager = min((t for other, t in median.items() if not other.compiled), default=math.inf)
+        saved = eager - median[way]
+        if way.compiled and saved > 0:
+            notes[way] += f"; pays back in {math.ceil(compiling / saved):,} steps"
     rows = tuple(
         way._replace(seconds=median.get(way), note=notes[way], memory=peaks.get(way))
         for way in ways
@@ -605,13 +618,14 @@ def doctor(
     device: torch.device | str | None = None,
     *,
     compiled: bool = False,
+    steps: int | None = None,
 ) -> str:
     """What in `learner` bears on its execution, one finding a line, and the `plan`.
 
     Where it can be executed in no way, the last line says why, and what to do.
     """
     try:
-        planned = str(plan(learner, batch, device, compiled=compiled))
+        planned = str(plan(learner, batch, device, compiled=compiled, steps=steps))
     except ValueError as error:
         planned = f"no way to execute it: {error}"
     return "\n".join([*_findings(learner), planned])

@@ -19,6 +19,7 @@ from quickstudy import (
     Task,
     anil,
     evaluate,
+    execution,
     fomaml,
     over_tasks,
     use_batch_statistics,
@@ -382,3 +383,30 @@ def test_a_plan_tries_threads_but_not_where_they_draw_random_numbers() -> None:
     threaded = next(way for way in tried if way.threads == 2)
     assert str(threaded) == "loop, 2 threads" and "agrees with loop" in threaded.note
     assert next(way for way in random if way.threads == 2).seconds is None
+
+
+def test_a_plan_compiles_only_where_that_pays_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sleeps(PrototypicalNetwork):
+        pause = 0.01
+
+        def loss(self, task: Task[Examples]) -> Tensor:
+            time.sleep(self.pause)
+            return super().loss(task)
+
+    class Compiled(nn.Module):
+        def __init__(self, learner: Sleeps):
+            super().__init__()
+            self.learner, self.compiling = learner, 0.3
+
+        def forward(self, tasks: TaskBatch) -> Tensor:
+            time.sleep(self.compiling)
+            self.compiling = self.learner.pause = 0.0
+            return self.learner(tasks)
+
+    monkeypatch.setattr(execution, "_compile", Compiled)
+    few, many = (
+        plan(Sleeps(mlp()).double(), batch(2), compiled=True, chunks=(), steps=steps)
+        for steps in (2, 10_000)
+    )
+    assert not few.compiled and many.compiled
+    assert "pays back in" in few.rows[-1].note
