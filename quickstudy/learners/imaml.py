@@ -130,16 +130,20 @@ def conjugate_gradients(
     """x after `steps` towards A x = `target`, from 0; `times(v)` is A v, A symmetric.
 
     Exact after as many steps as A has different eigenvalues; what is then left is rounding,
-    and further steps do nothing.
+    and further steps do nothing. They end, too, where A turns out not to be positive definite
+    (Steihaug, 1983), as a Hessian away from the optimum may be.
     """
     x = tree_map(torch.zeros_like, target)
     residual = direction = target
     size = dot(residual, residual)
     rounding = size * torch.finfo(size.dtype).eps ** 2
     tiny = torch.finfo(size.dtype).tiny
+    goes_on = size > rounding
     for _ in range(steps):
         image = times(direction)
-        length = torch.where(size > rounding, size / dot(direction, image), 0)
+        curvature = dot(direction, image)
+        goes_on = goes_on & (size > rounding) & (curvature > 0)
+        length = torch.where(goes_on, size / torch.where(goes_on, curvature, 1), 0)
         x = plus(x, length, direction)
         residual = plus(residual, -length, image)
         before, size = size, dot(residual, residual)

@@ -192,3 +192,11 @@ def test_a_state_keeps_no_graph():
 def test_nothing_to_adapt_is_an_error():
     with pytest.raises(ValueError, match=r"no trainable parameter.*The net has: body.0.weight"):
         IMAML(net(), adapts=lambda name: False)
+
+
+def test_conjugate_gradients_stop_where_curvature_is_not_positive(double: None) -> None:
+    scale = torch.tensor([2.0, -1.0])
+    target = {"a": torch.tensor([1.0, 1.0])}
+    found = conjugate_gradients(lambda v: {"a": scale * v["a"]}, target, steps=9)
+    # the first step, 2 / 1 along the target, leaves curvature -8 along the second direction
+    torch.testing.assert_close(found["a"], torch.tensor([2.0, 2.0]))
