@@ -5,9 +5,9 @@ shots and 16 inner steps of 0.01, on 25 waves at a time, with the pull and the d
 gradients of that code. The squared error is the mean over 100 points of an even grid on
 [-5, 5]. At test there is no pull, as in that code, and there are the steps that the row says.
 
-Training is not stable: runs of 8,000 steps ended with a loss that is not a number after 1,150 to
-2,800 steps, clipped gradients or not, so the default is shorter and the result is not the best
-that iMAML can do.
+Training is not stable: runs of 8,000 steps ended with a loss that is not a number after 1,150
+to 2,800 steps, clipped gradients or not, so the default is shorter and the result is not the
+best that iMAML can do.
 """
 
 import torch
