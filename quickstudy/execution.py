@@ -143,7 +143,9 @@ def _each(
         or peek_interpreter_stack() is not None  # a transform of torch.func asks for more
     ):
         return losses_of(learner, learner.chunk)(*batch)
-    return by_chunk(learner, losses_of, batch, chunk, learner.threads)
+    # settings of the whole process: threads that set and reset them would meet each other's
+    with sdpa_kernel(SDPBackend.MATH), _no_fused_layers():
+        return by_chunk(learner, losses_of, batch, chunk, learner.threads)
 
 
 @contextmanager
@@ -286,8 +288,8 @@ def explain(error: Exception, learner: nn.Module, tasks: TaskBatch | None = None
         elif isinstance(module, _NormBase) and module.track_running_stats:
             sentence = (
                 "{module} keeps running statistics, which it cannot write inside of an inner "
-                "gradient or without a momentum: call use_batch_statistics(net) or use "
-                "GroupNorm."
+                "gradient under vmap, or without a momentum: call use_batch_statistics(net), "
+                "use GroupNorm, or set learner.how = 'loop'."
             )
         operation = next((group for group in found.groups() if group), "an operation")
         return sentence.format(module=_named(path, module), operation=operation)

@@ -344,6 +344,26 @@ def test_threads_are_as_many_as_asked_for_and_leave_no_setting_behind() -> None:
     assert len(seen) == 2 and torch.get_num_threads() == before
 
 
+def test_threads_leave_the_settings_of_attention_as_they_were() -> None:
+    class Attends(nn.TransformerEncoderLayer):
+        def forward(self, src: Tensor, *args: Any, **named: Any) -> Tensor:
+            said.append((torch.backends.cuda.flash_sdp_enabled(), fast()))
+            time.sleep(0.02 * (len(said) % 3))  # so that threads end at different times
+            said.append((torch.backends.cuda.flash_sdp_enabled(), fast()))
+            return super().forward(src, *args, **named)
+
+    fast = torch.backends.mha.get_fastpath_enabled
+    said: list[tuple[bool, bool]] = []
+    before = torch.backends.cuda.flash_sdp_enabled(), fast()
+    layer = Attends(8, 2, 8, dropout=0.0, batch_first=True)
+    learner = PrototypicalNetwork(nn.Sequential(nn.Unflatten(1, (1, 8)), layer, nn.Flatten()))
+    learner.double()
+    learner.how, learner.threads, learner.chunk = "loop", 2, 1
+    learner(batch(6)).sum().backward()
+    assert set(said) == {(False, False)}  # in every thread, all the time
+    assert (torch.backends.cuda.flash_sdp_enabled(), fast()) == before
+
+
 def test_an_error_in_a_thread_is_explained() -> None:
     learner = PrototypicalNetwork(Numpy()).double()
     learner.how, learner.threads = "loop", 2
