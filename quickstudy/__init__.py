@@ -23,7 +23,6 @@ from quickstudy.learner import Learner
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
 from quickstudy.learners.imaml import IMAML
-from quickstudy.learners.lora import is_low_rank, lora
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.meta_curvature import MetaCurvature
@@ -32,6 +31,7 @@ from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import PrototypicalNetwork
 from quickstudy.learners.reptile import Reptile
 from quickstudy.learners.ridge import RidgeRegression
+from quickstudy.low_rank import is_low_rank, lora
 from quickstudy.nets import use_batch_statistics
 from quickstudy.recurrent import use_cells
 from quickstudy.task import Examples, Task, TaskDistribution, batches

@@ -1,7 +1,8 @@
 """The few functions that learners are written with."""
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,6 +14,7 @@ from quickstudy.task import Examples
 
 Params: TypeAlias = dict[str, Tensor]
 Criterion: TypeAlias = Callable[[Any, Examples], Tensor]
+Adapts: TypeAlias = Callable[[str], bool] | Sequence[str] | None  # of `trainable`
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -112,13 +114,20 @@ def with_gradient(value: Tensor, params: Params, slopes: Params) -> Tensor:
     return value.detach() + torch.stack(tilt).sum()
 
 
-def trainable(net: nn.Module, adapts: Callable[[str], bool] | None = None) -> Params:
-    """The parameters of `net` by name that require a gradient and whose name `adapts` wants.
+def trainable(net: nn.Module, adapts: Adapts = None) -> Params:
+    """The parameters of `net` that adaptation changes, by name; all require a gradient.
+
+    Args:
+        net: any module.
+        adapts: names of modules and parameters, or a function that says so of a parameter's
+            name; None: all.
 
     Raises:
-        ValueError: there is none.
+        ValueError: a name that the net has not, or nothing is left to adapt.
     """
     params = dict(net.named_parameters())
+    if adapts is not None and not callable(adapts):
+        adapts = parameters_in(net, adapts).__contains__
     found: Params = {
         name: p
         for name, p in params.items()
@@ -130,6 +139,23 @@ def trainable(net: nn.Module, adapts: Callable[[str], bool] | None = None) -> Pa
             f"{', '.join(params) or 'none'}."
         )
     return found
+
+
+def parameters_in(net: nn.Module, places: Sequence[str]) -> frozenset[str]:
+    """The names of the parameters in `places`, which are names of modules or parameters."""
+    found: set[str] = set()
+    places = [places] if isinstance(places, str) else places
+    # of a tensor that has several names, the net's own list has the first
+    names = {p: name for name, p in net.named_parameters()}
+    called = [*net.named_parameters(remove_duplicate=False)]
+    known = [*(name for name, _ in net.named_modules() if name), *(name for name, _ in called)]
+    for place in places:
+        if place not in known:
+            near = difflib.get_close_matches(place, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known)}."
+            raise ValueError(f"The net has no module or parameter {place!r}. {hint}")
+        found |= {names[p] for name, p in called if f"{name}.".startswith(f"{place}.")}
+    return frozenset(found)
 
 
 def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:

@@ -16,13 +16,13 @@ from quickstudy.functional import squared_error
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.imaml import IMAML
-from quickstudy.learners.lora import lora
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.reptile import Reptile
 from quickstudy.learners.ridge import RidgeRegression
+from quickstudy.low_rank import lora
 from quickstudy.nets import MLP, Conv4, use_batch_statistics
 from quickstudy.testing import Blobs, Case, Lines, Trait
 

@@ -11,7 +11,8 @@ $$\phi_\tau = \arg\min_\phi \; L^s_\tau(\phi) + \tfrac{\lambda}{2} \|\phi - \the
 The minimum is approached by gradient descent that keeps no graph, and the linear equation by
 conjugate gradients (algorithm 2), so memory does not grow with the number of steps.
 
-Differs from the paper: nothing. The authors' code solves a damped equation, and so does this.
+Differs from the paper: conjugate gradients end where the curvature is not positive, where they
+would diverge. The authors' code solves a damped equation, and so does this.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from torch.func import functional_call, grad, grad_and_value, vjp
 
 from quickstudy.descent import descend
 from quickstudy.functional import (
+    Adapts,
     Criterion,
     Params,
     cross_entropy,
@@ -48,7 +50,7 @@ class IMAML(Learner[Params]):
         cg_steps: of conjugate gradients, each a product with H.
         cg_damping: added to 1.
         strength_damping: added to λ in the equation, not in the descent.
-        adapts: says by a parameter's name whether adaptation changes it.
+        adapts: what adaptation changes, as in `MAML`.
     """
 
     def __init__(
@@ -61,15 +63,15 @@ class IMAML(Learner[Params]):
         cg_steps: int = 5,
         cg_damping: float = 1.0,
         strength_damping: float = 10.0,
-        adapts: Callable[[str], bool] | None = None,
+        adapts: Adapts = None,
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
         self.net = net
         self.lr, self.steps, self.strength = lr, steps, strength
         self.cg_steps, self.cg_damping = cg_steps, cg_damping
-        self.strength_damping, self.adapts = strength_damping, adapts
-        self.start()  # refuses a choice that leaves nothing to adapt
+        self.strength_damping = strength_damping
+        self.names = frozenset(trainable(net, adapts))
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """`steps` of gradient descent on the support set, pulled to the learned start, from
@@ -118,7 +120,7 @@ class IMAML(Learner[Params]):
 
     def start(self) -> Params:
         """The parameters that adaptation changes."""
-        return trainable(self.net, self.adapts)
+        return {name: p for name, p in self.net.named_parameters() if name in self.names}
 
     def _misfit(self, params: Params, examples: Examples) -> Tensor:
         return self.criterion(self.predict(params, examples.x), examples)

@@ -9,8 +9,7 @@ Differs from the paper: nothing. `fomaml` is its section 5.2; `anil` is Raghu et
 arXiv:1909.09157); `boil` is Oh, Yoo, Kim & Yun (2021, arXiv:2008.08882).
 """
 
-import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -20,7 +19,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.descent import SGD, Checkpoint, InnerOptimizer, descend
-from quickstudy.functional import Criterion, Params, cross_entropy
+from quickstudy.functional import (
+    Adapts,
+    Criterion,
+    Params,
+    cross_entropy,
+    parameters_in,
+    trainable,
+)
 from quickstudy.learner import Learner
 from quickstudy.task import Examples
 
@@ -48,7 +54,7 @@ class MAML(Learner[Params]):
         lr: float = 0.01,
         steps: int = 5,
         first_order: bool = False,
-        adapts: Callable[[str], bool] | Sequence[str] | None = None,
+        adapts: Adapts = None,
         optimizer: InnerOptimizer = SGD,
         checkpoint: Checkpoint | None = None,
         truncate: int | None = None,
@@ -57,18 +63,12 @@ class MAML(Learner[Params]):
         super().__init__(criterion)
         self.net = net
         self.lr, self.steps, self.first_order = lr, steps, first_order
-        if adapts is not None and not callable(adapts):
-            adapts = _inside(net, adapts).__contains__
-        self.adapts: Callable[[str], bool] | None = adapts
+        self.names = frozenset(trainable(net, adapts))
         self.optimizer, self.truncate = optimizer, truncate
         self.checkpoint: Checkpoint | None = checkpoint
-        if not self.start():
-            names = ", ".join(name for name, _ in net.named_parameters()) or "none"
-            raise ValueError(f"`adapts` picks no trainable parameter. The net has: {names}.")
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """`steps` of gradient descent on the support set, from the learned start or `state`."""
-
         start = self.start() if state is None else state
         predict = _tail(self.net, start, support.x) or partial(self.predict, x=support.x)
 
@@ -92,11 +92,7 @@ class MAML(Learner[Params]):
 
     def start(self) -> Params:
         """The parameters that adaptation changes."""
-        return {
-            name: p
-            for name, p in self.net.named_parameters()
-            if p.requires_grad and (self.adapts is None or self.adapts(name))
-        }
+        return {name: p for name, p in self.net.named_parameters() if name in self.names}
 
 
 def fomaml(net: nn.Module, **settings: Any) -> MAML:
@@ -111,7 +107,7 @@ def anil(net: nn.Module, *, head: str = "head", **settings: Any) -> MAML:
 
 def boil(net: nn.Module, *, head: str = "head", **settings: Any) -> MAML:
     """MAML that adapts everything but the parameters of `net.<head>` (Oh et al., 2021)."""
-    held = _inside(net, [head])
+    held = parameters_in(net, [head])
     body = [name for name, _ in net.named_parameters() if name not in held]
     return MAML(net, adapts=body, **settings)
 
@@ -143,20 +139,3 @@ def _tail(net: nn.Module, params: Params, x: Tensor) -> Callable[[Params], Tenso
         return functional_call(module, own, inputs, named)
 
     return predict
-
-
-def _inside(net: nn.Module, places: Sequence[str]) -> frozenset[str]:
-    """The names of the parameters in `places`, which are names of modules or parameters."""
-    found: set[str] = set()
-    places = [places] if isinstance(places, str) else places
-    # of a tensor that has several names, the net's own list has the first
-    names = {p: name for name, p in net.named_parameters()}
-    called = [*net.named_parameters(remove_duplicate=False)]
-    known = [*(name for name, _ in net.named_modules() if name), *(name for name, _ in called)]
-    for place in places:
-        if place not in known:
-            near = difflib.get_close_matches(place, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known)}."
-            raise ValueError(f"The net has no module or parameter {place!r}. {hint}")
-        found |= {names[p] for name, p in called if f"{name}.".startswith(f"{place}.")}
-    return frozenset(found)

@@ -15,16 +15,15 @@ layers; a vector has a matrix here as well, over its only mode.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.descent import SGD, Checkpoint, Memory, descend
-from quickstudy.functional import Criterion, Params, cross_entropy
+from quickstudy.functional import Adapts, Criterion, Params, cross_entropy, trainable
 from quickstudy.learner import Learner
-from quickstudy.learners.maml import MAML
 from quickstudy.learners.meta_sgd import holder
 from quickstudy.task import Examples
 
@@ -51,7 +50,7 @@ class MetaCurvature(Learner[Params]):
         lr: float = 0.01,
         steps: int = 5,
         first_order: bool = False,
-        adapts: Callable[[str], bool] | Sequence[str] | None = None,
+        adapts: Adapts = None,
         checkpoint: Checkpoint | None = None,
         criterion: Criterion = cross_entropy,
     ):
@@ -59,8 +58,8 @@ class MetaCurvature(Learner[Params]):
         self.net = net
         self.lr, self.steps, self.first_order = lr, steps, first_order
         self.checkpoint: Checkpoint | None = checkpoint
-        start = MAML(net, adapts=adapts).start()  # the same choice, and the same errors
-        self.names = tuple(start)
+        start = trainable(net, adapts)
+        self.names = frozenset(start)
         self.curvature = holder(
             {
                 f"{name}.{mode}": torch.eye(size, dtype=p.dtype, device=p.device)

@@ -9,16 +9,13 @@ $$\min_{\theta, \alpha} \; \mathbb{E}_\tau \; L^q_\tau(\phi_\tau), \qquad
 Differs from the paper: nothing. Rates that are all the same and are not learned make it MAML.
 """
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.descent import Checkpoint, descend
-from quickstudy.functional import Criterion, Params, cross_entropy
+from quickstudy.functional import Adapts, Criterion, Params, cross_entropy, trainable
 from quickstudy.learner import Learner
-from quickstudy.learners.maml import MAML
 from quickstudy.task import Examples
 
 
@@ -44,7 +41,7 @@ class MetaSGD(Learner[Params]):
         lr: tuple[float, float] = (0.005, 0.1),
         steps: int = 1,
         first_order: bool = False,
-        adapts: Callable[[str], bool] | Sequence[str] | None = None,
+        adapts: Adapts = None,
         checkpoint: Checkpoint | None = None,
         criterion: Criterion = cross_entropy,
     ):
@@ -52,7 +49,7 @@ class MetaSGD(Learner[Params]):
         self.net = net
         self.steps, self.first_order = steps, first_order
         self.checkpoint: Checkpoint | None = checkpoint
-        start = MAML(net, adapts=adapts).start()  # the same choice, and the same errors
+        start = trainable(net, adapts)
         first = torch.empty(()).uniform_(*lr).item()
         self.rates = holder({name: torch.full_like(p, first) for name, p in start.items()})
 
