@@ -6,6 +6,7 @@ from quickstudy.descent import SGD, InnerOptimizer, adam, descend, momentum
 from quickstudy.distributions.few_shot import FewShot
 from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.sinusoid import Sinusoid
+from quickstudy.embedding import embed_once
 from quickstudy.estimator import FewShotClassifier, FewShotRegressor
 from quickstudy.evaluate import Difference, Report, evaluate
 from quickstudy.execution import Plan, Way, doctor, over_tasks, plan
@@ -82,6 +83,7 @@ __all__ = [
     "datasets",
     "descend",
     "doctor",
+    "embed_once",
     "evaluate",
     "film_conv4",
     "fomaml",

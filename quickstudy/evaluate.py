@@ -4,7 +4,8 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,7 +143,19 @@ def unpack(text: str) -> Tensor:
     return torch.tensor([float(value) for value in digits], dtype=torch.float64)
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(learner: Learner[Any]) -> Iterator[None]:
+    """Evaluation mode, and no graph; then modes and torch's random state are as before."""
+    training = {module: module.training for module in learner.modules()}
+    learner.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            yield
+    finally:
+        for module, mode in training.items():  # each its own: some may be kept in eval mode
+            module.training = mode
+
+
 def evaluate(
     learner: Learner[Any],
     tasks: TaskDistribution,
@@ -190,27 +203,21 @@ def evaluate(
         return numbers
 
     where = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    training = {module: module.training for module in learner.modules()}
-    learner.eval()
     transductive = False
     done = 0
     parts: list[dict[str, Tensor]] = []
-    try:
-        with torch.random.fork_rng():
-            for batch in batches(tasks, size, steps=-(-count // size), seed=seed, rank=_APART):
-                noise = entropy(seed, _APART, len(parts)) + 1  # + 1: not the tasks' numbers
-                torch.manual_seed(noise)
-                batch = tree_map(lambda leaf: leaf[: count - done].to(where), batch)  # noqa: B023
-                if not parts:
-                    transductive = is_transductive(learner, batch)
-                with explained(learner, batch), inference(learner) as (how, chunk):
-                    parts.append(over_tasks(judge, how, chunk)(batch))
-                done = min(done + size, count)
-                if progress is not None:
-                    progress(done)
-    finally:
-        for module, mode in training.items():  # each its own: some may be kept in eval mode
-            module.training = mode
+    with evaluating(learner):
+        for batch in batches(tasks, size, steps=-(-count // size), seed=seed, rank=_APART):
+            noise = entropy(seed, _APART, len(parts)) + 1  # + 1: not the tasks' numbers
+            torch.manual_seed(noise)
+            batch = tree_map(lambda leaf: leaf[: count - done].to(where), batch)  # noqa: B023
+            if not parts:
+                transductive = is_transductive(learner, batch)
+            with explained(learner, batch), inference(learner) as (how, chunk):
+                parts.append(over_tasks(judge, how, chunk)(batch))
+            done = min(done + size, count)
+            if progress is not None:
+                progress(done)
     values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in chosen}
     card = {
         **tasks.card(),
@@ -231,7 +238,10 @@ def default_metrics(learner: Learner[Any]) -> dict[str, Metric]:
 
 
 def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
-    """Whether a query is predicted otherwise alone than among the other queries."""
+    """Whether a query is predicted otherwise alone than among the other queries: by design, or
+    as measured."""
+    if learner.judges_together:
+        return True
 
     def predictions(task: Task[Examples]) -> Any:
         state = learner.adapt(task.support)

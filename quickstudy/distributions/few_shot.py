@@ -4,7 +4,8 @@ Episodic sampling as in Vinyals et al. (2016, arXiv:1606.04080); variable ways a
 Triantafillou et al. (2020, arXiv:1903.03096).
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from typing import Literal, Self, TypeAlias
 
 import torch
@@ -76,11 +77,34 @@ class FewShot(TaskDistribution):
         self._members, self._sizes = _members(dataset)  # (K, most), (K,)
         self._check()
         self._pixels = dataset.x  # where images are read from; moved by `to`
+        self._given = False  # whether by `with_inputs`, so prepared and turned
 
     def to(self, device: torch.device | str) -> Self:
         """Moves the examples to a device, so that batches are made there."""
         self._pixels = self._pixels.to(device)
         return self
+
+    def inputs(self, size: int = 64) -> Iterator[Tensor]:
+        """Every example as tasks have it (N, *features), and where there are `rotations` all of
+        them in each turn, `size` at a time.
+
+        Raises:
+            ValueError: `augment` makes another example at every draw.
+        """
+        if self.augment is not None:
+            raise ValueError(
+                "These tasks change their examples at random when they are drawn: leave "
+                "`augment` out to have each of them once."
+            )
+        for turn in range(1 if self.rotations is None else 4):
+            for x in self.dataset.x.split(size):
+                yield self._prepared(torch.rot90(x, turn, (-2, -1)) if turn else x)
+
+    def with_inputs(self, x: Tensor) -> Self:
+        """The same draws with others in the place of `inputs`, such as their embeddings."""
+        same = copy.copy(self)
+        same._pixels, same._given = x, True
+        return same
 
     def card(self) -> dict[str, Json]:
         """Data set, its hash, split, and the shape of a task."""
@@ -142,19 +166,25 @@ class FewShot(TaskDistribution):
         order = torch.rand(tasks, ways * each, generator=generator).argsort(1)
         label = order // each  # (T, N)
         rows, weight = rows.flatten(1).gather(1, order), real.flatten(1).gather(1, order)
+        if self._given and self.rotations is not None:
+            rows = rows + len(self.dataset) * turns.gather(1, label)
         flat = rows.flatten().to(self._pixels.device)  # index_select copies whole rows: fast
         x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
-        if self.rotations is not None:
-            x = _rotate(x, turns.gather(1, label).to(x.device))
-        if x.dtype == torch.uint8:
-            x = x.float().div_(255)
-        x = x.to(torch.get_default_dtype())
-        if self.normalise is not None:
-            x = (x - self.normalise[0]) / self.normalise[1]
+        if not self._given:
+            if self.rotations is not None:
+                x = _rotate(x, turns.gather(1, label).to(x.device))
+            x = self._prepared(x)
         if self.augment is not None:
             x = self.augment(x, generator)
         weight = weight.to(x)
         return Examples(x, F.one_hot(label, ways).to(x) * weight[..., None], weight)
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        """Examples as nets are given them."""
+        if x.dtype == torch.uint8:
+            x = x.float().div_(255)
+        x = x.to(torch.get_default_dtype())
+        return x if self.normalise is None else (x - self.normalise[0]) / self.normalise[1]
 
     @staticmethod
     def _draw(bounds: tuple[int, int], shape: tuple[int, ...], generator: Generator) -> Tensor:

@@ -1,0 +1,152 @@
+"""Evaluation from cached embeddings finds what the usual one does, having embedded once."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quickstudy import (
+    MAML,
+    FewShot,
+    Learner,
+    ProtoMAML,
+    PrototypicalNetwork,
+    RidgeRegression,
+    accuracy,
+    cross_entropy,
+    embed_once,
+    evaluate,
+    train,
+    use_batch_statistics,
+)
+from quickstudy.datasets import Labelled
+from quickstudy.nets import Conv4
+
+METRICS = {"accuracy": accuracy, "cross_entropy": cross_entropy}
+
+
+def pictures(classes: int = 8) -> Labelled:
+    """7 or more bytes-valued pictures of each class, of two groups, in no order."""
+    y = torch.arange(classes).repeat(7)
+    y = torch.cat([y, torch.tensor([3, 3, 0])])[torch.randperm(7 * classes + 3)]
+    bright = torch.rand(classes, 1, 16, 16)[y] + 0.6 * torch.rand(len(y), 1, 16, 16)
+    x = (bright * 159).to(torch.uint8)
+    names = tuple(f"class {i}" for i in range(classes))
+    return Labelled(x, y, names, torch.arange(classes) % 2, ("odd", "even"))
+
+
+def protonet() -> PrototypicalNetwork:
+    return PrototypicalNetwork(Conv4(channels=4, size=16))
+
+
+def ridge() -> RidgeRegression:
+    return RidgeRegression(Conv4(channels=4, size=16), criterion=cross_entropy)
+
+
+def trained(learner: Learner[Any], tasks: FewShot) -> Learner[Any]:
+    """With running statistics that are those of images."""
+    optimizer = torch.optim.SGD(learner.parameters(), 1e-3)
+    for _ in train(learner, tasks, optimizer, steps=3, size=2):
+        pass
+    return learner
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"rotations": "classes", "normalise": (0.5, 0.2)},
+    {"rotations": "random", "within_groups": True},
+    {"ways": (2, 4), "shots": (1, 3), "imbalanced": True},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("make", [protonet, ridge])
+def test_numbers_are_those_of_the_usual_evaluation(make: Any, settings: dict[str, Any]):
+    tasks = FewShot(pictures(), **{"ways": 4, "queries": 3, **settings})
+    learner = trained(make(), tasks)
+    expected = evaluate(learner, tasks, count=8, size=5, metrics=METRICS)
+    head, embedded = embed_once(learner, tasks)
+    found = evaluate(head, embedded, count=8, size=5, metrics=METRICS)
+    for name, values in expected.values.items():
+        assert torch.allclose(found.values[name], values, rtol=1e-5, atol=1e-5), name
+    assert found.card == expected.card
+    assert found.compare(expected).wins == 0.5
+
+
+class Counting(nn.Module):
+    """Embeds by four numbers of an image, and remembers how many images it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.modes = 0, set[bool]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        self.modes.add(self.training)
+        return x.flatten(1)[:, :4]
+
+
+def test_every_image_is_embedded_once_for_all_tasks():
+    net, data = Counting(), pictures()
+    learner = PrototypicalNetwork(net).train()
+    learner.how, learner.chunk = "loop", 3
+    some = [FewShot(data, 3, k, 2, rotations="classes") for k in (1, 2)]
+    other = FewShot(data, 3, 1, 2)
+    head, *embedded = embed_once(learner, *some, other)
+    checks = 2 * 30 + 2 * 3 * (3 + 4 + 3)  # of half the images at first, and of two tasks each
+    assert net.seen == (4 + 1) * len(data) + checks
+    assert net.modes == {False} and net.training and learner.training
+    for each in embedded:
+        evaluate(head, each, count=10)
+    assert net.seen == (4 + 1) * len(data) + checks
+    assert learner.embed is net and learner.how == "loop"
+    assert head.how == "vmap" and head.chunk is None  # those of the net do not bind the head
+
+
+def test_the_head_shares_its_parameters_and_has_no_graph():
+    learner = ridge()
+    head, embedded = embed_once(learner, FewShot(pictures(), 3, 1, 2))
+    assert [p for _, p in head.named_parameters()] == [learner.log_penalty]
+    batch = embedded.sample(2, torch.Generator().manual_seed(0))
+    assert batch.support.x.shape == (2, 3, 4) and not batch.support.x.requires_grad
+    head(batch).sum().backward()  # so it can be trained, on top of a frozen net
+    assert learner.log_penalty.grad is not None and not torch.is_inference(batch.query.x)
+
+
+def test_other_inputs_take_the_places_of_images():
+    data = pictures()
+    tasks = FewShot(data, 3, 2, 2, rotations="classes")
+    x = torch.cat(list(tasks.inputs(size=5)))
+    assert x.shape == (4 * len(data), 1, 16, 16)
+    assert torch.equal(x[len(data) :][: len(data)], torch.rot90(data.x / 255, 1, (-2, -1)))
+    same, usual = (
+        t.sample(5, torch.Generator().manual_seed(1)) for t in (tasks.with_inputs(x), tasks)
+    )
+    for mine, theirs in zip(same, usual, strict=True):
+        assert all(map(torch.equal, mine, theirs))
+
+
+@pytest.mark.parametrize(
+    ("learner", "message"),
+    [
+        (lambda: MAML(Conv4(3, channels=4, size=16)), "MAML has no module `embed`"),
+        (
+            lambda: PrototypicalNetwork(use_batch_statistics(Conv4(channels=4, size=16))),
+            "PrototypicalNetwork makes of an image depends on those beside it",
+        ),
+        (
+            lambda: ProtoMAML(Conv4(channels=4, size=16), lr=0.1),
+            "ProtoMAML changes its net with the task",
+        ),
+    ],
+)
+def test_learners_that_must_embed_anew_are_refused(learner: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        embed_once(learner(), FewShot(pictures(), 3, 2, 2))
+
+
+def test_images_that_change_at_random_are_refused():
+    tasks = FewShot(pictures(), 3, 1, 2, augment=lambda x, _: x)
+    with pytest.raises(ValueError, match="leave `augment` out"):
+        embed_once(protonet(), tasks)
