@@ -1,8 +1,9 @@
 """quickstudy: learning to learn, on PyTorch."""
 
-from quickstudy import datasets, nets
+from quickstudy import datasets, losses, nets
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
 from quickstudy.descent import SGD, InnerOptimizer, adam, descend, momentum
+from quickstudy.distributions.classification import Classification
 from quickstudy.distributions.few_shot import FewShot
 from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.sinusoid import Sinusoid
@@ -21,20 +22,40 @@ from quickstudy.functional import (
 )
 from quickstudy.inside import Inside, inside
 from quickstudy.learner import Learner
+from quickstudy.learners.baseline import Baseline, baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
+from quickstudy.learners.feat import FEAT
 from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
+from quickstudy.learners.matching import FullContext, MatchingNetwork
 from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.proto_maml import ProtoMAML
-from quickstudy.learners.prototypical import PrototypicalNetwork
+from quickstudy.learners.prototypical import PrototypicalNetwork, cosine_prototypical
+from quickstudy.learners.relation import (
+    RelationNetwork,
+    relation_embedding,
+    relation_module,
+)
+from quickstudy.learners.relation_reasoning import RelationReasoning
 from quickstudy.learners.reptile import Reptile
 from quickstudy.learners.ridge import RidgeRegression
+from quickstudy.learners.semi_supervised_prototypical import SemiSupervisedPrototypicalNetwork
+from quickstudy.learners.siamese import (
+    SiameseNetwork,
+    WeightedL1,
+    contrastive_siamese,
+    triplet_siamese,
+)
+from quickstudy.learners.simple_shot import SimpleShot
+from quickstudy.learners.tim import TIM
+from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import is_low_rank, lora
 from quickstudy.nets import use_batch_statistics
 from quickstudy.recurrent import use_cells
+from quickstudy.similarity import Scaled, cosine_similarity, negative_squared_distance
 from quickstudy.task import Examples, Task, TaskDistribution, batches
 from quickstudy.train import Step, train
 
@@ -42,11 +63,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CAVIA",
+    "FEAT",
     "IMAML",
     "MAML",
     "SGD",
+    "TIM",
+    "Baseline",
     "CheckpointError",
     "Checkpoints",
+    "Classification",
     "ConditionalNeuralProcess",
     "ContextInput",
     "Difference",
@@ -55,30 +80,45 @@ __all__ = [
     "FewShotClassifier",
     "FewShotRegressor",
     "FiLM",
+    "FullContext",
     "Gaussian",
     "GaussianProcess",
     "InnerOptimizer",
     "Inside",
     "Learner",
     "MAMLPlusPlus",
+    "MatchingNetwork",
     "MetaCurvature",
     "MetaSGD",
     "Plan",
     "ProtoMAML",
     "PrototypicalNetwork",
+    "RelationNetwork",
+    "RelationReasoning",
     "Report",
     "Reptile",
     "RidgeRegression",
+    "Scaled",
+    "SemiSupervisedPrototypicalNetwork",
+    "SiameseNetwork",
+    "SimpleShot",
     "Sinusoid",
     "Step",
     "Task",
     "TaskDistribution",
+    "TransductiveFineTuning",
     "Way",
+    "WeightedL1",
     "accuracy",
     "adam",
     "anil",
+    "baseline",
+    "baseline_pp",
     "batches",
     "boil",
+    "contrastive_siamese",
+    "cosine_prototypical",
+    "cosine_similarity",
     "cross_entropy",
     "datasets",
     "descend",
@@ -93,14 +133,19 @@ __all__ = [
     "load",
     "log_likelihood",
     "lora",
+    "losses",
     "momentum",
+    "negative_squared_distance",
     "nets",
     "over_tasks",
     "plan",
+    "relation_embedding",
+    "relation_module",
     "save",
     "squared_distance",
     "squared_error",
     "train",
+    "triplet_siamese",
     "use_batch_statistics",
     "use_cells",
     "with_gradient",

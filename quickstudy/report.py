@@ -388,12 +388,15 @@ def _names(test: Test, seed: int) -> list[str] | None:
         tasks.ways,
         tasks.shots,
         tasks.queries,
+        unlabelled=tasks.unlabelled,
+        distractors=tasks.distractors,
         imbalanced=tasks.imbalanced,
         rotations=tasks.rotations,
         within_groups=tasks.within_groups,
     )
     support = next(iter(batches(twin, test.size, steps=1, seed=seed))).support
-    found = {int(y.argmax()): int(x) for x, y in zip(support.x[0], support.y[0], strict=True)}
+    pairs = zip(support.x[0], support.y[0], strict=True)
+    found = {int(y.argmax()): int(x) for x, y in pairs if y.any()}
     return [data.classes[found[c]] if c in found else "" for c in range(support.y.shape[-1])]
 
 

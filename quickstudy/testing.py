@@ -411,7 +411,8 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
 
 class Blobs(TaskDistribution):
     """Classes are Gaussian clouds. The first half of the features tells them apart; the
-    others are noise, which there is to learn from many tasks."""
+    others are noise, which there is to learn from many tasks. Of each class, `unlabelled` more
+    support examples have only zeros in y."""
 
     def __init__(
         self,
@@ -420,29 +421,35 @@ class Blobs(TaskDistribution):
         shots: int = 2,
         queries: int = 4,
         shape: tuple[int, ...] = (8,),
+        unlabelled: int = 0,
     ):
         self.ways, self.shots, self.queries, self.shape = ways, shots, queries, shape
+        self.unlabelled = unlabelled
 
     def sample(self, size: int, generator: Generator) -> TaskBatch:
-        """Tasks of `ways * shots` support and `ways * queries` query examples, shuffled."""
+        """Tasks of `ways * (shots + unlabelled)` support and `ways * queries` query examples,
+        shuffled."""
         width = math.prod(self.shape)
         informative = torch.arange(width) < width / 2
         centre = torch.randn(size, self.ways, width, generator=generator) * informative
         spread = torch.where(informative, 0.5, 2.0)
 
-        def draw(each: int) -> Examples:
+        def draw(labelled: int, unlabelled: int = 0) -> Examples:
+            each = labelled + unlabelled
             shuffled = torch.rand(size, self.ways * each, generator=generator).argsort(1)
             label = shuffled % self.ways  # (T, N), `each` times every class
+            told = shuffled < self.ways * labelled
             noise = torch.randn(*label.shape, width, generator=generator) * spread
             x = centre[torch.arange(size)[:, None], label] + noise
-            y = torch.eye(self.ways)[label]
+            y = torch.eye(self.ways)[label] * told[..., None]
             return Examples(x.unflatten(-1, self.shape), y, torch.ones(label.shape))
 
-        return Task(draw(self.shots), draw(self.queries))
+        return Task(draw(self.shots, self.unlabelled), draw(self.queries))
 
     def card(self) -> dict[str, Json]:
-        """Ways, shots and queries per class."""
+        """Ways, shots and queries per class, and examples without a label if any."""
         own = {"ways": self.ways, "shots": self.shots, "queries": self.queries}
+        own |= {"unlabelled": self.unlabelled} if self.unlabelled else {}
         return {**super().card(), **own}
 
 

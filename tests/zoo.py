@@ -11,23 +11,52 @@ import torch
 from torch import nn
 
 from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
+from quickstudy.datasets import Labelled
 from quickstudy.descent import SGD
+from quickstudy.distributions.classification import Classification
 from quickstudy.functional import squared_error
+from quickstudy.learners.baseline import baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
+from quickstudy.learners.feat import FEAT
 from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.maml_pp import MAMLPlusPlus
+from quickstudy.learners.matching import FullContext, MatchingNetwork
 from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.proto_maml import ProtoMAML
+from quickstudy.learners.prototypical import cosine_prototypical
+from quickstudy.learners.relation import RelationNetwork, relation_embedding, relation_module
+from quickstudy.learners.relation_reasoning import RelationReasoning
 from quickstudy.learners.reptile import Reptile
 from quickstudy.learners.ridge import RidgeRegression
+from quickstudy.learners.semi_supervised_prototypical import SemiSupervisedPrototypicalNetwork
+from quickstudy.learners.siamese import (
+    SiameseNetwork,
+    WeightedL1,
+    contrastive_siamese,
+    triplet_siamese,
+)
+from quickstudy.learners.simple_shot import SimpleShot
+from quickstudy.learners.tim import TIM
+from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import lora
 from quickstudy.nets import MLP, Conv4, use_batch_statistics
+from quickstudy.similarity import Scaled
 from quickstudy.testing import Blobs, Case, Lines, Trait
 
 BLOBS, LINES = Blobs(), Lines()
+HALF_LABELLED = Blobs(shots=1, unlabelled=3)
 IMAGES = Blobs(shape=(1, 16, 16))
+
+
+def clouds() -> Labelled:
+    """Five of the classes that `Blobs` draws, to stay the same in every task."""
+    drawn = Blobs(ways=5, queries=40).sample(1, torch.Generator().manual_seed(0)).query
+    return Labelled(drawn.x[0], drawn.y[0].argmax(-1), tuple("abcde"), name="clouds")
+
+
+CLOUDS = Classification(clouds(), 20)
 
 
 class Entry(NamedTuple):
@@ -123,8 +152,52 @@ ZOO = {
         lambda: MetaCurvature(conv(), lr=0.1, steps=1), IMAGES, BATCH, steps=20
     ),
     "prototypical": Entry(lambda: PrototypicalNetwork(MLP(8, 8)), BLOBS, {"additive"}),
+    "cosine_prototypical": Entry(lambda: cosine_prototypical(MLP(8, 8)), BLOBS, {"additive"}),
+    "semi_supervised": Entry(
+        lambda: SemiSupervisedPrototypicalNetwork(MLP(8, 8)), HALF_LABELLED, {"additive"}
+    ),
+    "semi_supervised_distractors": Entry(
+        lambda: SemiSupervisedPrototypicalNetwork(MLP(8, 8), distractors=True),
+        HALF_LABELLED,
+        {"additive"},
+    ),
+    "matching": Entry(lambda: MatchingNetwork(MLP(8, 8)), BLOBS, {"additive"}),
+    "matching_fce": Entry(
+        lambda: MatchingNetwork(
+            MLP(8, 8), similarity=Scaled(), context=FullContext(8, steps=2)
+        ),
+        BLOBS,
+        {"additive", "order matters"},
+    ),
     "conditional_neural_process": Entry(
         lambda: ConditionalNeuralProcess(width=16), LINES, {"additive", "empty support"}
     ),
+    "siamese": Entry(lambda: SiameseNetwork(MLP(8, 8), WeightedL1(8)), BLOBS, {"additive"}),
+    "siamese_contrastive": Entry(
+        lambda: contrastive_siamese(MLP(8, 8), margin=2.0), BLOBS, {"additive"}
+    ),
+    "siamese_triplet": Entry(lambda: triplet_siamese(MLP(8, 8)), BLOBS, {"additive"}),
+    "relation": Entry(lambda: RelationNetwork(MLP(8, 8), MLP(16, 1)), BLOBS, {"additive"}),
+    "relation_conv": Entry(
+        lambda: RelationNetwork(relation_embedding(4), relation_module(4, size=4)),
+        Blobs(shape=(1, 24, 24)),
+        {"additive"},
+        steps=10,
+    ),
+    "relation_reasoning": Entry(
+        lambda: RelationReasoning(MLP(8, 8), 8, units=16), BLOBS, {"additive"}
+    ),
+    "feat": Entry(
+        lambda: FEAT(MLP(8, 8), 8, temperature=1, contrast_temperature=1), BLOBS, {"additive"}
+    ),
     "ridge": Entry(lambda: RidgeRegression(MLP(8, 8)), BLOBS, {"additive", "empty support"}),
+    "baseline": Entry(lambda: baseline(MLP(8, 8), 8, 5), CLOUDS, set()),
+    "baseline_pp": Entry(lambda: baseline_pp(MLP(8, 8), 8, 5), CLOUDS, set()),
+    "simple_shot": Entry(lambda: SimpleShot(MLP(8, 8), nn.Linear(8, 5)), CLOUDS, {"additive"}),
+    "tim": Entry(
+        lambda: TIM(MLP(8, 8), nn.Linear(8, 5), lr=0.01, steps=10), CLOUDS, {"additive"}
+    ),
+    "transductive_fine_tuning": Entry(
+        lambda: TransductiveFineTuning(MLP(8, 5), steps=5), CLOUDS, {"additive"}
+    ),
 }

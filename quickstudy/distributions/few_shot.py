@@ -1,7 +1,8 @@
 """N-way K-shot classification tasks, drawn from a labelled data set.
 
 Episodic sampling as in Vinyals et al. (2016, arXiv:1606.04080); variable ways and shots as in
-Triantafillou et al. (2020, arXiv:1903.03096).
+Triantafillou et al. (2020, arXiv:1903.03096); unlabelled support as in Ren et al. (2018,
+arXiv:1803.00676).
 """
 
 import copy
@@ -31,6 +32,9 @@ class FewShot(TaskDistribution):
             labels have `high` columns and absent classes' examples weight 0.
         shots: support examples of a class; (low, high): a number drawn for each task.
         queries: query examples of a class.
+        unlabelled: further support examples of a class, whose rows of y are all zeros.
+        distractors: further classes, of which the support has `unlabelled` examples and nothing
+            else.
         imbalanced: draw the number of shots for each class of a task instead.
         rotations: "classes": each class turned by 90, 180 and 270 degrees is another class;
             "random": each class of a task is turned by a random multiple of 90 degrees.
@@ -51,6 +55,8 @@ class FewShot(TaskDistribution):
         shots: int | tuple[int, int] = 1,
         queries: int = 15,
         *,
+        unlabelled: int = 0,
+        distractors: int = 0,
         imbalanced: bool = False,
         rotations: Literal["classes", "random"] | None = None,
         within_groups: bool = False,
@@ -59,12 +65,18 @@ class FewShot(TaskDistribution):
     ):
         self.dataset, self.queries = dataset, queries
         self.ways, self.shots = _bounds("ways", ways), _bounds("shots", shots)
+        self.unlabelled, self.distractors = unlabelled, distractors
         self.imbalanced = imbalanced
         self.rotations: Literal["classes", "random"] | None = rotations
         self.within_groups = within_groups
         self.normalise, self.augment = normalise, augment
         if queries < 1:
             raise ValueError(f"queries={queries}: a task is judged on at least one query.")
+        if unlabelled < 0 or distractors < 0 or (distractors and not unlabelled):
+            raise ValueError(
+                f"unlabelled={unlabelled}, distractors={distractors}: give numbers from 0; "
+                "distractors need unlabelled examples."
+            )
         if rotations not in (None, "classes", "random"):
             raise ValueError(f"rotations={rotations!r} is not 'classes', 'random' or None.")
         if rotations is not None and (
@@ -111,6 +123,7 @@ class FewShot(TaskDistribution):
         data = self.dataset
         facts = {"rotations": self.rotations, "within_groups": self.within_groups}
         facts |= {"imbalanced": self.imbalanced, "augmented": self.augment is not None}
+        facts |= {"unlabelled": self.unlabelled, "distractors": self.distractors}
         return {
             "tasks": "few-shot",
             "dataset": data.name,
@@ -123,24 +136,35 @@ class FewShot(TaskDistribution):
         }
 
     def sample(self, size: int, generator: Generator) -> Task[Examples]:
-        """Draws `size` tasks of C * (shots + queries) examples each, C being `ways`."""
+        """Draws `size` tasks. Support sets have (C + distractors) * (shots + unlabelled)
+        examples, query sets C * queries, C being `ways`."""
         high, most = self.ways[1], self.shots[1]
-        classes, turns = self._classes(size, generator)  # (T, C) each
+        classes, turns = self._classes(size, generator)  # (T, C + distractors) each
+        all_classes = classes.shape[1]
         present = self._draw(self.ways, (size, 1), generator) > torch.arange(high)  # (T, C)
         shots = self._draw(self.shots, (size, high if self.imbalanced else 1), generator)
 
-        scores = torch.rand(size, high, self._members.shape[1], generator=generator)
+        scores = torch.rand(size, all_classes, self._members.shape[1], generator=generator)
         scores.masked_fill_(
             torch.arange(scores.shape[2]) >= self._sizes[classes][..., None], -1
         )
-        picks = scores.topk(most + self.queries).indices  # (T, C, N) distinct
-        rows = self._members[classes].gather(2, picks)  # (T, C, N) rows of the data set
+        picks = scores.topk(most + self.queries + self.unlabelled).indices  # distinct
+        rows = self._members[classes].gather(2, picks)  # rows of the data set
+        known, asked, loose = rows.split([most, self.queries, self.unlabelled], 2)
 
         given = (shots[..., None] > torch.arange(most)) & present[..., None]  # (T, C, shots)
-        asked = present[..., None].expand(-1, -1, self.queries)
+        given = F.pad(given, (0, 0, 0, self.distractors))
+        there = F.pad(present, (0, self.distractors), value=True)[..., None]
+        given = torch.cat([given, there.expand_as(loose)], 2)
         return Task(
-            self._examples(rows[..., :most], given, turns, generator),
-            self._examples(rows[..., most:], asked, turns, generator),
+            self._examples(torch.cat([known, loose], 2), given, most, turns, generator),
+            self._examples(
+                asked[:, :high],
+                present[..., None].expand(-1, -1, self.queries),
+                self.queries,
+                turns,
+                generator,
+            ),
         )
 
     def _classes(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -150,18 +174,19 @@ class FewShot(TaskDistribution):
         if self.within_groups:
             groups = self.dataset.groups
             assert groups is not None  # by _check
-            fit = torch.nonzero(torch.bincount(groups) * copies >= self.ways[1]).flatten()
+            fit = torch.nonzero(torch.bincount(groups) * copies >= self._needed).flatten()
             drawn = fit[torch.randint(len(fit), (size, 1), generator=generator)]  # (T, 1)
             scores.masked_fill_(groups.repeat(copies) != drawn, -1)
-        picks = scores.topk(self.ways[1]).indices
+        picks = scores.topk(self._needed).indices
         if self.rotations == "random":
             return picks, torch.randint(4, picks.shape, generator=generator)
         return picks % len(self._sizes), picks // len(self._sizes)
 
     def _examples(
-        self, rows: Tensor, real: Tensor, turns: Tensor, generator: Generator
+        self, rows: Tensor, real: Tensor, labelled: int, turns: Tensor, generator: Generator
     ) -> Examples:
-        """The examples in `rows` (T, C, S), shuffled within each task; (T, C * S) of them."""
+        """The examples in `rows` (T, C, S), shuffled within each task; (T, C * S) of them. The
+        first `labelled` of S have labels."""
         tasks, ways, each = rows.shape
         order = torch.rand(tasks, ways * each, generator=generator).argsort(1)
         label = order // each  # (T, N)
@@ -177,7 +202,9 @@ class FewShot(TaskDistribution):
         if self.augment is not None:
             x = self.augment(x, generator)
         weight = weight.to(x)
-        return Examples(x, F.one_hot(label, ways).to(x) * weight[..., None], weight)
+        told = weight * (order % each < labelled).to(x)
+        y = F.one_hot(label, ways)[..., : self.ways[1]].to(x)
+        return Examples(x, y * told[..., None], weight)
 
     def _prepared(self, x: Tensor) -> Tensor:
         """Examples as nets are given them."""
@@ -186,20 +213,27 @@ class FewShot(TaskDistribution):
         x = x.to(torch.get_default_dtype())
         return x if self.normalise is None else (x - self.normalise[0]) / self.normalise[1]
 
+    @property
+    def _needed(self) -> int:
+        """Classes that a task is drawn from."""
+        return self.ways[1] + self.distractors
+
     @staticmethod
     def _draw(bounds: tuple[int, int], shape: tuple[int, ...], generator: Generator) -> Tensor:
         return torch.randint(bounds[0], bounds[1] + 1, shape, generator=generator)
 
     def _check(self) -> None:
         data, copies = self.dataset, 4 if self.rotations == "classes" else 1
-        need = self.shots[1] + self.queries
+        need = self.shots[1] + self.queries + self.unlabelled
         poor = torch.nonzero(self._sizes < need).flatten().tolist()
         if poor:
             raise ValueError(
                 f"{len(poor)} of {len(self._sizes)} classes have fewer than "
-                f"{self.shots[1]} shots + {self.queries} queries = {need} examples, "
+                f"{self.shots[1]} shots + {self.queries} queries"
+                f"{f' + {self.unlabelled} unlabelled' if self.unlabelled else ''} = {need} "
+                "examples, "
                 f"such as {data.classes[poor[0]]!r} with {int(self._sizes[poor[0]])}. "
-                "Lower shots or queries, or leave these classes out."
+                "Lower these numbers, or leave these classes out."
             )
         most = len(self._sizes)
         if self.within_groups:
@@ -208,10 +242,12 @@ class FewShot(TaskDistribution):
                     f"within_groups needs superclasses, which {data.name!r} has not."
                 )
             most = int(torch.bincount(data.groups).max())
-        if most * copies < self.ways[1]:
+        if most * copies < self._needed:
             where = "its largest superclass" if self.within_groups else "the data set"
             raise ValueError(
-                f"{self.ways[1]} ways were asked for, but {where} has {most * copies} classes. "
+                f"{self.ways[1]} ways"
+                f"{f' + {self.distractors} distractors' if self.distractors else ''} "
+                f"were asked for, but {where} has {most * copies} classes. "
                 "Lower ways or add classes."
             )
 

@@ -5,7 +5,8 @@ A class is the mean of its embedded examples; a query belongs to the nearest mea
 $$p(y = c \mid x) \propto \exp(-\lVert f(x) - \mu_c \rVert^2), \qquad
   \mu_c = \tfrac{1}{|S_c|} \sum_{i \in S_c} f(x_i)$$
 
-Differs from the paper: nothing.
+Differs from the paper: nothing. `cosine_prototypical` is the classifier of Meta-Baseline (Chen,
+Liu, Xu, Darrell & Wang, 2021, arXiv:2003.04390, section 3.2).
 """
 
 from typing import NamedTuple
@@ -13,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.functional import squared_distance
 from quickstudy.learner import Learner
+from quickstudy.similarity import Scaled, Similarity, negative_squared_distance
 from quickstudy.task import Examples
 
 
@@ -26,11 +27,15 @@ class Prototypes(NamedTuple):
 
 
 class PrototypicalNetwork(Learner[Prototypes]):
-    """Learns the embedding `embed`: (N, *features) -> (N, D)."""
+    """Learns the embedding `embed`: (N, *features) -> (N, D).
 
-    def __init__(self, embed: nn.Module):
+    Args:
+        similarity: of embeddings (Q, D) and means (C, D): logits (Q, C).
+    """
+
+    def __init__(self, embed: nn.Module, *, similarity: Similarity = negative_squared_distance):
         super().__init__()
-        self.embed = embed
+        self.embed, self.similarity = embed, similarity
 
     def adapt(self, support: Examples, state: Prototypes | None = None) -> Prototypes:
         """The sum of the embeddings of each class, on top of what `state` has."""
@@ -39,8 +44,19 @@ class PrototypicalNetwork(Learner[Prototypes]):
         return new if state is None else Prototypes(*map(torch.add, state, new))
 
     def predict(self, state: Prototypes, x: Tensor) -> Tensor:
-        """Minus the squared distances to the means: logits (Q, C); -inf for a class of which
-        no example was seen."""
-        mean = state.sums / state.sizes.clamp_min(1e-12)[:, None]  # (C, D)
-        logits = -squared_distance(self.embed(x), mean)  # (Q, C)
-        return logits.masked_fill(state.sizes == 0, -torch.inf)
+        """The similarities to the means: logits (Q, C); -inf for a class of which no example
+        was seen."""
+        return compare(self.embed(x), state, self.similarity)
+
+
+def compare(
+    x: Tensor, prototypes: Prototypes, similarity: Similarity = negative_squared_distance
+) -> Tensor:
+    """Logits (N, C) of embeddings x (N, D): -inf for a class without examples."""
+    mean = prototypes.sums / prototypes.sizes.clamp_min(1e-12)[:, None]  # (C, D)
+    return similarity(x, mean).masked_fill(prototypes.sizes == 0, -torch.inf)
+
+
+def cosine_prototypical(embed: nn.Module, *, scale: float = 10.0) -> PrototypicalNetwork:
+    """A prototypical network whose logits are cosines times a learned factor, from `scale`."""
+    return PrototypicalNetwork(embed, similarity=Scaled(scale=scale))
