@@ -5,12 +5,13 @@ from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
 from quickstudy.descent import SGD, InnerOptimizer, adam, descend, momentum
 from quickstudy.distributions.classification import Classification
 from quickstudy.distributions.few_shot import FewShot
+from quickstudy.distributions.fixed import Fixed
 from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.embedding import embed_once
 from quickstudy.estimator import FewShotClassifier, FewShotRegressor
 from quickstudy.evaluate import Difference, Report, evaluate
-from quickstudy.execution import Plan, Way, doctor, over_tasks, plan
+from quickstudy.execution import over_tasks
 from quickstudy.functional import (
     accuracy,
     cross_entropy,
@@ -54,6 +55,7 @@ from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import is_low_rank, lora
 from quickstudy.nets import use_batch_statistics
+from quickstudy.planning import Plan, Way, doctor, plan
 from quickstudy.recurrent import use_cells
 from quickstudy.similarity import Scaled, cosine_similarity, negative_squared_distance
 from quickstudy.task import Examples, Task, TaskDistribution, batches
@@ -80,6 +82,7 @@ __all__ = [
     "FewShotClassifier",
     "FewShotRegressor",
     "FiLM",
+    "Fixed",
     "FullContext",
     "Gaussian",
     "GaussianProcess",

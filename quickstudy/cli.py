@@ -206,7 +206,7 @@ def doctor(what: Positional[str], *, compiled: bool = False, device: str = "cpu"
         compiled: try torch.compile too, which can take minutes.
         device: cpu or cuda.
     """
-    from quickstudy.execution import doctor
+    from quickstudy.planning import doctor
 
     if Path(what).is_dir():
         experiment = recipe.reopen(what, device=device).experiment
@@ -361,7 +361,7 @@ def _train(
     if memory is not None and how not in ("recipe", "auto"):
         raise ValueError(f"--memory chooses how to execute tasks: leave out --how {how}.")
     if how == "auto" or memory is not None:
-        from quickstudy.execution import plan
+        from quickstudy.planning import plan
 
         chosen = plan(run.experiment.learner, _first(run.experiment), memory=memory)
         print(chosen, file=sys.stderr)

@@ -19,14 +19,15 @@ from quickstudy import (
     Task,
     anil,
     evaluate,
-    execution,
     fomaml,
     over_tasks,
+    planning,
     use_batch_statistics,
 )
-from quickstudy.execution import How, Plan, Way, doctor, explain, inference, plan
+from quickstudy.execution import How, explain, inference
 from quickstudy.functional import leaves, tree_map
 from quickstudy.nets import MLP, Conv4
+from quickstudy.planning import Plan, Way, doctor, plan
 from quickstudy.task import TaskBatch
 from quickstudy.testing import Blobs
 
@@ -423,7 +424,7 @@ def test_a_plan_compiles_only_where_that_pays_back(monkeypatch: pytest.MonkeyPat
             self.compiling = self.learner.pause = 0.0
             return self.learner(tasks)
 
-    monkeypatch.setattr(execution, "_compile", Compiled)
+    monkeypatch.setattr(planning, "_compile", Compiled)
     few, many = (
         plan(Sleeps(mlp()).double(), batch(2), compiled=True, chunks=(), steps=steps)
         for steps in (2, 10_000)

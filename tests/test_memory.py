@@ -265,7 +265,7 @@ def test_what_would_fit_is_said_when_memory_runs_out(monkeypatch: pytest.MonkeyP
 
     learner = deep()
     room = taken(learner, MANY) // 3
-    monkeypatch.setattr("quickstudy.execution.available", lambda device: room)
+    monkeypatch.setattr("quickstudy.planning.available", lambda device: room)
     learner.criterion = criterion
     with pytest.raises(ValueError) as caught:
         learner(MANY)
@@ -280,7 +280,7 @@ def test_what_would_fit_is_said_when_memory_runs_out(monkeypatch: pytest.MonkeyP
         assert taken(learner, MANY) <= room
 
     times.append(1)
-    monkeypatch.setattr("quickstudy.execution.available", lambda device: 1000)
+    monkeypatch.setattr("quickstudy.planning.available", lambda device: 1000)
     with pytest.raises(ValueError, match="do fewer inner steps"):
         learner(MANY)
 
