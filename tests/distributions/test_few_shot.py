@@ -99,6 +99,35 @@ def test_a_task_stays_within_a_superclass() -> None:
     assert set(groups[:, 0].tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize(("ways", "distractors"), [(3, 0), (3, 2), ((2, 4), 2)])
+def test_unlabelled_support_is_of_the_same_classes_and_of_distractors(
+    ways: Any, distractors: int
+) -> None:
+    data = numbered()
+    tasks = FewShot(data, ways, (1, 2), 2, unlabelled=3, distractors=distractors)
+    task = draw(tasks, size=50)
+    high = tasks.ways[1]
+    assert task.support.y.shape == (50, (high + distractors) * 5, high)
+    assert task.query.y.shape == (50, high * 2, high)
+    assert torch.equal(task.query.y.sum(-1), task.query.weight)
+    for support, query in zip(
+        zip(*task.support, strict=True), zip(*task.query, strict=True), strict=True
+    ):
+        x, y, weight = support
+        real = weight == 1
+        told = y.any(-1)
+        assert not told[~real].any()
+        seen = [*x[real, 0].long().tolist(), *query[0][query[2] == 1, 0].long().tolist()]
+        assert len(set(seen)) == len(seen)
+        known = set(data.y[x[told, 0].long()].tolist())
+        assert known == set(data.y[query[0][query[2] == 1, 0].long()].tolist())
+        loose = torch.bincount(data.y[x[real & ~told, 0].long()], minlength=12)
+        assert loose.tolist().count(3) == len(known) + distractors
+        assert all(loose[c] == 3 for c in known) and set(loose.tolist()) == {0, 3}
+    assert tasks.card()["unlabelled"] == 3
+    assert "unlabelled" not in FewShot(data, 3, 1, 1).card()
+
+
 def arrows() -> Labelled:
     """3 classes of 4 images of 4x4 bytes: a bright corner, and the class in the middle."""
     x = torch.zeros(12, 1, 4, 4, dtype=torch.uint8)
@@ -154,6 +183,9 @@ def test_the_card_tells_the_protocol() -> None:
         ({"rotations": "random"}, "square images"),
         ({"ways": 7, "within_groups": True}, "largest superclass has 6"),
         ({"rotations": "twice"}, "is not 'classes'"),
+        ({"unlabelled": 8}, "1 shots \\+ 1 queries \\+ 8 unlabelled = 10 examples"),
+        ({"unlabelled": 1, "distractors": 8}, "5 ways \\+ 8 distractors were asked for"),
+        ({"distractors": 1}, "distractors need unlabelled"),
     ],
 )
 def test_impossible_tasks_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import NearestCentroid
 from torch import Tensor, nn
 
-from quickstudy import Examples, PrototypicalNetwork, Task
+from quickstudy import Examples, PrototypicalNetwork, Task, cosine_prototypical
 from quickstudy.functional import tree_map
 from quickstudy.nets import MLP
 from quickstudy.testing import Blobs
@@ -38,6 +38,19 @@ def test_probabilities_are_eq_2():
     means = torch.stack([support.x[support.y[:, c] == 1].mean(0) for c in range(4)])
     likely = torch.exp(-((query.x[:, None] - means) ** 2).sum(-1))
     torch.testing.assert_close(probability, likely / likely.sum(-1, keepdim=True))
+
+
+def test_cosine_prototypical_multiplies_cosines_by_what_it_learns():
+    support, query = task()
+    learner = cosine_prototypical(nn.Flatten(), scale=4)
+    means = torch.stack([support.x[support.y[:, c] == 1].mean(0) for c in range(4)])
+    cosine = nn.functional.cosine_similarity(query.x[:, None], means, dim=-1)
+    state = learner.adapt(support)
+    for p in learner.parameters():
+        torch.testing.assert_close(learner.predict(state, query.x), 4 * cosine)
+        p.data += np.log(3)
+        torch.testing.assert_close(learner.predict(state, query.x), 12 * cosine)
+    assert len(list(learner.parameters())) == 1
 
 
 def test_examples_that_come_later_and_one_by_one():
