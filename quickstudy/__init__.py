@@ -6,6 +6,7 @@ from quickstudy.descent import SGD, InnerOptimizer, adam, descend, momentum
 from quickstudy.distributions.classification import Classification
 from quickstudy.distributions.few_shot import FewShot
 from quickstudy.distributions.fixed import Fixed
+from quickstudy.distributions.fixed import Fixed
 from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.embedding import embed_once
@@ -82,6 +83,7 @@ __all__ = [
     "FewShotClassifier",
     "FewShotRegressor",
     "FiLM",
+    "Fixed",
     "Fixed",
     "FullContext",
     "Gaussian",

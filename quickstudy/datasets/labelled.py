@@ -74,12 +74,7 @@ class Labelled:
     @cached_property
     def hash(self) -> str:
         """The first 16 hexadecimal digits of the sha256 of examples and labels."""
-        digest = hashlib.sha256()
-        for tensor in (self.x, self.y):
-            digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-            for rows in tensor.split(_rows(tensor)):
-                digest.update(rows.contiguous().cpu().view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        return fingerprint((self.x, self.y))
 
     def select(self, classes: Iterable[int | str], split: str | None = None) -> "Labelled":
         """The examples of some classes, given by index or name, which become classes 0, 1, …
@@ -206,6 +201,16 @@ def split_classes(
     parts = [np.flatnonzero(np.isin(owner, part)).tolist() for part in chosen]
     names = (f"{by} {fractions} seed {seed} {part}" for part in Splits._fields)
     return Splits(*map(data.select, parts, names))
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """The first 16 hexadecimal digits of the sha256 of shapes, types and values."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+        for rows in tensor.split(_rows(tensor)):
+            digest.update(rows.contiguous().cpu().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _rows(x: Tensor) -> int:
