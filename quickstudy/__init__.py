@@ -28,6 +28,7 @@ from quickstudy.learners.baseline import Baseline, baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
 from quickstudy.learners.feat import FEAT
+from quickstudy.learners.feat import FEAT
 from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
@@ -36,6 +37,12 @@ from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import PrototypicalNetwork, cosine_prototypical
+from quickstudy.learners.relation import (
+    RelationNetwork,
+    relation_embedding,
+    relation_module,
+)
+from quickstudy.learners.relation_reasoning import RelationReasoning
 from quickstudy.learners.relation import (
     RelationNetwork,
     relation_embedding,
@@ -66,6 +73,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CAVIA",
+    "FEAT",
     "FEAT",
     "IMAML",
     "MAML",
@@ -98,6 +106,8 @@ __all__ = [
     "Plan",
     "ProtoMAML",
     "PrototypicalNetwork",
+    "RelationNetwork",
+    "RelationReasoning",
     "RelationNetwork",
     "RelationReasoning",
     "Report",
@@ -144,6 +154,8 @@ __all__ = [
     "nets",
     "over_tasks",
     "plan",
+    "relation_embedding",
+    "relation_module",
     "relation_embedding",
     "relation_module",
     "save",

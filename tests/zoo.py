@@ -19,6 +19,7 @@ from quickstudy.learners.baseline import baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.feat import FEAT
+from quickstudy.learners.feat import FEAT
 from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.matching import FullContext, MatchingNetwork
@@ -26,6 +27,8 @@ from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import cosine_prototypical
+from quickstudy.learners.relation import RelationNetwork, relation_embedding, relation_module
+from quickstudy.learners.relation_reasoning import RelationReasoning
 from quickstudy.learners.relation import RelationNetwork, relation_embedding, relation_module
 from quickstudy.learners.relation_reasoning import RelationReasoning
 from quickstudy.learners.reptile import Reptile
@@ -183,6 +186,19 @@ ZOO = {
         Blobs(shape=(1, 24, 24)),
         {"additive"},
         steps=10,
+    ),
+    "relation_reasoning": Entry(
+        lambda: RelationReasoning(MLP(8, 8), 8, units=16), BLOBS, {"additive"}
+    ),
+    "feat": Entry(
+        lambda: FEAT(MLP(8, 8), 8, temperature=1, contrast_temperature=1), BLOBS, {"additive"}
+    ),
+    "relation": Entry(lambda: RelationNetwork(MLP(8, 8), MLP(16, 1)), BLOBS, {"additive"}),
+    "relation_conv": Entry(
+        lambda: RelationNetwork(relation_embedding(4), relation_module(4, size=4, hidden=32)),
+        Blobs(shape=(1, 24, 24)),
+        {"additive"},
+        steps=25,
     ),
     "relation_reasoning": Entry(
         lambda: RelationReasoning(MLP(8, 8), 8, units=16), BLOBS, {"additive"}
