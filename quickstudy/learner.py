@@ -26,11 +26,16 @@ class Learner(nn.Module, ABC, Generic[State]):
     `threads` (of a CPU, that share the tasks of a batch among them; dropout and the like then
     draw in no fixed order).
     `quickstudy.plan` measures which is fastest, and which fits.
+
+    `judges_together` says whether `predict` learns from its queries: a transductive learner, of
+    which a query alone asks too much. (That of a net which normalises by the batch at hand is
+    measured by `evaluate`.)
     """
 
     how: How = "vmap"
     chunk: int | None = None
     threads: int = 1
+    judges_together: bool = False
 
     def __init__(self, criterion: Criterion = cross_entropy):
         super().__init__()

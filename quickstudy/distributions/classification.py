@@ -57,8 +57,8 @@ class Classification(TaskDistribution):
         most = len(dataset) * self._copies // 2
         if not 1 <= examples <= most:
             raise ValueError(
-                f"examples={examples}: {dataset.name} has enough for 1 to {most} in the support "
-                "set and as many in the query set."
+                f"examples={examples}: {dataset.name} has enough for 1 to {most} in the "
+                "support set and as many in the query set."
             )
         self._pixels = dataset.x
 
