@@ -11,7 +11,13 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from quickstudy.datasets.labelled import Labelled
-from quickstudy.distributions.few_shot import Augment, _rotate
+from quickstudy.distributions.few_shot import (
+    Augment,
+    Normalise,
+    _check_square,
+    _prepared,
+    _rotate,
+)
 from quickstudy.task import Examples, Json, Task, TaskDistribution
 
 
@@ -37,7 +43,7 @@ class Classification(TaskDistribution):
         examples: int = 128,
         *,
         rotations: Literal["classes"] | None = None,
-        normalise: tuple[float | Tensor, float | Tensor] | None = None,
+        normalise: Normalise | None = None,
         augment: Augment | None = None,
     ):
         self.dataset, self.examples = dataset, examples
@@ -46,12 +52,7 @@ class Classification(TaskDistribution):
         if rotations not in (None, "classes"):
             raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
         if rotations is not None:
-            height, width = dataset.x.shape[-2:] if dataset.x.ndim > 2 else (0, 1)
-            if height != width:
-                raise ValueError(
-                    f"rotations={rotations!r} needs square images, not examples of shape "
-                    f"{tuple(dataset.x.shape[1:])}. Resize the images or leave rotations out."
-                )
+            _check_square(dataset, rotations)
         self._copies = 1 if rotations is None else 4
         self.classes = len(dataset.classes) * self._copies  # columns of a label
         most = len(dataset) * self._copies // 2
@@ -93,11 +94,7 @@ class Classification(TaskDistribution):
         x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
         if self.rotations is not None:
             x = _rotate(x, turns.to(x.device))
-        if x.dtype == torch.uint8:
-            x = x.float().div_(255)
-        x = x.to(torch.get_default_dtype())
-        if self.normalise is not None:
-            x = (x - self.normalise[0]) / self.normalise[1]
+        x = _prepared(x, self.normalise)
         if self.augment is not None:
             x = self.augment(x, generator)
         label = self.dataset.y[rows.to(self.dataset.y.device)].to(x.device)

@@ -17,6 +17,7 @@ from quickstudy.datasets.labelled import Labelled
 from quickstudy.task import Examples, Json, Task, TaskDistribution
 
 Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
+Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
 
 
 class FewShot(TaskDistribution):
@@ -60,7 +61,7 @@ class FewShot(TaskDistribution):
         imbalanced: bool = False,
         rotations: Literal["classes", "random"] | None = None,
         within_groups: bool = False,
-        normalise: tuple[float | Tensor, float | Tensor] | None = None,
+        normalise: Normalise | None = None,
         augment: Augment | None = None,
     ):
         self.dataset, self.queries = dataset, queries
@@ -79,13 +80,8 @@ class FewShot(TaskDistribution):
             )
         if rotations not in (None, "classes", "random"):
             raise ValueError(f"rotations={rotations!r} is not 'classes', 'random' or None.")
-        if rotations is not None and (
-            dataset.x.ndim < 3 or dataset.x.shape[-1] != dataset.x.shape[-2]
-        ):
-            raise ValueError(
-                f"rotations={rotations!r} needs square images, not examples of shape "
-                f"{tuple(dataset.x.shape[1:])}. Resize the images or leave rotations out."
-            )
+        if rotations is not None:
+            _check_square(dataset, rotations)
         self._members, self._sizes = _members(dataset)  # (K, most), (K,)
         self._check()
         self._pixels = dataset.x  # where images are read from; moved by `to`
@@ -110,7 +106,8 @@ class FewShot(TaskDistribution):
             )
         for turn in range(1 if self.rotations is None else 4):
             for x in self.dataset.x.split(size):
-                yield self._prepared(torch.rot90(x, turn, (-2, -1)) if turn else x)
+                turned = torch.rot90(x, turn, (-2, -1)) if turn else x
+                yield _prepared(turned, self.normalise)
 
     def with_inputs(self, x: Tensor) -> Self:
         """The same draws with others in the place of `inputs`, such as their embeddings."""
@@ -198,20 +195,13 @@ class FewShot(TaskDistribution):
         if not self._given:
             if self.rotations is not None:
                 x = _rotate(x, turns.gather(1, label).to(x.device))
-            x = self._prepared(x)
+            x = _prepared(x, self.normalise)
         if self.augment is not None:
             x = self.augment(x, generator)
         weight = weight.to(x)
         told = weight * (order % each < labelled).to(x)
         y = F.one_hot(label, ways)[..., : self.ways[1]].to(x)
         return Examples(x, y * told[..., None], weight)
-
-    def _prepared(self, x: Tensor) -> Tensor:
-        """Examples as nets are given them."""
-        if x.dtype == torch.uint8:
-            x = x.float().div_(255)
-        x = x.to(torch.get_default_dtype())
-        return x if self.normalise is None else (x - self.normalise[0]) / self.normalise[1]
 
     @property
     def _needed(self) -> int:
@@ -250,6 +240,22 @@ class FewShot(TaskDistribution):
                 f"were asked for, but {where} has {most * copies} classes. "
                 "Lower ways or add classes."
             )
+
+
+def _check_square(dataset: Labelled, rotations: str) -> None:
+    if dataset.x.ndim < 3 or dataset.x.shape[-1] != dataset.x.shape[-2]:
+        raise ValueError(
+            f"rotations={rotations!r} needs square images, not examples of shape "
+            f"{tuple(dataset.x.shape[1:])}. Resize the images or leave rotations out."
+        )
+
+
+def _prepared(x: Tensor, normalise: Normalise | None) -> Tensor:
+    """Examples as nets are given them."""
+    if x.dtype == torch.uint8:
+        x = x.float().div_(255)
+    x = x.to(torch.get_default_dtype())
+    return x if normalise is None else (x - normalise[0]) / normalise[1]
 
 
 def _rotate(x: Tensor, turns: Tensor) -> Tensor:
