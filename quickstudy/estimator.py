@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -323,8 +324,8 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
     """Classifies by what a learner makes of the examples.
 
     `X` is (N, features), or (N, *features) such as images (N, channels, height, width). Bytes
-    become floats in [0, 1], as in `FewShot`. With a learner that normalises by the batch at
-    hand, a prediction depends on the other rows of `X`.
+    become floats in [0, 1], as in `FewShot`. With a learner that is transductive, or normalises
+    by the batch at hand, a prediction depends on the other rows of `X`.
 
     Args:
         learner: meta-trained; it is used as it is, not copied or changed. None: a
@@ -402,6 +403,12 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
 
     def _logits(self, X: Any) -> Tensor:
         outputs = self._outputs(X)  # of all that the learner has
+        if len(outputs) == 1 and self.learner_.judges_together:
+            warnings.warn(
+                f"{_class(self.learner_)} is transductive, and learns from the rows that it is "
+                "asked about: give it many at once, of every class, not one alone.",
+                stacklevel=3,
+            )
         return outputs[:, self._columns]
 
     def _learn(
