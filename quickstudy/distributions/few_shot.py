@@ -7,7 +7,7 @@ arXiv:1803.00676).
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -17,6 +17,7 @@ from quickstudy.datasets.labelled import Labelled
 from quickstudy.task import Examples, Json, Task, TaskDistribution
 
 Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
+Rotations: TypeAlias = Literal["classes", "random", "task"]
 Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
 
 
@@ -38,7 +39,8 @@ class FewShot(TaskDistribution):
             else.
         imbalanced: draw the number of shots for each class of a task instead.
         rotations: "classes": each class turned by 90, 180 and 270 degrees is another class;
-            "random": each class of a task is turned by a random multiple of 90 degrees.
+            "random": each class of a task is turned by a random multiple of 90 degrees;
+            "task": all classes of a task by the same.
         within_groups: all classes of a task belong to one superclass (an alphabet, say),
             which is drawn uniformly.
         normalise: (mean, standard deviation), subtracted from and divided into the examples;
@@ -59,7 +61,7 @@ class FewShot(TaskDistribution):
         unlabelled: int = 0,
         distractors: int = 0,
         imbalanced: bool = False,
-        rotations: Literal["classes", "random"] | None = None,
+        rotations: Rotations | None = None,
         within_groups: bool = False,
         normalise: Normalise | None = None,
         augment: Augment | None = None,
@@ -68,7 +70,7 @@ class FewShot(TaskDistribution):
         self.ways, self.shots = _bounds("ways", ways), _bounds("shots", shots)
         self.unlabelled, self.distractors = unlabelled, distractors
         self.imbalanced = imbalanced
-        self.rotations: Literal["classes", "random"] | None = rotations
+        self.rotations: Rotations | None = rotations
         self.within_groups = within_groups
         self.normalise, self.augment = normalise, augment
         if queries < 1:
@@ -78,8 +80,10 @@ class FewShot(TaskDistribution):
                 f"unlabelled={unlabelled}, distractors={distractors}: give numbers from 0; "
                 "distractors need unlabelled examples."
             )
-        if rotations not in (None, "classes", "random"):
-            raise ValueError(f"rotations={rotations!r} is not 'classes', 'random' or None.")
+        if rotations not in (None, *get_args(Rotations)):
+            raise ValueError(
+                f"rotations={rotations!r} is not 'classes', 'random', 'task' or None."
+            )
         if rotations is not None:
             _check_square(dataset, rotations)
         self._members, self._sizes = _members(dataset)  # (K, most), (K,)
@@ -177,6 +181,8 @@ class FewShot(TaskDistribution):
         picks = scores.topk(self._needed).indices
         if self.rotations == "random":
             return picks, torch.randint(4, picks.shape, generator=generator)
+        if self.rotations == "task":
+            return picks, torch.randint(4, (size, 1), generator=generator).expand_as(picks)
         return picks % len(self._sizes), picks // len(self._sizes)
 
     def _examples(

@@ -137,7 +137,7 @@ def arrows() -> Labelled:
     return Labelled(x, y, ("a", "b", "c"))
 
 
-@pytest.mark.parametrize("rotations", ["classes", "random"])
+@pytest.mark.parametrize("rotations", ["classes", "random", "task"])
 def test_rotations_turn_whole_classes(rotations: Any) -> None:
     ways = 8 if rotations == "classes" else 3
     task = draw(FewShot(arrows(), ways, 2, 2, rotations=rotations), size=50)
@@ -152,6 +152,8 @@ def test_rotations_turn_whole_classes(rotations: Any) -> None:
         assert len(seen) == ways  # one turn and one class for each label
         if rotations == "classes":
             assert len({pair[1:] for pair in seen}) == ways
+        if rotations == "task":
+            assert len({turn for _, turn, _ in seen}) == 1
 
 
 def test_pixels_are_scaled_normalised_and_augmented() -> None:
