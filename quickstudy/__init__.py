@@ -6,7 +6,6 @@ from quickstudy.descent import SGD, InnerOptimizer, adam, descend, momentum
 from quickstudy.distributions.classification import Classification
 from quickstudy.distributions.few_shot import FewShot
 from quickstudy.distributions.fixed import Fixed
-from quickstudy.distributions.fixed import Fixed
 from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.embedding import embed_once
@@ -28,7 +27,6 @@ from quickstudy.learners.baseline import Baseline, baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
 from quickstudy.learners.feat import FEAT
-from quickstudy.learners.feat import FEAT
 from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
@@ -37,12 +35,6 @@ from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import PrototypicalNetwork, cosine_prototypical
-from quickstudy.learners.relation import (
-    RelationNetwork,
-    relation_embedding,
-    relation_module,
-)
-from quickstudy.learners.relation_reasoning import RelationReasoning
 from quickstudy.learners.relation import (
     RelationNetwork,
     relation_embedding,
@@ -68,15 +60,23 @@ from quickstudy.recurrent import use_cells
 from quickstudy.similarity import Scaled, cosine_similarity, negative_squared_distance
 from quickstudy.task import Examples, Task, TaskDistribution, batches
 from quickstudy.train import Step, train
+from quickstudy.verification import (
+    ROC,
+    FewShotVerifier,
+    equal_error_rate,
+    evaluate_open_set,
+    evaluate_verification,
+    roc,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CAVIA",
     "FEAT",
-    "FEAT",
     "IMAML",
     "MAML",
+    "ROC",
     "SGD",
     "TIM",
     "Baseline",
@@ -90,8 +90,8 @@ __all__ = [
     "FewShot",
     "FewShotClassifier",
     "FewShotRegressor",
+    "FewShotVerifier",
     "FiLM",
-    "Fixed",
     "Fixed",
     "FullContext",
     "Gaussian",
@@ -106,8 +106,6 @@ __all__ = [
     "Plan",
     "ProtoMAML",
     "PrototypicalNetwork",
-    "RelationNetwork",
-    "RelationReasoning",
     "RelationNetwork",
     "RelationReasoning",
     "Report",
@@ -139,7 +137,10 @@ __all__ = [
     "descend",
     "doctor",
     "embed_once",
+    "equal_error_rate",
     "evaluate",
+    "evaluate_open_set",
+    "evaluate_verification",
     "film_conv4",
     "fomaml",
     "gaussian_nll",
@@ -156,8 +157,7 @@ __all__ = [
     "plan",
     "relation_embedding",
     "relation_module",
-    "relation_embedding",
-    "relation_module",
+    "roc",
     "save",
     "squared_distance",
     "squared_error",

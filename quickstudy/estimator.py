@@ -34,6 +34,7 @@ from torch.nn import Flatten
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from quickstudy.alike import require_distance
 from quickstudy.checkpoint import (
     _REMEDIES,
     CheckpointError,
@@ -54,6 +55,7 @@ from quickstudy.task import Examples, Json
 
 FORMAT = 1
 _KEY = "quickstudy"  # of our entry in the metadata of a safetensors file
+_TURNS, _PASS = 20, 0.95  # of a threshold: rounds of leaving out, share that is to pass
 _MISFIT = (RuntimeError, ValueError, IndexError)  # what PyTorch raises when shapes do not fit
 
 
@@ -334,12 +336,31 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
         input_shape: the shape of an example for the learner, to which rows of `X` are
             reshaped: so that images pass as flat rows through pipelines.
         random_state: seed of learners that draw random numbers.
+        unknown: what `predict` says of examples that are of none of the classes, such as "none
+            of these" or -1: those whose best logit is below `threshold_`. The learner's logits
+            must be similarities. None: everything is taken for one of the classes.
+        threshold: None: as low as lets 95 % of the examples pass, each when it is left out.
 
     Attributes:
         classes_: the labels, sorted; columns of `predict_proba`.
+        threshold_: in use, where `unknown` is given.
         state_: what was learned, a nest of tensors.
         learner_: the learner in use.
     """
+
+    def __init__(
+        self,
+        learner: Learner[Any] | None = None,
+        *,
+        input_shape: tuple[int, ...] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        unknown: Any = None,
+        threshold: float | None = None,
+    ):
+        super().__init__(learner, input_shape=input_shape, random_state=random_state)
+        self.unknown, self.threshold = unknown, threshold
+
+    threshold_: float
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Adapts the learner, from nothing, to labelled examples.
@@ -349,7 +370,8 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
 
         Raises:
             ValueError: there is one class only, or there are more than the learner has
-                outputs, or `X`, `y` or `sample_weight` is not as it should be.
+                outputs, or `X`, `y` or `sample_weight` is not as it should be; or what is
+                unknown cannot be told, by this learner or from one example of each class.
         """
         self._begin()
         x, labels, weight = self._support(X, y, sample_weight, reset=True)
@@ -360,13 +382,22 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
                 "The examples have 1 class: give examples of at least two classes, or add "
                 "classes one by one with `partial_fit`."
             )
+        self._check_unknown(classes)
+        calibrates = self.unknown is not None and self.threshold is None
+        if calibrates and len(classes) == len(labels):
+            raise ValueError(
+                "One example of each class does not tell how near another would be: give two "
+                "or more of some class, or `threshold`."
+            )
         self._learn(x, labels, weight, classes)
+        if calibrates:
+            self.threshold_ = self._calibrated(x, np.searchsorted(classes, labels), weight)
         return self
 
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> Self:
-        """Adapts the learner further, from what it knows.
+        """Adapts the learner further, from what it knows; `threshold_` stays as it is.
 
         Labels may be new ones. They take outputs that the learner has to spare; where there
         are none the state is grown, which is possible where its tensors have a column, of
@@ -377,7 +408,8 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
                 cannot grow, and never if its number of outputs is enough.
 
         Raises:
-            ValueError: as `fit`, but one class is enough; or the state cannot grow.
+            ValueError: as `fit`, but one class is enough; or the state cannot grow; or there
+                is no threshold yet for what is `unknown`.
         """
         first = not hasattr(self, "state_")
         if first:
@@ -389,7 +421,14 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
         groups = [group for group in (known, labels, expected) if len(group)]
         unique_labels(*groups)  # raises where text is mixed with numbers
         new = np.setdiff1d(np.concatenate(groups), known)
-        self._learn(x, labels, weight, np.concatenate([known, new]) if len(known) else new)
+        classes = np.concatenate([known, new]) if len(known) else new
+        self._check_unknown(classes)
+        if self.unknown is not None and not hasattr(self, "threshold_"):
+            raise ValueError(
+                "There is no threshold yet for what is unknown: begin with `fit`, which "
+                "chooses one, or give `threshold`."
+            )
+        self._learn(x, labels, weight, classes)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -397,9 +436,16 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
         return self._logits(X).softmax(-1).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable label of each example (N,)."""
-        columns = self._logits(X).argmax(-1).numpy()
-        return self.classes_[columns]
+        """The most probable label of each example (N,), or `unknown`."""
+        best, columns = self._logits(X).max(-1)
+        labels = self.classes_[columns.numpy()]
+        if self.unknown is None:
+            return labels
+        return np.where(best.numpy() >= self.threshold_, labels, np.array([self.unknown]))
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """The best logit of each example (N,): the lower, the less it is like any class."""
+        return self._logits(X).amax(-1).numpy()
 
     def _logits(self, X: Any) -> Tensor:
         outputs = self._outputs(X)  # of all that the learner has
@@ -426,6 +472,41 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
             state, _ = self._adapt(self._examples(x, index, weight, width), known)
         self.state_, self._width = state, width
         self.classes_, self._columns = classes[columns], columns
+
+    def _check_unknown(self, classes: np.ndarray) -> None:
+        if self.unknown is None:
+            return
+        require_distance(self.learner_)
+        unique_labels(classes, [self.unknown])  # raises where text is mixed with numbers
+        if self.unknown in classes:
+            raise ValueError(
+                f"unknown={self.unknown!r} is the label of a class: leave out its examples, or "
+                "give another label."
+            )
+        if self.threshold is not None:
+            self.threshold_ = float(self.threshold)
+
+    def _calibrated(self, x: Tensor, index: np.ndarray, weight: Tensor) -> float:
+        """What the best logits of examples reach that were not learned from.
+
+        One example of every class is left out at a time: a class is then known by one less
+        than it will be.
+        """
+        order = np.argsort(index, kind="stable")
+        sizes = np.bincount(index)
+        place = np.empty_like(index)  # of an example within its class
+        place[order] = np.arange(len(index)) - np.repeat(sizes.cumsum() - sizes, sizes)
+        best: list[Tensor] = []
+        for turn in range(min(sizes.max(), _TURNS)):
+            out = (place == turn) & (sizes[index] > 1)
+            if out.any():
+                state, _ = self._adapt(
+                    self._examples(x[~out], index[~out], weight[~out], self._width)
+                )
+                with self._still():
+                    logits = self.learner_.predict(state, x[out])
+                best.append(logits[:, self._columns].amax(-1).cpu().double())
+        return float(np.quantile(torch.cat(best).numpy(), 1 - _PASS, method="lower"))
 
     def _start(
         self, x: Tensor, index: np.ndarray, weight: Tensor, count: int
@@ -491,11 +572,17 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
             )
         kind = self.classes_.dtype.str
         columns = self._columns.tolist()
-        return {"labels": labels, "dtype": kind, "columns": columns, "width": self._width}
+        about = {"labels": labels, "dtype": kind, "columns": columns, "width": self._width}
+        if self.unknown is not None:
+            about |= {"unknown": self.unknown, "threshold": self.threshold_}
+        return about
 
     def _recall(self, about: dict[str, Json]) -> None:
         self.classes_ = np.array(about["labels"], dtype=about["dtype"])
         self._columns, self._width = np.array(about["columns"]), about["width"]
+        self.unknown = about.get("unknown")
+        if self.unknown is not None:
+            self.threshold = self.threshold_ = about["threshold"]
 
 
 class FewShotRegressor(RegressorMixin, _FewShotEstimator):

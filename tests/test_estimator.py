@@ -287,7 +287,8 @@ def test_clones_and_pickles():
     X, y = blobs()
     model = FewShotClassifier(maml(), input_shape=(4,), random_state=3).fit(X, y)
     other: Any = clone(model)
-    assert other.get_params().keys() == {"learner", "input_shape", "random_state"}
+    settings = {"learner", "input_shape", "random_state", "unknown", "threshold"}
+    assert other.get_params().keys() == settings
     assert other.input_shape == (4,)
     assert other.random_state == 3
     with pytest.raises(NotFittedError):
