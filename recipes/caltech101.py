@@ -33,9 +33,9 @@ INNER: dict[str, Any] = {"lr": 0.4, "steps": 3}  # of those that MAML's can be c
 
 Name = Literal[
     "maml", "fomaml", "anil", "boil", "meta_sgd", "meta_curvature", "maml_pp", "reptile",
-    "imaml", "cavia", "proto_maml", "prototypical", "cosine_prototypical", "matching", "siamese",
-    "relation", "relation_reasoning", "feat", "r2d2", "meta_opt_net", "baseline", "baseline_pp",
-    "simple_shot", "tim",
+    "imaml", "cavia", "proto_maml", "prototypical", "cosine_prototypical", "matching",
+    "siamese", "relation", "relation_reasoning", "feat", "r2d2", "meta_opt_net", "baseline",
+    "baseline_pp", "simple_shot", "tim",
 ]  # fmt: skip
 
 
