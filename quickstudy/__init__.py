@@ -4,6 +4,7 @@ from quickstudy import datasets, losses, nets
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
 from quickstudy.descent import SGD, InnerOptimizer, adam, descend, momentum
 from quickstudy.distributions.classification import Classification
+from quickstudy.distributions.copying import Copy, RepeatCopy
 from quickstudy.distributions.few_shot import FewShot
 from quickstudy.distributions.fixed import Fixed
 from quickstudy.distributions.gaussian_process import GaussianProcess
@@ -32,9 +33,12 @@ from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.matching import FullContext, MatchingNetwork
 from quickstudy.learners.meta_curvature import MetaCurvature
+from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge, svm
 from quickstudy.learners.meta_sgd import MetaSGD
+from quickstudy.learners.ntm import SequenceLearner, bit_cross_entropy, bit_errors
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import PrototypicalNetwork, cosine_prototypical
+from quickstudy.learners.r2d2 import LRD2, R2D2
 from quickstudy.learners.relation import (
     RelationNetwork,
     relation_embedding,
@@ -55,6 +59,7 @@ from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import is_low_rank, lora
 from quickstudy.nets import use_batch_statistics
+from quickstudy.ntm import NTM, StackedLSTM
 from quickstudy.planning import Plan, Way, doctor, plan
 from quickstudy.recurrent import use_cells
 from quickstudy.similarity import Scaled, cosine_similarity, negative_squared_distance
@@ -75,7 +80,10 @@ __all__ = [
     "CAVIA",
     "FEAT",
     "IMAML",
+    "LRD2",
     "MAML",
+    "NTM",
+    "R2D2",
     "ROC",
     "SGD",
     "TIM",
@@ -85,6 +93,7 @@ __all__ = [
     "Classification",
     "ConditionalNeuralProcess",
     "ContextInput",
+    "Copy",
     "Difference",
     "Examples",
     "FewShot",
@@ -102,20 +111,24 @@ __all__ = [
     "MAMLPlusPlus",
     "MatchingNetwork",
     "MetaCurvature",
+    "MetaOptNet",
     "MetaSGD",
     "Plan",
     "ProtoMAML",
     "PrototypicalNetwork",
     "RelationNetwork",
     "RelationReasoning",
+    "RepeatCopy",
     "Report",
     "Reptile",
     "RidgeRegression",
     "Scaled",
     "SemiSupervisedPrototypicalNetwork",
+    "SequenceLearner",
     "SiameseNetwork",
     "SimpleShot",
     "Sinusoid",
+    "StackedLSTM",
     "Step",
     "Task",
     "TaskDistribution",
@@ -128,6 +141,8 @@ __all__ = [
     "baseline",
     "baseline_pp",
     "batches",
+    "bit_cross_entropy",
+    "bit_errors",
     "boil",
     "contrastive_siamese",
     "cosine_prototypical",
@@ -150,6 +165,7 @@ __all__ = [
     "log_likelihood",
     "lora",
     "losses",
+    "meta_opt_net_ridge",
     "momentum",
     "negative_squared_distance",
     "nets",
@@ -161,6 +177,7 @@ __all__ = [
     "save",
     "squared_distance",
     "squared_error",
+    "svm",
     "train",
     "triplet_siamese",
     "use_batch_statistics",

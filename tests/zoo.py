@@ -14,21 +14,22 @@ from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, ani
 from quickstudy.datasets import Labelled
 from quickstudy.descent import SGD
 from quickstudy.distributions.classification import Classification
+from quickstudy.distributions.copying import Copy, RepeatCopy
 from quickstudy.functional import squared_error
 from quickstudy.learners.baseline import baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.feat import FEAT
-from quickstudy.learners.feat import FEAT
 from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.matching import FullContext, MatchingNetwork
 from quickstudy.learners.meta_curvature import MetaCurvature
+from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge
 from quickstudy.learners.meta_sgd import MetaSGD
+from quickstudy.learners.ntm import SequenceLearner
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import cosine_prototypical
-from quickstudy.learners.relation import RelationNetwork, relation_embedding, relation_module
-from quickstudy.learners.relation_reasoning import RelationReasoning
+from quickstudy.learners.r2d2 import LRD2, R2D2
 from quickstudy.learners.relation import RelationNetwork, relation_embedding, relation_module
 from quickstudy.learners.relation_reasoning import RelationReasoning
 from quickstudy.learners.reptile import Reptile
@@ -45,11 +46,13 @@ from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import lora
 from quickstudy.nets import MLP, Conv4, use_batch_statistics
+from quickstudy.ntm import NTM, FeedForward, StackedLSTM
 from quickstudy.similarity import Scaled
 from quickstudy.testing import Blobs, Case, Lines, Trait
 
 BLOBS, LINES = Blobs(), Lines()
 HALF_LABELLED = Blobs(shots=1, unlabelled=3)
+WORDS = Copy(4, length=(2, 3))
 IMAGES = Blobs(shape=(1, 16, 16))
 
 
@@ -101,6 +104,7 @@ def film() -> FiLM:
 
 
 HEAD: set[Trait] = {"class order matters", "empty support"}
+MEMORY: set[Trait] = {"additive", "empty support", "order matters"}
 BATCH: set[Trait] = {"class order matters", "padding counts"}
 
 ZOO = {
@@ -182,19 +186,6 @@ ZOO = {
     "siamese_triplet": Entry(lambda: triplet_siamese(MLP(8, 8)), BLOBS, {"additive"}),
     "relation": Entry(lambda: RelationNetwork(MLP(8, 8), MLP(16, 1)), BLOBS, {"additive"}),
     "relation_conv": Entry(
-        lambda: RelationNetwork(relation_embedding(4), relation_module(4, size=4)),
-        Blobs(shape=(1, 24, 24)),
-        {"additive"},
-        steps=10,
-    ),
-    "relation_reasoning": Entry(
-        lambda: RelationReasoning(MLP(8, 8), 8, units=16), BLOBS, {"additive"}
-    ),
-    "feat": Entry(
-        lambda: FEAT(MLP(8, 8), 8, temperature=1, contrast_temperature=1), BLOBS, {"additive"}
-    ),
-    "relation": Entry(lambda: RelationNetwork(MLP(8, 8), MLP(16, 1)), BLOBS, {"additive"}),
-    "relation_conv": Entry(
         lambda: RelationNetwork(relation_embedding(4), relation_module(4, size=4, hidden=32)),
         Blobs(shape=(1, 24, 24)),
         {"additive"},
@@ -206,6 +197,12 @@ ZOO = {
     "feat": Entry(
         lambda: FEAT(MLP(8, 8), 8, temperature=1, contrast_temperature=1), BLOBS, {"additive"}
     ),
+    "r2d2": Entry(lambda: R2D2(MLP(8, 8)), BLOBS, {"additive", "empty support"}),
+    "lrd2": Entry(lambda: LRD2(MLP(8, 8)), BLOBS, {"additive", "empty support"}),
+    "meta_opt_net": Entry(lambda: MetaOptNet(MLP(8, 8)), BLOBS, {"additive"}),
+    "meta_opt_net_ridge": Entry(
+        lambda: meta_opt_net_ridge(MLP(8, 8)), BLOBS, {"additive", "empty support"}
+    ),
     "ridge": Entry(lambda: RidgeRegression(MLP(8, 8)), BLOBS, {"additive", "empty support"}),
     "baseline": Entry(lambda: baseline(MLP(8, 8), 8, 5), CLOUDS, set()),
     "baseline_pp": Entry(lambda: baseline_pp(MLP(8, 8), 8, 5), CLOUDS, set()),
@@ -215,5 +212,18 @@ ZOO = {
     ),
     "transductive_fine_tuning": Entry(
         lambda: TransductiveFineTuning(MLP(8, 5), steps=5), CLOUDS, {"additive"}
+    ),
+    "ntm": Entry(
+        lambda: SequenceLearner(NTM(5, 4, hidden=16, slots=6, width=5)), WORDS, MEMORY
+    ),
+    "ntm_repeat": Entry(
+        lambda: SequenceLearner(
+            NTM(4, 3, hidden=16, slots=5, width=4, reads=2, writes=2, controller=FeedForward)
+        ),
+        RepeatCopy(2, length=(1, 2), repeats=(1, 2), ragged=True),
+        MEMORY,
+    ),
+    "ntm_lstm": Entry(
+        lambda: SequenceLearner(StackedLSTM(5, 4, hidden=16, layers=2)), WORDS, MEMORY
     ),
 }
