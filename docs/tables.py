@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 UNPUBLISHED, NOT_RUN = "–", "not run"
-NAMES = {
+GRADIENT = {
     "maml": "MAML",
     "fomaml": "FOMAML",
     "anil": "ANIL",
@@ -33,7 +33,21 @@ NAMES = {
     "imaml": "iMAML",
     "cavia": "CAVIA",
     "proto_maml": "ProtoMAML",
-    "prototypical": "prototypical networks",
+}
+NAMES = GRADIENT | {
+    "prototypical": "Prototypical",
+    "cosine_prototypical": "Prototypical, cosine",
+    "matching": "Matching",
+    "siamese": "Siamese",
+    "relation": "Relation",
+    "relation_reasoning": "Relation reasoning",
+    "feat": "FEAT",
+    "r2d2": "R2-D2",
+    "meta_opt_net": "MetaOptNet",
+    "baseline": "Baseline",
+    "baseline_pp": "Baseline++",
+    "simple_shot": "SimpleShot",
+    "tim": "TIM (transductive)",
 }
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
@@ -123,7 +137,7 @@ def _recipe(name: str) -> str:
 def _omniglot() -> str:
     """What each learner reaches 5-way 1-shot, beside its paper."""
     main, rows = "5-way 1-shot", []
-    for key, learner in NAMES.items():
+    for key, learner in GRADIENT.items():
         recipe = f"omniglot_{key}"
         if recipe not in _formats():
             continue
@@ -159,7 +173,7 @@ def _sinusoid() -> str:
     """The squared error of each learner, by shots and inner steps."""
     tests = [f"{k} shots, {s}" for k in (5, 10, 20) for s in ("1 step", "10 steps")]
     head, rows = ["Learner", *tests, "Trained"], []
-    for key, learner in NAMES.items():
+    for key, learner in GRADIENT.items():
         found = [
             result
             for result in _results().values()
