@@ -11,8 +11,8 @@ distance instead, and have a loss of the embeddings: `contrastive_siamese`, `tri
 
 Differs from the papers: pairs (or triplets) are all that there are in the support and query set
 of a task, not drawn one by one. Koch's one-shot rule, the most similar example, says nothing of
-several examples of a class: here a class's logit is the mean of theirs. w starts as if the
-distance mattered equally in all dimensions, where Koch draws it at random.
+several examples of a class: here a class's logit is the mean of theirs. w starts as a constant
+below 0, so that distance speaks against from the first step on; Koch draws it at random.
 """
 
 from functools import partial
@@ -85,12 +85,15 @@ class SiameseNetwork(Learner[Examples]):
 
 
 class WeightedL1(nn.Module):
-    """Koch's comparison: a learned logit, linear in |a - b|, of being of one class."""
+    """Koch's comparison: a learned logit, linear in |a - b|, of being of one class.
+
+    At the start a distance of 1/2 in each of the `width` dimensions leaves it open.
+    """
 
     def __init__(self, width: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.full((width,), -1 / width))
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.weight = nn.Parameter(torch.full((width,), -4 / width))
+        self.bias = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """(A, D), (B, D) -> (A, B)."""
