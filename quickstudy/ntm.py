@@ -14,16 +14,19 @@ of width W.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import reduce
 from operator import mul
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.functional import tree_map
+
+State = TypeVar("State")
 
 
 def cosine(keys: Tensor, memory: Tensor) -> Tensor:
@@ -70,44 +73,109 @@ def write(memory: Tensor, weighting: Tensor, erase: Tensor, add: Tensor) -> Tens
     return memory * reduce(mul, kept.unbind(-3)) + weighting.mT @ add
 
 
-class LSTMController(nn.Module):
-    """A controller with a memory of its own: a cell of a long short-term memory."""
+class Machine(nn.Module, ABC, Generic[State]):
+    """What goes through a sequence step by step; called as `nn.LSTM` is."""
 
-    def __init__(self, inputs: int, width: int):
+    inputs: int  # width of a step's input
+
+    @abstractmethod
+    def start(self) -> State:
+        """The state before the first step."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """(inputs,) and a state -> (outputs,) and the next state."""
+
+    @final
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """(L, inputs) or (L, N, inputs), and a state (None: the first) -> outputs (L, outputs)
+        or (L, N, outputs), and the last state."""
+        outputs, states = self.trace(x, state)
+        return outputs, states[-1]
+
+    @final
+    def trace(self, x: Tensor, state: State | None = None) -> tuple[Tensor, list[State]]:
+        """As `forward`, with the state after every step."""
+        batch = x.shape[1:-1]
+        if state is None:
+            state = tree_map(lambda part: part.expand(*batch, *part.shape), self.start())
+        outputs: list[Tensor] = []
+        states: list[State] = []
+        for given in x.unbind():
+            output, state = self.step(given, state)
+            outputs.append(output)
+            states.append(state)
+        return torch.stack(outputs), states
+
+
+class LSTMCell(Machine[tuple[Tensor, Tensor]]):
+    """A cell of a long short-term memory, whose first state is learned."""
+
+    def __init__(self, inputs: int, hidden: int):
         super().__init__()
-        self.gates = nn.Linear(inputs + width, 4 * width)
-        self.first = nn.Parameter(torch.zeros(2, width))
+        self.inputs = inputs
+        self.gates = nn.Linear(inputs + hidden, 4 * hidden)
+        self.first = nn.Parameter(torch.zeros(2, hidden))
 
-    def start(self) -> tuple[Tensor, ...]:
-        """The learned first state (width,): of the output and of the cell."""
+    def start(self) -> tuple[Tensor, Tensor]:
+        """The output and the cell, (hidden,) each."""
         return self.first[0], self.first[1]
 
-    def forward(
-        self, x: Tensor, state: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(inputs,) and a state -> (width,) and the next state."""
+    def step(
+        self, x: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(inputs,) -> (hidden,)."""
         i, f, g, o = self.gates(torch.cat([x, state[0]], -1)).chunk(4, -1)
         cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
         output = o.sigmoid() * cell.tanh()
         return output, (output, cell)
 
 
-class FeedForwardController(nn.Module):
-    """A controller that remembers nothing but by the memory: a hidden layer."""
+class FeedForward(Machine[tuple[()]]):
+    """A hidden layer, which remembers nothing."""
 
-    def __init__(self, inputs: int, width: int):
+    def __init__(self, inputs: int, hidden: int):
         super().__init__()
-        self.layer = nn.Linear(inputs, width)
+        self.inputs = inputs
+        self.layer = nn.Linear(inputs, hidden)
 
-    def start(self) -> tuple[Tensor, ...]:
-        """There is no state."""
+    def start(self) -> tuple[()]:
+        """Nothing."""
         return ()
 
-    def forward(
-        self, x: Tensor, state: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(inputs,) -> (width,)."""
-        return self.layer(x).tanh(), ()
+    def step(self, x: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
+        """(inputs,) -> (hidden,)."""
+        return self.layer(x).tanh(), state
+
+
+class StackedLSTM(Machine[tuple[tuple[Tensor, Tensor], ...]]):
+    """Layers of `LSTMCell` below a linear one: what the paper compares with.
+
+    Args:
+        inputs: width of a step's input.
+        outputs: width of a step's output.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, hidden: int = 256, layers: int = 3):
+        super().__init__()
+        self.inputs = inputs
+        widths = [inputs] + [hidden] * (layers - 1)
+        self.layers = nn.ModuleList(LSTMCell(width, hidden) for width in widths)
+        self.output = nn.Linear(hidden, outputs)
+
+    def start(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """That of every layer."""
+        return tuple(layer.start() for layer in self.layers)
+
+    def step(
+        self, x: Tensor, state: tuple[tuple[Tensor, Tensor], ...]
+    ) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...]]:
+        """(inputs,) -> (outputs,)."""
+        after = []
+        for layer, before in zip(self.layers, state, strict=True):
+            x, now = layer.step(x, before)
+            after.append(now)
+        return self.output(x), tuple(after)
 
 
 class NTMState(NamedTuple):
@@ -116,11 +184,11 @@ class NTMState(NamedTuple):
     memory: Tensor  # (M, W)
     weightings: Tensor  # (H, M)  of the read heads, then of the write heads
     read: Tensor  # (R, W)  what each read head sees
-    controller: tuple[Tensor, ...]
+    controller: Any  # its own state
 
 
-class NTM(nn.Module):
-    """A neural Turing machine, called as `nn.LSTM` is.
+class NTM(Machine[NTMState]):
+    """A neural Turing machine.
 
     Args:
         inputs: width of a step's input.
@@ -131,7 +199,7 @@ class NTM(nn.Module):
         reads: read heads.
         writes: write heads.
         shifts: k, how far a head can move in a step.
-        controller: made of the widths of its input and output.
+        controller: made of the widths of its input and output; `FeedForward` is the other one.
     """
 
     def __init__(
@@ -145,9 +213,10 @@ class NTM(nn.Module):
         reads: int = 1,
         writes: int = 1,
         shifts: int = 1,
-        controller: Callable[[int, int], nn.Module] = LSTMController,
+        controller: Callable[[int, int], Machine[Any]] = LSTMCell,
     ):
         super().__init__()
+        self.inputs = inputs
         self.heads, self.slots, self.width = (reads, writes), slots, width
         self.parts = (width, 2 * shifts + 1, 1, 1, 1)
         self.controller = controller(inputs + reads * width, hidden)
@@ -170,7 +239,7 @@ class NTM(nn.Module):
         """(inputs,) and a state -> (outputs,) and the next state."""
         reads, writes = self.heads
         given = torch.cat([x, state.read.flatten(-2)], -1)
-        hidden, controller = self.controller(given, state.controller)
+        hidden, controller = self.controller.step(given, state.controller)
         said = self.address(hidden).unflatten(-1, (reads + writes, -1))
         key, shift, strength, gate, power = said.split(self.parts, -1)
         where = content_addressing(key, F.softplus(strength[..., 0]), state.memory)
@@ -183,22 +252,3 @@ class NTM(nn.Module):
         read = where[..., :reads, :] @ memory
         output = self.output(torch.cat([hidden, read.flatten(-2)], -1))
         return output, NTMState(memory, where, read, controller)
-
-    def forward(self, x: Tensor, state: NTMState | None = None) -> tuple[Tensor, NTMState]:
-        """(L, inputs) or (L, N, inputs), and a state (None: the first) -> outputs (L, outputs)
-        or (L, N, outputs), and the last state."""
-        outputs, states = self.trace(x, state)
-        return outputs, states[-1]
-
-    def trace(self, x: Tensor, state: NTMState | None = None) -> tuple[Tensor, list[NTMState]]:
-        """As `forward`, with the state after every step."""
-        if state is None:
-            state = tree_map(
-                lambda part: part.expand(*x.shape[1:-1], *part.shape), self.start()
-            )
-        outputs, states = [], []
-        for given in x.unbind():
-            output, state = self.step(given, state)
-            outputs.append(output)
-            states.append(state)
-        return torch.stack(outputs), states

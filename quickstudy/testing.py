@@ -187,7 +187,7 @@ def padding_counts_for_nothing(case: Case) -> None:
     if "padding counts" in case.declared:
         return
     learner, task, other = case.exact(), case.task(0), case.task(1)
-    padded = Task(_padded(task.support, other.query), _padded(task.query, other.support))
+    padded = Task(_padded(task.support, other.support), _padded(task.query, other.query))
     with torch.no_grad():
         _require_same(
             learner.predict(learner.adapt(padded.support), task.query.x),

@@ -1,0 +1,106 @@
+"""Sequences learned by heart: a state is what the machine is left in, an answer what it then
+says."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from quickstudy import NTM, Copy, SequenceLearner, StackedLSTM, bit_cross_entropy, bit_errors
+from quickstudy.functional import leaves, tree_map
+from quickstudy.task import Examples, Task
+
+pytestmark = pytest.mark.usefixtures("double")
+MACHINES = {
+    "ntm": lambda: NTM(5, 4, hidden=8, slots=6, width=5),
+    "lstm": lambda: StackedLSTM(5, 4, hidden=8, layers=2),
+}
+
+
+@pytest.fixture(params=MACHINES)
+def learner(request: pytest.FixtureRequest) -> SequenceLearner:
+    return SequenceLearner(MACHINES[request.param]())
+
+
+def task(length: int = 3, seed: int = 0) -> Task[Examples]:
+    batch = Copy(4, length=(length, length)).sample(1, Generator().manual_seed(seed))
+    return tree_map(lambda leaf: leaf[0], batch)
+
+
+def close(a: Any, b: Any):
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_to_learn_is_to_read_and_to_predict_is_to_recite(learner: SequenceLearner):
+    given, asked = task()
+    whole, _ = learner.machine(torch.cat([given.x, torch.zeros(3, 5)]))
+    close(learner.predict(learner.adapt(given), asked.x), whole[4:])
+
+
+def test_a_step_may_be_asked_for_alone(learner: SequenceLearner):
+    given, asked = task()
+    state = learner.adapt(given)
+    whole = learner.predict(state, asked.x)
+    close(learner.predict(state, asked.x[2:]), whole[2:])
+    close(learner.predict(state, asked.x[[1, 0]]), whole[[1, 0]])
+
+
+def test_padding_anywhere_is_not_read(learner: SequenceLearner):
+    given = task().support
+    junk = Examples(torch.randn(2, 5), torch.zeros(2, 4), torch.zeros(2))
+    parts = zip(given, junk, strict=True)
+    padded = Examples(*(torch.cat([a[:2], b, a[2:], b]) for a, b in parts))
+    close(leaves(learner.adapt(padded)), leaves(learner.adapt(given)))
+
+
+def test_reading_goes_on_from_a_state(learner: SequenceLearner):
+    given = task().support
+    first, second = (Examples(*(c[rows] for c in given)) for rows in (slice(2), slice(2, 4)))
+    close(leaves(learner.adapt(second, learner.adapt(first))), leaves(learner.adapt(given)))
+
+
+def test_order_counts(learner: SequenceLearner):
+    given, asked = task()
+    back = Examples(*(column.flip(0) for column in given))
+    a, b = (learner.predict(learner.adapt(e), asked.x) for e in (given, back))
+    assert (a - b).abs().max() > 1e-6
+
+
+def examples(y: Tensor, weight: list[float]) -> Examples:
+    return Examples(torch.eye(len(y)), y, torch.tensor(weight))
+
+
+def test_bits_cost_what_their_probability_says():
+    y = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    p = torch.tensor([[0.9, 0.2], [0.5, 0.5], [0.1, 0.1]])
+    bits = -(math.log2(0.9) + math.log2(0.8) + math.log2(0.5) + math.log2(0.5)) / 2
+    found = bit_cross_entropy(p.logit(), examples(y, [1, 1, 0]))
+    assert found.item() == pytest.approx(bits)
+    guess = bit_cross_entropy(torch.zeros(3, 2), examples(y, [1, 1, 1]))
+    assert guess.item() == pytest.approx(2)  # a bit for each bit that is guessed
+
+
+def test_errors_are_counted_over_the_whole_sequence():
+    y = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    logits = torch.tensor([[-1.0, -1.0], [2.0, 3.0], [-5.0, -5.0]])
+    assert bit_errors(logits, examples(y, [1, 1, 0])).item() == 3
+    assert bit_errors(logits, examples(y, [1, 1, 1])).item() == 5
+
+
+def test_slopes_are_those_of_finite_differences(learner: SequenceLearner):
+    episode = task(2)
+    params = dict(learner.named_parameters())
+    direction = {name: torch.randn_like(p) for name, p in params.items()}
+
+    def moved(far: float) -> Tensor:
+        with torch.no_grad():
+            other = {name: p + far * direction[name] for name, p in params.items()}
+        batch = tree_map(lambda leaf: leaf[None], episode)
+        return torch.func.functional_call(learner, other, (batch,))
+
+    learner.loss(episode).backward()
+    slope = sum((p.grad * direction[name]).sum() for name, p in params.items())
+    measured = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    torch.testing.assert_close(torch.as_tensor(slope)[None], measured, rtol=1e-6, atol=1e-8)
