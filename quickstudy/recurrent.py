@@ -38,7 +38,10 @@ def use_cells(net: Net) -> Net:
 
 
 class Cells(nn.RNNBase):
-    """A recurrent net that is computed step by step."""
+    """A recurrent net that is computed step by step.
+
+    No `nn.GRU`, `nn.LSTM` or `nn.RNN`: torch.compile takes none of these.
+    """
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """As of the net that this was."""
@@ -63,7 +66,7 @@ class Cells(nn.RNNBase):
             x, end = x[:, 0], tuple(part[:, 0] for part in end)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        return x, end if isinstance(self, nn.LSTM) else end[0]
+        return x, end if isinstance(self, _LSTM) else end[0]
 
     def run(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple[Tensor, Any]:
         """One layer in one direction: outputs (L, N, H) and the last state."""
@@ -83,7 +86,7 @@ class Cells(nn.RNNBase):
         if hx is None:
             layers = self.num_layers * (1 + self.bidirectional)
             zeros = x.new_zeros(layers, x.shape[1], self.hidden_size)
-            return (zeros, zeros) if isinstance(self, nn.LSTM) else (zeros,)
+            return (zeros, zeros) if isinstance(self, _LSTM) else (zeros,)
         parts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         return tuple(part[:, None] for part in parts) if alone else parts
 
@@ -92,13 +95,15 @@ class Cells(nn.RNNBase):
         raise NotImplementedError
 
 
-class _RNN(Cells, nn.RNN):
+class _RNN(Cells):
+    nonlinearity: str
+
     def step(self, given: Tensor, kept: Tensor, state: tuple[Tensor, ...]) -> Any:
         h = given + kept
         return (h.tanh() if self.nonlinearity == "tanh" else h.relu(),)
 
 
-class _GRU(Cells, nn.GRU):
+class _GRU(Cells):
     def step(self, given: Tensor, kept: Tensor, state: tuple[Tensor, ...]) -> Any:
         (r, z, n), (r_h, z_h, n_h) = given.chunk(3, -1), kept.chunk(3, -1)
         r, z = (r + r_h).sigmoid(), (z + z_h).sigmoid()
@@ -106,7 +111,7 @@ class _GRU(Cells, nn.GRU):
         return (n + z * (state[0] - n),)
 
 
-class _LSTM(Cells, nn.LSTM):
+class _LSTM(Cells):
     def step(self, given: Tensor, kept: Tensor, state: tuple[Tensor, ...]) -> Any:
         i, f, g, o = (given + kept).chunk(4, -1)
         c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
