@@ -26,6 +26,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.meta_step --out benchmarks/results/meta_step.json
 	$(BIN)/python -m benchmarks.sampling --out benchmarks/results/sampling.json
 	$(BIN)/python -m benchmarks.evaluate --out benchmarks/results/evaluate.json
+	$(BIN)/python -m benchmarks.metric --out benchmarks/results/metric.json
 	$(BIN)/python -m benchmarks.memory --out benchmarks/results/memory.json --plot docs/how-to/memory.svg
 
 # every stored result, again: hours on one machine; stopped, it goes on where it was

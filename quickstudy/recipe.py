@@ -3,7 +3,8 @@
 A recipe is a Python file with a function `recipe(*, ...) -> Experiment`, whose keywords are
 its settings, and `PAPER`, the numbers to compare with. A recipe of several results says by
 `RESULT`, a format of its settings such as `"caltech101_{learner}_{shots}shot"`, what each is
-called. A run is a folder: checkpoints while it trains, and `result.json` when it is done.
+called; then `PAPER` may have the numbers of each under its name. A run is a folder: checkpoints
+while it trains, and `result.json` when it is done.
 """
 
 import difflib
@@ -149,6 +150,12 @@ def result_name(module: ModuleType, settings: Mapping[str, Json]) -> str:
     if not name or Path(name).name != name:
         raise ValueError(f"RESULT of {stem} makes {name!r}, which cannot name a file.")
     return name
+
+
+def published(module: ModuleType, settings: Mapping[str, Json]) -> Json:
+    """The recipe's `PAPER`; where it is by result, that of the result of these settings."""
+    paper = getattr(module, "PAPER", {})
+    return paper.get(result_name(module, settings), paper)
 
 
 def stored() -> dict[str, Json]:
@@ -335,7 +342,7 @@ def finish(run: Run, *, count: int | None = None, name: str | None = None) -> Js
         "name": name or result_name(module, run.settings),
         "recipe": Path(run.recipe).stem,
         "about": inspect.getdoc(module),
-        "paper": getattr(module, "PAPER", {}),
+        "paper": published(module, run.settings),
         "measured": rows,
         "better": best.experiment.better,
         "milliseconds": milliseconds,

@@ -27,7 +27,7 @@ from quickstudy.functional import cross_entropy, tree_map
 from quickstudy.inside import inside
 from quickstudy.learner import Learner
 from quickstudy.progress import clock, said
-from quickstudy.recipe import Run, Test, find, hardware, reopen
+from quickstudy.recipe import Run, Test, find, hardware, published, reopen
 from quickstudy.task import Examples, Json, TaskBatch, batches
 
 QUERIES = 40  # pictures of an episode's query set, at most
@@ -75,7 +75,7 @@ def read(folder: Path) -> dict[str, Json]:
     return {
         "recipe": Path(run.recipe).stem,
         "about": module.__doc__,
-        "paper": getattr(module, "PAPER", {}),
+        "paper": published(module, run.settings),
         "measured": {},
         "settings": run.settings,
         "steps": run.start,

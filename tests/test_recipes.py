@@ -21,7 +21,7 @@ def waves() -> ModuleType:
     return recipe.find("sinusoid")
 
 
-@pytest.mark.parametrize("name", ["caltech101", "sinusoid"])
+@pytest.mark.parametrize("name", ["caltech101", "emoji", "omniglot_lake", "sinusoid"])
 def test_every_learner_can_be_chosen_and_names_its_result(name: str) -> None:
     module = recipe.find(name)
     assert set(get_args(module.Name)) == set(module.LEARNERS)
@@ -66,3 +66,34 @@ def test_learners_of_waves_begin_as_maml_and_have_its_tests(
         assert test.tasks.card() == other.tasks.card() and test.count == other.count
     for step in train(chosen.learner, chosen.train, chosen.optimizer, steps=2, size=3):
         assert step.loss.isfinite().all()
+
+
+@pytest.mark.parametrize("learner", get_args(recipe.find("emoji").Name))
+def test_learners_of_emoji_share_tasks_and_tests(real_data: Path, learner: Any) -> None:
+    module = recipe.find("emoji")
+    torch.manual_seed(0)
+    chosen, usual = (module.recipe(learner=name, steps=2) for name in (learner, "prototypical"))
+    for test, other in zip(chosen.tests.values(), usual.tests.values(), strict=True):
+        assert test.tasks.card() == other.tasks.card() and test.count == other.count
+    for step in train(chosen.learner, chosen.train, chosen.optimizer, steps=1, size=2):
+        assert step.loss.isfinite().all()
+
+
+@pytest.mark.parametrize("learner", get_args(recipe.find("omniglot_lake").Name))
+def test_no_evaluation_alphabet_is_trained_on(real_data: Path, learner: Any) -> None:
+    module = recipe.find("omniglot_lake")
+    torch.manual_seed(0)
+    chosen = module.recipe(learner=learner, ways=3, queries=1, steps=1)
+    assert len(chosen.train.dataset.classes) == 964
+    runs, others = (test.tasks for test in chosen.tests.values())
+    assert not {*chosen.train.dataset.classes} & {*others.dataset.classes}
+    assert runs.card()["number"] == 20 and chosen.tests[module.RUNS].count == 20
+    for step in train(chosen.learner, chosen.train, chosen.optimizer, steps=1, size=1):
+        assert step.loss.isfinite().all()
+
+
+def test_a_result_is_compared_with_the_numbers_of_its_own() -> None:
+    lake, maml = recipe.find("omniglot_lake"), recipe.find("omniglot_maml")
+    assert recipe.published(lake, {"learner": "siamese"})[lake.RUNS] == {"accuracy": 0.92}
+    assert lake.RUNS not in recipe.published(lake, {"learner": "matching"})
+    assert recipe.published(maml, {}) == maml.PAPER
