@@ -147,3 +147,17 @@ def test_context_of_weights_zero_is_no_context():
     for p in learner.context.parameters():
         nn.init.zeros_(p)  # all LSTMs say 0, and the skip connections are left
     torch.testing.assert_close(predictions(learner, one), predictions(plain, one))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler itself
+def test_compiled_with_context_it_is_the_same():
+    learner = with_context(MatchingNetwork(MLP(8, 5)))
+    batch = Blobs().sample(2, torch.Generator().manual_seed(0))
+    batch = tree_map(lambda leaf: leaf.double(), batch)
+    compiled = torch.compile(learner, fullgraph=True, backend="aot_eager")
+    slopes = [
+        torch.autograd.grad(run(batch).sum(), list(learner.parameters()))
+        for run in (learner, compiled)
+    ]
+    torch.testing.assert_close(slopes[0], slopes[1])

@@ -1,6 +1,7 @@
 """Semi-supervised prototypes by hand, and without unlabelled examples as the supervised."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from quickstudy.testing import Blobs
 pytestmark = pytest.mark.usefixtures("double")
 
 
-def drawn(**settings: int) -> Task[Examples]:
+def drawn(**settings: Any) -> Task[Examples]:
     tasks = Blobs(ways=4, **settings).sample(1, torch.Generator().manual_seed(3))
     return tree_map(lambda leaf: leaf[0].double(), tasks)
 
