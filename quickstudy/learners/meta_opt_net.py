@@ -99,7 +99,7 @@ class _Newton(NamedTuple):
 def _newton(gram: Tensor, d: Tensor) -> _Newton:
     # scaled to eigenvalues of at least 1: d is nearly 0 here and nearly infinite there
     root = d.rsqrt()
-    scaled = root[..., None] * gram * root[..., None, :] + torch.eye(len(gram)).to(gram)
+    scaled = torch.addcmul(_eye(gram), root[..., None] * root[..., None, :], gram)
     factor = torch.linalg.cholesky_ex(scaled)[0]
     half = torch.linalg.solve_triangular(factor, root.diag_embed(), upper=False)
     inverse = half.mT @ half
@@ -111,8 +111,8 @@ def _solve(gram: Tensor, y: Tensor, cost: Tensor, steps: int) -> tuple[Tensor, _
     of cost * p least, and the matrix of Newton's method there."""
     eps = torch.finfo(gram.dtype).eps
     rounding = 4 * eps * len(gram) * gram.diagonal().max()
-    gram = gram + rounding * torch.eye(len(gram)).to(gram)  # definite, in spite of rounding
-    least = eps**0.85  # what p * slack becomes, instead of 0: so the solution is smooth
+    gram = gram + rounding * _eye(gram)  # definite, in spite of rounding
+    least = max(eps, 1e-12)  # what p * slack becomes: at 0 a singular gram has no gradient
     p = torch.full_like(y, 1 / len(y))
     slope = (p - y) @ gram + cost
     free = 1 - slope.amin(0)  # multipliers: of the sums, and (`slack`) of p being positive
@@ -123,8 +123,7 @@ def _solve(gram: Tensor, y: Tensor, cost: Tensor, steps: int) -> tuple[Tensor, _
         dp, _ = newton(wrong - slack)  # towards p * slack = 0, to see how far one gets
         ds = -slack - slack / p * dp
         mean, length = (p * slack).mean(), _length(p, dp, slack, ds, 1.0)
-        ahead = ((p + length * dp) * (slack + length * ds)).mean()
-        aim = ((ahead / mean) ** 3 * mean).clamp_min(least)
+        aim = ((1 - length) ** 3 * mean).clamp_min(least)
         curve = (1 - aim / mean).clamp_min(0) * dp * ds  # what that step left out
         change = (aim - curve) / p - slack
         dp, df = newton(wrong + change)
@@ -138,3 +137,7 @@ def _solve(gram: Tensor, y: Tensor, cost: Tensor, steps: int) -> tuple[Tensor, _
 def _length(p: Tensor, dp: Tensor, slack: Tensor, ds: Tensor, share: float) -> Tensor:
     """`share` of the way on which both stay positive, at most the whole step."""
     return share / (-torch.minimum(dp / p, ds / slack)).amax().clamp_min(share)
+
+
+def _eye(gram: Tensor) -> Tensor:
+    return torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
