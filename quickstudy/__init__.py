@@ -2,6 +2,7 @@
 
 from quickstudy import datasets, losses, nets
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
+from quickstudy.clustering import Clustering, cluster, embeddings, evaluate_clustering
 from quickstudy.descent import SGD, InnerOptimizer, adam, descend, momentum
 from quickstudy.distributions.classification import Classification
 from quickstudy.distributions.copying import Copy, RepeatCopy
@@ -91,6 +92,7 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Classification",
+    "Clustering",
     "ConditionalNeuralProcess",
     "ContextInput",
     "Copy",
@@ -144,6 +146,7 @@ __all__ = [
     "bit_cross_entropy",
     "bit_errors",
     "boil",
+    "cluster",
     "contrastive_siamese",
     "cosine_prototypical",
     "cosine_similarity",
@@ -152,8 +155,10 @@ __all__ = [
     "descend",
     "doctor",
     "embed_once",
+    "embeddings",
     "equal_error_rate",
     "evaluate",
+    "evaluate_clustering",
     "evaluate_open_set",
     "evaluate_verification",
     "film_conv4",

@@ -1,5 +1,6 @@
 """The command line: `quickstudy --help`."""
 
+import csv
 import difflib
 import importlib
 import inspect
@@ -10,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, make_dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias
 
@@ -194,6 +196,118 @@ def predict(
         likely = sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])
         others = ", ".join(f"{name} {chance:.1%}" for name, chance in likely[:5])
         print(f"{answer['image']}: {answer['label']}  ({others})")
+
+
+def verify(
+    folder: Positional[Path],
+    a: Positional[Path],
+    b: Positional[Path],
+    *,
+    support: Path | None = None,
+    far: float | None = None,
+    invert: bool = False,
+    json: bool = False,
+) -> None:
+    """Says of two images whether they show the same, how alike they are, and how often it errs.
+
+    Of two folders, every image of one is compared with every image of the other. What they show
+    need not be anything that the run has seen. How alike is alike enough is chosen by examples:
+    by the classes that the recipe validates with or, better, by some of your own.
+
+    Example: quickstudy verify runs/glyphs_protonet one.png two.png --support my_letters
+
+    Args:
+        folder: of the run.
+        a: an image file, or a folder of images.
+        b: another.
+        support: folder of class folders of images, two at least of some class, to choose by.
+        far: share of pairs of two classes that may pass, such as 0.01; if not given, as many as
+            pairs of one class that do not.
+        invert: swap dark and light; the letters that come with quickstudy are light on dark.
+        json: print JSON.
+    """
+    from quickstudy.verification import FewShotVerifier
+
+    run = recipe.reopen(folder)
+    pairs = list(product(_files(a), _files(b)))
+    verifier = FewShotVerifier(run.experiment.learner, far=far)
+    verifier.fit(*_to_choose_by(run, support, invert))
+    left, right = (_images(run, files, invert) for files in zip(*pairs, strict=True))
+    scores = verifier.decision_function(left, right)
+    answers = [
+        {"a": str(one), "b": str(two), "score": score, "same": score >= verifier.threshold_}
+        for (one, two), score in zip(pairs, scores.tolist(), strict=True)
+    ]
+    same, different = verifier.pairs_
+    if json:
+        found = {
+            "threshold": verifier.threshold_,
+            "false_accept_rate": verifier.false_accept_rate_,
+            "false_reject_rate": verifier.false_reject_rate_,
+            "equal_error_rate": verifier.equal_error_rate_,
+            "chosen_by": {"pairs_of_one_class": same, "pairs_of_two": different},
+        }
+        return _print_json({**found, "pairs": answers})
+    for answer in answers:
+        said = "same" if answer["same"] else "different"
+        print(f"{answer['a']}, {answer['b']}: {said}  (score {answer['score']:.3f})")
+    print(
+        f"Same from a score of {verifier.threshold_:.3f} on. Of the pairs that this was chosen "
+        f"by, {verifier.false_accept_rate_:.1%} of {different} of two classes pass, and "
+        f"{verifier.false_reject_rate_:.1%} of {same} of one class do not."
+    )
+
+
+def cluster(
+    folder: Positional[Path],
+    images: Positional[Path],
+    *,
+    clusters: int | None = None,
+    out: Path | None = None,
+    invert: bool = False,
+    skip_unreadable: bool = False,
+    json: bool = False,
+) -> None:
+    """Sorts images that have no labels into groups of those that a run's learner finds alike.
+
+    Example: quickstudy cluster runs/glyphs_protonet my_images --out groups.csv
+
+    Args:
+        folder: of the run.
+        images: folder of image files, also of those in folders within it.
+        clusters: how many groups; if not given, from 2 to 20 as fits best.
+        out: file to write: .csv (image, group) or .json (the images of each group).
+        invert: swap dark and light; the letters that come with quickstudy are light on dark.
+        skip_unreadable: leave out files that are no images.
+        json: print JSON.
+    """
+    from quickstudy.clustering import cluster
+
+    if out is not None and out.suffix not in (".csv", ".json"):
+        raise ValueError(f"{out} is neither .csv nor .json: end its name by one of these.")
+    run = recipe.reopen(folder)
+    files = _files(images, within=True)
+    if skip_unreadable:
+        files = [file for file in files if _is_image(file)]
+    labels = cluster(run.experiment.learner, _images(run, files, invert), clusters)
+    groups = [
+        [str(file) for file, label in zip(files, labels, strict=True) if label == group]
+        for group in range(max(labels) + 1)
+    ]
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("w", newline="") as file:
+            if out.suffix == ".json":
+                file.write(_dumps({"groups": groups}) + "\n")
+            else:
+                rows = csv.writer(file)
+                rows.writerow(["image", "group"])
+                rows.writerows((name, k) for k, group in enumerate(groups, 1) for name in group)
+        print(f"{out}: {len(files)} images in {len(groups)} groups", file=sys.stderr)
+    if json:
+        return _print_json({"groups": groups})
+    for number, group in enumerate(groups, 1):
+        print(f"group {number} ({len(group)}): {', '.join(group)}")
 
 
 def doctor(what: Positional[str], *, compiled: bool = False, device: str = "cpu") -> None:
@@ -388,6 +502,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "adapt": adapt,
     "predict": predict,
+    "verify": verify,
+    "cluster": cluster,
     "doctor": doctor,
     "compare": compare,
     "report": report,
@@ -530,6 +646,62 @@ def _read(file: Path, size: tuple[int, int], channels: int) -> torch.Tensor:
             return torch.from_numpy(pixels.copy())
     except UnidentifiedImageError:
         raise ValueError(f"{file} is not an image that Pillow can read.") from None
+
+
+def _is_image(file: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _files(place: Path, *, within: bool = False) -> list[Path]:
+    """An image file, or those in a folder and, `within`, in its folders."""
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise ValueError(f"There is no file or folder {place}: name images that there are.")
+    found = sorted(place.rglob("*") if within else place.iterdir())
+    hidden = {f for f in found if any(p.startswith(".") for p in f.relative_to(place).parts)}
+    files = [file for file in found if file.is_file() and file not in hidden]
+    if not files:
+        raise ValueError(f"There are no images in {place}: name a folder that has some.")
+    return files
+
+
+def _images(run: recipe.Run, files: Sequence[Path], invert: bool) -> Any:
+    """Bytes (N, channels, height, width), as the run's learner takes images."""
+    channels, *size = _shape(run)
+    read = {file: _read(file, (size[0], size[1]), channels) for file in dict.fromkeys(files)}
+    if not read:
+        raise ValueError("None of the files is an image that Pillow can read: name some.")
+    return _pixels(torch.stack([read[file] for file in files]), invert)
+
+
+def _to_choose_by(run: recipe.Run, support: Path | None, invert: bool) -> tuple[Any, Any]:
+    """Images and labels: those of a folder, or some that the recipe validates with."""
+    channels, *size = _shape(run)
+    if support is not None:
+        data = datasets.folder(
+            support,
+            size=(size[0], size[1]),
+            channels=channels,  # pyright: ignore[reportArgumentType]
+        )
+        return _pixels(data.x, invert), data.y.numpy()
+    tasks = run.experiment.validation
+    if not isinstance(tasks, FewShot):
+        raise ValueError(
+            f"Recipe {run.recipe} does not validate with classes of images: give --support, a "
+            "folder of class folders of your own."
+        )
+    data = tasks.dataset
+    classes = torch.randperm(len(data.classes), generator=torch.Generator().manual_seed(0))
+    rows = torch.cat([(data.y == c).nonzero().flatten()[:5] for c in classes[:20]])
+    return data.x[rows].numpy(), data.y[rows].numpy()
 
 
 def _pixels(x: torch.Tensor, invert: bool) -> Any:

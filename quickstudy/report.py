@@ -46,6 +46,8 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
     Raises:
         CheckpointError: the run has no checkpoint yet.
     """
+    from quickstudy.comparing import comparing  # which itself imports this module
+
     folder = Path(run.folder if isinstance(run, Run) else run)
     result, best = read(folder), reopen(folder)
     name, test = next(iter(best.experiment.tests.items()))
@@ -53,6 +55,7 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
     parts = [
         section("Results", results(measured, result["paper"])),
         section(f"What it does: {name}", picture(best.experiment.learner, test)),
+        section("How it compares", comparing(best.experiment.learner, test)),
         section(
             "Inside the adaptation", adaptation(best.experiment.learner, best.experiment.tests)
         ),
@@ -332,12 +335,7 @@ def _episode(learner: Learner[Any], batch: TaskBatch, names: Sequence[str] | Non
     support, query = (tree_map(lambda leaf: leaf[0].cpu(), part) for part in one)
     low, high = support.x.min(), support.x.max()
 
-    def image(x: Tensor, kind: str = "") -> str:
-        pixels = ((x - low) / (high - low).clamp_min(1e-6) * 255).clamp(0, 255)
-        array = pixels.to(torch.uint8).permute(1, 2, 0).numpy()
-        picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array[..., :3])
-        return f'<img class="pixels {kind}" src="{_png(picture.save)}" alt="">'
-
+    image = partial(pixels, low=low, high=high)
     real, truth = query.weight > 0, query.y.argmax(-1)
     present = [c for c in range(support.y.shape[-1]) if support.y[:, c].any()]
     label = {c: names[c] if names else f"class {i}" for i, c in enumerate(present, 1)}
@@ -357,7 +355,7 @@ def _episode(learner: Learner[Any], batch: TaskBatch, names: Sequence[str] | Non
             asked.append(
                 f'<figure class="{"right" if right else "wrong"}">'
                 f"<div>{image(query.x[q])}<i>{'✓' if right else '✗'}</i>"
-                f"{image(shots[guess][0], 'small')}</div>"
+                f"{image(shots[guess][0], kind='small')}</div>"
                 f"<figcaption>{_name(label[guess])}{was}"
                 f'<span class="chance"><s style="width:{chance:.0%}"></s></span>'
                 f"{chance:.0%}</figcaption></figure>"
@@ -373,6 +371,14 @@ def _episode(learner: Learner[Any], batch: TaskBatch, names: Sequence[str] | Non
         f'<h3>Query set: what it is asked</h3><div class="asked">{"".join(asked)}</div>'
         + paragraph(note)
     )
+
+
+def pixels(x: Tensor, low: Tensor, high: Tensor, kind: str = "") -> str:
+    """An image x (channels, height, width), `low` as black and `high` as white."""
+    scaled = ((x - low) / (high - low).clamp_min(1e-6) * 255).clamp(0, 255)
+    array = scaled.to(torch.uint8).permute(1, 2, 0).numpy()
+    picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array[..., :3])
+    return f'<img class="pixels {kind}" src="{_png(picture.save)}" alt="">'
 
 
 def _names(test: Test, seed: int) -> list[str] | None:
