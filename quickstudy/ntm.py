@@ -34,8 +34,8 @@ def cosine(keys: Tensor, memory: Tensor) -> Tensor:
 
     Of vectors shorter than a thousandth it tends to 0, and its slope stays finite.
     """
-    unit = [v / (v.square().sum(-1, keepdim=True) + 1e-6).sqrt() for v in (keys, memory)]
-    return unit[0] @ unit[1].mT
+    key, slot = ((v.square().sum(-1) + 1e-6).sqrt() for v in (keys, memory))
+    return keys @ memory.mT / (key[..., :, None] * slot[..., None, :])
 
 
 def content_addressing(keys: Tensor, strength: Tensor, memory: Tensor) -> Tensor:
@@ -227,6 +227,11 @@ class NTM(Machine[NTMState]):
         first = torch.zeros(reads + writes, slots)
         first[:, 0] = 2 * math.log(slots)
         self.first = nn.Parameter(first)
+
+    def names(self) -> list[str]:
+        """Of the heads, in their order."""
+        reads, writes = (range(1, 1 + number) for number in self.heads)
+        return [*(f"read head {i}" for i in reads), *(f"write head {i}" for i in writes)]
 
     def start(self) -> NTMState:
         """The state before the first step: an empty memory, and what is learned."""

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from quickstudy.functional import Criterion, tree_map, weighted_mean
 from quickstudy.learner import Learner
-from quickstudy.ntm import Machine
-from quickstudy.task import Examples
+from quickstudy.ntm import NTM, Machine
+from quickstudy.task import Examples, Task
 
 
 def bit_cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
@@ -63,3 +63,16 @@ class SequenceLearner(Learner[Any]):
         machine recites all of them, given zeros."""
         recited, _ = self.machine(x.new_zeros(x.shape[-1], self.machine.inputs), state)
         return x @ recited
+
+    def weightings(self, task: Task[Examples]) -> dict[str, Tensor]:
+        """Where each head was, by its name, at every step of reading and then reciting
+        (S + Q, M); nothing of a machine without heads."""
+        if not isinstance(self.machine, NTM):
+            return {}
+        steps = task.query.x.shape[-1]
+        x = torch.cat([task.support.x, task.support.x.new_zeros(steps, self.machine.inputs)])
+        _, states = self.machine.trace(x)
+        every = torch.stack([state.weightings for state in states], 1)  # (H, S + steps, M)
+        read, recited = every.split([len(task.support.x), steps], 1)
+        asked = torch.cat([read, task.query.x @ recited], 1)
+        return dict(zip(self.machine.names(), asked, strict=True))

@@ -1,0 +1,68 @@
+"""The repeat-copy task of neural Turing machines (Graves, Wayne & Danihelka, 2014,
+section 4.2).
+
+Sequences of 1 to 10 random vectors of 8 bits are shown, then a number from 1 to 10: so often
+are they to be recited, and then the end is to be said in a ninth bit. Tested, sequences are up
+to twice as long, or twice as often to be repeated, as any in training. The learners are those
+of `copy_ntm` (the paper's rival has layers of 512 here). `bit_errors` are wrong bits of a whole
+answer, which has 9 for each step.
+
+The paper draws curves, no numbers: its machines learn the task and follow it to longer
+sequences; asked for more repeats they go on, but cannot tell when to end. Its LSTM fails at
+both.
+
+Differs: as `copy_ntm` does.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+
+import quickstudy as qs
+from quickstudy.ntm import NTM, FeedForward, Machine, StackedLSTM
+from quickstudy.recipe import Experiment, Test
+
+RESULT = "repeat_copy_{learner}"
+
+Name = Literal["ntm", "feed_forward", "lstm"]
+LEARNERS: dict[Name, Callable[[int, int], Machine[Any]]] = {
+    "ntm": NTM,
+    "feed_forward": lambda inputs, outputs: NTM(inputs, outputs, controller=FeedForward),
+    "lstm": StackedLSTM,
+}
+
+
+def recipe(
+    *,
+    learner: Name = "ntm",
+    steps: int = 5000,
+    size: int = 16,
+    lr: float = 1e-3,
+    seed: int = 0,
+) -> Experiment:
+    if learner not in LEARNERS:
+        raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
+    model = qs.SequenceLearner(LEARNERS[learner](10, 9))
+    errors = {"bit_errors": qs.bit_errors}
+    mixed = qs.RepeatCopy(length=(1, 10), repeats=(1, 10), ragged=True)
+    tests = {"lengths 1 to 10, 1 to 10 times": Test(mixed, metrics=errors, count=1000)}
+    for length, repeats in ((10, 10), (20, 10), (10, 20)):
+        exactly = qs.RepeatCopy(length=(length, length), repeats=(repeats, repeats))
+        tests[f"length {length}, {repeats} times"] = Test(exactly, metrics=errors, count=400)
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    return Experiment(
+        model,
+        qs.RepeatCopy(length=(1, 10), repeats=(1, 10)),
+        mixed,
+        tests,
+        optimizer,
+        steps,
+        size,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        clip=10.0,
+        metrics={"bits": qs.bit_cross_entropy, **errors},
+        better="min",
+        validate=max(1, steps // 15),
+        validation_count=200,
+    )
