@@ -27,6 +27,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.sampling --out benchmarks/results/sampling.json
 	$(BIN)/python -m benchmarks.evaluate --out benchmarks/results/evaluate.json
 	$(BIN)/python -m benchmarks.metric --out benchmarks/results/metric.json
+	$(BIN)/python -m benchmarks.heads --out benchmarks/results/heads.json
+	$(BIN)/python -m benchmarks.recurrent --out benchmarks/results/recurrent.json
 	$(BIN)/python -m benchmarks.memory --out benchmarks/results/memory.json --plot docs/how-to/memory.svg
 
 # every stored result, again: hours on one machine; stopped, it goes on where it was
