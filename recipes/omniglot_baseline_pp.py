@@ -21,7 +21,7 @@ def recipe(
     *,
     steps: int = 8_000,
     examples: int = 128,
-    lr: float = 1e-3,
+    lr: float = 3e-3,
     scale: float = 10.0,
     inner_lr: float = 0.01,
     inner_steps: int = 100,

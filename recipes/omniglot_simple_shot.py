@@ -52,7 +52,7 @@ def recipe(
     *,
     steps: int = 8_000,
     examples: int = 128,
-    lr: float = 1e-3,
+    lr: float = 3e-3,
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
