@@ -8,11 +8,18 @@ from torch import Tensor, nn
 
 from quickstudy import (
     MAML,
+    R2D2,
     FewShot,
+    FullContext,
     Learner,
+    MatchingNetwork,
     ProtoMAML,
     PrototypicalNetwork,
+    RelationNetwork,
     RidgeRegression,
+    Scaled,
+    SiameseNetwork,
+    WeightedL1,
     accuracy,
     cross_entropy,
     embed_once,
@@ -21,7 +28,7 @@ from quickstudy import (
     use_batch_statistics,
 )
 from quickstudy.datasets import Labelled
-from quickstudy.nets import Conv4
+from quickstudy.nets import MLP, Conv4
 
 METRICS = {"accuracy": accuracy, "cross_entropy": cross_entropy}
 
@@ -44,6 +51,23 @@ def ridge() -> RidgeRegression:
     return RidgeRegression(Conv4(channels=4, size=16), criterion=cross_entropy)
 
 
+def matching() -> MatchingNetwork:
+    net = Conv4(channels=4, size=16)
+    return MatchingNetwork(net, similarity=Scaled(), context=FullContext(net.width))
+
+
+def siamese() -> SiameseNetwork:
+    return SiameseNetwork(Conv4(channels=4, size=16), WeightedL1(4))
+
+
+def relation() -> RelationNetwork:
+    return RelationNetwork(Conv4(channels=4, size=16), MLP(8, 1))
+
+
+def r2d2() -> R2D2:
+    return R2D2(Conv4(channels=4, size=16))
+
+
 def trained(learner: Learner[Any], tasks: FewShot) -> Learner[Any]:
     """With running statistics that are those of images."""
     optimizer = torch.optim.SGD(learner.parameters(), 1e-3)
@@ -60,8 +84,13 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("make", [protonet, ridge])
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        *[(make, settings) for make in (protonet, ridge) for settings in SETTINGS],
+        *[(make, SETTINGS[1]) for make in (matching, siamese, relation, r2d2)],
+    ],
+)
 def test_numbers_are_those_of_the_usual_evaluation(make: Any, settings: dict[str, Any]):
     tasks = FewShot(pictures(), **{"ways": 4, "queries": 3, **settings})
     learner = trained(make(), tasks)
