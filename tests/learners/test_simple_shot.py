@@ -45,6 +45,7 @@ def test_untransformed_it_is_a_prototypical_network():
 def test_transformed_by_hand(transform: Any):
     support, query = task()
     mine = learner(transform=transform)
+    assert mine.centre.running_mean is not None
     centre = mine.centre.running_mean.numpy() if transform == "CL2N" else 0.0
 
     def transformed(x: torch.Tensor) -> np.ndarray:
