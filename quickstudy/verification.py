@@ -82,8 +82,8 @@ class FewShotVerifier(_FewShotEstimator):
 
     The classes need not be those of `fit`, nor any that were there in meta-training: `fit`
     chooses a threshold, and nothing else. Examples are given as to `FewShotClassifier`. Scores
-    are no probabilities; what a threshold promises is said by its two error rates. With a learner
-    that normalises by the batch at hand, a score depends on the other rows.
+    are no probabilities; what a threshold promises is said by its two error rates. With a
+    learner that normalises by the batch at hand, a score depends on the other rows.
 
     Args:
         learner: meta-trained, with a module `embed` or a method `similarity`; it is used as it
