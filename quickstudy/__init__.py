@@ -9,6 +9,7 @@ from quickstudy.distributions.copying import Copy, RepeatCopy
 from quickstudy.distributions.few_shot import FewShot
 from quickstudy.distributions.fixed import Fixed
 from quickstudy.distributions.gaussian_process import GaussianProcess
+from quickstudy.distributions.presentations import Presentations
 from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.embedding import embed_once
 from quickstudy.estimator import FewShotClassifier, FewShotRegressor
@@ -30,8 +31,10 @@ from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
 from quickstudy.learners.feat import FEAT
 from quickstudy.learners.imaml import IMAML
+from quickstudy.learners.life_long_memory import LifeLongMemory
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
+from quickstudy.learners.mann import LRUA, MANN
 from quickstudy.learners.matching import FullContext, MatchingNetwork
 from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge, svm
@@ -56,12 +59,14 @@ from quickstudy.learners.siamese import (
     triplet_siamese,
 )
 from quickstudy.learners.simple_shot import SimpleShot
+from quickstudy.learners.snail import SNAIL
 from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import is_low_rank, lora
 from quickstudy.nets import use_batch_statistics
 from quickstudy.ntm import NTM, StackedLSTM
 from quickstudy.planning import Plan, Way, doctor, plan
+from quickstudy.presentations import evaluate_presentations
 from quickstudy.recurrent import use_cells
 from quickstudy.similarity import Scaled, cosine_similarity, negative_squared_distance
 from quickstudy.task import Examples, Task, TaskDistribution, batches
@@ -82,11 +87,14 @@ __all__ = [
     "FEAT",
     "IMAML",
     "LRD2",
+    "LRUA",
     "MAML",
+    "MANN",
     "NTM",
     "R2D2",
     "ROC",
     "SGD",
+    "SNAIL",
     "TIM",
     "Baseline",
     "CheckpointError",
@@ -110,12 +118,14 @@ __all__ = [
     "InnerOptimizer",
     "Inside",
     "Learner",
+    "LifeLongMemory",
     "MAMLPlusPlus",
     "MatchingNetwork",
     "MetaCurvature",
     "MetaOptNet",
     "MetaSGD",
     "Plan",
+    "Presentations",
     "ProtoMAML",
     "PrototypicalNetwork",
     "RelationNetwork",
@@ -160,6 +170,7 @@ __all__ = [
     "evaluate",
     "evaluate_clustering",
     "evaluate_open_set",
+    "evaluate_presentations",
     "evaluate_verification",
     "film_conv4",
     "fomaml",

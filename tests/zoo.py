@@ -21,7 +21,9 @@ from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.feat import FEAT
 from quickstudy.learners.imaml import IMAML
+from quickstudy.learners.life_long_memory import LifeLongMemory
 from quickstudy.learners.maml_pp import MAMLPlusPlus
+from quickstudy.learners.mann import LRUA, MANN
 from quickstudy.learners.matching import FullContext, MatchingNetwork
 from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge
@@ -42,6 +44,7 @@ from quickstudy.learners.siamese import (
     triplet_siamese,
 )
 from quickstudy.learners.simple_shot import SimpleShot
+from quickstudy.learners.snail import SNAIL
 from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import lora
@@ -63,6 +66,7 @@ def clouds() -> Labelled:
 
 
 CLOUDS = Classification(clouds(), 20)
+FEW_CLOUDS = Classification(clouds(), 8)
 
 
 class Entry(NamedTuple):
@@ -212,6 +216,27 @@ ZOO = {
     ),
     "transductive_fine_tuning": Entry(
         lambda: TransductiveFineTuning(MLP(8, 5), steps=5), CLOUDS, {"additive"}
+    ),
+    "mann": Entry(
+        lambda: MANN(MLP(8, 8), LRUA(13, 5, hidden=16, slots=8, width=8, heads=2)),
+        FEW_CLOUDS,
+        MEMORY | HEAD,
+    ),
+    "mann_lstm": Entry(
+        lambda: MANN(MLP(8, 8), StackedLSTM(13, 5, hidden=16, layers=1)),
+        FEW_CLOUDS,
+        MEMORY | HEAD,
+    ),
+    "snail": Entry(
+        lambda: SNAIL(MLP(8, 8), 8, 3, length=7, blocks=((8, 4), 8, (8, 8))),
+        BLOBS,
+        MEMORY | HEAD,
+    ),
+    "snail_no_attention": Entry(
+        lambda: SNAIL(MLP(8, 8), 8, 3, length=7, blocks=(8, 8)), BLOBS, MEMORY | HEAD
+    ),
+    "life_long_memory": Entry(
+        lambda: LifeLongMemory(MLP(8, 8), slots=20), BLOBS, {"additive", "order matters"}
     ),
     "ntm": Entry(
         lambda: SequenceLearner(NTM(5, 4, hidden=16, slots=6, width=5)), WORDS, MEMORY
