@@ -53,6 +53,7 @@ class MetaOptNet(Learner[Fitted]):
     Args:
         base: the base learner, from embedded examples to W (D, C): `partial(svm, C=1.0)`, or a
             differentiable function of your own.
+        scale: where γ starts.
         criterion: of the meta-loss; the paper smooths its labels.
     """
 
@@ -61,11 +62,12 @@ class MetaOptNet(Learner[Fitted]):
         embed: nn.Module,
         *,
         base: BaseLearner = svm,
+        scale: float = 1.0,
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
         self.embed, self.base = embed, base
-        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.scale = nn.Parameter(torch.tensor(scale))
 
     def adapt(self, support: Examples, state: Fitted | None = None) -> Fitted:
         """What the base learner makes of the examples, and of those that `state` has."""
