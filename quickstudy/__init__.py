@@ -8,7 +8,9 @@ from quickstudy.distributions.classification import Classification
 from quickstudy.distributions.copying import Copy, RepeatCopy
 from quickstudy.distributions.few_shot import FewShot
 from quickstudy.distributions.fixed import Fixed
+from quickstudy.distributions.functions import Line, Parabola
 from quickstudy.distributions.gaussian_process import GaussianProcess
+from quickstudy.distributions.mixture import Mixture
 from quickstudy.distributions.presentations import Presentations
 from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.embedding import embed_once
@@ -70,6 +72,7 @@ from quickstudy.presentations import evaluate_presentations
 from quickstudy.recurrent import use_cells
 from quickstudy.similarity import Scaled, cosine_similarity, negative_squared_distance
 from quickstudy.task import Examples, Task, TaskDistribution, batches
+from quickstudy.task_memory import TaskMemory
 from quickstudy.train import Step, train
 from quickstudy.verification import (
     ROC,
@@ -119,11 +122,14 @@ __all__ = [
     "Inside",
     "Learner",
     "LifeLongMemory",
+    "Line",
     "MAMLPlusPlus",
     "MatchingNetwork",
     "MetaCurvature",
     "MetaOptNet",
     "MetaSGD",
+    "Mixture",
+    "Parabola",
     "Plan",
     "Presentations",
     "ProtoMAML",
@@ -144,6 +150,7 @@ __all__ = [
     "Step",
     "Task",
     "TaskDistribution",
+    "TaskMemory",
     "TransductiveFineTuning",
     "Way",
     "WeightedL1",

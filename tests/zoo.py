@@ -51,6 +51,7 @@ from quickstudy.low_rank import lora
 from quickstudy.nets import MLP, Conv4, use_batch_statistics
 from quickstudy.ntm import NTM, FeedForward, StackedLSTM
 from quickstudy.similarity import Scaled
+from quickstudy.task_memory import TaskMemory
 from quickstudy.testing import Blobs, Case, Lines, Trait
 
 BLOBS, LINES = Blobs(), Lines()
@@ -67,6 +68,13 @@ def clouds() -> Labelled:
 
 CLOUDS = Classification(clouds(), 20)
 FEW_CLOUDS = Classification(clouds(), 8)
+
+
+def with_past() -> TaskMemory:
+    """That knows two tasks by what they were before any meta-training."""
+    memory = TaskMemory(MAML(mlp(), lr=0.1), size=3, temperature=10)
+    memory.remember(BLOBS.sample(2, torch.Generator().manual_seed(0)))
+    return memory
 
 
 class Entry(NamedTuple):
@@ -228,15 +236,24 @@ ZOO = {
         MEMORY | HEAD,
     ),
     "snail": Entry(
-        lambda: SNAIL(MLP(8, 8), 8, 3, length=7, blocks=((8, 4), 8, (8, 8))),
+        lambda: SNAIL(nn.Linear(8, 8), 8, 3, length=7, blocks=((32, 16), 8, (32, 16))),
         BLOBS,
         MEMORY | HEAD,
+        steps=60,
     ),
     "snail_no_attention": Entry(
-        lambda: SNAIL(MLP(8, 8), 8, 3, length=7, blocks=(8, 8)), BLOBS, MEMORY | HEAD
+        lambda: SNAIL(MLP(8, 8), 8, 5, length=9, blocks=(8,)), FEW_CLOUDS, MEMORY | HEAD
     ),
     "life_long_memory": Entry(
         lambda: LifeLongMemory(MLP(8, 8), slots=20), BLOBS, {"additive", "order matters"}
+    ),
+    "task_memory": Entry(with_past, BLOBS, HEAD),
+    "task_memory_cavia": Entry(
+        lambda: TaskMemory(
+            CAVIA(ContextInput(MLP(1 + 2, 1)), context=2, criterion=squared_error)
+        ),
+        LINES,
+        {"empty support"},
     ),
     "ntm": Entry(
         lambda: SequenceLearner(NTM(5, 4, hidden=16, slots=6, width=5)), WORDS, MEMORY

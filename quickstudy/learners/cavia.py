@@ -59,7 +59,7 @@ class CAVIA(Learner[Tensor]):
         def misfit(fast: Params) -> Tensor:
             return self.criterion(self.predict(fast["context"], support.x), support)
 
-        start = support.weight.new_zeros(self.context) if state is None else state
+        start = self.start() if state is None else state
         fast = descend(
             misfit,
             {"context": start},
@@ -73,6 +73,10 @@ class CAVIA(Learner[Tensor]):
     def predict(self, state: Tensor, x: Tensor) -> Tensor:
         """What the net says of `x`, given the context."""
         return self.net(x, state)
+
+    def start(self) -> Tensor:
+        """The context before any example: zero (D,)."""
+        return next(self.parameters()).new_zeros(self.context)
 
 
 class ContextInput(nn.Module):
