@@ -13,6 +13,7 @@ from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.mixture import Mixture
 from quickstudy.distributions.presentations import Presentations
 from quickstudy.distributions.sinusoid import Sinusoid
+from quickstudy.distributions.stories import Stories
 from quickstudy.embedding import embed_once
 from quickstudy.estimator import FewShotClassifier, FewShotRegressor
 from quickstudy.evaluate import Difference, Report, evaluate
@@ -38,7 +39,13 @@ from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.mann import LRUA, MANN
 from quickstudy.learners.matching import FullContext, MatchingNetwork
+from quickstudy.learners.memory_network import (
+    MemoryNetwork,
+    few_shot_memory_network,
+    story_memory_network,
+)
 from quickstudy.learners.meta_curvature import MetaCurvature
+from quickstudy.learners.meta_net import MetaNet
 from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge, svm
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.ntm import SequenceLearner, bit_cross_entropy, bit_errors
@@ -125,7 +132,9 @@ __all__ = [
     "Line",
     "MAMLPlusPlus",
     "MatchingNetwork",
+    "MemoryNetwork",
     "MetaCurvature",
+    "MetaNet",
     "MetaOptNet",
     "MetaSGD",
     "Mixture",
@@ -148,6 +157,7 @@ __all__ = [
     "Sinusoid",
     "StackedLSTM",
     "Step",
+    "Stories",
     "Task",
     "TaskDistribution",
     "TaskMemory",
@@ -179,6 +189,7 @@ __all__ = [
     "evaluate_open_set",
     "evaluate_presentations",
     "evaluate_verification",
+    "few_shot_memory_network",
     "film_conv4",
     "fomaml",
     "gaussian_nll",
@@ -200,6 +211,7 @@ __all__ = [
     "save",
     "squared_distance",
     "squared_error",
+    "story_memory_network",
     "svm",
     "train",
     "triplet_siamese",

@@ -15,6 +15,7 @@ from quickstudy.datasets import Labelled
 from quickstudy.descent import SGD
 from quickstudy.distributions.classification import Classification
 from quickstudy.distributions.copying import Copy, RepeatCopy
+from quickstudy.distributions.stories import Stories
 from quickstudy.functional import squared_error
 from quickstudy.learners.baseline import baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
@@ -25,7 +26,9 @@ from quickstudy.learners.life_long_memory import LifeLongMemory
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.mann import LRUA, MANN
 from quickstudy.learners.matching import FullContext, MatchingNetwork
+from quickstudy.learners.memory_network import few_shot_memory_network, story_memory_network
 from quickstudy.learners.meta_curvature import MetaCurvature
+from quickstudy.learners.meta_net import MetaNet
 from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.ntm import SequenceLearner
@@ -56,6 +59,7 @@ from quickstudy.testing import Blobs, Case, Lines, Trait
 
 BLOBS, LINES = Blobs(), Lines()
 HALF_LABELLED = Blobs(shots=1, unlabelled=3)
+STORIES = Stories(1, sentences=(1, 5))
 WORDS = Copy(4, length=(2, 3))
 IMAGES = Blobs(shape=(1, 16, 16))
 
@@ -267,5 +271,18 @@ ZOO = {
     ),
     "ntm_lstm": Entry(
         lambda: SequenceLearner(StackedLSTM(5, 4, hidden=16, layers=2)), WORDS, MEMORY
+    ),
+    "memory_network": Entry(
+        lambda: few_shot_memory_network(MLP(8, 8), 8, hops=2), BLOBS, {"additive"}
+    ),
+    "memory_network_stories": Entry(
+        lambda: story_memory_network(len(Stories.words), width=8, hops=2, latest=4),
+        STORIES,
+        MEMORY,
+    ),
+    "meta_net": Entry(
+        lambda: MetaNet(MLP(8, 16), MLP(8, 16), 16, 3, hidden=8, units=4),
+        BLOBS,
+        {"class order matters", "order matters"},
     ),
 }
