@@ -1,5 +1,5 @@
-"""How soon a class is recognised: accuracy at its first, second, ... presentation (Santoro et al.,
-2016, arXiv:1605.06065, table 1)."""
+"""How soon a class is recognised: accuracy at its first, second, ... presentation (Santoro et
+al., 2016, arXiv:1605.06065, table 1)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -50,6 +50,7 @@ class Test:
     metrics: Mapping[str, Metric] | None = None
     count: int = 600  # tasks
     size: int = 50  # tasks at a time
+    judge: Callable[..., Report] = evaluate  # or another that takes what it takes
 
 
 @dataclass
@@ -70,6 +71,7 @@ class Experiment:
     better: Literal["max", "min"] = "max"  # of that metric
     validate: int = 500  # steps between validations
     validation_count: int = 200  # tasks
+    ready: Callable[[], None] | None = None  # done once a run is reopened: to fill a memory
 
 
 class Status(NamedTuple):
@@ -224,6 +226,8 @@ def reopen(
     module = find(facts["recipe"])
     run = _build(module, facts["recipe"], facts["settings"], Path(folder), device)
     facts = load(path, run.experiment.learner)
+    if run.experiment.ready is not None:
+        run.experiment.ready()
     last = read_facts(checkpoints.latest() or path)  # knows of the validations after the best
     run.start, run.seconds, run.history = facts["step"], last["seconds"], last["history"]
     return run
@@ -373,7 +377,7 @@ def measure(
     count = count or test.count
     learner, tasks = _embedded(run.experiment.learner, test.tasks, count)
     with _set(learner, test.settings):
-        report = evaluate(
+        report = test.judge(
             learner,
             tasks,
             count=count,

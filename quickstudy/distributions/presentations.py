@@ -13,9 +13,9 @@ from quickstudy.task import Examples, Json, Task, TaskDistribution
 class Presentations(TaskDistribution):
     """Other tasks, whose support and query examples are mixed at random.
 
-    So the support set has no longer the same number of every class. Learners for which order
-    matters, such as `MANN`, and `evaluate_presentations` see the whole sequence, the support set
-    and then the query set. The paper's, of 10 presentations of 5 classes, are
+    So the support set has no longer the same number of every class. `MANN` in training and
+    `evaluate_presentations` go through the whole sequence, the support set and then the query
+    set. The paper's, of 10 presentations of 5 classes, are
     `Presentations(FewShot(dataset, ways=5, shots=5, queries=5))`.
     """
 
