@@ -47,6 +47,7 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
         CheckpointError: the run has no checkpoint yet.
     """
     from quickstudy.comparing import comparing  # which itself imports this module
+    from quickstudy.remembering import remembering
 
     folder = Path(run.folder if isinstance(run, Run) else run)
     result, best = read(folder), reopen(folder)
@@ -56,6 +57,7 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
         section("Results", results(measured, result["paper"])),
         section(f"What it does: {name}", picture(best.experiment.learner, test)),
         section("How it compares", comparing(best.experiment.learner, test)),
+        section("What its memory did", remembering(best.experiment.learner, test)),
         section(
             "Inside the adaptation", adaptation(best.experiment.learner, best.experiment.tests)
         ),
