@@ -114,7 +114,8 @@ class _Sequences(TaskDistribution):
         self.tasks = tasks
 
     def sample(self, size: int, generator: Generator) -> TaskBatch:
-        parts = zip(*self.tasks.sample(size, generator), strict=True)
+        support, query = self.tasks.sample(size, generator)
+        parts = zip(support, query, strict=True)
         sequence = Examples(*(torch.cat(part, 1) for part in parts))
         return Task(sequence, sequence)
 

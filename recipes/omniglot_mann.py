@@ -1,14 +1,14 @@
 """Memory-augmented neural networks on Omniglot (Santoro et al., 2016, table 1).
 
 The protocol of presentations: 50 images of 5 characters, 10 of each, come one by one in random
-order with labels that are new in every episode; each is guessed before it is told. `memory`
-slots of 40 with 4 heads beside an LSTM of 200; with 0 of them, the LSTM alone, of which the paper
-has numbers too. 1,200 characters at random are for training and validation, 423 for test; turned
-by 90, 180 and 270 degrees, each is another class.
+order with labels that are new in every episode; each is guessed before it is told. A row is the
+accuracy at one presentation of a class. The LSTM of 200 has a memory of `memory` slots of 40,
+with 4 heads; with 0 slots it is the LSTM alone. 1,200 characters at random are for training and
+validation, 423 for test; turned by 90, 180 and 270 degrees, each is another class.
 
 Differs: images of 28 x 28 go through a strided convolutional net of width 64, normalised by
-running statistics, where the paper's of 20 x 20 go to the controller as they are, which takes
-several times the training; they are not shifted at random. 100 of the 1,200 characters are kept
+running statistics, where the paper's of 20 x 20 go to the controller as they are; they are not
+shifted at random. 100 of the 1,200 characters are kept
 for validation, which is of the second half of a sequence, the first half being told. The paper
 trains for 100,000 episodes by RMSProp at 1e-4; the default here is what one CPU core does in a
 quarter of an hour, 1,100 steps of 16 episodes (18 %) by Adam, with the rate falling by a cosine

@@ -35,6 +35,11 @@ def least_used(usage: Tensor, number: int) -> Tensor:
     return (slots[..., None] == torch.arange(usage.shape[-1], device=usage.device)).to(usage)
 
 
+def _sequence(task: Task[Examples]) -> Examples:
+    """The support set and then the query set."""
+    return Examples(*map(torch.cat, zip(task.support, task.query, strict=True)))
+
+
 class LRUAState(NamedTuple):
     """What a memory of least recently used access is in after a step."""
 
@@ -144,7 +149,7 @@ class MANN(Learner[Heard]):
 
     def loss(self, task: Task[Examples]) -> Tensor:
         """Of guessing every example before it is told, those of the support set first."""
-        sequence = Examples(*map(torch.cat, zip(*task, strict=True)))
+        sequence = _sequence(task)
         return self.criterion(torch.stack(self.listen(sequence)[0]), sequence)
 
     def listen(
@@ -152,16 +157,15 @@ class MANN(Learner[Heard]):
     ) -> tuple[list[Tensor], list[Heard]]:
         """Guesses (C,) of all N examples, each made before its label was told, and the N + 1
         states before, between and after them."""
-        if state is None:
-            nothing = examples.y.new_zeros(examples.y.shape[-1])
-            state = Heard(self.machine.start(), nothing)
-        guesses, states = [], [state]
+        nothing = examples.y.new_zeros(examples.y.shape[-1])
+        known = Heard(self.machine.start(), nothing) if state is None else state
+        guesses, states = [], [known]
         embedded = self.embed(examples.x)
         for x, y, weight in zip(embedded, examples.y, examples.weight, strict=True):
-            guess, machine = self.machine.step(torch.cat([x, state.label]), state.machine)
-            state = tree_map(partial(torch.where, weight > 0), Heard(machine, y), state)
+            guess, machine = self.machine.step(torch.cat([x, known.label]), known.machine)
+            known = tree_map(partial(torch.where, weight > 0), Heard(machine, y), known)
             guesses.append(guess)
-            states.append(state)
+            states.append(known)
         return guesses, states
 
     def weightings(self, task: Task[Examples]) -> dict[str, Tensor]:
@@ -169,7 +173,7 @@ class MANN(Learner[Heard]):
         nothing of a machine that is no `LRUA`."""
         if not isinstance(self.machine, LRUA):
             return {}
-        sequence = Examples(*map(torch.cat, zip(*task, strict=True)))
+        sequence = _sequence(task)
         states = [state.machine for state in self.listen(sequence)[1][1:]]
         found = {}
         for head in range(self.machine.heads):
