@@ -48,6 +48,7 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
     """
     from quickstudy.comparing import comparing  # which itself imports this module
     from quickstudy.remembering import remembering
+    from quickstudy.retrieving import retrieving
 
     folder = Path(run.folder if isinstance(run, Run) else run)
     result, best = read(folder), reopen(folder)
@@ -58,6 +59,7 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
         section(f"What it does: {name}", picture(best.experiment.learner, test)),
         section("How it compares", comparing(best.experiment.learner, test)),
         section("What its memory did", remembering(best.experiment.learner, test)),
+        section("Which past tasks it recalled", retrieving(best.experiment.learner, test)),
         section(
             "Inside the adaptation", adaptation(best.experiment.learner, best.experiment.tests)
         ),

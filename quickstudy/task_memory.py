@@ -64,7 +64,7 @@ class TaskMemory(Learner[Any]):
     @property
     def steps(self) -> int:
         """Of the learner's inner descent."""
-        return self.learner.steps
+        return getattr(self.learner, "steps")  # noqa: B009  (not every learner has it)
 
     @steps.setter
     def steps(self, steps: int) -> None:
@@ -155,10 +155,10 @@ _NO_START = (
 )
 
 
-def _start(learner: Learner[Any]) -> Any:
+def _start(learner: Any) -> Any:
     try:
         return learner.start()
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError):  # ProtoMAML's is made from a support set
         raise ValueError(_NO_START.format(type(learner).__name__)) from None
 
 

@@ -1,0 +1,80 @@
+"""Pictures of which past tasks a new one was started from.
+
+For the report of a run whose learner is a `TaskMemory`.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from quickstudy.evaluate import evaluating
+from quickstudy.functional import tree_map, unstack
+from quickstudy.learner import Learner
+from quickstudy.recipe import Test
+from quickstudy.report import Palette, figure, paragraph, table
+from quickstudy.task import Examples, batches
+from quickstudy.task_memory import TaskMemory
+
+TASKS = 4  # new ones that are shown
+
+
+def retrieving(learner: Learner[Any], test: Test, *, seed: int = 1) -> str:
+    """Which past tasks the first tasks of a test (of `seed`) start from, as HTML: a table, and
+    pictures where tasks are functions of one variable. Nothing where the learner has no memory
+    of tasks, or an empty one.
+
+    Args:
+        learner: stays with the settings of the test.
+    """
+    for name, value in test.settings.items():
+        setattr(learner, name, value)
+    if not isinstance(learner, TaskMemory) or learner.limit == 0 or not learner.count:
+        return ""
+    batch = next(iter(batches(test.tasks, test.size, steps=1, seed=seed)))
+    few = tree_map(lambda leaf: leaf[:TASKS].to(learner.states.device), batch)
+    rows, drawn = list[list[str]](), ""
+    with evaluating(learner):
+        for number, support in enumerate(unstack(few.support), 1):
+            places, shares = learner.retrieved(support)
+            each = zip(places.tolist(), shares.tolist(), strict=True)
+            rows.append([f"task {number}", ", ".join(f"{s:.0%} of {p}" for p, s in each)])
+            if support.x.shape[1:] == support.y.shape[1:] == (1,):
+                ends = float(few.query.x.min()), float(few.query.x.max())
+                x = torch.linspace(*ends, 200).to(support.x)[:, None]
+                after = learner.predict(learner.adapt(support), x)
+                parts = x, learner.recall(places, x), shares, after, support
+                draw = partial(_curves, *tree_map(Tensor.cpu, parts))
+                drawn += figure(draw, f"what task {number} started from")
+    note = (
+        "The first tasks of the test, not picked. A past task is named by its place in the "
+        "memory; the share is its part of the weights that adaptation starts from. Thin: what "
+        "was learned of each past task; the more of it is used, the darker."
+    )
+    shown = f'<div class="figures">{drawn}</div>' if drawn else ""
+    return shown + table(["new task", "starts from past tasks"], rows) + paragraph(note)
+
+
+def _curves(
+    x: Tensor,
+    past: Tensor,
+    shares: Tensor,
+    after: Tensor,
+    support: Examples,
+    axes: Axes,
+    palette: Palette,
+) -> None:
+    for curve, share in zip(past, shares.tolist(), strict=True):
+        axes.plot(
+            x[:, 0], curve[:, 0], color=palette["other"], linewidth=1, alpha=0.2 + 0.8 * share
+        )
+    axes.plot(x[:, 0], after[:, 0], color=palette["main"], label="after adaptation")
+    real = support.weight > 0
+    axes.plot(
+        support.x[real, 0], support.y[real, 0], "o", color=palette["ink"], label="support"
+    )
+    axes.plot([], [], color=palette["other"], linewidth=1, label="past tasks")
+    axes.set(xlabel="x", ylabel="y")
+    axes.legend(frameon=False, labelcolor=palette["ink"], fontsize=7)
