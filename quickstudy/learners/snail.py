@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.learner import Learner
-from quickstudy.task import Examples
+from quickstudy.task import Examples, Task
 
 Block: TypeAlias = int | tuple[int, int]
 
@@ -77,21 +77,36 @@ class SNAIL(Learner[Examples]):
         Raises:
             ValueError: the labels have more columns than `ways`.
         """
-        missing = self.ways - support.y.shape[-1]
-        if missing < 0:
-            raise ValueError(
-                f"The tasks have {support.y.shape[-1]} ways and the learner has {self.ways}: "
-                "give SNAIL as many as the tasks."
-            )
-        new = support._replace(x=self.embed(support.x), y=F.pad(support.y, (0, missing)))
+        new = self.embedded(support, self.embed(support.x))
         return new if state is None else Examples(*map(torch.cat, zip(state, new, strict=True)))
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Logits (Q, C): what is said of each query, were it the next example."""
-        queries = self.embed(x)
-        told = torch.cat([state.y, state.y.new_zeros(len(x), self.ways)])
-        stream = torch.cat([torch.cat([state.x, queries]), told], -1)
-        ago = steps_ago(state.weight, len(x))
+        return self.say(state, self.embed(x))
+
+    def loss(self, task: Task[Examples]) -> Tensor:
+        """Of the queries; a net that normalises by batches does so by the task as a whole."""
+        support, query = task
+        x = self.embed(torch.cat([support.x, query.x]))
+        state = self.embedded(support, x[: len(support.x)])
+        return self.criterion(self.say(state, x[len(support.x) :]), query)
+
+    def embedded(self, examples: Examples, x: Tensor) -> Examples:
+        """Examples with embeddings x (N, D) in their place, and labels of `ways` columns."""
+        missing = self.ways - examples.y.shape[-1]
+        if missing < 0:
+            raise ValueError(
+                f"The tasks have {examples.y.shape[-1]} ways and the learner has {self.ways}: "
+                "give SNAIL as many as the tasks."
+            )
+        return examples._replace(x=x, y=F.pad(examples.y, (0, missing)))
+
+    def say(self, state: Examples, queries: Tensor) -> Tensor:
+        """Logits (Q, C) of embedded queries (Q, D)."""
+        untold = state.y.new_zeros(len(queries), self.ways)
+        labels = torch.cat([state.y, untold])
+        stream = torch.cat([torch.cat([state.x, queries]), labels], -1)
+        ago = steps_ago(state.weight, len(queries))
         for layer in self.layers:
             stream = layer(stream, ago)
         return self.head(stream[len(state.x) :])
