@@ -7,7 +7,7 @@ rotations, a support set that is written, fifteen queries of a class that are no
 normalised by running statistics (inductive).
 
 Differs: the embedding is Conv4-64 with max-pooling and a linear layer, where the paper has
-four convolutions of its own and dropout; an episode starts with one example of each class;
+a net of its own; an episode starts with one example of each class;
 the paper's numbers are for the k-th time that a class is met in such a sequence, with 1,200
 classes in training in no published list; a task has a memory of its own, where sixteen share
 one; the learning rate falls by a cosine; the forward pass is in bfloat16 by default, which a

@@ -7,8 +7,8 @@ images normalised by running statistics (inductive). `attention=False` leaves ou
 
 Differs: the paper's classes are 1,200 and 423, in no published list; its sequences end in one
 query, here a support set has three queries of each class; the learning rate falls by a cosine;
-the forward pass is in bfloat16 by default, which a CPU with AMX does twice as fast. The paper
-does not say how long it trains; the default is what one CPU core does in about twelve minutes.
+the forward pass is in bfloat16 by default, which a CPU with AMX does twice as fast. The default
+is what one CPU core does in about twelve minutes.
 """
 
 import torch
