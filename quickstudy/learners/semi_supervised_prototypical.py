@@ -35,14 +35,14 @@ class SemiSupervisedPrototypicalNetwork(Learner[Clusters]):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
-        steps: of soft k-means; the paper finds that more than one do not help.
+        refinements: of the means, by soft k-means; more than one did not help in the paper.
         distractors: whether examples without a label may be of no class of the task. Learns how
             wide the cluster of those is.
     """
 
-    def __init__(self, embed: nn.Module, *, steps: int = 1, distractors: bool = False):
+    def __init__(self, embed: nn.Module, *, refinements: int = 1, distractors: bool = False):
         super().__init__()
-        self.embed, self.steps = embed, steps
+        self.embed, self.refinements = embed, refinements
         self.log_radius = nn.Parameter(torch.zeros(())) if distractors else None
 
     def adapt(self, support: Examples, state: Clusters | None = None) -> Clusters:
@@ -65,7 +65,7 @@ class SemiSupervisedPrototypicalNetwork(Learner[Clusters]):
     def refined(self, state: Clusters) -> Prototypes:
         """The prototypes, with a share of every example that has no label."""
         labelled = prototypes = state.prototypes
-        for _ in range(self.steps):
+        for _ in range(self.refinements):
             share = self._shares(state.x, prototypes) * state.unlabelled[:, None]  # (S, C)
             sums, sizes = labelled.sums + share.T @ state.x, labelled.sizes + share.sum(0)
             prototypes = Prototypes(sums, sizes)

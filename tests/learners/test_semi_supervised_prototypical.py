@@ -56,13 +56,16 @@ def test_a_step_of_soft_k_means_by_hand():
     assert logits[0].tolist() == pytest.approx([-((4 - mean) ** 2) for mean in expected])
 
 
-def test_steps_share_anew_what_has_no_label_and_end_where_k_means_does():
-    learner = SemiSupervisedPrototypicalNetwork(nn.Flatten(), steps=50)
+def test_refinements_share_anew_what_has_no_label_and_end_where_k_means_does():
+    learner = SemiSupervisedPrototypicalNetwork(nn.Flatten(), refinements=50)
     one, other = means(learner, five())
     share = [1 / (1 + math.exp((x - one) ** 2 - (x - other) ** 2)) for x in (3, 1)]
     fixed = (2 + 3 * share[0] + 1 * share[1]) / (2 + sum(share))
     assert one == pytest.approx(fixed, rel=1e-9)
-    assert means(SemiSupervisedPrototypicalNetwork(nn.Flatten(), steps=0), five()) == [1, 6]
+    assert means(SemiSupervisedPrototypicalNetwork(nn.Flatten(), refinements=0), five()) == [
+        1,
+        6,
+    ]
 
 
 def test_a_cluster_about_the_origin_takes_what_is_of_no_class():
