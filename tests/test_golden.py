@@ -24,7 +24,8 @@ def losses(name: str) -> list[float]:
     torch.manual_seed(0)  # of dropout and the like
     found = []
     for batch in batches(entry.tasks, 4, steps=3):
-        loss = learner(tree_map(lambda x: x.double() if x.is_floating_point() else x, batch)).mean()
+        exact = tree_map(lambda x: x.double() if x.is_floating_point() else x, batch)
+        loss = learner(exact).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
