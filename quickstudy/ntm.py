@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import reduce
 from operator import mul
-from typing import Any, Generic, NamedTuple, TypeVar, final
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from quickstudy.functional import tree_map
 
 State = TypeVar("State")
+LSTMState: TypeAlias = tuple[Tensor, Tensor]  # the output and the cell
 
 
 def cosine(keys: Tensor, memory: Tensor) -> Tensor:
@@ -99,16 +100,17 @@ class Machine(nn.Module, ABC, Generic[State]):
         batch = x.shape[1:-1]
         if state is None:
             state = tree_map(lambda part: part.expand(*batch, *part.shape), self.start())
+        now = cast(State, state)
         outputs: list[Tensor] = []
         states: list[State] = []
         for given in x.unbind():
-            output, state = self.step(given, state)
+            output, now = self.step(given, now)
             outputs.append(output)
-            states.append(state)
+            states.append(now)
         return torch.stack(outputs), states
 
 
-class LSTMCell(Machine[tuple[Tensor, Tensor]]):
+class LSTMCell(Machine[LSTMState]):
     """A cell of a long short-term memory, whose first state is learned."""
 
     def __init__(self, inputs: int, hidden: int):
@@ -117,13 +119,11 @@ class LSTMCell(Machine[tuple[Tensor, Tensor]]):
         self.gates = nn.Linear(inputs + hidden, 4 * hidden)
         self.first = nn.Parameter(torch.zeros(2, hidden))
 
-    def start(self) -> tuple[Tensor, Tensor]:
+    def start(self) -> LSTMState:
         """The output and the cell, (hidden,) each."""
         return self.first[0], self.first[1]
 
-    def step(
-        self, x: Tensor, state: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def step(self, x: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """(inputs,) -> (hidden,)."""
         i, f, g, o = self.gates(torch.cat([x, state[0]], -1)).chunk(4, -1)
         cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
@@ -148,7 +148,7 @@ class FeedForward(Machine[tuple[()]]):
         return self.layer(x).tanh(), state
 
 
-class StackedLSTM(Machine[tuple[tuple[Tensor, Tensor], ...]]):
+class StackedLSTM(Machine[tuple[LSTMState, ...]]):
     """Layers of `LSTMCell` below a linear one: what the paper compares with.
 
     Args:
@@ -163,17 +163,17 @@ class StackedLSTM(Machine[tuple[tuple[Tensor, Tensor], ...]]):
         self.layers = nn.ModuleList(LSTMCell(width, hidden) for width in widths)
         self.output = nn.Linear(hidden, outputs)
 
-    def start(self) -> tuple[tuple[Tensor, Tensor], ...]:
+    def start(self) -> tuple[LSTMState, ...]:
         """That of every layer."""
-        return tuple(layer.start() for layer in self.layers)
+        return tuple(cast(LSTMCell, layer).start() for layer in self.layers)
 
     def step(
-        self, x: Tensor, state: tuple[tuple[Tensor, Tensor], ...]
-    ) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...]]:
+        self, x: Tensor, state: tuple[LSTMState, ...]
+    ) -> tuple[Tensor, tuple[LSTMState, ...]]:
         """(inputs,) -> (outputs,)."""
         after = []
         for layer, before in zip(self.layers, state, strict=True):
-            x, now = layer.step(x, before)
+            x, now = cast(LSTMCell, layer).step(x, before)
             after.append(now)
         return self.output(x), tuple(after)
 

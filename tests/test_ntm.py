@@ -288,3 +288,24 @@ def test_a_machine_wired_by_hand_copies_without_error():
     _, states = net.trace(batch.support.x[0])
     assert [int(s.weightings[1].argmax()) for s in states] == [1, 2, 3, 4, 5, 6]
     assert [int(s.weightings[0].argmax()) for s in states] == [0] * 6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler itself
+@pytest.mark.parametrize("kind", [LSTMCell, FeedForward])
+def test_a_compiled_step_and_a_compiled_learner_are_the_same(kind: Any):
+    def slopes(losses: Tensor, learner: nn.Module) -> list[Tensor]:
+        learner.zero_grad()
+        losses.mean().backward()
+        return [losses.detach(), *(p.grad for p in learner.parameters() if p.grad is not None)]
+
+    torch._dynamo.reset()
+    learner = SequenceLearner(machine(controller=kind))
+    batch = Copy(2, length=(1, 2), ragged=True).sample(3, torch.Generator())
+    expected = slopes(learner(batch), learner)
+    whole: Any = torch.compile(learner, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(slopes(whole(batch), learner), expected, rtol=1e-9, atol=1e-11)
+    net, x = learner.machine, torch.randn(3, 2, 3)
+    expected = slopes(net(x)[0], net)
+    net.step = torch.compile(net.step, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(slopes(net(x)[0], net), expected, rtol=1e-9, atol=1e-11)
