@@ -21,7 +21,7 @@ import quickstudy as qs
 from quickstudy.presentations import accuracy_at
 from quickstudy.recipe import Experiment, Test
 
-RESULT = "omniglot_mann_{memory}"
+RESULT = "omniglot_mann_{slots}"
 ORDINALS = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 5: "5th", 10: "10th"}
 PAPER = {
     "omniglot_mann_128": {
@@ -37,7 +37,7 @@ PAPER = {
 
 def recipe(
     *,
-    memory: int = 128,
+    slots: int = 128,
     ways: int = 5,
     steps: int = 1_100,
     size: int = 16,
@@ -52,8 +52,8 @@ def recipe(
     embed = qs.nets.Conv4(pool="stride")
     inputs = embed.width + ways
     machine = (
-        qs.LRUA(inputs, ways, slots=memory)
-        if memory
+        qs.LRUA(inputs, ways, slots=slots)
+        if slots
         else qs.StackedLSTM(inputs, ways, hidden=200, layers=1)
     )
     learner = qs.MANN(embed, machine)
