@@ -2,7 +2,7 @@
 
 The protocol of presentations: 50 images of 5 characters, 10 of each, come one by one in random
 order with labels that are new in every episode; each is guessed before it is told. A row is the
-accuracy at one presentation of a class. The LSTM of 200 has a memory of `memory` slots of 40,
+accuracy at one presentation of a class. The LSTM of 200 has a memory of `slots` slots of 40,
 with 4 heads; with 0 slots it is the LSTM alone. 1,200 characters at random are for training and
 validation, 423 for test; turned by 90, 180 and 270 degrees, each is another class.
 
