@@ -35,7 +35,7 @@ def recipe(
     queries: int = 5,
     slots: int = 128,
     margin: float = 0.1,
-    steps: int = 3_000,
+    steps: int = 2_000,
     size: int = 16,
     lr: float = 1e-3,
     bfloat16: bool = True,

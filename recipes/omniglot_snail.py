@@ -26,7 +26,7 @@ def recipe(
     shots: int = 1,
     queries: int = 3,
     attention: bool = True,
-    steps: int = 4_000,
+    steps: int = 3_000,
     size: int = 16,
     lr: float = 1e-3,
     bfloat16: bool = True,

@@ -77,7 +77,8 @@ class LifeLongMemory(Learner[Memory]):
     def loss(self, task: Task[Examples]) -> Tensor:
         """The memory loss, of each example before it is written; those of the support set come
         first."""
-        sequence = Examples(*map(torch.cat, zip(*task, strict=True)))
+        support, query = task
+        sequence = Examples(*map(torch.cat, zip(support, query, strict=True)))
         queries = self.ask(sequence.x)
         before = self.memories(queries, sequence)[:-1]
         memories = tree_map(lambda *parts: torch.stack(parts), *before)
@@ -99,9 +100,8 @@ class LifeLongMemory(Learner[Memory]):
             memory = Memory(keys, values, queries.new_zeros(self.slots))
         found = [memory]
         for query, value, weight in zip(queries, y, examples.weight, strict=True):
-            written = write(memory, query, value)
-            memory = tree_map(partial(torch.where, weight > 0), written, memory)
-            found.append(memory)
+            written = write(found[-1], query, value)
+            found.append(tree_map(partial(torch.where, weight > 0), written, found[-1]))
         return found
 
 
