@@ -6,7 +6,8 @@
 A block stands between `<!-- results: NAME -->` and `<!-- /results -->`. NAME is `published` (a
 row for each number that a paper has too), `each` (a section for each recipe), the name of a
 recipe or of one of its results, `compare RECIPE` (its results beside each other, task by task),
-`gradient omniglot` and `gradient sinusoid` (a row for each gradient learner), or `speed`. The
+`gradient omniglot` and `gradient sinusoid` (a row for each gradient learner), `metric omniglot`
+and `memory omniglot` (a row for each result of learners that compare or remember), or `speed`. The
 numbers come from recipes/results/*.json and benchmarks/results/*.json, which the commands that
 measured them wrote.
 """
@@ -15,7 +16,7 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,13 @@ NAMES = GRADIENT | {
     "simple_shot": "SimpleShot",
     "tim": "TIM (transductive)",
 }
+FAMILIES = {  # recipes
+    "metric": (
+        "protonet", "matching", "siamese", "relation", "r2d2", "meta_opt_net", "baseline_pp",
+        "simple_shot",
+    ),
+    "memory": ("snail", "life_long_memory", "meta_net", "memory_network"),
+}  # fmt: skip
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -84,6 +92,8 @@ def _block(name: str) -> str:
         return "\n\n".join(filter(None, parts)) or "*Not measured yet: `make bench`.*"
     if name == "gradient omniglot":
         return _omniglot()
+    if name.removesuffix(" omniglot") in FAMILIES:
+        return _family(FAMILIES[name.removesuffix(" omniglot")])
     if name == "gradient sinusoid":
         return _sinusoid()
     if name.removeprefix("compare ") in set(formats) - {name}:
@@ -157,6 +167,26 @@ def _omniglot() -> str:
             rows.append([label, published, *cells.values(), ", ".join(sorted(kinds))])
     head = ["Learner", "Published", "Measured in part", "Measured in full", "Transductive"]
     return _table(head, rows)
+
+
+def _family(keys: Sequence[str]) -> str:
+    """The accuracy of every result of some recipes, and the published one in brackets."""
+    tests = [f"{n}-way {k}-shot" for n in (5, 20) for k in (1, 5)]
+    rows = []
+    for key in keys:
+        paper = _paper(f"omniglot_{key}")
+        for name, result in _results(f"omniglot_{key}").items() or {key: None}.items():
+            cells = []
+            for test in tests:
+                found = (result or {"measured": {}})["measured"].get(test, {}).get("accuracy")
+                said = paper.get(test, {}).get("accuracy")
+                cell = (
+                    _number("accuracy", found["mean"], found["interval"]) if found else NOT_RUN
+                )
+                cells.append(cell + (f" ({100 * said:.1f})" if said else ""))
+            trained = f"{result['steps']:,} steps, {_time(result['seconds'])}" if result else ""
+            rows.append([f"`{name.removeprefix('omniglot_')}`", *cells, trained])
+    return _table(["Result", *(f"{test}" for test in tests), "Trained"], rows)
 
 
 def _trained(result: Any, test: str, steps: int | None) -> str:
