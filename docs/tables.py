@@ -7,9 +7,9 @@ A block stands between `<!-- results: NAME -->` and `<!-- /results -->`. NAME is
 row for each number that a paper has too), `each` (a section for each recipe), the name of a
 recipe or of one of its results, `compare RECIPE` (its results beside each other, task by task),
 `gradient omniglot` and `gradient sinusoid` (a row for each gradient learner), `metric omniglot`
-and `memory omniglot` (a row for each result of learners that compare or remember), or `speed`. The
-numbers come from recipes/results/*.json and benchmarks/results/*.json, which the commands that
-measured them wrote.
+and `memory omniglot` (a row for each result of learners that compare or remember), or `speed`.
+The numbers come from recipes/results/*.json and benchmarks/results/*.json, which the commands
+that measured them wrote.
 """
 
 import ast
