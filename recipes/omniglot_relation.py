@@ -10,8 +10,9 @@ Here the best checkpoint by validation counts, of 100 characters taken out of th
 training, and `normalise` says how images are normalised at test: by "running" statistics, which
 is inductive, or by the "batch". Differs also: the paper trains a million episodes and halves
 the learning rate every 100,000; the default here is what one CPU core does in twelve minutes,
-8,000 episodes (0.8 %), in bfloat16, with the rate falling by a cosine. One net is tested with
-5 and with 20 ways, where the paper trains one for each.
+8,000 episodes (0.8 %), in bfloat16, with the rate falling by a cosine from twice the paper's.
+They are of 20 ways and 5 queries of each class, for both rows: by validation on 5 ways after
+80 seconds, that learns faster than 5 ways and 19 queries.
 """
 
 from typing import Literal
@@ -32,12 +33,12 @@ PAPER = {
 
 def recipe(
     *,
-    ways: int = 5,
+    ways: int = 20,
     shots: int = 1,
-    queries: int = 19,
+    queries: int = 5,
     steps: int = 8_000,
     size: int = 1,
-    lr: float = 1e-3,
+    lr: float = 2e-3,
     normalise: Literal["running", "batch"] = "running",
     bfloat16: bool = True,
     seed: int = 0,
@@ -47,7 +48,7 @@ def recipe(
     data = qs.datasets.omniglot(convention="characters")
     learner = qs.RelationNetwork(qs.relation_embedding(), qs.relation_module())
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"  # large episodes: little to batch over
+    learner.how = "loop"  # one large episode a step: nothing to batch over
     if normalise == "batch":
         qs.use_batch_statistics(learner)
     optimizer = torch.optim.Adam(learner.parameters(), lr)
@@ -59,7 +60,7 @@ def recipe(
     return Experiment(
         learner,
         qs.FewShot(data.train, ways, shots, queries, rotations="task"),
-        qs.FewShot(data.validation, ways, shots, shots, rotations="task"),
+        qs.FewShot(data.validation, 5, shots, shots, rotations="task"),
         {f"{n}-way {shots}-shot": test(n) for n in (5, 20)},
         optimizer,
         steps,

@@ -12,7 +12,7 @@ Differs from the paper: in nothing. Predictions are log r, so that their softmax
 its sum over classes. Not to be confused with the relation networks of Santoro et al. (2017).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,8 @@ class RelationNetwork(Learner[ClassMaps]):
             `relation_embedding()`.
         relate: pairs (M, 2 D, ...), first the class and then the query, -> (M, 1), the
             log-odds of r, to which the learner applies the sigmoid; the paper's net is
-            `relation_module()`.
+            `relation_module()`. Where it is a `Sequential` that begins with a convolution,
+            that is done once for each map, which is the same.
     """
 
     def __init__(self, embed: nn.Module, relate: nn.Module):
@@ -63,11 +64,24 @@ class RelationNetwork(Learner[ClassMaps]):
 
     def _odds(self, state: ClassMaps, x: Tensor) -> Tensor:
         """The log-odds of r (Q, C), of all pairs at once."""
-        sums, maps = state.sums, self.embed(x)  # (C, D, ...), (Q, D, ...)
-        shape = len(maps), len(sums), *maps.shape[1:]
-        pairs = torch.cat([sums.expand(shape), maps[:, None].expand(shape)], 2).flatten(0, 1)
-        odds = self.relate(pairs).view(shape[:2]).to(x.dtype)  # a sigmoid wants all its digits
-        return odds.masked_fill(state.sizes == 0, -torch.inf)
+        odds = _related(self.relate, state.sums, self.embed(x))
+        odds = odds.view(len(x), len(state.sums))
+        # a sigmoid wants all the digits that there are
+        return odds.to(x.dtype).masked_fill(state.sizes == 0, -torch.inf)
+
+
+def _related(net: nn.Module, classes: Tensor, queries: Tensor) -> Tensor:
+    """`net` of every query (Q, D, ...) beside every class (C, D, ...): (Q * C, 1)."""
+    first = net[0] if isinstance(net, nn.Sequential) else None
+    if type(first) is nn.Conv2d and first.groups == 1:
+        # of a pair it makes the sum of what its halves make of each: so once a map, not a pair
+        a, b = first.weight.chunk(2, 1)
+        of_classes = first._conv_forward(classes, a, first.bias)
+        pairs = of_classes + first._conv_forward(queries, b, None)[:, None]
+        return cast(nn.Sequential, net)[1:](pairs.flatten(0, 1))
+    shape = len(queries), len(classes), *queries.shape[1:]
+    pairs = torch.cat([classes.expand(shape), queries[:, None].expand(shape)], 2)
+    return net(pairs.flatten(0, 1))
 
 
 def relation_embedding(channels: int = 64, *, inputs: int = 1) -> nn.Sequential:

@@ -60,6 +60,26 @@ def test_scores_and_loss_are_those_of_a_loop_over_pairs(kind: str) -> None:
     torch.testing.assert_close(learner.loss(drawn), torch.stack(errors).sum() / len(r))
 
 
+@pytest.mark.parametrize(
+    "settings", [{"stride": 2, "padding": 1}, {"bias": False}, {"groups": 2}]
+)
+def test_a_convolution_of_pairs_is_done_for_each_map(settings: Any) -> None:
+    first = nn.Conv2d(4, 2, 2, **settings)
+    drawn, net = task(ways=4), nn.Sequential(first, nn.Flatten(), nn.LazyLinear(1))
+    net(torch.zeros(1, 4, 4, 4))
+    embed = nn.Sequential(nn.Linear(8, 32), nn.Unflatten(1, (2, 4, 4)))
+    learner, whole = RelationNetwork(embed, net), RelationNetwork(embed, nn.Sequential(net))
+    state = learner.adapt(drawn.support)
+    mine, others = (each.predict(state, drawn.query.x) for each in (learner, whole))
+    torch.testing.assert_close(mine, others)
+    torch.testing.assert_close(
+        *(
+            torch.autograd.grad(each.loss(drawn), list(each.parameters()))
+            for each in (learner, whole)
+        )
+    )
+
+
 def test_the_relation_module_sees_all_pairs_at_once() -> None:
     seen: list[torch.Size] = []
 
