@@ -7,7 +7,8 @@ A block stands between `<!-- results: NAME -->` and `<!-- /results -->`. NAME is
 row for each number that a paper has too), `each` (a section for each recipe), the name of a
 recipe or of one of its results, `compare RECIPE` (its results beside each other, task by task),
 `gradient omniglot` and `gradient sinusoid` (a row for each gradient learner), `metric omniglot`
-and `memory omniglot` (a row for each result of learners that compare or remember), or `speed`.
+and `memory omniglot` (a row for each result of learners that compare or remember), `mechanisms`
+(pairs of results), or `speed`.
 The numbers come from recipes/results/*.json and benchmarks/results/*.json, which the commands
 that measured them wrote.
 """
@@ -57,6 +58,16 @@ FAMILIES = {  # recipes
     ),
     "memory": ("snail", "life_long_memory", "meta_net", "memory_network"),
 }  # fmt: skip
+MECHANISMS = (  # a test, and the results with a mechanism and without it
+    ("attention of SNAIL", "5-way 1-shot", "omniglot_snail", "omniglot_snail_no_attention"),
+    ("context of matching networks", "5-way 1-shot", "omniglot_matching_fce", "omniglot_matching"),
+    ("relations, not distances", "5-way 1-shot", "caltech101_relation_reasoning_1shot",
+     "caltech101_prototypical_1shot"),
+    ("attention among prototypes", "5-way 1-shot", "caltech101_feat_1shot",
+     "caltech101_prototypical_1shot"),
+    ("MANN's 128 slots", "5th presentation", "omniglot_mann_128", "omniglot_mann_0"),
+    ("MANN's 16 slots", "5th presentation", "omniglot_mann_16", "omniglot_mann_0"),
+)  # fmt: skip
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -94,6 +105,8 @@ def _block(name: str) -> str:
         return _omniglot()
     if name.removesuffix(" omniglot") in FAMILIES:
         return _family(FAMILIES[name.removesuffix(" omniglot")])
+    if name == "mechanisms":
+        return _mechanisms()
     if name == "gradient sinusoid":
         return _sinusoid()
     if name.removeprefix("compare ") in set(formats) - {name}:
@@ -187,6 +200,18 @@ def _family(keys: Sequence[str]) -> str:
             trained = f"{result['steps']:,} steps, {_time(result['seconds'])}" if result else ""
             rows.append([f"`{name.removeprefix('omniglot_')}`", *cells, trained])
     return _table(["Result", *(f"{test}" for test in tests), "Trained"], rows)
+
+
+def _mechanisms() -> str:
+    """Accuracies with a mechanism and without it."""
+    rows, results = [], _results()
+    for about, test, *names in MECHANISMS:
+        cells = []
+        for name in names:
+            found = results.get(name, {"measured": {}})["measured"].get(test)
+            cells.append(_trained(results[name], test, None) if found else NOT_RUN)
+        rows.append([about, test, *cells])
+    return _table(["Mechanism", "Test", "With", "Without"], rows)
 
 
 def _trained(result: Any, test: str, steps: int | None) -> str:
