@@ -60,7 +60,8 @@ FAMILIES = {  # recipes
 }  # fmt: skip
 MECHANISMS = (  # a test, and the results with a mechanism and without it
     ("attention of SNAIL", "5-way 1-shot", "omniglot_snail", "omniglot_snail_no_attention"),
-    ("context of matching networks", "5-way 1-shot", "omniglot_matching_fce", "omniglot_matching"),
+    ("context of matching networks", "5-way 1-shot", "omniglot_matching_fce",
+     "omniglot_matching"),
     ("relations, not distances", "5-way 1-shot", "caltech101_relation_reasoning_1shot",
      "caltech101_prototypical_1shot"),
     ("attention among prototypes", "5-way 1-shot", "caltech101_feat_1shot",
