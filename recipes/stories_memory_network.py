@@ -3,7 +3,8 @@ Weston & Fergus, 2015, table 1).
 
 People walk about, take things and put them down; an answer follows from one, two or three
 sentences (`facts`) among up to 10, 20 or 30, and which ones is not told. Three hops, vectors of
-20, position and temporal encoding, new stories at every step.
+20, position and temporal encoding, new stories at every step, no softmax in the first 500
+steps ("linear start", without which two facts were not learned in 1,200 steps).
 
 The paper's error rates are of bAbI's own stories, with 1,000 or 10,000 questions to train on.
 They are not to be compared with those here: our grammar is another, and questions never run
@@ -30,11 +31,14 @@ def recipe(
     steps: int = 12_000,
     size: int = 32,
     questions: int = 4,
+    linear_until: int = 500,
     lr: float = 1e-2,
     seed: int = 0,
 ) -> Experiment:
     stories = qs.Stories(facts)
-    learner = qs.story_memory_network(len(stories.words), width=width, hops=hops)
+    learner = qs.story_memory_network(
+        len(stories.words), width=width, hops=hops, linear_until=linear_until
+    )
     optimizer = torch.optim.Adam(learner.parameters(), lr)
     kind = f"{facts} fact{'s' * (facts > 1)}"
     return Experiment(

@@ -12,8 +12,9 @@ labels, so that a query ends in a vote, as in a matching network; earlier hops r
 asks.
 
 Differs from the paper: the values of a hop are always the keys of the next one ("adjacent"
-tying); training does not begin without the softmaxes, and puts no empty memories among the
-sentences; the learned vectors of ages begin at 0.
+tying); a number of steps says for how long training does without the softmaxes ("linear
+start"), not the validation loss; no empty memories are put among the sentences; the learned
+vectors of ages begin at 0.
 """
 
 from itertools import pairwise
@@ -52,6 +53,8 @@ class MemoryNetwork(Learner[Memory]):
         similarity: of questions (Q, D) and keys (S, D): (Q, S).
         time: makes of what was written (S, L, D) and its weight (S,) what is remembered, of
             these shapes, such as `TemporalEncoding`. None: the order does not matter.
+        linear_until: for how many first meta-steps the loss does without the softmax in the
+            hops that read values, p being plain similarities (section 4.2, "linear start").
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class MemoryNetwork(Learner[Memory]):
         *,
         similarity: Similarity = inner_product,
         time: nn.Module | None = None,
+        linear_until: int = 0,
     ):
         super().__init__()
         self.embed, self.answer, self.similarity, self.time = embed, answer, similarity, time
+        self.linear_until, self.linear = linear_until, False
 
     def adapt(self, support: Examples, state: Memory | None = None) -> Memory:
         """The embedded examples, after those that `state` has."""
@@ -73,14 +78,27 @@ class MemoryNetwork(Learner[Memory]):
     def predict(self, state: Memory, x: Tensor) -> Tensor:
         """Logits (Q, C); where labels are read, -inf for a class of which no example was
         seen."""
-        question, layers, weight, _ = self.ask(state, x)
+        return self.answered(state, x)
+
+    def loss(self, task: Task[Examples]) -> Tensor:
+        """That of the predictions, made without softmaxes as long as `linear_until` says."""
+        logits = self.answered(self.adapt(task.support), task.query.x, linear=self.linear)
+        return self.criterion(logits, task.query)
+
+    def anneal(self, done: int) -> None:
+        """Ends the linear start when its time has come."""
+        self.linear = done < self.linear_until
+
+    def answered(self, state: Memory, x: Tensor, *, linear: bool = False) -> Tensor:
+        """As `predict`; if `linear`, without the softmax where values are read."""
+        question, layers, weight, _ = self.ask(state, x, linear=linear)
         if self.answer is not None:
             return self.answer(question)
         score = self.similarity(question, layers[-1])
         return log_votes(score, state.y * weight[:, None])
 
     def ask(
-        self, state: Memory, x: Tensor
+        self, state: Memory, x: Tensor, *, linear: bool = False
     ) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
         """Puts the questions x to the memory.
 
@@ -94,7 +112,8 @@ class MemoryNetwork(Learner[Memory]):
         layers = list(written.unbind(1))
         question, read = self.embed(x)[:, 0], list[Tensor]()
         for keys, values in pairwise(layers):
-            read.append(attention(self.similarity(question, keys), weight))
+            score = self.similarity(question, keys)
+            read.append(score * weight if linear else attention(score, weight))
             question = question + read[-1] @ values
         return question, layers, weight, read
 
@@ -185,7 +204,7 @@ def attention(score: Tensor, weight: Tensor) -> Tensor:
 
 
 def story_memory_network(
-    words: int, *, width: int = 20, hops: int = 3, latest: int = 50
+    words: int, *, width: int = 20, hops: int = 3, latest: int = 50, linear_until: int = 0
 ) -> MemoryNetwork:
     """The paper's model, for tasks such as `Stories`.
 
@@ -194,10 +213,11 @@ def story_memory_network(
         width: of all vectors.
         hops: how often a question is put to the memory.
         latest: how many sentences are remembered.
+        linear_until: meta-steps of linear start; some hundreds help to learn several hops.
     """
     bags = BagsOfWords(words, hops + 1, width)
     time = TemporalEncoding(hops + 1, width, latest)
-    return MemoryNetwork(bags, LastWords(bags), time=time)
+    return MemoryNetwork(bags, LastWords(bags), time=time, linear_until=linear_until)
 
 
 def few_shot_memory_network(embed: nn.Module, width: int, *, hops: int = 3) -> MemoryNetwork:

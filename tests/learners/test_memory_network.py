@@ -11,6 +11,7 @@ from quickstudy import (
     MemoryNetwork,
     Stories,
     Task,
+    cross_entropy,
     few_shot_memory_network,
     story_memory_network,
     train,
@@ -140,6 +141,23 @@ def test_more_hops_find_what_one_cannot() -> None:
     alone = MemoryNetwork(nn.Identity())
     once = alone.predict(alone.adapt(support._replace(x=support.x[:, :1])), query[:, :1])
     torch.testing.assert_close(once.softmax(-1), torch.full((1, 2), 0.5))
+
+
+def test_a_linear_start_is_of_the_loss_alone() -> None:
+    task = story()
+    learner = story_memory_network(len(Stories.words), width=5, hops=1, linear_until=2)
+    said = learner.predict(learner.adapt(task.support), task.query.x)
+    usual = learner.loss(task)
+    learner.anneal(1)
+    assert torch.equal(learner.predict(learner.adapt(task.support), task.query.x), said)
+    keys, values = learner.embed(task.support.x).unbind(1)  # ages begin at 0
+    u = learner.embed(task.query.x)[:, 0]
+    u = u + sum((u @ m)[:, None] * c for m, c in zip(keys, values, strict=True))
+    assert isinstance(learner.embed, BagsOfWords)
+    logits = u @ learner.embed.vectors[:, -1].T
+    torch.testing.assert_close(learner.loss(task), cross_entropy(logits, task.query))
+    learner.anneal(2)
+    assert torch.equal(learner.loss(task), usual)
 
 
 @pytest.mark.slow
