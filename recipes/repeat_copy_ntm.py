@@ -38,7 +38,7 @@ def recipe(
     learner: Name = "ntm",
     steps: int = 5000,
     size: int = 16,
-    lr: float = 1e-3,
+    lr: float = 1e-4,
     seed: int = 0,
 ) -> Experiment:
     if learner not in LEARNERS:
@@ -50,7 +50,9 @@ def recipe(
     for length, repeats in ((10, 10), (20, 10), (10, 20)):
         exactly = qs.RepeatCopy(length=(length, length), repeats=(repeats, repeats))
         tests[f"length {length}, {repeats} times"] = Test(exactly, metrics=errors, count=400)
-    optimizer = torch.optim.Adam(model.parameters(), lr)
+    optimizer = torch.optim.RMSprop(
+        model.parameters(), lr, alpha=0.95, momentum=0.9, eps=1e-4, centered=True
+    )
     return Experiment(
         model,
         qs.RepeatCopy(length=(1, 10), repeats=(1, 10)),
