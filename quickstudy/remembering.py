@@ -49,15 +49,15 @@ def remembering(learner: Learner[Any], test: Test, *, seed: int = 1) -> str:
         found = {name: each.cpu() for name, each in learner.weightings(task).items()}
     if not found:
         return ""
-    touched = torch.stack(list(found.values())).amax((0, 1)) > 0.05  # (M,)
-    slots = touched.nonzero().flatten()
-    rows = slice(int(slots.min()), int(slots.max()) + 1) if len(slots) else slice(None)
+    most = torch.cat(list(found.values())).amax(0)  # (M,)
+    slots = (most > most.max() / 2).nonzero().flatten()
+    rows = slice(int(slots.min()), int(slots.max()) + 1)
     draw = partial(_map, rows=rows, begins=len(task.support.x))
     drawn = [figure(partial(draw, name=n, weighting=w), f"the {n}") for n, w in found.items()]
     note = (
         "The first task of the test, not picked. A column is a step; the darker a slot, the "
         "more of it the head touched. Left of the line the support set is read, right of it "
-        "the queries are answered. Slots beyond those that any head touched are left out."
+        "the queries are answered. Slots beyond those that mattered to a head are left out."
     )
     return f'<div class="figures">{"".join(drawn)}</div>{paragraph(note)}'
 
@@ -66,8 +66,8 @@ def _map(
     axes: Axes, palette: Palette, name: str, weighting: Tensor, rows: slice, begins: int
 ) -> None:
     shades = LinearSegmentedColormap.from_list("", [f"{palette['main']}00", palette["main"]])
-    low, high = rows.start or 0, rows.stop or weighting.shape[1]
-    extent = (0.5, len(weighting) + 0.5, low - 0.5, high - 0.5)  # steps count from 1
+    ends = 0.5, len(weighting) + 0.5  # steps count from 1
+    extent = (*ends, rows.start - 0.5, rows.stop - 0.5)
     look = {"cmap": shades, "vmin": 0, "vmax": 1, "interpolation": "nearest"}
     image = weighting[:, rows].T.numpy()
     axes.imshow(image, origin="lower", aspect="auto", extent=extent, **look)

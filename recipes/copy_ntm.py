@@ -9,9 +9,9 @@ them would be wrong by chance.
 The paper draws curves, no numbers: after some 100,000 sequences of training its machines cost
 next to nothing at lengths up to 20, and little at 120, where its LSTM fails.
 
-Differs: the rate of RMSProp (1e-4 with momentum 0.9, which the paper gives the machines; 3e-5
-its LSTM) falls by a cosine, a step is of 16 sequences of one length, and the norm of the
-gradient is clipped at 10, not each element.
+Differs: the rate of RMSProp (1e-4 with momentum 0.9, as the paper gives the machines; 3e-5 its
+LSTM) falls by a cosine, a step is of 16 sequences of one length, and the norm of the gradient
+is clipped at 10, not each element.
 """
 
 from collections.abc import Callable
