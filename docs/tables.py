@@ -59,9 +59,9 @@ FAMILIES = {  # recipes
     "memory": ("snail", "life_long_memory", "meta_net", "memory_network"),
 }  # fmt: skip
 MECHANISMS = (  # a test, and the results with a mechanism and without it
-    ("attention of SNAIL", "5-way 1-shot", "omniglot_snail", "omniglot_snail_no_attention"),
+    ("attention of SNAIL", "5-way 1-shot", "omniglot_snail_all", "omniglot_snail_temporal"),
     ("context of matching networks", "5-way 1-shot", "omniglot_matching_fce",
-     "omniglot_matching"),
+     "omniglot_matching_plain"),
     ("relations, not distances", "5-way 1-shot", "caltech101_relation_reasoning_1shot",
      "caltech101_prototypical_1shot"),
     ("attention among prototypes", "5-way 1-shot", "caltech101_feat_1shot",

@@ -2,7 +2,7 @@
 
 The protocol that its successors share: the class lists 1028 / 172 / 423 with every class in
 four rotations, Conv4-64 with max-pooling, fifteen queries of a class at test, images normalised
-by running statistics (inductive). `fce` adds full-context embeddings.
+by running statistics (inductive). Of `embeddings`, "fce" are the full-context ones.
 
 Differs: the paper's softmax of plain cosines does not reproduce its numbers (an independent
 implementation reports 92.0 / 93.2 / 75.6 / 77.8 %), so cosines are multiplied by a learned
@@ -20,6 +20,7 @@ import torch
 import quickstudy as qs
 from quickstudy.recipe import Experiment, Test
 
+RESULT = "omniglot_matching_{embeddings}"
 PAPER = {
     "5-way 1-shot": {"accuracy": 0.981},
     "5-way 5-shot": {"accuracy": 0.989},
@@ -32,7 +33,7 @@ def recipe(
     *,
     similarity: Literal["cosine", "distance"] = "cosine",
     scale: float = 10.0,
-    fce: bool = False,
+    embeddings: Literal["plain", "fce"] = "plain",
     ways: int = 60,
     shots: int = 1,
     queries: int = 5,
@@ -42,6 +43,8 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    if embeddings not in ("plain", "fce"):
+        raise ValueError(f"embeddings={embeddings!r} is neither 'plain' nor 'fce'.")
     data = qs.datasets.omniglot(convention="vinyals")
     embed = qs.nets.Conv4()
     learner = qs.MatchingNetwork(
@@ -51,7 +54,7 @@ def recipe(
             if similarity == "cosine"
             else qs.negative_squared_distance
         ),
-        context=qs.FullContext(embed.width) if fce else None,
+        context=qs.FullContext(embed.width) if embeddings == "fce" else None,
     )
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     learner.how = "loop"  # one large episode a step: nothing to batch over
