@@ -50,6 +50,11 @@ NAMES = GRADIENT | {
     "baseline_pp": "Baseline++",
     "simple_shot": "SimpleShot",
     "tim": "TIM (transductive)",
+    "snail": "SNAIL",
+    "life_long_memory": "Life-long memory",
+    "mann": "MANN",
+    "memory_network": "Memory network",
+    "meta_net": "MetaNet",
 }
 FAMILIES = {  # recipes
     "metric": (

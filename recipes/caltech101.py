@@ -15,6 +15,7 @@ no adapted weight; what compares embeddings has no head of its own; the relation
 net that keeps maps of features. Reptile learns from all but one image of each class of a
 training task, takes 50 steps at test, and its outer optimiser is SGD of rate 1. Learners that
 first train a classifier are given as many images at each step, in mini-batches of all classes.
+SNAIL's blocks are of sequences of up to 26; of MetaNet the convolutions have no fast weights.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,8 @@ Name = Literal[
     "maml", "fomaml", "anil", "boil", "meta_sgd", "meta_curvature", "maml_pp", "reptile",
     "imaml", "cavia", "proto_maml", "prototypical", "cosine_prototypical", "matching",
     "siamese", "relation", "relation_reasoning", "feat", "r2d2", "meta_opt_net", "baseline",
-    "baseline_pp", "simple_shot", "tim",
+    "baseline_pp", "simple_shot", "tim", "snail", "life_long_memory", "mann",
+    "memory_network", "meta_net",
 ]  # fmt: skip
 
 
@@ -88,6 +90,11 @@ LEARNERS: dict[Name, Callable[[int], qs.Learner[Any]]] = {  # of the number of m
     "baseline_pp": lambda _: qs.baseline_pp(embedding(), WIDTH, CLASSES),
     "simple_shot": lambda _: qs.SimpleShot(embedding(), torch.nn.Linear(WIDTH, CLASSES)),
     "tim": lambda _: tim(),
+    "snail": lambda _: qs.SNAIL(embedding(), WIDTH, WAYS, length=26),
+    "life_long_memory": lambda _: qs.LifeLongMemory(embedding(), slots=128),
+    "mann": lambda _: qs.MANN(embedding(), qs.LRUA(WIDTH + WAYS, WAYS)),
+    "memory_network": lambda _: qs.few_shot_memory_network(embedding(), WIDTH),
+    "meta_net": lambda _: qs.MetaNet(embedding(), embedding(), WIDTH, WAYS),
 }
 FROM_A_CLASSIFIER = {"baseline", "baseline_pp", "simple_shot", "tim"}
 AT_TEST: dict[Name, dict[str, Any]] = {"reptile": {"steps": 50, "batch": None}}
