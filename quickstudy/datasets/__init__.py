@@ -3,13 +3,21 @@
 from quickstudy.datasets.arrays import arrays, digits, from_torch, huggingface
 from quickstudy.datasets.folder import folder, folder_splits
 from quickstudy.datasets.glyphs import glyphs
-from quickstudy.datasets.labelled import Labelled, Splits, merge, split_classes
+from quickstudy.datasets.labelled import (
+    Labelled,
+    Splits,
+    TrainTest,
+    merge,
+    split_classes,
+    split_examples,
+)
 from quickstudy.datasets.omniglot import omniglot, omniglot_runs
 from quickstudy.datasets.published import caltech101, emoji
 
 __all__ = [
     "Labelled",
     "Splits",
+    "TrainTest",
     "arrays",
     "caltech101",
     "digits",
@@ -23,4 +31,5 @@ __all__ = [
     "omniglot",
     "omniglot_runs",
     "split_classes",
+    "split_examples",
 ]

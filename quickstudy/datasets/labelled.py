@@ -133,6 +133,17 @@ class Splits(NamedTuple):
     test: Labelled
 
 
+class TrainTest(NamedTuple):
+    """Disjoint sets of examples of the same classes, named and numbered alike.
+
+    For learning a class and being asked about more of it. `Splits` is for the other question:
+    its parts have no class in common.
+    """
+
+    train: Labelled
+    test: Labelled
+
+
 def merge(first: Labelled, *others: Labelled) -> Labelled:
     """All examples of data sets that have no class in common, in memory.
 
@@ -201,6 +212,52 @@ def split_classes(
     parts = [np.flatnonzero(np.isin(owner, part)).tolist() for part in chosen]
     names = (f"{by} {fractions} seed {seed} {part}" for part in Splits._fields)
     return Splits(*map(data.select, parts, names))
+
+
+def split_examples(
+    data: Labelled,
+    fraction: float = 0.8,
+    *,
+    per_class: int | None = None,
+    seed: int = 0,
+) -> TrainTest:
+    """Splits the examples of every class at random, so that both parts have all classes.
+
+    The classes stay those of `data`, in its order, and so do the examples of each part.
+
+    Args:
+        fraction: of every class, how much is to train on, rounded to whole examples.
+        per_class: so many of every class are to train on, whatever `fraction` is.
+
+    Raises:
+        ValueError: a class would have no example to train on, or none to test on.
+    """
+    y = data.y.cpu().numpy()
+    sizes = np.bincount(y, minlength=len(data.classes))
+    wanted = np.round(fraction * sizes) if per_class is None else np.full_like(sizes, per_class)
+    short = np.flatnonzero((wanted < 1) | (wanted >= sizes))
+    how = f"fraction={fraction}" if per_class is None else f"per_class={per_class}"
+    if len(short):
+        raise ValueError(
+            f"Class {data.classes[short[0]]!r} of {data.name} has {sizes[short[0]]} examples, "
+            f"which {how} does not split into two parts: choose another, or leave it out."
+        )
+    order = np.random.RandomState(seed).permutation(len(y))
+    order = order[np.argsort(y[order], kind="stable")]  # class after class, each shuffled
+    place = np.arange(len(y)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within its class
+    chosen = place < wanted[y[order]]
+    parts = [torch.from_numpy(np.sort(order[mask])) for mask in (chosen, ~chosen)]
+    return TrainTest(
+        *(
+            replace(
+                data,
+                x=data.x[rows.to(data.x.device)],
+                y=data.y[rows.to(data.y.device)],
+                split=f"examples {how} seed {seed} {part}",
+            )
+            for rows, part in zip(parts, TrainTest._fields, strict=True)
+        )
+    )
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> str:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quickstudy.datasets import Labelled, labelled, merge, split_classes
+from quickstudy.datasets import Labelled, labelled, merge, split_classes, split_examples
 
 
 def letters(**changes: Any) -> Labelled:
@@ -129,6 +129,45 @@ def test_fractions_that_give_no_three_parts(fractions: tuple[float, ...]):
         split_classes(letters(), fractions)
     with pytest.raises(ValueError, match="no groups"):
         split_classes(letters(groups=None), by="group")
+
+
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=6), st.integers(0, 5))
+def test_split_examples_gives_every_class_to_both_parts(sizes: list[int], seed: int):
+    y = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    y = y[torch.randperm(len(y))]
+    x = torch.arange(len(y), dtype=torch.float32)[:, None]
+    data = Labelled(x, y, tuple(map(str, sizes)), torch.zeros(len(sizes)).long(), ("all",))
+    train, test = parts = split_examples(data, 0.5, seed=seed)
+    expected = [round(size / 2) for size in sizes]  # halves to even, as numpy rounds
+    assert train.y.bincount(minlength=len(sizes)).tolist() == expected
+    assert sorted(x[0] for part in parts for x in part.x.tolist()) == x[:, 0].tolist()
+    for part in parts:
+        assert part.classes == data.classes and part.group_names == ("all",)
+        assert torch.equal(part.y, y[part.x[:, 0].long()])  # labels stay with their examples
+        assert (part.x[1:] > part.x[:-1]).all()  # in the order that they had
+    assert [part.hash for part in split_examples(data, 0.5, seed=seed)] == [
+        part.hash for part in parts
+    ]
+    one, rest = split_examples(data, per_class=1, seed=seed)
+    assert one.y.bincount().tolist() == [1] * len(sizes)
+    assert len(rest) == len(data) - len(sizes)
+    assert test.split == f"examples fraction=0.5 seed {seed} test"
+
+
+def test_split_examples_draws_evenly_and_by_seed():
+    y = torch.zeros(4, dtype=torch.int64)
+    data = Labelled(torch.arange(4.0)[:, None], y, ("only",))
+    drawn = [split_examples(data, per_class=1, seed=s).train.x.item() for s in range(400)]
+    counts = np.bincount(np.array(drawn, int), minlength=4)
+    assert (abs(counts - 100) < 45).all()  # five standard deviations
+
+
+def test_examples_that_do_not_split():
+    with pytest.raises(ValueError, match=r"Class 'a' of arrays has 2 .*fraction=0.9 does not"):
+        split_examples(letters(), 0.9)
+    for number in (0, 2):
+        with pytest.raises(ValueError, match=f"per_class={number} does not"):
+            split_examples(letters(), per_class=number)
 
 
 def test_it_says_what_it_is():
