@@ -1,6 +1,7 @@
 """Labelled data to draw tasks from."""
 
 from quickstudy.datasets.arrays import arrays, digits, from_torch, huggingface
+from quickstudy.datasets.cifar import cifar10, cifar100
 from quickstudy.datasets.folder import folder, folder_splits
 from quickstudy.datasets.glyphs import glyphs
 from quickstudy.datasets.labelled import (
@@ -11,6 +12,7 @@ from quickstudy.datasets.labelled import (
     split_classes,
     split_examples,
 )
+from quickstudy.datasets.mnist import fashion_mnist, mnist
 from quickstudy.datasets.omniglot import omniglot, omniglot_runs
 from quickstudy.datasets.published import caltech101, emoji
 
@@ -20,14 +22,18 @@ __all__ = [
     "TrainTest",
     "arrays",
     "caltech101",
+    "cifar10",
+    "cifar100",
     "digits",
     "emoji",
+    "fashion_mnist",
     "folder",
     "folder_splits",
     "from_torch",
     "glyphs",
     "huggingface",
     "merge",
+    "mnist",
     "omniglot",
     "omniglot_runs",
     "split_classes",

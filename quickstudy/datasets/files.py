@@ -91,6 +91,22 @@ def fetch(remote: Remote, folder: Path) -> Path:
     )
 
 
+def published(remote: Remote, name: str, root: Path | str | None) -> Path:
+    """The path of `remote` in folder `name` of a root, downloaded unless it is in one of them.
+
+    It is the file that was published, whoever put it there.
+
+    Raises:
+        ConnectionError, ValueError: as `fetch`; the file is damaged, or another.
+    """
+    folders = [base / name for base in roots(root)]
+    there = [folder for folder in folders if (folder / remote.name).is_file()]
+    path = fetch(remote, (there or folders[-1:])[0])
+    if _sha256(path) != remote.sha256:
+        raise damaged(path, f"its sha256 is not that of {remote.url}")
+    return path
+
+
 def load_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz file.
 
@@ -177,8 +193,8 @@ def _append(url: str, part: Path) -> None:
     try:
         response = urlopen(request, timeout=TIMEOUT)
     except HTTPError as error:
+        error.close()
         if error.code == 416:  # nothing comes after `start`: all of it is here
-            error.close()
             return
         raise
     with response:

@@ -1,9 +1,5 @@
 """Downloads, against a server that breaks off, changes its mind, or sends the wrong thing."""
 
-import hashlib
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -11,53 +7,7 @@ import pytest
 
 from quickstudy.datasets import files
 from quickstudy.datasets.files import Remote, fetch, load_npz, load_tree, replacing
-
-CONTENT = np.random.RandomState(0).bytes(600_000)
-
-
-class Server(ThreadingHTTPServer):
-    """Serves CONTENT, as told."""
-
-    resumes = True  # whether it understands Range
-    cuts: list[int]  # after how many bytes to break off, one per request
-    status = 200
-    asked: list[int]  # the first byte of every request
-
-    def remote(self, content: bytes = CONTENT) -> Remote:
-        address = f"http://127.0.0.1:{self.server_port}/data.zip"
-        return Remote(address, hashlib.sha256(content).hexdigest())
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_GET(self):
-        start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
-        self.server.asked.append(start)
-        if self.server.status != 200:
-            return self.send_error(self.server.status)
-        if start >= len(CONTENT):
-            return self.send_error(416)
-        resumes = self.server.resumes and start > 0
-        body = CONTENT[start:] if resumes else CONTENT
-        self.send_response(206 if resumes else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: self.server.cuts.pop(0)] if self.server.cuts else body)
-
-    def log_message(self, format: str, *args: object):
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.cuts, server.asked = [], []
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+from tests.datasets.conftest import CONTENT, Server
 
 
 def leftovers(folder: Path) -> set[str]:
