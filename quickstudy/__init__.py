@@ -14,6 +14,7 @@ from quickstudy.distributions.mixture import Mixture
 from quickstudy.distributions.presentations import Presentations
 from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.distributions.stories import Stories
+from quickstudy.distributions.trajectory import Trajectories
 from quickstudy.embedding import embed_once
 from quickstudy.estimator import FewShotClassifier, FewShotRegressor
 from quickstudy.evaluate import Difference, Report, evaluate
@@ -29,6 +30,7 @@ from quickstudy.functional import (
 )
 from quickstudy.inside import Inside, inside
 from quickstudy.learner import Learner
+from quickstudy.learners.anml import Gated, anml
 from quickstudy.learners.baseline import Baseline, baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
@@ -49,6 +51,7 @@ from quickstudy.learners.meta_net import MetaNet
 from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge, svm
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.ntm import SequenceLearner, bit_cross_entropy, bit_errors
+from quickstudy.learners.oml import OML
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import PrototypicalNetwork, cosine_prototypical
 from quickstudy.learners.r2d2 import LRD2, R2D2
@@ -69,6 +72,7 @@ from quickstudy.learners.siamese import (
 )
 from quickstudy.learners.simple_shot import SimpleShot
 from quickstudy.learners.snail import SNAIL
+from quickstudy.learners.streaming_lda import StreamingLDA
 from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import is_low_rank, lora
@@ -101,6 +105,7 @@ __all__ = [
     "MAML",
     "MANN",
     "NTM",
+    "OML",
     "R2D2",
     "ROC",
     "SGD",
@@ -123,6 +128,7 @@ __all__ = [
     "FiLM",
     "Fixed",
     "FullContext",
+    "Gated",
     "Gaussian",
     "GaussianProcess",
     "InnerOptimizer",
@@ -158,15 +164,18 @@ __all__ = [
     "StackedLSTM",
     "Step",
     "Stories",
+    "StreamingLDA",
     "Task",
     "TaskDistribution",
     "TaskMemory",
+    "Trajectories",
     "TransductiveFineTuning",
     "Way",
     "WeightedL1",
     "accuracy",
     "adam",
     "anil",
+    "anml",
     "baseline",
     "baseline_pp",
     "batches",

@@ -16,7 +16,9 @@ from quickstudy.descent import SGD
 from quickstudy.distributions.classification import Classification
 from quickstudy.distributions.copying import Copy, RepeatCopy
 from quickstudy.distributions.stories import Stories
+from quickstudy.distributions.trajectory import Trajectories
 from quickstudy.functional import squared_error
+from quickstudy.learners.anml import anml
 from quickstudy.learners.baseline import baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
@@ -32,6 +34,7 @@ from quickstudy.learners.meta_net import MetaNet
 from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.ntm import SequenceLearner
+from quickstudy.learners.oml import OML
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import cosine_prototypical
 from quickstudy.learners.r2d2 import LRD2, R2D2
@@ -48,6 +51,7 @@ from quickstudy.learners.siamese import (
 )
 from quickstudy.learners.simple_shot import SimpleShot
 from quickstudy.learners.snail import SNAIL
+from quickstudy.learners.streaming_lda import StreamingLDA
 from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import lora
@@ -72,6 +76,7 @@ def clouds() -> Labelled:
 
 CLOUDS = Classification(clouds(), 20)
 FEW_CLOUDS = Classification(clouds(), 8)
+ALL_CLOUDS = Trajectories(clouds(), ways=5, shots=3, remember=16)
 
 
 def with_past() -> TaskMemory:
@@ -285,4 +290,14 @@ ZOO = {
         BLOBS,
         {"class order matters", "order matters"},
     ),
+    "oml": Entry(lambda: OML(MLP(8, 8), 8, 3, lr=0.3), BLOBS, MEMORY),
+    "oml_classes": Entry(lambda: OML(MLP(8, 8), 8, 5, lr=0.1), ALL_CLOUDS, MEMORY),
+    "oml_first_order": Entry(
+        lambda: OML(MLP(8, 8), 8, 3, lr=0.3, first_order=True), BLOBS, MEMORY
+    ),
+    "anml": Entry(lambda: anml(MLP(8, 8), MLP(8, 8), 8, 3, lr=0.3), BLOBS, MEMORY),
+    "anml_deep": Entry(
+        lambda: anml(MLP(8, 8), MLP(8, 8), 8, 3, lr=0.3, adapts=["embed"]), BLOBS, MEMORY
+    ),
+    "streaming_lda": Entry(lambda: StreamingLDA(MLP(8, 8), shrinkage=0.1), BLOBS, {"additive"}),
 }
