@@ -14,8 +14,17 @@ from quickstudy.distributions.mixture import Mixture
 from quickstudy.distributions.presentations import Presentations
 from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.distributions.stories import Stories
+from quickstudy.distributions.stream import (
+    Stream,
+    Streams,
+    class_incremental,
+    permuted,
+    recurring,
+    rotated,
+    split_domains,
+)
 from quickstudy.distributions.trajectory import Trajectories
-from quickstudy.embedding import embed_once
+from quickstudy.embedding import EmbedTogether, embed_once
 from quickstudy.estimator import FewShotClassifier, FewShotRegressor
 from quickstudy.evaluate import Difference, Report, evaluate
 from quickstudy.execution import over_tasks
@@ -34,8 +43,11 @@ from quickstudy.learners.anml import Gated, anml
 from quickstudy.learners.baseline import Baseline, baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
+from quickstudy.learners.experience_replay import ExperienceReplay
 from quickstudy.learners.feat import FEAT
+from quickstudy.learners.fine_tuning import FineTuning
 from quickstudy.learners.imaml import IMAML
+from quickstudy.learners.joint import Joint
 from quickstudy.learners.life_long_memory import LifeLongMemory
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
@@ -76,12 +88,14 @@ from quickstudy.learners.streaming_lda import StreamingLDA
 from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import is_low_rank, lora
+from quickstudy.mapping_library import LearnedMapping, MappingLibrary
 from quickstudy.nets import use_batch_statistics
 from quickstudy.ntm import NTM, StackedLSTM
 from quickstudy.planning import Plan, Way, doctor, plan
 from quickstudy.presentations import evaluate_presentations
 from quickstudy.recurrent import use_cells
 from quickstudy.similarity import Scaled, cosine_similarity, negative_squared_distance
+from quickstudy.stream import StreamReport, evaluate_stream, follow, judge_stream
 from quickstudy.task import Examples, Task, TaskDistribution, batches
 from quickstudy.task_memory import TaskMemory
 from quickstudy.train import Step, train
@@ -120,12 +134,15 @@ __all__ = [
     "ContextInput",
     "Copy",
     "Difference",
+    "EmbedTogether",
     "Examples",
+    "ExperienceReplay",
     "FewShot",
     "FewShotClassifier",
     "FewShotRegressor",
     "FewShotVerifier",
     "FiLM",
+    "FineTuning",
     "Fixed",
     "FullContext",
     "Gated",
@@ -133,10 +150,13 @@ __all__ = [
     "GaussianProcess",
     "InnerOptimizer",
     "Inside",
+    "Joint",
+    "LearnedMapping",
     "Learner",
     "LifeLongMemory",
     "Line",
     "MAMLPlusPlus",
+    "MappingLibrary",
     "MatchingNetwork",
     "MemoryNetwork",
     "MetaCurvature",
@@ -164,7 +184,10 @@ __all__ = [
     "StackedLSTM",
     "Step",
     "Stories",
+    "Stream",
+    "StreamReport",
     "StreamingLDA",
+    "Streams",
     "Task",
     "TaskDistribution",
     "TaskMemory",
@@ -182,6 +205,7 @@ __all__ = [
     "bit_cross_entropy",
     "bit_errors",
     "boil",
+    "class_incremental",
     "cluster",
     "contrastive_siamese",
     "cosine_prototypical",
@@ -197,13 +221,16 @@ __all__ = [
     "evaluate_clustering",
     "evaluate_open_set",
     "evaluate_presentations",
+    "evaluate_stream",
     "evaluate_verification",
     "few_shot_memory_network",
     "film_conv4",
+    "follow",
     "fomaml",
     "gaussian_nll",
     "inside",
     "is_low_rank",
+    "judge_stream",
     "load",
     "log_likelihood",
     "lora",
@@ -213,11 +240,15 @@ __all__ = [
     "negative_squared_distance",
     "nets",
     "over_tasks",
+    "permuted",
     "plan",
+    "recurring",
     "relation_embedding",
     "relation_module",
     "roc",
+    "rotated",
     "save",
+    "split_domains",
     "squared_distance",
     "squared_error",
     "story_memory_network",

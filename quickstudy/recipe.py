@@ -32,7 +32,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, read_facts
 from quickstudy.distributions.few_shot import FewShot
-from quickstudy.embedding import embed_once
+from quickstudy.embedding import EmbedTogether, embed_once
 from quickstudy.evaluate import Metric, Report, evaluate, pack
 from quickstudy.execution import How, inference, over_tasks
 from quickstudy.functional import tree_map
@@ -71,6 +71,7 @@ class Experiment:
     better: Literal["max", "min"] = "max"  # of that metric
     validate: int = 500  # steps between validations
     validation_count: int = 200  # tasks
+    embed_together: bool = False  # see `EmbedTogether`
     ready: Callable[[], None] | None = None  # done once a run is reopened: to fill a memory
 
 
@@ -242,7 +243,7 @@ def go(
     Started by `torchrun`, every process draws its own tasks and the first one saves.
     """
     e, rank = run.experiment, int(os.environ.get("RANK", 0))
-    module = _wrapped(e.learner, how)
+    module = _wrapped(e, how)
     done, clock = run.start, _Clock(run.seconds)
     saved, score = clock.total(), run.history[-1].get("score") if run.history else None
     tasks, recent = 0, []
@@ -489,9 +490,12 @@ def _same(run: Run, facts: Mapping[str, Json]) -> None:
         )
 
 
-def _wrapped(learner: Learner[Any], how: How | Literal["compiled"] | None) -> nn.Module:
+def _wrapped(experiment: Experiment, how: How | Literal["compiled"] | None) -> nn.Module:
+    learner: nn.Module = experiment.learner
     if how in ("vmap", "loop"):
-        learner.how = how
+        experiment.learner.how = how
+    if experiment.embed_together:
+        learner = EmbedTogether(experiment.learner)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group()

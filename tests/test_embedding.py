@@ -1,10 +1,11 @@
 """Evaluation from cached embeddings finds what the usual one does, having embedded once."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from quickstudy import (
     MAML,
@@ -28,7 +29,10 @@ from quickstudy import (
     use_batch_statistics,
 )
 from quickstudy.datasets import Labelled
+from quickstudy.embedding import EmbedTogether
 from quickstudy.nets import MLP, Conv4
+from quickstudy.task import Task
+from quickstudy.testing import Blobs
 
 METRICS = {"accuracy": accuracy, "cross_entropy": cross_entropy}
 
@@ -179,3 +183,42 @@ def test_images_that_change_at_random_are_refused():
     tasks = FewShot(pictures(), 3, 1, 2, augment=lambda x, _: x)
     with pytest.raises(ValueError, match="leave `augment` out"):
         embed_once(protonet(), tasks)
+
+
+def test_embedded_together_a_batch_has_the_losses_and_gradients_of_its_tasks(
+    double: None,
+) -> None:
+    """Where the net normalises nothing."""
+    learner = MatchingNetwork(MLP(8, 6), context=FullContext(6))
+    batch = Blobs(ways=3).sample(4, Generator().manual_seed(0))
+    found = []
+    for module in (learner, EmbedTogether(learner)):
+        learner.zero_grad()
+        losses = module(batch)
+        losses.sum().backward()
+        found.append([losses, *(p.grad for p in learner.parameters())])
+    for apart, together in zip(*found, strict=True):
+        torch.testing.assert_close(apart, together)
+
+
+def test_embedded_together_all_tasks_are_normalised_by_all() -> None:
+    net = Conv4(channels=4, size=16)
+    learner, other = PrototypicalNetwork(net), copy.deepcopy(net)
+    batch = FewShot(pictures(), 3, 1, 2).sample(5, Generator().manual_seed(0))
+    images = torch.cat([part.x.flatten(0, 1) for part in batch])
+    embedded = other(images)  # in training mode: by the statistics of these 45 images
+    parts = embedded.split([15, 30])
+    head = PrototypicalNetwork(nn.Identity())
+    expected = head(
+        Task(
+            *(p._replace(x=e.unflatten(0, (5, -1))) for p, e in zip(batch, parts, strict=True))
+        )
+    )
+    torch.testing.assert_close(EmbedTogether(learner)(batch), expected)
+    for mine, others in zip(net.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(mine, others)
+
+
+def test_only_what_embeds_can_embed_together() -> None:
+    with pytest.raises(ValueError, match="train it as it is"):
+        EmbedTogether(MAML(MLP(8, 3), lr=0.1))

@@ -22,8 +22,11 @@ from quickstudy.learners.anml import anml
 from quickstudy.learners.baseline import baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
+from quickstudy.learners.experience_replay import ExperienceReplay
 from quickstudy.learners.feat import FEAT
+from quickstudy.learners.fine_tuning import FineTuning
 from quickstudy.learners.imaml import IMAML
+from quickstudy.learners.joint import Joint
 from quickstudy.learners.life_long_memory import LifeLongMemory
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.mann import LRUA, MANN
@@ -126,9 +129,15 @@ def film() -> FiLM:
 
 HEAD: set[Trait] = {"class order matters", "empty support"}
 MEMORY: set[Trait] = {"additive", "empty support", "order matters"}
+STREAM: set[Trait] = {"class order matters", "empty support", "order matters"}
 BATCH: set[Trait] = {"class order matters", "padding counts"}
 
 ZOO = {
+    "fine_tuning": Entry(lambda: FineTuning(mlp(), batch=5), BLOBS, STREAM),
+    "experience_replay": Entry(
+        lambda: ExperienceReplay(mlp(), batch=5, slots=10), BLOBS, STREAM
+    ),
+    "joint": Entry(lambda: Joint(mlp(), batch=5, epochs=2), BLOBS, STREAM | {"additive"}),
     "maml": Entry(lambda: MAML(mlp(), lr=0.1), BLOBS, HEAD),
     "maml_conv": Entry(lambda: MAML(conv(), lr=0.1, steps=1), IMAGES, BATCH, steps=20),
     "maml_line": Entry(

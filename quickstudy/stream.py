@@ -1,0 +1,382 @@
+"""Learning a stream, and what is left of its beginning at the end.
+
+`follow` is the whole idea: `adapt` folded over experiences, with a test of all of them after
+each. `evaluate_stream` makes numbers of it, those of Lopez-Paz & Ranzato (2017,
+arXiv:1706.08840) and Chaudhry et al. (2018, arXiv:1801.10112).
+"""
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from matplotlib.axes import Axes
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from quickstudy.checkpoint import CheckpointError, _replace
+from quickstudy.distributions.stream import Streams
+from quickstudy.evaluate import (
+    Metric,
+    Report,
+    _finite,
+    default_metrics,
+    evaluating,
+    is_transductive,
+)
+from quickstudy.functional import leaves, tree_map
+from quickstudy.learner import Learner
+from quickstudy.task import Examples, Json, Task
+
+CHUNK = 2000  # examples that are judged at a time
+
+
+_Row: TypeAlias = dict[str, Json]  # of a history: number, scores, seconds, examples, bytes
+
+
+class Followed(NamedTuple):
+    """Where a stream stands after some of its experiences."""
+
+    number: int  # of experiences learned; 0 before the first
+    state: Any  # what is known
+    scores: Tensor  # (K,)  on the test of every experience that is known of by now
+    seconds: float  # that the last experience took to learn
+    examples: int  # in the last experience
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """What became of the tests of every experience as more were learned.
+
+    `matrix[r, i, j]` is the score of stream r on the test of experience j + 1 after i
+    experiences: the diagonal below the first row is what was just learned, above it is what was
+    not yet. NaN was not measured. Larger is better.
+    """
+
+    matrix: Tensor  # (R, E + 1, E), float64
+    seconds: Tensor  # (R, E)  of learning each experience
+    examples: Tensor  # (R, E)
+    bytes: Tensor  # (R, E)  of the state after each experience
+    card: Mapping[str, Json] = field(default_factory=dict)
+    metric: str = "accuracy"
+
+    @property
+    def report(self) -> Report:
+        """A number per stream and measure:
+
+        - `accuracy` (or another metric): mean over all tests at the end. Also known as
+          retained accuracy.
+        - `forgetting`: of every experience but the last, how much its score has fallen from
+          its best; the mean.
+        - `backward transfer`: how much it has risen since it had just been learned; the mean.
+          Also known as backward transfer and interference.
+        - `forward transfer`: how much the score of an experience had risen just before it came,
+          from what it was at the start; the mean of all but the first.
+        - `area`: the mean of `accuracy` of the experiences so far, over all of the stream: the
+          area under the learning curve.
+        - `milliseconds per example`, and `kilobytes` of the state at the end.
+        """
+        end, later = self.matrix[:, -1], self.matrix[:, 1:]  # (R, E), (R, E, E)
+        tests = later.shape[-1]
+        row, column = torch.meshgrid(torch.arange(tests), torch.arange(tests), indexing="ij")
+        new = later.diagonal(dim1=1, dim2=2)  # (R, E)
+        best = later.masked_fill((row < column) | later.isnan(), -torch.inf).amax(1)
+        so_far = later.masked_fill(row < column, torch.nan).nanmean(-1)  # (R, E)
+        before = self.matrix[:, :-1].diagonal(dim1=1, dim2=2)
+        took = self.seconds.sum(1) * 1000 / self.examples.sum(1)
+        return Report(
+            {
+                self.metric: end.nanmean(-1),
+                "forgetting": (best - end)[:, :-1].nanmean(-1),
+                "backward transfer": (end - new)[:, :-1].nanmean(-1),
+                "forward transfer": (before - self.matrix[:, 0])[:, 1:].nanmean(-1),
+                "area": so_far.nanmean(-1),
+                "milliseconds per example": took,
+                "kilobytes": self.bytes[:, -1] / 1000,
+            },
+            self.card,
+        )
+
+    def plot(self, axes: Axes, stream: int = 0) -> None:
+        """Draws the matrix of one stream: rows are what has been learned, columns what is
+        asked."""
+        shown = self.matrix[stream].numpy()
+        image = axes.imshow(shown, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axes.set(xlabel="test of experience", ylabel="experiences learned")
+        axes.figure.colorbar(image, ax=axes, label=self.metric)
+
+    def plot_forgetting(self, axes: Axes, stream: int = 0) -> None:
+        """Draws the score of the first experience, and the mean of all so far, against the
+        experiences learned."""
+        later = self.matrix[stream, 1:]
+        at = torch.arange(1, len(later) + 1)
+        seen = at[:, None] > torch.arange(later.shape[1])
+        mean = later.masked_fill(~seen, torch.nan).nanmean(1)
+        for values, label in ((later[:, 0], "the first"), (mean, "all so far")):
+            there = ~values.isnan()
+            axes.plot(at[there].numpy(), values[there].numpy(), marker=".", label=label)
+        axes.set(xlabel="experiences learned", ylabel=self.metric, ylim=(0, 1.02))
+        axes.legend()
+
+    def to_json(self) -> Json:
+        """Every number, for `from_json`."""
+
+        def numbers(tensor: Tensor) -> Json:
+            if tensor.ndim:
+                return [numbers(part) for part in tensor]
+            return _finite(round(float(tensor), 6))
+
+        tensors = ("matrix", "seconds", "examples", "bytes")
+        facts = {"card": dict(self.card), "metric": self.metric}
+        return {name: numbers(getattr(self, name)) for name in tensors} | facts
+
+    @classmethod
+    def from_json(cls, data: Json) -> "StreamReport":
+        """The inverse of `to_json`."""
+
+        def tensor(value: Json) -> Tensor:
+            if isinstance(value, list):
+                return torch.stack([tensor(part) for part in value])
+            return torch.tensor(torch.nan if value is None else value, dtype=torch.float64)
+
+        tensors = {k: tensor(data[k]) for k in ("matrix", "seconds", "examples", "bytes")}
+        return cls(**tensors, card=data["card"], metric=data["metric"])
+
+
+def follow(
+    learner: Learner[Any],
+    stream: Iterable[Task[Examples]],
+    *,
+    metric: Metric | None = None,
+    known_task: bool = False,
+    every: int = 1,
+    tests: Sequence[Examples] = (),
+    state: Any = None,
+    done: int = 0,
+) -> Iterator[Followed]:
+    """Learns one experience after another; after each, asks for all that is known of.
+
+    Args:
+        stream: tasks, whose support sets are experiences and whose query sets their tests; it
+            may be endless, and each is taken when it is needed.
+        metric: of which larger is better. None: accuracy, or minus the learner's criterion.
+        known_task: tells which classes a test has, so that no other is answered: the
+            task-incremental scenario.
+        every: scores are measured after each `every`-th experience and the last of which
+            there is a test; they are NaN after others.
+        tests: of experiences from the first on, where they are known before these come.
+        state: what is known already, after the first `done` experiences. They must be missing
+            in `stream`, and have their tests in `tests`.
+
+    Yields:
+        Before the first experience, if there are `tests`; and after each.
+    """
+    metric = _metric(learner) if metric is None else metric
+    known, apart = list(tests), None
+    for number, task in enumerate(stream, done + 1):
+        if len(known) < number:
+            known.append(task.query)
+        with evaluating(learner):
+            if apart is None:
+                few = Examples(*(leaf[:10] for leaf in task.support))
+                apart = is_transductive(
+                    learner, tree_map(lambda leaf: leaf[None], Task(few, task.query))
+                )
+            ask = partial(_scores, learner, metric=metric, known_task=known_task, apart=apart)
+            if number == 1 and tests:
+                nothing = task.support._replace(weight=torch.zeros_like(task.support.weight))
+                start = learner.adapt(nothing)
+                yield Followed(0, start, ask(start, known), 0.0, 0)
+            since = time.perf_counter()
+            state = learner.adapt(task.support, state)
+            seconds = time.perf_counter() - since
+            if number % every == 0 or number == len(tests):
+                scores = ask(state, known)
+            else:
+                scores = torch.full((len(known),), torch.nan, dtype=torch.float64)
+        yield Followed(number, state, scores, seconds, int(task.support.weight.sum()))
+
+
+def evaluate_stream(
+    learner: Learner[Any],
+    streams: Streams | Iterable[Iterable[Task[Examples]]],
+    *,
+    count: int = 5,
+    seed: int = 1,
+    metrics: Mapping[str, Metric] | None = None,
+    known_task: bool = False,
+    every: int = 1,
+    selection: str = "last step",
+    folder: str | Path | None = None,
+    progress: Callable[[StreamReport], None] | None = None,
+) -> StreamReport:
+    """Follows streams from the start to the end, and scores all experiences after each.
+
+    Args:
+        streams: by their seeds, of which `count` are taken; or the streams themselves.
+        seed: of the first of `count` streams; the next has the next.
+        metrics: one, by its name, of which larger is better; None: as in `follow`.
+        known_task: as in `follow`.
+        every: as in `follow`.
+        selection: how the checkpoint was chosen, for the card.
+        folder: where what is known is kept after every experience, so that the same call, made
+            again after an interruption, goes on from there.
+        progress: called after every experience with what is known by then.
+
+    Raises:
+        ValueError: there is no stream, or more than one metric.
+        CheckpointError: `folder` is of other streams, or damaged.
+    """
+    if metrics is not None and len(metrics) != 1:
+        raise ValueError("Streams are judged by one metric at a time: give one.")
+    name = next(iter(default_metrics(learner) if metrics is None else metrics))
+    card: dict[str, Json] = {"tasks": "streams"}
+    if isinstance(streams, Streams):
+        card = {**streams.card(), "seed": seed}
+        streams = [streams.stream(seed + number) for number in range(count)]
+    card |= {"known task": known_task, "selection": selection}
+    histories: list[list[_Row]] = []
+    for number, stream in enumerate(streams, 1):
+        place = None if folder is None else Path(folder) / f"stream-{number}"
+        history, state = _resumed(place, card, learner, stream)
+        histories.append(history)
+        done = history[-1]["number"] if history else 0
+        known = isinstance(stream, Sequence)
+        for now in follow(
+            learner,
+            itertools.islice(stream, done, None),
+            metric=None if metrics is None else metrics[name],
+            known_task=known_task,
+            every=every,
+            tests=[
+                task.query for task in (stream if known else itertools.islice(stream, done))
+            ],
+            state=state,
+            done=done,
+        ):
+            history.append(
+                {
+                    "number": now.number,
+                    "scores": [_finite(score) for score in now.scores.tolist()],
+                    "seconds": now.seconds,
+                    "examples": now.examples,
+                    "bytes": sum(leaf.nbytes for leaf in leaves(now.state)),
+                }
+            )
+            if place is not None and now.number:
+                _keep(place, card, history, now.state)
+            if progress is not None:
+                progress(_report(histories, card, name))
+    if not histories:
+        raise ValueError("There is no stream to follow: ask for a `count` of at least 1.")
+    return _report(histories, card, name)
+
+
+def judge_stream(
+    learner: Learner[Any],
+    tasks: Streams,
+    *,
+    size: int = 1,
+    progress: Callable[[int], None] | None = None,
+    **others: Any,
+) -> Report:
+    """`evaluate_stream(...).report`, as the `judge` of a recipe's `Test`."""
+    report = evaluate_stream(learner, tasks, **others).report
+    if progress is not None:
+        progress(len(next(iter(report.values.values()))))
+    return report
+
+
+def _metric(learner: Learner[Any]) -> Metric:
+    """The default metric, as a number to be large."""
+    name, metric = next(iter(default_metrics(learner).items()))
+    return metric if name == "accuracy" else lambda said, examples: -metric(said, examples)
+
+
+def _scores(
+    learner: Learner[Any],
+    state: Any,
+    tests: Sequence[Examples],
+    *,
+    metric: Metric,
+    known_task: bool,
+    apart: bool,
+) -> Tensor:
+    """The score of every test (K,), float64. Several are given to `predict` at once, unless
+    they would be judged together."""
+    found, waiting = list[float](), list[Examples]()
+    for number, test in enumerate(tests, 1):
+        waiting.append(test)
+        if apart or number == len(tests) or sum(len(t.x) for t in waiting) >= CHUNK:
+            sizes = [len(each.x) for each in waiting]
+            said = learner.predict(state, torch.cat([each.x for each in waiting]))
+            parts = zip(*(leaf.split(sizes) for leaf in leaves(said)), strict=True)
+            for each, part in zip(waiting, parts, strict=True):
+                rest = iter(part)
+                own = tree_map(lambda _: next(rest), said)  # noqa: B023
+                if known_task:
+                    own = own.masked_fill(~(each.y > 0).any(0), -torch.inf)
+                found.append(float(metric(own, each)))
+            waiting = []
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _report(
+    histories: Sequence[Sequence[_Row]], card: Mapping[str, Json], metric: str
+) -> StreamReport:
+    """Streams, of which the last may not be at its end, as one matrix."""
+    tests = max((len(row["scores"]) for history in histories for row in history), default=0)
+    matrix = torch.full((len(histories), tests + 1, tests), torch.nan, dtype=torch.float64)
+    facts = torch.full((3, len(histories), tests), torch.nan, dtype=torch.float64)
+    for run, history in enumerate(histories):
+        for row in history:
+            number, scores = row["number"], row["scores"]
+            found = [torch.nan if score is None else score for score in scores]
+            matrix[run, number, : len(found)] = torch.tensor(found, dtype=torch.float64)
+            if number:
+                seen = [row["seconds"], row["examples"], row["bytes"]]
+                facts[:, run, number - 1] = torch.tensor(seen, dtype=torch.float64)
+    return StreamReport(matrix, *facts, card={**card, "streams": len(histories)}, metric=metric)
+
+
+def _keep(place: Path, card: Json, history: list[_Row], state: Any) -> None:
+    """Stores what is known, as a whole or not at all."""
+    tensors = {f"{n:05d}": leaf.contiguous() for n, leaf in enumerate(leaves(state))}
+    facts = {"card": json.dumps(card, sort_keys=True), "history": json.dumps(history)}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _replace(place.with_suffix(".safetensors"), save(tensors, facts))
+
+
+def _resumed(
+    place: Path | None, card: Json, learner: Learner[Any], stream: Iterable[Task[Examples]]
+) -> tuple[list[_Row], Any]:
+    """What was stored, or a beginning."""
+    if place is None or not place.with_suffix(".safetensors").exists():
+        return [], None
+    path = place.with_suffix(".safetensors")
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata()
+            tensors = [file.get_tensor(name) for name in sorted(file.keys())]
+        history = json.loads(facts["history"])
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}): delete it, and this stream starts anew."
+        ) from error
+    if facts["card"] != json.dumps(card, sort_keys=True):
+        raise CheckpointError(
+            f"{path} is of other streams, or of another learner: choose another folder."
+        )
+    first = next(iter(stream)).support
+    with evaluating(learner):  # only for the names and the order of what a state has
+        like = learner.adapt(tree_map(lambda leaf: leaf[:1], first))
+    if len(leaves(like)) != len(tensors):
+        raise CheckpointError(f"{path} is of another learner: choose another folder.")
+    where, rest = first.x.device, iter(tensors)
+    return history, tree_map(lambda _: next(rest).to(where), like)
