@@ -10,20 +10,15 @@ What it learns from your examples is a state, which `save` writes as one small f
 0.9
 """
 
-import hashlib
-import json
 import math
-import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import Tags, check_random_state
@@ -35,38 +30,17 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.alike import require_distance
-from quickstudy.checkpoint import (
-    _REMEDIES,
-    CheckpointError,
-    _class,
-    _digest,
-    _json,
-    _kind,
-    _learner_state,
-    _replace,
-    _sync,
-    _versions,
-)
+from quickstudy.checkpoint import CheckpointError, _class, _json
 from quickstudy.functional import leaves, tree_map
 from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import PrototypicalNetwork
 from quickstudy.learners.ridge import RidgeRegression
+from quickstudy.state_file import identity, pack, read, state_types, unpack, write
 from quickstudy.task import Examples, Json
 
-FORMAT = 1
 _KEY = "quickstudy"  # of our entry in the metadata of a safetensors file
 _TURNS, _PASS = 20, 0.95  # of a threshold: rounds of leaving out, share that is to pass
 _MISFIT = (RuntimeError, ValueError, IndexError)  # what PyTorch raises when shapes do not fit
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of tensors with their names, dtypes and shapes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {_kind(tensor)}\n".encode())
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(data.numpy().data)
-    return digest.hexdigest()
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
@@ -78,38 +52,13 @@ def read_model(path: str | Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
     Raises:
         CheckpointError: the file is missing, truncated or changed, or of another format.
     """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"There is no file {path}: name one that an estimator's `save` wrote."
-        ) from None
-    except OSError as error:
-        raise CheckpointError(
-            f"Cannot read {path} ({error.strerror}): make it readable, or name another file."
-        ) from error
-    again = "Copy it again from where it came from, or adapt and save anew."
-    try:
-        tensors = safetensors.torch.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        about = json.loads(header["__metadata__"][_KEY])
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is no adapted model, or it is truncated or damaged ({error}). {again}"
-        ) from error
-    except KeyError:
-        raise CheckpointError(
-            f"{path} is no adapted model: name a file that an estimator's `save` wrote."
-        ) from None
-    if about.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {about.get('format')}, and this version of quickstudy reads "
-            f"format {FORMAT}: use the version that wrote it "
-            f"({about.get('versions', {}).get('quickstudy', 'not said')})."
-        )
-    if about.get("sha256") != _digest(about) or about["tensors"] != fingerprint(tensors):
-        raise CheckpointError(f"{path} was changed: its sha256 is another. {again}")
-    return about, tensors
+    return read(
+        Path(path),
+        _KEY,
+        kind="adapted model",
+        writer="an estimator's `save`",
+        again="Copy it again from where it came from, or adapt and save anew.",
+    )
 
 
 class _FewShotEstimator(BaseEstimator, ABC):
@@ -149,12 +98,9 @@ class _FewShotEstimator(BaseEstimator, ABC):
         check_is_fitted(self, "state_")
         tensors: dict[str, Tensor] = {}
         about: dict[str, Json] = {
-            "format": FORMAT,
-            "versions": _versions(),
             "estimator": _class(self),
-            "learner": _identity(self.learner_),
-            "state": _pack(self.state_, "", tensors, _state_types(self.learner_)),
-            "tensors": fingerprint(tensors),
+            "learner": identity(self.learner_),
+            "state": pack(self.state_, "", tensors, state_types(self.learner_)),
             "input_shape": None if self.input_shape is None else list(self.input_shape),
             "shape": list(self.shape_),
             "features": self.n_features_in_,
@@ -163,19 +109,7 @@ class _FewShotEstimator(BaseEstimator, ABC):
             "targets": self._about(),
             "facts": {name: _json(name, value) for name, value in facts.items()},
         }
-        about["sha256"] = _digest(about)
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, safetensors.torch.save(tensors, {_KEY: json.dumps(about)}))
-            _sync(path.parent)
-        except OSError as error:
-            with suppress(OSError):
-                path.with_name(f"{path.name}.tmp").unlink()
-            raise CheckpointError(
-                f"Cannot write {path} ({error.strerror or error}): "
-                f"{_REMEDIES.get(error.errno or 0, 'choose another place')}."
-            ) from error
+        write(Path(path), _KEY, about, tensors)
 
     @classmethod
     def load(cls, path: str | Path, learner: Learner[Any] | None = None) -> Self:
@@ -196,7 +130,7 @@ class _FewShotEstimator(BaseEstimator, ABC):
         shape = about["input_shape"]
         model = cls(learner, input_shape=None if shape is None else tuple(shape))
         model.learner_ = model._default() if learner is None else learner
-        was, given = about["learner"], _identity(model.learner_)
+        was, given = about["learner"], identity(model.learner_)
         if was != given:
             raise CheckpointError(
                 f"{path} was adapted from another base: a {was['class']} whose parameters have "
@@ -205,7 +139,7 @@ class _FewShotEstimator(BaseEstimator, ABC):
             )
         where = _like(model.learner_).device
         tensors = {name: tensor.to(where) for name, tensor in tensors.items()}
-        model.state_ = _unpack(about["state"], tensors, _state_types(model.learner_))
+        model.state_ = unpack(about["state"], tensors, state_types(model.learner_))
         model.shape_, model.seed_ = tuple(about["shape"]), about["seed"]
         model.n_features_in_ = about["features"]
         if about["feature_names"]:
@@ -686,71 +620,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
         return False
     scale = b.abs().amax().item() if b.numel() else 0.0
     return torch.allclose(a, b, rtol=1e-4, atol=1e-5 * scale)
-
-
-def _identity(learner: Learner[Any]) -> dict[str, Json]:
-    """The class and the sha256 of the parameters and buffers."""
-    return {"class": _class(learner), "sha256": fingerprint(_learner_state(learner)[0])}
-
-
-# A state as JSON that names its tensors. Nothing is unpickled or imported: a NamedTuple is one
-# that the file of the learner, or of a part of it, knows by that name.
-
-
-def _state_types(learner: Learner[Any]) -> dict[tuple[str, ...], Any]:
-    """The NamedTuple classes known where the learner's classes are defined, by their name and
-    fields."""
-    owners = {kind.__module__ for part in learner.modules() for kind in type(part).__mro__}
-    known = (thing for owner in sorted(owners) for thing in vars(sys.modules[owner]).values())
-    kinds = (k for k in known if isinstance(k, type) and issubclass(k, tuple))
-    return {(k.__name__, *getattr(k, "_fields")): k for k in kinds if hasattr(k, "_fields")}  # noqa: B009
-
-
-def _pack(
-    tree: Any, name: str, tensors: dict[str, Tensor], types: Mapping[tuple[str, ...], Any]
-) -> Json:
-    """`tree` as JSON, its tensors moved to `tensors` under names that are paths."""
-
-    def inside(items: Mapping[str, Any]) -> dict[str, Json]:
-        return {
-            key: _pack(part, f"{name}/{key}" if name else key, tensors, types)
-            for key, part in items.items()
-        }
-
-    if isinstance(tree, Tensor) and name not in tensors:
-        copy = tree.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        tensors[name] = copy
-        return name
-    if isinstance(tree, dict) and all(isinstance(key, str) for key in tree):
-        return {"dict": inside(tree)}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        fields: dict[str, Any] = tree._asdict()  # pyright: ignore[reportAttributeAccessIssue]
-        if (_class(tree), *fields) in types:
-            return {"class": _class(tree), "fields": inside(fields)}
-    elif isinstance(tree, tuple):
-        return {"tuple": list(inside({str(i): part for i, part in enumerate(tree)}).values())}
-    raise CheckpointError(
-        f"`{name or 'state'}` is a {_class(tree)}, which a file cannot hold: a state is made "
-        "of tensors, dictionaries with text for keys, tuples, and NamedTuples defined at the "
-        "top level of the learner's file."
-    )
-
-
-def _unpack(
-    nest: Json, tensors: Mapping[str, Tensor], types: Mapping[tuple[str, ...], Any]
-) -> Any:
-    """The inverse of `_pack`."""
-    match nest:
-        case {"class": name, "fields": fields}:
-            if (name, *fields) not in types:
-                raise CheckpointError(
-                    f"The state is a {name} of {', '.join(fields)}, which this version of the "
-                    "learner does not have: use the version that saved it."
-                )
-            parts = {key: _unpack(part, tensors, types) for key, part in fields.items()}
-            return types[(name, *fields)](**parts)
-        case {"dict": items}:
-            return {key: _unpack(part, tensors, types) for key, part in items.items()}
-        case {"tuple": parts}:
-            return tuple(_unpack(part, tensors, types) for part in parts)
-    return tensors[nest]

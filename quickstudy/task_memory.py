@@ -17,10 +17,29 @@ from torch import Tensor
 from torch.func import vmap
 
 from quickstudy.evaluate import evaluating
-from quickstudy.execution import explained, inference, over_tasks
+from quickstudy.execution import How, explained, inference, over_tasks
 from quickstudy.functional import leaves, tree_map
 from quickstudy.learner import Learner
 from quickstudy.task import Examples, Task, TaskBatch
+
+
+def misfits(learner: Learner[Any], states: Any, support: Examples, how: How = "vmap") -> Tensor:
+    """The criterion (M,) of each state on the examples of one task.
+
+    Args:
+        states: a tree whose tensors have an axis M in front.
+    """
+
+    def misfit(state: Any) -> Tensor:
+        return learner.criterion(learner.predict(state, support.x), support)
+
+    return over_tasks(misfit, how)(states)
+
+
+def attention(misfits: Tensor, temperature: float | Tensor) -> Tensor:
+    """The share (M,) of each state by how well it fits: none where the misfit is not finite."""
+    fits = torch.where(misfits.isfinite(), -misfits / temperature, -torch.inf)
+    return fits.softmax(-1)
 
 
 class TaskMemory(Learner[Any]):
@@ -57,7 +76,7 @@ class TaskMemory(Learner[Any]):
         self.learner, self.temperature = learner, temperature
         self.limit: int | None = None
         self.how, self.judges_together = learner.how, learner.judges_together
-        start = _flat(_start(learner)).detach()
+        start = flat(_start(learner)).detach()
         self.register_buffer("states", start.new_zeros(size, len(start)))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64, device=start.device))
 
@@ -89,7 +108,7 @@ class TaskMemory(Learner[Any]):
             found = over_tasks(learner.adapt, how, chunk)(tasks.support)
         if type(found) is not type(_start(learner)):
             raise ValueError(_NO_START.format(type(learner).__name__))
-        rows = vmap(_flat)(found)
+        rows = vmap(flat)(found)
         rows = rows[rows.isfinite().all(1)]
         size = len(self.states)
         places = (self.count + torch.arange(len(rows), device=rows.device)) % size
@@ -130,17 +149,14 @@ class TaskMemory(Learner[Any]):
         return vmap(lambda flat: self.predict(self._state(flat), x))(self.states[places])
 
     def _candidates(self) -> Tensor:
-        start = _flat(_start(self.learner))
+        start = flat(_start(self.learner))
         return torch.cat([start[None], self.states[: self.limit]])
 
     def _attention(self, support: Examples, candidates: Tensor) -> Tensor:
-        def misfit(flat: Tensor) -> Tensor:
-            return self.criterion(self.predict(self._state(flat), support.x), support)
-
-        misfits = vmap(misfit, randomness="different")(candidates)
+        found = misfits(self, vmap(self._state)(candidates), support)
         places = torch.arange(len(candidates), device=candidates.device)
-        known = (places <= self.count) & misfits.isfinite()
-        return torch.where(known, -misfits / self.temperature, -torch.inf).softmax(0)
+        known = torch.where(places <= self.count, found, torch.inf)
+        return attention(known, self.temperature)
 
     def _state(self, flat: Tensor) -> Any:
         """A row, in the form of a state."""
@@ -162,5 +178,6 @@ def _start(learner: Any) -> Any:
         raise ValueError(_NO_START.format(type(learner).__name__)) from None
 
 
-def _flat(state: Any) -> Tensor:
+def flat(state: Any) -> Tensor:
+    """All numbers of a state, one after the other (P,)."""
     return torch.cat([leaf.flatten() for leaf in leaves(state)])
