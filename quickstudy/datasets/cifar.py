@@ -83,4 +83,4 @@ def _records(data: bytes, labels: int) -> tuple[Tensor, ...]:
     """The pictures of a file, and each of the labels that stand before every picture."""
     rows = np.frombuffer(data, np.uint8).reshape(-1, labels + PIXELS)
     x = rows[:, labels:].reshape(-1, 3, 32, 32).copy()
-    return torch.from_numpy(x), *torch.from_numpy(rows[:, :labels].T.astype(np.int64))
+    return torch.from_numpy(x), *torch.from_numpy(rows[:, :labels].T.astype(np.int64, "C"))
