@@ -8,7 +8,7 @@ row for each number that a paper has too), `each` (a section for each recipe), t
 recipe or of one of its results, `compare RECIPE` (its results beside each other, task by task),
 `gradient omniglot` and `gradient sinusoid` (a row for each gradient learner), `metric omniglot`
 and `memory omniglot` (a row for each result of learners that compare or remember), `mechanisms`
-(pairs of results), or `speed`.
+(pairs of results), `speed`, or `benchmark NAME` (one that is of something else than speed).
 The numbers come from recipes/results/*.json and benchmarks/results/*.json, which the commands
 that measured them wrote.
 """
@@ -50,6 +50,8 @@ NAMES = GRADIENT | {
     "baseline_pp": "Baseline++",
     "simple_shot": "SimpleShot",
     "tim": "TIM (transductive)",
+    "transductive_fine_tuning": "Transductive fine-tuning",
+    "lr_d2": "LR-D2",
     "snail": "SNAIL",
     "life_long_memory": "Life-long memory",
     "mann": "MANN",
@@ -59,7 +61,7 @@ NAMES = GRADIENT | {
 FAMILIES = {  # recipes
     "metric": (
         "protonet", "matching", "siamese", "relation", "r2d2", "meta_opt_net", "baseline_pp",
-        "simple_shot",
+        "simple_shot", "semi_supervised",
     ),
     "memory": ("snail", "life_long_memory", "meta_net", "memory_network"),
 }  # fmt: skip
@@ -74,6 +76,7 @@ MECHANISMS = (  # a test, and the results with a mechanism and without it
     ("MANN's 128 slots", "5th presentation", "omniglot_mann_128", "omniglot_mann_0"),
     ("MANN's 16 slots", "5th presentation", "omniglot_mann_16", "omniglot_mann_0"),
 )  # fmt: skip
+APART = {"mapping_library"}  # benchmarks that are not of speed
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -105,8 +108,12 @@ def _block(name: str) -> str:
         return "\n\n".join(f"## {recipe}\n\n{_recipe(recipe)}" for recipe in formats)
     if name in ("speed", "speed in short"):
         found = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+        found = [file for file in found if file.stem not in APART]
         parts = [_benchmark(file, name != "speed") for file in found]
         return "\n\n".join(filter(None, parts)) or "*Not measured yet: `make bench`.*"
+    if name.removeprefix("benchmark ") in APART:
+        file = ROOT / "benchmarks" / "results" / f"{name.removeprefix('benchmark ')}.json"
+        return _benchmark(file) if file.exists() else "*Not measured yet: `make bench`.*"
     if name == "gradient omniglot":
         return _omniglot()
     if name.removesuffix(" omniglot") in FAMILIES:

@@ -36,8 +36,8 @@ Name = Literal[
     "maml", "fomaml", "anil", "boil", "meta_sgd", "meta_curvature", "maml_pp", "reptile",
     "imaml", "cavia", "proto_maml", "prototypical", "cosine_prototypical", "matching",
     "siamese", "relation", "relation_reasoning", "feat", "r2d2", "meta_opt_net", "baseline",
-    "baseline_pp", "simple_shot", "tim", "snail", "life_long_memory", "mann",
-    "memory_network", "meta_net",
+    "baseline_pp", "simple_shot", "tim", "transductive_fine_tuning", "lr_d2", "snail",
+    "life_long_memory", "mann", "memory_network", "meta_net",
 ]  # fmt: skip
 
 
@@ -65,6 +65,11 @@ def tim() -> qs.TIM:
     return learner
 
 
+def transductive_fine_tuning() -> qs.TransductiveFineTuning:
+    head = torch.nn.Linear(WIDTH, CLASSES)
+    return qs.TransductiveFineTuning(torch.nn.Sequential(embedding(), head))
+
+
 LEARNERS: dict[Name, Callable[[int], qs.Learner[Any]]] = {  # of the number of meta-steps
     "maml": lambda _: qs.MAML(net(), **INNER),
     "fomaml": lambda _: qs.fomaml(net(), **INNER),
@@ -90,13 +95,17 @@ LEARNERS: dict[Name, Callable[[int], qs.Learner[Any]]] = {  # of the number of m
     "baseline_pp": lambda _: qs.baseline_pp(embedding(), WIDTH, CLASSES),
     "simple_shot": lambda _: qs.SimpleShot(embedding(), torch.nn.Linear(WIDTH, CLASSES)),
     "tim": lambda _: tim(),
+    "transductive_fine_tuning": lambda _: transductive_fine_tuning(),
+    "lr_d2": lambda _: qs.LRD2(embedding()),
     "snail": lambda _: qs.SNAIL(embedding(), WIDTH, WAYS, length=26),
     "life_long_memory": lambda _: qs.LifeLongMemory(embedding(), slots=128),
     "mann": lambda _: qs.MANN(embedding(), qs.LRUA(WIDTH + WAYS, WAYS)),
     "memory_network": lambda _: qs.few_shot_memory_network(embedding(), WIDTH),
     "meta_net": lambda _: qs.MetaNet(embedding(), embedding(), WIDTH, WAYS),
 }
-FROM_A_CLASSIFIER = {"baseline", "baseline_pp", "simple_shot", "tim"}
+FROM_A_CLASSIFIER = {
+    "baseline", "baseline_pp", "simple_shot", "tim", "transductive_fine_tuning",
+}  # fmt: skip
 AT_TEST: dict[Name, dict[str, Any]] = {"reptile": {"steps": 50, "batch": None}}
 
 
