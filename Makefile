@@ -30,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.heads --out benchmarks/results/heads.json
 	$(BIN)/python -m benchmarks.recurrent --out benchmarks/results/recurrent.json
 	$(BIN)/python -m benchmarks.memory --out benchmarks/results/memory.json --plot docs/how-to/memory.svg
+	$(BIN)/python -m benchmarks.mapping_library --out benchmarks/results/mapping_library.json --plot docs/mapping_library.svg
 
 # every stored result, again: hours on one machine; stopped, it goes on where it was
 results: $(READY)

@@ -73,7 +73,8 @@ class _Entry(NamedTuple):
 
 
 class _Index(NamedTuple):
-    rows: dict[str, int]  # of the names
+    names: list[str]
+    rows: dict[str, int]  # where each name is
     directions: Tensor  # (M, D)  of the tasks' embeddings
     layouts: dict[str, int]
     layout: Tensor  # (M,)
@@ -264,13 +265,12 @@ class MappingLibrary:
         """The past tasks that a support set is most like, the most similar first: their names,
         and the cosines of the embeddings."""
         index = self._index()
-        if not index.rows:
+        if not index.names:
             return []
         cosines = index.directions @ self._direction(self._here(support))
         best, places = cosines.topk(min(k, len(cosines)))
-        names = list(index.rows)
         found = zip(places.tolist(), best.clamp(-1, 1).tolist(), strict=True)
-        return [(names[place], cosine) for place, cosine in found]
+        return [(index.names[place], cosine) for place, cosine in found]
 
     def attention(
         self, support: Examples, k: int = 8, *, among: Iterable[str] | None = None
@@ -365,6 +365,8 @@ class MappingLibrary:
             self.folder.mkdir(parents=True, exist_ok=True)
             _replace(self.folder / _ATTENTION, f"{text}\n".encode())
         except OSError as error:
+            with suppress(OSError):
+                (self.folder / f"{_ATTENTION}.tmp").unlink()
             raise CheckpointError(
                 f"Cannot write {self.folder / _ATTENTION} ({error.strerror}): free some space, "
                 "or make the folder writable."
@@ -395,7 +397,7 @@ class MappingLibrary:
         with evaluating(self.learner):
             start = _learned_start(self.learner)
             layout, index = self._layout(start), self._index()
-            if layout not in index.layouts and index.rows:  # a start unlike the states
+            if layout not in index.layouts and index.names:  # a start unlike the states
                 start, layout = None, self._layout(self.learner.adapt(support))
             if learned and start is not None:
                 names.append(None)
@@ -419,7 +421,7 @@ class MappingLibrary:
         among = None if among is None else list(among)
         for name in among or ():
             self._require(name)
-        direction = self._direction(support) if self._index().rows else None
+        direction = self._direction(support) if self._index().names else None
         while direction is not None:  # once again for every file that turns out to be damaged
             index = self._index()
             fits = index.layout == index.layouts.get(layout, -1)  # (M,)
@@ -428,8 +430,8 @@ class MappingLibrary:
                 chosen[[index.rows[name] for name in among if name in index.rows]] = True
                 fits = fits & chosen
             cosines = (index.directions @ direction).masked_fill(~fits, -torch.inf)
-            names = list(index.rows)
-            near = [names[place] for place in cosines.topk(min(k, int(fits.sum()))).indices]
+            places = cosines.topk(min(k, int(fits.sum()))).indices.tolist()
+            near = [index.names[place] for place in places]
             try:
                 return [(name, self.get(name)) for name in near]
             except CheckpointError:
@@ -451,6 +453,7 @@ class MappingLibrary:
             where = self._device()
             directions = torch.stack(rows) if rows else torch.zeros(0, 0)
             self._known = _Index(
+                names,
                 {name: row for row, name in enumerate(names)},
                 F.normalize(directions, dim=-1).to(where),
                 layouts,
@@ -467,10 +470,10 @@ class MappingLibrary:
                 found = self.embed(support).flatten()
         known = self._index().directions
         if not found.isfinite().all() or (len(known) and known.shape[1] != len(found)):
-            wanted = f"{known.shape[1]} finite" if len(known) else "finite"
+            wanted = f"{known.shape[1]} finite numbers" if len(known) else "finite numbers"
             raise ValueError(
-                f"The embedding of this task is {tuple(found.shape)} numbers, not all of use: "
-                f"give an `embed` that makes {wanted} numbers of every support set."
+                f"The embedding of this task has {len(found)} numbers, perhaps not all finite: "
+                f"give an `embed` that makes {wanted} of every support set."
             )
         return found
 
