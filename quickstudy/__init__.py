@@ -39,6 +39,7 @@ from quickstudy.functional import (
 )
 from quickstudy.inside import Inside, inside
 from quickstudy.learner import Learner
+from quickstudy.learners.a_gem import AGEM
 from quickstudy.learners.anml import Gated, anml
 from quickstudy.learners.baseline import Baseline, baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
@@ -111,6 +112,7 @@ from quickstudy.verification import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AGEM",
     "CAVIA",
     "FEAT",
     "IMAML",

@@ -18,6 +18,7 @@ from quickstudy.distributions.copying import Copy, RepeatCopy
 from quickstudy.distributions.stories import Stories
 from quickstudy.distributions.trajectory import Trajectories
 from quickstudy.functional import squared_error
+from quickstudy.learners.a_gem import AGEM
 from quickstudy.learners.anml import anml
 from quickstudy.learners.baseline import baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
@@ -137,6 +138,7 @@ ZOO = {
     "experience_replay": Entry(
         lambda: ExperienceReplay(mlp(), batch=5, slots=10), BLOBS, STREAM
     ),
+    "a_gem": Entry(lambda: AGEM(mlp(), batch=5, slots=10), BLOBS, STREAM),
     "joint": Entry(lambda: Joint(mlp(), batch=5, epochs=2), BLOBS, STREAM | {"additive"}),
     "maml": Entry(lambda: MAML(mlp(), lr=0.1), BLOBS, HEAD),
     "maml_conv": Entry(lambda: MAML(conv(), lr=0.1, steps=1), IMAGES, BATCH, steps=20),
