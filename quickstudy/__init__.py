@@ -44,11 +44,13 @@ from quickstudy.learners.anml import Gated, anml
 from quickstudy.learners.baseline import Baseline, baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
+from quickstudy.learners.ewc import EWC, online_ewc
 from quickstudy.learners.experience_replay import ExperienceReplay
 from quickstudy.learners.feat import FEAT
 from quickstudy.learners.fine_tuning import FineTuning
 from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.joint import Joint
+from quickstudy.learners.learning_without_forgetting import LearningWithoutForgetting
 from quickstudy.learners.life_long_memory import LifeLongMemory
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
@@ -86,6 +88,7 @@ from quickstudy.learners.siamese import (
 from quickstudy.learners.simple_shot import SimpleShot
 from quickstudy.learners.snail import SNAIL
 from quickstudy.learners.streaming_lda import StreamingLDA
+from quickstudy.learners.synaptic_intelligence import SynapticIntelligence
 from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import is_low_rank, lora
@@ -114,6 +117,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AGEM",
     "CAVIA",
+    "EWC",
     "FEAT",
     "IMAML",
     "LRD2",
@@ -155,6 +159,7 @@ __all__ = [
     "Joint",
     "LearnedMapping",
     "Learner",
+    "LearningWithoutForgetting",
     "LifeLongMemory",
     "Line",
     "MAMLPlusPlus",
@@ -190,6 +195,7 @@ __all__ = [
     "StreamReport",
     "StreamingLDA",
     "Streams",
+    "SynapticIntelligence",
     "Task",
     "TaskDistribution",
     "TaskMemory",
@@ -241,6 +247,7 @@ __all__ = [
     "momentum",
     "negative_squared_distance",
     "nets",
+    "online_ewc",
     "over_tasks",
     "permuted",
     "plan",

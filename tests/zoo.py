@@ -23,11 +23,13 @@ from quickstudy.learners.anml import anml
 from quickstudy.learners.baseline import baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
+from quickstudy.learners.ewc import EWC, online_ewc
 from quickstudy.learners.experience_replay import ExperienceReplay
 from quickstudy.learners.feat import FEAT
 from quickstudy.learners.fine_tuning import FineTuning
 from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.joint import Joint
+from quickstudy.learners.learning_without_forgetting import LearningWithoutForgetting
 from quickstudy.learners.life_long_memory import LifeLongMemory
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.mann import LRUA, MANN
@@ -56,6 +58,7 @@ from quickstudy.learners.siamese import (
 from quickstudy.learners.simple_shot import SimpleShot
 from quickstudy.learners.snail import SNAIL
 from quickstudy.learners.streaming_lda import StreamingLDA
+from quickstudy.learners.synaptic_intelligence import SynapticIntelligence
 from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
 from quickstudy.low_rank import lora
@@ -139,6 +142,13 @@ ZOO = {
         lambda: ExperienceReplay(mlp(), batch=5, slots=10), BLOBS, STREAM
     ),
     "a_gem": Entry(lambda: AGEM(mlp(), batch=5, slots=10), BLOBS, STREAM),
+    "ewc": Entry(lambda: EWC(mlp(), batch=5), BLOBS, STREAM),
+    "ewc_empirical": Entry(lambda: EWC(mlp(), batch=5, empirical=True), BLOBS, STREAM),
+    "ewc_online": Entry(lambda: online_ewc(mlp(), batch=5), BLOBS, STREAM),
+    "synaptic_intelligence": Entry(lambda: SynapticIntelligence(mlp(), batch=5), BLOBS, STREAM),
+    "learning_without_forgetting": Entry(
+        lambda: LearningWithoutForgetting(mlp(), batch=5), BLOBS, STREAM
+    ),
     "joint": Entry(lambda: Joint(mlp(), batch=5, epochs=2), BLOBS, STREAM | {"additive"}),
     "maml": Entry(lambda: MAML(mlp(), lr=0.1), BLOBS, HEAD),
     "maml_conv": Entry(lambda: MAML(conv(), lr=0.1, steps=1), IMAGES, BATCH, steps=20),
