@@ -10,9 +10,10 @@ $$w^r_t = \mathrm{softmax}(\beta_t \cos(k_t, M_t)), \quad
   w^w_t = \sigma(\alpha_t) \, w^r_{t-1} + (1 - \sigma(\alpha_t)) \, w^{lu}_{t-1}, \quad
   M_t = M_{t-1} + w^w_t \, a_t, \quad w^u_t = \gamma w^u_{t-1} + w^r_t + w^w_t$$
 
-Differs from the paper: cosines have a learned strength β, without which the softmax over 128
-slots is almost flat; what is written, a, is not the key k but a vector of its own. Of several
-heads each has its own least used slot, and all of these are emptied before they are written to.
+Differs from the paper: cosines have a learned strength β, about 10 at first, without which the
+softmax over 128 slots is almost flat; what is written, a, is not the key k but a vector of its
+own. Of several heads each has its own least used slot, and all of these are emptied before they
+are written to. `MANN` can be told each example `again` with its label (not in the paper).
 """
 
 from functools import partial
@@ -89,6 +90,11 @@ class LRUA(Machine[LRUAState]):
         self.controller = LSTMCell(inputs + heads * width, hidden)
         self.address = nn.Linear(hidden, heads * sum(self.parts))
         self.output = nn.Linear(hidden + heads * width, outputs)
+        # by PyTorch's weights what is written is almost nothing, whatever is seen: where a head
+        # reads then makes no difference, and has hardly a gradient
+        nn.init.normal_(self.address.weight, std=3 / hidden**0.5)
+        with torch.no_grad():  # β of about 10: at 1 to 2 a read is the mean of all slots
+            self.address.bias.unflatten(0, (heads, -1))[:, -2] += 9.0
 
     def start(self) -> LRUAState:
         """The state before the first step: an empty memory, never used."""
@@ -120,7 +126,7 @@ class Heard(NamedTuple):
     """What is known after some examples."""
 
     machine: Any  # its own state
-    label: Tensor  # (C,)  of the last example, of which the machine hears at its next step
+    told: Tensor  # (C,)  label of the last example, heard next; (D + C,) where it is told again
 
 
 class MANN(Learner[Heard]):
@@ -132,11 +138,13 @@ class MANN(Learner[Heard]):
     Args:
         machine: of D + C inputs and C outputs: `LRUA`, or `StackedLSTM` with which the paper
             compares it, or another `Machine`.
+        again: whether the machine, with a label, hears the embedding that it is of once more,
+            and need not find out first that it has to keep it for a step: 2 D + C inputs.
     """
 
-    def __init__(self, embed: nn.Module, machine: Machine[Any]):
+    def __init__(self, embed: nn.Module, machine: Machine[Any], *, again: bool = False):
         super().__init__()
-        self.embed, self.machine = embed, machine
+        self.embed, self.machine, self.again = embed, machine, again
 
     def adapt(self, support: Examples, state: Heard | None = None) -> Heard:
         """What is known after the examples, one after the other."""
@@ -144,8 +152,8 @@ class MANN(Learner[Heard]):
 
     def predict(self, state: Heard, x: Tensor) -> Tensor:
         """Logits (Q, C): what would be said of each query, were it the next example."""
-        machine, label = tree_map(lambda part: part.expand(len(x), *part.shape), state)
-        return self.machine.step(torch.cat([self.embed(x), label], -1), machine)[0]
+        machine, told = tree_map(lambda part: part.expand(len(x), *part.shape), state)
+        return self.machine.step(torch.cat([self.embed(x), told], -1), machine)[0]
 
     def loss(self, task: Task[Examples]) -> Tensor:
         """Of guessing every example before it is told, those of the support set first."""
@@ -157,13 +165,14 @@ class MANN(Learner[Heard]):
     ) -> tuple[list[Tensor], list[Heard]]:
         """Guesses (C,) of all N examples, each made before its label was told, and the N + 1
         states before, between and after them."""
-        nothing = examples.y.new_zeros(examples.y.shape[-1])
+        embedded = self.embed(examples.x)
+        telling = torch.cat([embedded, examples.y], -1) if self.again else examples.y
+        nothing = telling.new_zeros(telling.shape[-1])
         known = Heard(self.machine.start(), nothing) if state is None else state
         guesses, states = [], [known]
-        embedded = self.embed(examples.x)
-        for x, y, weight in zip(embedded, examples.y, examples.weight, strict=True):
-            guess, machine = self.machine.step(torch.cat([x, known.label]), known.machine)
-            known = tree_map(partial(torch.where, weight > 0), Heard(machine, y), known)
+        for x, told, weight in zip(embedded, telling, examples.weight, strict=True):
+            guess, machine = self.machine.step(torch.cat([x, known.told]), known.machine)
+            known = tree_map(partial(torch.where, weight > 0), Heard(machine, told), known)
             guesses.append(guess)
             states.append(known)
         return guesses, states

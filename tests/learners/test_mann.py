@@ -158,6 +158,29 @@ def test_each_step_hears_the_label_of_the_one_before():
 
 
 @torch.no_grad()
+def test_told_again_an_example_comes_with_its_label():
+    mine = MANN(MLP(8, 5), StackedLSTM(5 + 5 + 3, 3, hidden=6, layers=1), again=True)
+    sequence, query = task()
+    seen = mine.embed(sequence.x)
+    told = torch.cat([torch.zeros(1, 8), torch.cat([seen, sequence.y], 1)])
+    heard, last = mine.machine(torch.cat([seen, told[:-1]], -1))
+    close(torch.stack(mine.listen(sequence)[0]), heard)
+    given = torch.cat([mine.embed(query.x), told[-1].expand(12, -1)], -1)
+    alone = [mine.machine.step(each, last)[0] for each in given]
+    close(mine.predict(mine.adapt(sequence), query.x), torch.stack(alone))
+
+
+@torch.no_grad()
+def test_what_is_written_makes_a_difference_from_the_start():
+    machine = LRUA(64 + 5, 5)
+    x = torch.randn(50, 64 + 5)
+    state = machine.trace(x)[1][-1]
+    written = state.memory[state.memory.norm(dim=-1) > 0]
+    assert written.square().mean().sqrt() > 0.05  # 0.01 by PyTorch's own weights
+    assert state.reading.amax(-1).mean() > 3 / 128
+
+
+@torch.no_grad()
 def test_a_sequence_in_two_parts_is_the_sequence_and_padding_is_not_heard():
     mine, sequence = learner(), task().support
     expected = leaves(mine.adapt(sequence))
