@@ -91,6 +91,7 @@ from quickstudy.learners.streaming_lda import StreamingLDA
 from quickstudy.learners.synaptic_intelligence import SynapticIntelligence
 from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
+from quickstudy.lifelong_classifier import LifelongClassifier
 from quickstudy.low_rank import is_low_rank, lora
 from quickstudy.mapping_library import LearnedMapping, MappingLibrary
 from quickstudy.nets import use_batch_statistics
@@ -161,6 +162,7 @@ __all__ = [
     "Learner",
     "LearningWithoutForgetting",
     "LifeLongMemory",
+    "LifelongClassifier",
     "Line",
     "MAMLPlusPlus",
     "MappingLibrary",

@@ -121,31 +121,37 @@ class _FewShotEstimator(BaseEstimator, ABC):
         Raises:
             CheckpointError: as `read_model`; or the base, or the estimator, is another.
         """
+        model = cls(learner)
+        about = model._restore(path)
+        shape = about["input_shape"]
+        model.input_shape = None if shape is None else tuple(shape)
+        return model
+
+    def _restore(self, path: str | Path) -> dict[str, Json]:
+        """Knows what the model in a file knows; returns what the file says."""
         about, tensors = read_model(path)
-        if about["estimator"] != cls.__name__:
+        if about["estimator"] != _class(self):
             raise CheckpointError(
-                f"{path} is of a {about['estimator']}, not a {cls.__name__}: load it with "
+                f"{path} is of a {about['estimator']}, not a {_class(self)}: load it with "
                 f"`{about['estimator']}.load`."
             )
-        shape = about["input_shape"]
-        model = cls(learner, input_shape=None if shape is None else tuple(shape))
-        model.learner_ = model._default() if learner is None else learner
-        was, given = about["learner"], identity(model.learner_)
+        self.learner_ = self._default() if self.learner is None else self.learner
+        was, given = about["learner"], identity(self.learner_)
         if was != given:
             raise CheckpointError(
                 f"{path} was adapted from another base: a {was['class']} whose parameters have "
                 f"the sha256 {was['sha256'][:12]}…, and this is a {given['class']} with "
                 f"{given['sha256'][:12]}…. Load it with the learner that was adapted."
             )
-        where = _like(model.learner_).device
+        where = _like(self.learner_).device
         tensors = {name: tensor.to(where) for name, tensor in tensors.items()}
-        model.state_ = unpack(about["state"], tensors, state_types(model.learner_))
-        model.shape_, model.seed_ = tuple(about["shape"]), about["seed"]
-        model.n_features_in_ = about["features"]
+        self.state_ = unpack(about["state"], tensors, state_types(self.learner_))
+        self.shape_, self.seed_ = tuple(about["shape"]), about["seed"]
+        self.n_features_in_ = about["features"]
         if about["feature_names"]:
-            model.feature_names_in_ = np.array(about["feature_names"], dtype=object)
-        model._recall(about["targets"])
-        return model
+            self.feature_names_in_ = np.array(about["feature_names"], dtype=object)
+        self._recall(about["targets"])
+        return about
 
     @abstractmethod
     def _default(self) -> Learner[Any]:
@@ -256,7 +262,99 @@ class _FewShotEstimator(BaseEstimator, ABC):
         return tags
 
 
-class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
+class _Classifier(ClassifierMixin, _FewShotEstimator):
+    """What classifiers share: a class has a column of the learner's outputs."""
+
+    classes_: np.ndarray
+    _columns: np.ndarray  # of `classes_`, among the learner's outputs
+    _width: int  # how many of these there are
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities (N, classes): the softmax of the learner's predictions."""
+        return self._logits(X).softmax(-1).numpy()
+
+    def _logits(self, X: Any) -> Tensor:
+        outputs = self._outputs(X)  # of all that the learner has
+        if len(outputs) == 1 and self.learner_.judges_together:
+            warnings.warn(
+                f"{_class(self.learner_)} is transductive, and learns from the rows that it is "
+                "asked about: give it many at once, of every class, not one alone.",
+                stacklevel=3,
+            )
+        return outputs[:, self._columns]
+
+    def _start(
+        self, x: Tensor, index: np.ndarray, weight: Tensor, count: int
+    ) -> tuple[Any, int]:
+        """Adapts from nothing, with a column of labels for each of the learner's outputs."""
+        trouble = None
+        try:
+            state, width = self._adapt(self._examples(x, index, weight, count))
+        except _MISFIT as error:
+            trouble = error
+            try:  # one column broadcasts to however many outputs there are, and so tells
+                one = self._examples(x, np.zeros_like(index), weight, 1)
+                state, width = self._adapt(one)
+            except _MISFIT:
+                raise self._misfit(f"{count} classes", trouble) from trouble
+            if width in (1, count):  # so their number was not the trouble
+                raise self._misfit(f"{count} classes", trouble) from trouble
+        if width < count:
+            raise ValueError(
+                f"The learner has {width} outputs, and there are {count} classes: give "
+                f"examples of at most {width} classes, or a learner of {count} outputs."
+            ) from trouble
+        if width > count:
+            state, _ = self._adapt(self._examples(x, index, weight, width))
+        return state, width
+
+    def _grow(self, x: Tensor, state: Any, width: int, count: int) -> Any:
+        """`state`, of `width` classes, as it would be had there been `count` from the start.
+
+        By trial: the same examples are learned with few and with many columns of labels.
+        Where the two states differ in shape is the axis of classes, and padding the one with
+        zeros there must make it the other.
+        """
+        index, weight = np.arange(len(x)) % width, torch.ones_like(x.flatten(1)[:, 0])
+        trouble = None
+        try:
+            few, _ = self._adapt(self._examples(x, index, weight, width))
+            many, _ = self._adapt(self._examples(x, index, weight, count))
+            padded = tree_map(_pad, few, few, many)
+            pairs = zip(leaves(padded), leaves(many), strict=True)
+            if all(_close(a, b) for a, b in pairs):
+                return tree_map(_pad, state, few, many)
+        except _MISFIT as error:
+            trouble = error
+        raise ValueError(
+            f"What {_class(self.learner_)} knows of {width} classes cannot grow to {count}: "
+            "name all classes in the first call, partial_fit(X, y, classes=…), or fit, on all "
+            "examples, a learner that has enough outputs."
+        ) from trouble
+
+    def _examples(self, x: Tensor, index: np.ndarray, weight: Tensor, width: int) -> Examples:
+        y = F.one_hot(torch.from_numpy(index), width)
+        return Examples(x, y.to(weight), weight)
+
+    def _default(self) -> Learner[Any]:
+        return PrototypicalNetwork(Flatten())
+
+    def _about(self) -> dict[str, Json]:
+        labels = self.classes_.tolist()
+        if not all(isinstance(label, str | int | float) for label in labels):
+            raise CheckpointError(
+                "Labels that are saved must be text, numbers or booleans: convert y before fit."
+            )
+        kind = self.classes_.dtype.str
+        columns = self._columns.tolist()
+        return {"labels": labels, "dtype": kind, "columns": columns, "width": self._width}
+
+    def _recall(self, about: dict[str, Json]) -> None:
+        self.classes_ = np.array(about["labels"], dtype=about["dtype"])
+        self._columns, self._width = np.array(about["columns"]), about["width"]
+
+
+class FewShotClassifier(_Classifier):
     """Classifies by what a learner makes of the examples.
 
     `X` is (N, features), or (N, *features) such as images (N, channels, height, width). Bytes
@@ -365,10 +463,6 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
         self._learn(x, labels, weight, classes)
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities (N, classes): the softmax of the learner's predictions."""
-        return self._logits(X).softmax(-1).numpy()
-
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label of each example (N,), or `unknown`."""
         best, columns = self._logits(X).max(-1)
@@ -380,16 +474,6 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """The best logit of each example (N,): the lower, the less it is like any class."""
         return self._logits(X).amax(-1).numpy()
-
-    def _logits(self, X: Any) -> Tensor:
-        outputs = self._outputs(X)  # of all that the learner has
-        if len(outputs) == 1 and self.learner_.judges_together:
-            warnings.warn(
-                f"{_class(self.learner_)} is transductive, and learns from the rows that it is "
-                "asked about: give it many at once, of every class, not one alone.",
-                stacklevel=3,
-            )
-        return outputs[:, self._columns]
 
     def _learn(
         self, x: Tensor, labels: np.ndarray, weight: Tensor, classes: np.ndarray
@@ -442,78 +526,12 @@ class FewShotClassifier(ClassifierMixin, _FewShotEstimator):
                 best.append(logits[:, self._columns].amax(-1).cpu().double())
         return float(np.quantile(torch.cat(best).numpy(), 1 - _PASS, method="lower"))
 
-    def _start(
-        self, x: Tensor, index: np.ndarray, weight: Tensor, count: int
-    ) -> tuple[Any, int]:
-        """Adapts from nothing, with a column of labels for each of the learner's outputs."""
-        trouble = None
-        try:
-            state, width = self._adapt(self._examples(x, index, weight, count))
-        except _MISFIT as error:
-            trouble = error
-            try:  # one column broadcasts to however many outputs there are, and so tells
-                one = self._examples(x, np.zeros_like(index), weight, 1)
-                state, width = self._adapt(one)
-            except _MISFIT:
-                raise self._misfit(f"{count} classes", trouble) from trouble
-            if width in (1, count):  # so their number was not the trouble
-                raise self._misfit(f"{count} classes", trouble) from trouble
-        if width < count:
-            raise ValueError(
-                f"The learner has {width} outputs, and there are {count} classes: give "
-                f"examples of at most {width} classes, or a learner of {count} outputs."
-            ) from trouble
-        if width > count:
-            state, _ = self._adapt(self._examples(x, index, weight, width))
-        return state, width
-
-    def _grow(self, x: Tensor, state: Any, width: int, count: int) -> Any:
-        """`state`, of `width` classes, as it would be had there been `count` from the start.
-
-        By trial: the same examples are learned with few and with many columns of labels.
-        Where the two states differ in shape is the axis of classes, and padding the one with
-        zeros there must make it the other.
-        """
-        index, weight = np.arange(len(x)) % width, torch.ones_like(x.flatten(1)[:, 0])
-        trouble = None
-        try:
-            few, _ = self._adapt(self._examples(x, index, weight, width))
-            many, _ = self._adapt(self._examples(x, index, weight, count))
-            padded = tree_map(_pad, few, few, many)
-            pairs = zip(leaves(padded), leaves(many), strict=True)
-            if all(_close(a, b) for a, b in pairs):
-                return tree_map(_pad, state, few, many)
-        except _MISFIT as error:
-            trouble = error
-        raise ValueError(
-            f"What {_class(self.learner_)} knows of {width} classes cannot grow to {count}: "
-            "name all classes in the first call, partial_fit(X, y, classes=…), or fit, on all "
-            "examples, a learner that has enough outputs."
-        ) from trouble
-
-    def _examples(self, x: Tensor, index: np.ndarray, weight: Tensor, width: int) -> Examples:
-        y = F.one_hot(torch.from_numpy(index), width)
-        return Examples(x, y.to(weight), weight)
-
-    def _default(self) -> Learner[Any]:
-        return PrototypicalNetwork(Flatten())
-
     def _about(self) -> dict[str, Json]:
-        labels = self.classes_.tolist()
-        if not all(isinstance(label, str | int | float) for label in labels):
-            raise CheckpointError(
-                "Labels that are saved must be text, numbers or booleans: convert y before fit."
-            )
-        kind = self.classes_.dtype.str
-        columns = self._columns.tolist()
-        about = {"labels": labels, "dtype": kind, "columns": columns, "width": self._width}
-        if self.unknown is not None:
-            about |= {"unknown": self.unknown, "threshold": self.threshold_}
-        return about
+        said = {"unknown": self.unknown, "threshold": getattr(self, "threshold_", None)}
+        return super()._about() | (said if self.unknown is not None else {})
 
     def _recall(self, about: dict[str, Json]) -> None:
-        self.classes_ = np.array(about["labels"], dtype=about["dtype"])
-        self._columns, self._width = np.array(about["columns"]), about["width"]
+        super()._recall(about)
         self.unknown = about.get("unknown")
         if self.unknown is not None:
             self.threshold = self.threshold_ = about["threshold"]
