@@ -60,7 +60,7 @@ class SynapticIntelligence(Learner[Weighed]):
         net: nn.Module,
         *,
         lr: float = 0.1,
-        strength: float = 0.1,
+        strength: float = 1.0,
         damping: float = 0.1,
         batch: int = 10,
         epochs: int = 1,
