@@ -61,7 +61,8 @@ class Guided(qs.Learner[Heard]):
     def loss(self, task: qs.Task[qs.Examples]) -> Tensor:
         embedded = self._both(task)
         # by the prototypes of all images: the support set may lack a character
-        whole = qs.Examples(*map(torch.cat, zip(*embedded, strict=True)))
+        halves = zip(embedded.support, embedded.query, strict=True)
+        whole = qs.Examples(*map(torch.cat, halves))
         return self.mann.loss(embedded) + self.guide.loss(qs.Task(whole, whole))
 
     def weightings(self, task: qs.Task[qs.Examples]) -> dict[str, Tensor]:
