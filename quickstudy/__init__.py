@@ -44,12 +44,15 @@ from quickstudy.learners.anml import Gated, anml
 from quickstudy.learners.baseline import Baseline, baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess, Gaussian
+from quickstudy.learners.dark_experience_replay import DarkExperienceReplay
 from quickstudy.learners.ewc import EWC, online_ewc
 from quickstudy.learners.experience_replay import ExperienceReplay
 from quickstudy.learners.feat import FEAT
 from quickstudy.learners.fine_tuning import FineTuning
+from quickstudy.learners.gdumb import GDumb
 from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.joint import Joint
+from quickstudy.learners.la_maml import LaMAML, c_maml, sync_la_maml
 from quickstudy.learners.learning_without_forgetting import LearningWithoutForgetting
 from quickstudy.learners.life_long_memory import LifeLongMemory
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
@@ -61,6 +64,7 @@ from quickstudy.learners.memory_network import (
     few_shot_memory_network,
     story_memory_network,
 )
+from quickstudy.learners.mer import MER
 from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_net import MetaNet
 from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge, svm
@@ -125,6 +129,7 @@ __all__ = [
     "LRUA",
     "MAML",
     "MANN",
+    "MER",
     "NTM",
     "OML",
     "R2D2",
@@ -140,6 +145,7 @@ __all__ = [
     "ConditionalNeuralProcess",
     "ContextInput",
     "Copy",
+    "DarkExperienceReplay",
     "Difference",
     "EmbedTogether",
     "Examples",
@@ -152,12 +158,14 @@ __all__ = [
     "FineTuning",
     "Fixed",
     "FullContext",
+    "GDumb",
     "Gated",
     "Gaussian",
     "GaussianProcess",
     "InnerOptimizer",
     "Inside",
     "Joint",
+    "LaMAML",
     "LearnedMapping",
     "Learner",
     "LearningWithoutForgetting",
@@ -215,6 +223,7 @@ __all__ = [
     "bit_cross_entropy",
     "bit_errors",
     "boil",
+    "c_maml",
     "class_incremental",
     "cluster",
     "contrastive_siamese",
@@ -264,6 +273,7 @@ __all__ = [
     "squared_error",
     "story_memory_network",
     "svm",
+    "sync_la_maml",
     "train",
     "triplet_siamese",
     "use_batch_statistics",

@@ -1,7 +1,7 @@
 """What learners of streams share: mini-batches, and a memory of past examples."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,10 +11,22 @@ from quickstudy.randomness import integers, uniform
 from quickstudy.task import Examples
 
 
-class Buffer(NamedTuple):
+class Weighted(Protocol):
+    """`Examples`, or another nest of tensors (N, ...) that says which of the N there are."""
+
+    @property
+    def weight(self) -> Tensor:
+        """As of `Examples` (N,)."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Weighted)
+
+
+class Buffer(NamedTuple, Generic[Kept]):
     """A sample of all examples seen, each of them equally likely to be in it."""
 
-    examples: Examples  # (M, ...)  weight 0: an empty place
+    examples: Kept  # (M, ...)  weight 0: an empty place
     seen: Tensor  # ()  int64: how many examples were offered
 
 
@@ -38,13 +50,13 @@ def shuffled(examples: Examples, key: Tensor) -> Examples:
     return Examples(*(leaf[order] for leaf in examples))
 
 
-def empty(like: Examples, slots: int) -> Buffer:
+def empty(like: Kept, slots: int) -> Buffer[Kept]:
     """A buffer of M = `slots` places for examples of these shapes."""
-    places = Examples(*(leaf.new_zeros(slots, *leaf.shape[1:]) for leaf in like))
-    return Buffer(places, torch.zeros((), dtype=torch.int64, device=like.x.device))
+    places = tree_map(lambda leaf: leaf.new_zeros(slots, *leaf.shape[1:]), like)
+    return Buffer(places, torch.zeros((), dtype=torch.int64, device=like.weight.device))
 
 
-def reservoir(buffer: Buffer, new: Examples, *, salt: int = 0) -> Buffer:
+def reservoir(buffer: Buffer[Kept], new: Kept, *, salt: int = 0) -> Buffer[Kept]:
     """The buffer after it was offered examples, in order (Vitter, 1985, algorithm R): the n-th
     of all comes in with probability M / n, and takes a place at random."""
     slots = len(buffer.examples.weight)
@@ -64,12 +76,12 @@ def reservoir(buffer: Buffer, new: Examples, *, salt: int = 0) -> Buffer:
     return Buffer(tree_map(put, buffer.examples, new), number[-1])
 
 
-def draw(buffer: Buffer, size: int, *, salt: int = 1) -> Examples:
+def draw(buffer: Buffer[Kept], size: int, *, salt: int = 1) -> Kept:
     """`size` examples of the buffer at random, each time from all; none has weight while it
     is empty. The draws are others after every example that was offered, and for other salt."""
     filled = buffer.seen.clamp_max(len(buffer.examples.weight))
     place = integers(buffer.seen, size, filled, salt=salt)
-    return Examples(*(leaf[place] for leaf in buffer.examples))
+    return tree_map(lambda leaf: leaf[place], buffer.examples)
 
 
 def counting(examples: Examples, new: Examples) -> Examples:

@@ -23,18 +23,22 @@ from quickstudy.learners.anml import anml
 from quickstudy.learners.baseline import baseline, baseline_pp
 from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
+from quickstudy.learners.dark_experience_replay import DarkExperienceReplay
 from quickstudy.learners.ewc import EWC, online_ewc
 from quickstudy.learners.experience_replay import ExperienceReplay
 from quickstudy.learners.feat import FEAT
 from quickstudy.learners.fine_tuning import FineTuning
+from quickstudy.learners.gdumb import GDumb
 from quickstudy.learners.imaml import IMAML
 from quickstudy.learners.joint import Joint
+from quickstudy.learners.la_maml import LaMAML, c_maml, sync_la_maml
 from quickstudy.learners.learning_without_forgetting import LearningWithoutForgetting
 from quickstudy.learners.life_long_memory import LifeLongMemory
 from quickstudy.learners.maml_pp import MAMLPlusPlus
 from quickstudy.learners.mann import LRUA, MANN
 from quickstudy.learners.matching import FullContext, MatchingNetwork
 from quickstudy.learners.memory_network import few_shot_memory_network, story_memory_network
+from quickstudy.learners.mer import MER
 from quickstudy.learners.meta_curvature import MetaCurvature
 from quickstudy.learners.meta_net import MetaNet
 from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge
@@ -141,7 +145,6 @@ ZOO = {
     "experience_replay": Entry(
         lambda: ExperienceReplay(mlp(), batch=5, slots=10), BLOBS, STREAM
     ),
-    "a_gem": Entry(lambda: AGEM(mlp(), batch=5, slots=10), BLOBS, STREAM),
     "ewc": Entry(lambda: EWC(mlp(), batch=5), BLOBS, STREAM),
     "ewc_empirical": Entry(lambda: EWC(mlp(), batch=5, empirical=True), BLOBS, STREAM),
     "ewc_online": Entry(lambda: online_ewc(mlp(), batch=5), BLOBS, STREAM),
@@ -149,7 +152,19 @@ ZOO = {
     "learning_without_forgetting": Entry(
         lambda: LearningWithoutForgetting(mlp(), batch=5), BLOBS, STREAM
     ),
-    "joint": Entry(lambda: Joint(mlp(), batch=5, epochs=2), BLOBS, STREAM | {"additive"}),
+    "dark_experience_replay": Entry(
+        lambda: DarkExperienceReplay(mlp(), batch=3), BLOBS, STREAM
+    ),
+    "gdumb": Entry(lambda: GDumb(mlp(), batch=2, slots=4, epochs=3), BLOBS, STREAM | MEMORY),
+    "la_maml": Entry(lambda: LaMAML(mlp(), batch=3, glances=2), BLOBS, STREAM),
+    "la_maml_exact": Entry(
+        lambda: LaMAML(mlp(), batch=3, glances=2, first_order=False), BLOBS, STREAM
+    ),
+    "sync_la_maml": Entry(lambda: sync_la_maml(mlp(), batch=3, glances=1), BLOBS, STREAM),
+    "c_maml": Entry(lambda: c_maml(mlp(), batch=3, glances=1), BLOBS, STREAM),
+    "mer": Entry(lambda: MER(mlp(), beta=0.5, batches=2, replay=1), BLOBS, STREAM | MEMORY),
+    "a_gem": Entry(lambda: AGEM(mlp(), batch=5, slots=10), BLOBS, STREAM),
+    "joint": Entry(lambda: Joint(mlp(), batch=5, epochs=2), BLOBS, STREAM | MEMORY),
     "maml": Entry(lambda: MAML(mlp(), lr=0.1), BLOBS, HEAD),
     "maml_conv": Entry(lambda: MAML(conv(), lr=0.1, steps=1), IMAGES, BATCH, steps=20),
     "maml_line": Entry(

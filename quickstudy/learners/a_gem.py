@@ -37,7 +37,7 @@ class Guarded(NamedTuple):
     """Weights, and the memory of what they must not unlearn."""
 
     params: Params
-    buffer: Buffer
+    buffer: Buffer[Examples]
 
 
 class AGEM(Learner[Guarded]):

@@ -34,7 +34,7 @@ class Replayed(NamedTuple):
     """Weights, and what is remembered of the past."""
 
     params: Params
-    buffer: Buffer
+    buffer: Buffer[Examples]
 
 
 class ExperienceReplay(Learner[Replayed]):

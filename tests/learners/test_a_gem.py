@@ -57,7 +57,7 @@ def test_without_a_past_it_is_fine_tuning():
 def test_without_a_conflict_it_is_fine_tuning():
     """The memory holds what comes again: one batch, of which a small step lowers the loss."""
     first, _ = experiences()
-    guarded, plain = (make(net(), batch=12, lr=0.01) for make in (AGEM, FineTuning))
+    guarded, plain = AGEM(net(), batch=12, lr=0.01), FineTuning(net(), batch=12, lr=0.01)
     again = guarded.adapt(first, guarded.adapt(first)).params
     for name, value in plain.adapt(first, plain.adapt(first)).items():
         torch.testing.assert_close(again[name], value, rtol=0, atol=0)
