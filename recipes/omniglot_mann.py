@@ -8,14 +8,14 @@ validation, 423 for test; turned by 90, 180 and 270 degrees, each is another cla
 
 Differs: images of 28 x 28 go through a strided convolutional net of width 64, where the paper's
 of 20 x 20 go to the controller as they are; they are not shifted at random. A second loss, that
-of prototypes of all images, has this net tell characters apart from the start (`Guided`): a
-machine that is yet to find out how to use its memory teaches it little. With a label the
-machine hears the embedding that it is of `again`. In training images are normalised by all of a
-step; at test by running statistics. 100 of the 1,200 characters are kept for validation, which
-is of the second half of a sequence, the first half being told. The paper trains for 100,000
-episodes by RMSProp at 1e-4; the default here is what one CPU core does in 17 minutes, 2,200
-steps of 16 episodes (35 %) by Adam at a rate that falls by a cosine, in bfloat16, the norm of
-the gradient clipped.
+of prototypes, has this net tell characters apart from the start (`Guided`): a machine that is
+yet to find out how to use its memory teaches it little. With a label the machine hears the
+embedding that it is of `again`. In training both halves of an episode have five images of every
+character, and images are normalised by all of a step; at test by running statistics. 100 of the
+1,200 characters are kept for validation, which is of the second half of a sequence, the first
+half being told. The paper trains for 100,000 episodes by RMSProp at 1e-4; the default here is
+what one CPU core does in 17 minutes, 2,200 steps of 16 episodes (35 %) by Adam at a rate that
+falls by a cosine, in bfloat16, the norm of the gradient clipped.
 """
 
 from typing import Any
@@ -60,10 +60,7 @@ class Guided(qs.Learner[Heard]):
 
     def loss(self, task: qs.Task[qs.Examples]) -> Tensor:
         embedded = self._both(task)
-        # by the prototypes of all images: the support set may lack a character
-        halves = zip(embedded.support, embedded.query, strict=True)
-        whole = qs.Examples(*map(torch.cat, halves))
-        return self.mann.loss(embedded) + self.guide.loss(qs.Task(whole, whole))
+        return self.mann.loss(embedded) + self.guide.loss(embedded)
 
     def weightings(self, task: qs.Task[qs.Examples]) -> dict[str, Tensor]:
         return self.mann.weightings(self._both(task))
@@ -88,8 +85,8 @@ def recipe(
 ) -> Experiment:
     data = qs.datasets.omniglot(convention="characters")
 
-    def tasks(split: qs.datasets.Labelled) -> qs.Presentations:
-        return qs.Presentations(qs.FewShot(split, ways, 5, 5, rotations="classes"))
+    def tasks(split: qs.datasets.Labelled) -> qs.FewShot:
+        return qs.FewShot(split, ways, 5, 5, rotations="classes")
 
     embed = nn.Sequential(qs.nets.Conv4(pool="stride"), nn.LayerNorm(64))
     inputs = (2 if again else 1) * 64 + ways
@@ -105,12 +102,13 @@ def recipe(
     def test(presentation: int) -> Test:
         metrics = {"accuracy": accuracy_at(presentation)}
         judge = qs.evaluate_presentations
-        return Test(tasks(data.test), metrics=metrics, count=600, judge=judge)
+        sequences = qs.Presentations(tasks(data.test))
+        return Test(sequences, metrics=metrics, count=600, judge=judge)
 
     return Experiment(
         learner,
         tasks(data.train),
-        tasks(data.validation),
+        qs.Presentations(tasks(data.validation)),
         {f"{name} presentation": test(number) for number, name in ORDINALS.items()},
         optimizer,
         steps,
