@@ -15,10 +15,15 @@ was right (since then its authors report the results of ANML). A net has three c
 gate. Only the head is changed in the inner loop of meta-training, at a rate of 0.01 (0.1 in the
 paper). The paper trains 20,000 steps; the default is what one CPU core does in a quarter of an
 hour, 4,500, with the rate of Adam falling by a cosine.
+
+"fine_tuning" and "experience_replay" are what the stream gives without meta-training: the same
+net from random weights, all of which learn, by steps on five images (and five of the past, of
+500 that are kept).
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, nn
@@ -35,6 +40,7 @@ PAPER = {
     },
     "omniglot_oml": {"600 classes": {"accuracy": 0.442}},
 }
+Name = Literal["anml", "oml", "fine_tuning", "experience_replay"]
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
 
 
@@ -65,7 +71,7 @@ def conv3(channels: int = 64) -> nn.Sequential:
 
 def recipe(
     *,
-    learner: Literal["anml", "oml"] = "anml",
+    learner: Name = "anml",
     classes: int = 100,
     shots: int = 20,
     remember: int = 64,
@@ -80,11 +86,19 @@ def recipe(
     data = qs.datasets.omniglot(convention="lake")
     train = qs.Trajectories(data.train, 1, shots, remember)
     width, embed = 9 * channels, conv3(channels)
-    if learner == "anml":
-        gate = nn.Sequential(conv3(channels), nn.Linear(width, width))
-        chosen = qs.anml(embed, gate, width, train.classes, lr=inner_lr)
-    else:
-        chosen = qs.OML(embed, width, train.classes, lr=inner_lr)
+    head = partial(nn.Linear, width)
+    gate = nn.Sequential(conv3(channels), head(width))
+    options: dict[Name, Callable[[], qs.Learner[Any]]] = {
+        "anml": lambda: qs.anml(embed, gate, width, train.classes, lr=inner_lr),
+        "oml": lambda: qs.OML(embed, width, train.classes, lr=inner_lr),
+        "fine_tuning": lambda: qs.FineTuning(nn.Sequential(embed, head(classes)), batch=5),
+        "experience_replay": lambda: qs.ExperienceReplay(
+            nn.Sequential(embed, head(classes)), batch=5, slots=500
+        ),
+    }
+    if learner not in options:
+        raise ValueError(f"learner={learner!r}: choose one of {', '.join(options)}.")
+    chosen = options[learner]()
     chosen.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     chosen.how = "loop"  # one trajectory a step
     optimizer = torch.optim.Adam(chosen.parameters(), lr)
@@ -95,11 +109,10 @@ def recipe(
 
     def choose() -> None:
         def score(rate: float) -> float:
-            chosen.lr = rate
+            setattr(chosen, "lr", rate)  # noqa: B010
             return qs.evaluate(chosen, InOrder(validation), count=4, size=1).mean("accuracy")
 
         settings["lr"] = max(RATES, key=score)
-        chosen.lr = inner_lr
 
     new = qs.datasets.split_examples(data.test, per_class=15, seed=0)
     stream = partial(qs.class_incremental, *new, per_task=1, tasks=classes, examples=15)
@@ -120,7 +133,7 @@ def recipe(
             ),
         },
         optimizer,
-        steps,
+        steps if learner in ("anml", "oml") else 0,
         size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         clip=10.0,
