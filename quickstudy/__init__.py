@@ -1,6 +1,6 @@
 """quickstudy: learning to learn, on PyTorch."""
 
-from quickstudy import datasets, losses, nets
+from quickstudy import datasets, environments, losses, nets
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
 from quickstudy.clustering import Clustering, cluster, embeddings, evaluate_clustering
 from quickstudy.descent import SGD, InnerOptimizer, adam, descend, momentum
@@ -235,6 +235,7 @@ __all__ = [
     "doctor",
     "embed_once",
     "embeddings",
+    "environments",
     "equal_error_rate",
     "evaluate",
     "evaluate_clustering",

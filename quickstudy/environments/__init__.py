@@ -1,0 +1,49 @@
+"""Environments to act in, thousands at once, and classical agents for bandits."""
+
+from quickstudy.environments.bandit import BernoulliBandit, GaussianBandit
+from quickstudy.environments.bandit_agents import (
+    at_random,
+    epsilon_greedy,
+    gittins,
+    gittins_indices,
+    greedy,
+    play,
+    thompson,
+    ucb1,
+)
+from quickstudy.environments.environment import Environment, categorical, normal, one_hot
+from quickstudy.environments.grid_maze import GridMaze, Maze
+from quickstudy.environments.navigation import Navigation2D
+from quickstudy.environments.physics import Cart, CartPole, Pendulum, Rod
+from quickstudy.environments.rollout import Percept, Policy, Trajectories, rollout
+from quickstudy.environments.tabular_mdp import MDP, TabularMDP
+
+__all__ = [
+    "MDP",
+    "BernoulliBandit",
+    "Cart",
+    "CartPole",
+    "Environment",
+    "GaussianBandit",
+    "GridMaze",
+    "Maze",
+    "Navigation2D",
+    "Pendulum",
+    "Percept",
+    "Policy",
+    "Rod",
+    "TabularMDP",
+    "Trajectories",
+    "at_random",
+    "categorical",
+    "epsilon_greedy",
+    "gittins",
+    "gittins_indices",
+    "greedy",
+    "normal",
+    "one_hot",
+    "play",
+    "rollout",
+    "thompson",
+    "ucb1",
+]

@@ -1,0 +1,132 @@
+"""Classical agents for Bernoulli bandits, with a uniform prior on each arm: baselines for
+agents that have learned to explore.
+
+An agent is a function `(wins (T, A), losses (T, A), generator) -> scores (T, A)` of the results
+so far, for any number of bandits at once; `play` pulls the arm with the highest score.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Generator, Tensor
+
+from quickstudy.environments.environment import one_hot
+
+Agent: TypeAlias = Callable[[Tensor, Tensor, Generator], Tensor]
+
+
+@torch.no_grad()
+def play(agent: Agent, tasks: Tensor, pulls: int, generator: Generator) -> Tensor:
+    """The rewards (T, pulls) of an agent on bandits whose arms pay with probabilities `tasks`
+    (T, A), on the generator's device. Equal scores are decided at random.
+
+    Examples:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> play(thompson, torch.tensor([[0.0, 1.0]]), 100, generator).mean() > 0.9
+        tensor(True)
+    """
+    wins, losses, rewards = torch.zeros_like(tasks), torch.zeros_like(tasks), []
+    for _ in range(pulls):
+        scores = agent(wins, losses, generator)
+        best = (scores == scores.amax(-1, keepdim=True)) + _uniform(tasks, generator)
+        arm = one_hot(best.argmax(-1), tasks.shape[-1], tasks.dtype)
+        paid = arm * (_uniform(tasks, generator) < tasks)
+        wins, losses = wins + paid, losses + arm - paid
+        rewards.append(paid.sum(-1))
+    return torch.stack(rewards, -1)
+
+
+def at_random(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
+    """Any arm."""
+    return torch.zeros_like(wins)
+
+
+def greedy(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
+    """The arm with the highest posterior mean."""
+    return (wins + 1) / (wins + losses + 2)
+
+
+def epsilon_greedy(epsilon: float) -> Agent:
+    """Any arm with probability `epsilon`, else the greedy one."""
+
+    def agent(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
+        explores = _uniform(wins[:, :1], generator) < epsilon
+        return torch.where(explores, 0.0, greedy(wins, losses, generator))
+
+    return agent
+
+
+def thompson(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
+    """Thompson sampling (1933): a draw from the posterior, Beta(1 + wins, 1 + losses)."""
+    shapes = torch.stack([wins, losses]) + 1
+    # distributions.Beta has no generator
+    good, bad = torch._standard_gamma(shapes, generator)  # pyright: ignore[reportPrivateImportUsage]
+    return good / (good + bad)
+
+
+def ucb1(c: float = 1.0) -> Agent:
+    """The highest upper confidence bound: mean + c √(2 log t / pulls).
+
+    Auer, Cesa-Bianchi & Fischer, 2002, doi:10.1023/A:1013689704352. Differs from it: mean and
+    pulls are those of a posterior that began with a win and a loss, so arms need not all be
+    pulled once to begin with.
+    """
+
+    def agent(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
+        pulls = wins + losses
+        now = 1 + pulls.sum(-1, keepdim=True)
+        return greedy(wins, losses, generator) + c * (2 * now.log() / (pulls + 2)).sqrt()
+
+    return agent
+
+
+def gittins(pulls: int, *, discount: float = 1.0) -> Agent:
+    """The arm with the highest Gittins index for the pulls that are left of `pulls`."""
+    table = gittins_indices(pulls, discount=discount)
+
+    def agent(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
+        left = pulls - (wins + losses).sum(-1, keepdim=True).long()
+        return table.to(wins)[left, wins.long(), losses.long()]
+
+    return agent
+
+
+def gittins_indices(pulls: int, *, discount: float = 1.0, levels: int = 201) -> Tensor:
+    """Gittins indices of an arm with a uniform prior: (pulls + 1, pulls, pulls), by the
+    pulls that are left, the wins and the losses.
+
+    The index is the sure reward for each pull that is worth as much as the arm: the highest
+    expected reward by expected number of pulls, both discounted, of all ways to stop (Gittins,
+    1979). With the number of pulls that are left it is the index for a finite horizon, a close
+    approximation of the best policy (Kaufmann, 2018, doi:10.1214/17-AOS1569, section 4); with a
+    discount below 1 and many pulls left, the classical one, which is optimal.
+
+    Calibrated: for each of the `levels` of a grid of sure rewards, by dynamic programming, what
+    can be won above it; between two levels by a straight line. Memory and time grow as
+    `levels` · pulls² and `levels` · pulls³.
+
+    Raises:
+        ValueError: a discount that is not in (0, 1].
+    """
+    if not 0 < discount <= 1:
+        raise ValueError(f"discount={discount} is not in (0, 1]: 1 counts all pulls alike.")
+    sure = torch.linspace(0, 1, levels, dtype=torch.float64)[:, None, None]
+    table = torch.zeros(pulls + 1, pulls, pulls)
+    value = sure.new_zeros(1, pulls + 1, pulls + 1)  # (levels, wins, losses), nothing left
+    for left in range(1, pulls + 1):
+        size = pulls + 1 - left  # the arm cannot have been pulled more than `size - 1` times
+        wins, losses = torch.arange(size).double()[:, None], torch.arange(size).double()
+        mean = (wins + 1) / (wins + losses + 2)
+        won, lost = value[:, 1 : size + 1, :size], value[:, :size, 1 : size + 1]
+        gain = mean - sure + discount * (mean * won + (1 - mean) * lost)
+        value = gain.clamp_min(0)
+        low = (gain >= 0).sum(0, keepdim=True) - 1  # gains fall with the level
+        above, below = gain.gather(0, low)[0], gain.gather(0, low + 1)[0]
+        table[left, :size, :size] = (low[0] + above / (above - below)) / (levels - 1)
+    return table
+
+
+def _uniform(like: Tensor, generator: Generator) -> Tensor:
+    shape, device = like.shape, generator.device
+    return torch.rand(shape, generator=generator, device=device, dtype=like.dtype)

@@ -1,0 +1,75 @@
+"""Mazes on a grid, for policies that remember."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from quickstudy.environments.environment import Environment
+
+
+class Maze(NamedTuple):
+    """One maze, with a border of walls: W = size + 2."""
+
+    walls: Tensor  # (W * W,)  1 is a wall; row by row
+    goal: Tensor  # ()  its cell
+
+
+class GridMaze(Environment):
+    """Random walls and a goal that is seen only when it is reached; it ends the episode.
+
+    What is seen are the walls of the nine cells around (and one's own), 1 or 0, which are alike
+    in many places: the way must be remembered, and in the next episode of a trial, which begins
+    in the same corner, so can the goal be. Actions are up, down, left and right. Rewards are
+    those of the mazes of RL² (Duan et al., 2016, arXiv:1611.02779, section 3.3): 1 at the goal,
+    -0.04 for each step, and -0.001 for running into a wall. Goals can always be reached.
+
+    Args:
+        size: cells of a side.
+        walls: the share of cells that are walls.
+        horizon: H.
+    """
+
+    observations, actions, discrete, noise = 9, 4, True, 1
+
+    def __init__(self, size: int = 5, *, walls: float = 0.3, horizon: int = 50):
+        self.size, self.walls, self.horizon = size, walls, horizon
+
+    def tasks(self, size: int, generator: Generator) -> Maze:
+        """Mazes, as a `Maze` of tensors with axis T in front. The cells around the first are
+        open, and the goal is any other that can be reached from there."""
+        device = generator.device
+        walls = torch.ones(size, self.size + 2, self.size + 2, device=device)
+        drawn = torch.rand(size, self.size, self.size, generator=generator, device=device)
+        walls[:, 1:-1, 1:-1] = (drawn < self.walls).float()
+        walls[:, 1, 1] = walls[:, 1, 2] = walls[:, 2, 1] = 0
+        reached = torch.zeros_like(walls)
+        reached[:, 1, 1] = 1
+        for _ in range(self.size**2):  # no way is longer
+            around = [reached.roll(by, axis) for by in (-1, 1) for axis in (1, 2)]
+            reached = torch.stack([reached, *around]).amax(0) * (1 - walls)
+        reached[:, 1, 1] = 0
+        goal = torch.multinomial(reached.flatten(1), 1, generator=generator)[:, 0]
+        return Maze(walls.flatten(1), goal)
+
+    def reset(self, task: Maze, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The first corner; a state is a cell ()."""
+        state = torch.full_like(task.goal, self.size + 3)
+        return state, self._around(task, state)
+
+    def step(
+        self, task: Maze, state: Tensor, action: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Moves, without noise, where there is no wall."""
+        width = self.size + 2
+        moves = torch.tensor([-width, width, -1, 1], device=action.device)
+        there = state + (action * moves).sum(-1).long()
+        wall = task.walls.gather(0, there[None])[0]
+        state = torch.where(wall > 0, state, there)
+        done = (state == task.goal).to(wall.dtype)
+        return state, self._around(task, state), done - 0.04 - 0.001 * wall, done
+
+    def _around(self, task: Maze, state: Tensor) -> Tensor:
+        near = torch.arange(-1, 2, device=state.device)
+        cells = (near[:, None] * (self.size + 2) + near).flatten() + state
+        return task.walls.gather(0, cells)

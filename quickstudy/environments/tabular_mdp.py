@@ -1,0 +1,63 @@
+"""Random tabular Markov decision processes, as in RL² (Duan et al., 2016, arXiv:1611.02779)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from quickstudy.environments.environment import Environment, normal, one_hot
+
+
+class MDP(NamedTuple):
+    """One process, of S states and A actions."""
+
+    transitions: Tensor  # (S, A, S)  probabilities of the next state
+    means: Tensor  # (S, A)  of the rewards
+
+
+class TabularMDP(Environment):
+    """Processes with transitions from a flat Dirichlet distribution, and normal rewards of
+    standard deviation 1 around means from N(1, 1), new ones for each task.
+
+    A state is seen as a one-hot row (S,). Every episode begins in the first; as the states of a
+    random process are alike, that is no restriction.
+    """
+
+    discrete, noise = True, 2
+
+    def __init__(self, states: int = 10, actions: int = 5, *, horizon: int = 10):
+        self.observations, self.actions, self.horizon = states, actions, horizon
+
+    def tasks(self, size: int, generator: Generator) -> MDP:
+        """Processes, as an `MDP` of tensors with axis T in front."""
+        states, device = self.observations, generator.device
+        weights = torch.empty(size, states, self.actions, states, device=device)
+        weights.exponential_(generator=generator)  # normalised: flat Dirichlet
+        shape = (size, states, self.actions)
+        means = 1 + torch.randn(shape, generator=generator, device=device)
+        return MDP(weights / weights.sum(-1, keepdim=True), means)
+
+    def reset(self, task: MDP, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The first state; a state is its number ()."""
+        state = torch.zeros_like(noise[0], dtype=torch.long)
+        return state, one_hot(state, self.observations, noise.dtype)
+
+    def step(
+        self, task: MDP, state: Tensor, action: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Never ends."""
+        pair = (state * self.actions + action.argmax(-1))[None]
+        reward = task.means.flatten().gather(0, pair)[0] + normal(noise[1])
+        row = task.transitions.flatten(0, 1).gather(0, pair[:, None].expand(1, len(task.means)))
+        below = row[0].cumsum(-1) <= noise[0]
+        state = below.sum(-1).clamp_max(self.observations - 1)  # sums may fall short of 1
+        seen = one_hot(state, self.observations, noise.dtype)
+        return state, seen, reward, torch.zeros_like(reward)
+
+    def best_return(self, task: MDP) -> Tensor:
+        """The expected return () of an episode under the best policy, by value iteration: the
+        most that could be got by who knows the process."""
+        value = torch.zeros_like(task.means[:, 0])
+        for _ in range(self.horizon):
+            value = (task.means + task.transitions @ value).amax(-1)
+        return value[0]
