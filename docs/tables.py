@@ -313,14 +313,17 @@ def _one(result: Any) -> str:
     """All that there is to say of one result."""
     cards = [row["card"] for row in result["measured"].values()]
     shared = {k: v for k, v in cards[0].items() if all(c.get(k) == v for c in cards)}
+    trained = f"{result['steps']:,} steps in {_time(result['seconds'])}"
+    best = f"; the checkpoint of step {result['checkpoint']:,} was the best by validation"
+    if not result["steps"]:
+        trained, best = "Nothing was meta-trained", ""
     return "\n\n".join(
         [
             result["about"],
             _table(["Tasks", "Metric", "Measured", "Published"], list(_rows(result))),
             f"**Protocol.** {_facts(shared)}. ± is the 95 % interval of the mean over tasks.",
-            f"**Training.** {_facts(result['settings'])}. {result['steps']:,} steps in "
-            f"{_time(result['seconds'])}, {result['date']}, on {_machine(result['hardware'])}; "
-            f"the checkpoint of step {result['checkpoint']:,} was the best by validation.",
+            f"**Training.** {_facts(result['settings'])}. {trained}, {result['date']}, on "
+            f"{_machine(result['hardware'])}{best}.",
         ]
     )
 
@@ -364,10 +367,10 @@ def _rows(result: Any) -> Iterator[list[str]]:
 
 def _benchmark(file: Path, short: bool = False) -> str:
     """Any list of rows of one kind, and what they were measured on; in short, of meta-steps the
-    fastest way of each workload, and neither heads nor memory."""
+    fastest way of each workload, and neither heads nor memory nor streams."""
     result = json.loads(file.read_text())
     rows, limits = result["rows"], result.get("limits", [])
-    if short and file.stem in ("heads", "memory"):
+    if short and file.stem in ("heads", "memory", "stream"):
         return ""
     if short and file.stem == "meta_step":
         rows, limits = [_fastest(rows, limit["workload"]) for limit in limits], []

@@ -10,6 +10,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import field, make_dataclass
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,7 @@ from tyro.conf import Positional
 from quickstudy import datasets, learners, progress, recipe
 from quickstudy.datasets import Labelled
 from quickstudy.distributions.few_shot import FewShot
+from quickstudy.distributions.stream import Streams
 from quickstudy.evaluate import is_transductive
 from quickstudy.task import Json, Task, batches
 
@@ -407,7 +409,7 @@ def report(folder: Positional[Path], *, out: Path | None = None) -> None:
     print(write(folder, out))
 
 
-def train(name: str, arguments: Sequence[str]) -> None:
+def train(name: str, arguments: Sequence[str], verb: str = "train") -> None:
     """Carries out a recipe; what it can be told is read off the recipe's own signature."""
     module = recipe.find(name)
     settings = inspect.signature(module.recipe).parameters
@@ -438,12 +440,13 @@ def train(name: str, arguments: Sequence[str]) -> None:
     ]
     about = inspect.getdoc(module) or name
     text = f"{about}\n\nResumable: the same command goes on where the run stopped.\n"
-    text += f"Example: quickstudy train {name} --steps 200 --out runs/short"
+    less = " --steps 200" if "steps" in settings else ""
+    text += f"Example: quickstudy {verb} {name}{less} --out runs/short"
     chosen = vars(
         tyro.cli(
             make_dataclass("Settings", [*own, *common]),
             args=arguments,
-            prog=f"quickstudy train {name}",
+            prog=f"quickstudy {verb} {name}",
             description=text,
             config=(tyro.conf.OmitArgPrefixes,),
         )
@@ -453,7 +456,7 @@ def train(name: str, arguments: Sequence[str]) -> None:
     variant = options.pop("variant")
     stored = recipe.result_name(module, chosen) + f"_{variant}" * bool(variant)
     options |= {"stored": stored, "out": options["out"] or Path("runs") / stored}
-    _train(name, chosen, **options)
+    _train(name, chosen, live=verb == "stream", **options)
 
 
 def _train(
@@ -467,8 +470,12 @@ def _train(
     stored: str,
     json: bool,
     memory: str | None = None,
+    live: bool = False,
 ) -> None:
     run = recipe.start(name, settings, out, device=device)
+    tests = run.experiment.tests.values()
+    if live and not any(isinstance(test.tasks, Streams) for test in tests):
+        raise ValueError(f"{name} has no test on streams: say `quickstudy train {name}`.")
     if run.start:
         print(f"Going on from step {run.start} of {out}.", file=sys.stderr)
     way = None if how in ("recipe", "auto") else how
@@ -483,7 +490,8 @@ def _train(
     progress.show(run, recipe.go(run, how=way))
     if int(os.environ.get("RANK", 0)) > 0:
         return
-    result = recipe.finish(run, name=stored)
+    with progress.streaming() if live else nullcontext() as watch:
+        result = recipe.finish(run, name=stored, watch=watch)
     if record:
         place = recipe.folders()[0] / "results"
         place.mkdir(exist_ok=True)
@@ -525,7 +533,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _dispatch(given)
     except KeyboardInterrupt:
         again = "quickstudy " + " ".join(given)
-        resumes = given[:1] in (["train"], ["demo"])
+        resumes = given[:1] in (["train"], ["stream"], ["demo"])
         hint = f"; what was done is saved. Go on with: {again}" if resumes else "."
         print(f"Stopped{hint}", file=sys.stderr)
         sys.exit(130)
@@ -543,8 +551,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _dispatch(given: list[str]) -> None:
-    if given[:1] == ["train"] and len(given) > 1 and not given[1].startswith("-"):
-        return train(given[1], given[2:])
+    verb, rest = given[:1], given[1:]
+    if verb in (["train"], ["stream"]) and rest and not rest[0].startswith("-"):
+        return train(rest[0], rest[1:], verb[0])
+    if verb == ["stream"]:
+        print("usage: quickstudy stream RECIPE [OPTIONS]   (options: stream RECIPE --help)\n")
+        print(inspect.getdoc(_stream_help))
+        return None if rest in (["-h"], ["--help"]) else sys.exit(2)
     if given[:1] == ["train"]:
         print("usage: quickstudy train RECIPE [OPTIONS]    (options: train RECIPE --help)\n")
         print("Carries out a recipe; the same command resumes it. The recipes:\n")
@@ -552,12 +565,12 @@ def _dispatch(given: list[str]) -> None:
             print(f"  {name:24} {about}")
         print("\nExample: quickstudy train glyphs_protonet --steps 200 --out runs/short")
         return None if given[1:] in (["-h"], ["--help"]) else sys.exit(2)
-    names = [*COMMANDS, "train"]
+    names = [*COMMANDS, "train", "stream"]
     if given and not given[0].startswith("-") and given[0] not in names:
         near = difflib.get_close_matches(given[0], names, 1)
         hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names)}."
         raise ValueError(f"There is no command {given[0]!r}. {hint}")
-    commands = {**COMMANDS, "train": _train_help}
+    commands = {**COMMANDS, "train": _train_help, "stream": _stream_help}
     return tyro.extras.subcommand_cli_from_dict(
         commands, prog="quickstudy", description=ABOUT, args=given or ["--help"]
     )
@@ -565,6 +578,16 @@ def _dispatch(given: list[str]) -> None:
 
 def _train_help() -> None:
     """Carries out a recipe, resumably: quickstudy train RECIPE --help."""
+
+
+def _stream_help() -> None:
+    """Carries out a recipe as train does, showing its tests on streams as they are learned.
+
+    The accuracy on every experience after each is a matrix in the terminal. The same command
+    goes on after the last experience that was learned.
+
+    Example: quickstudy stream streams --out runs/split
+    """
 
 
 def _other_tasks(

@@ -90,7 +90,7 @@ def table(comparison: Comparison) -> list[list[str]]:
             f"{'+' * (gap.mean > 0)}{number(*gap[:2])}" if gap else best,
             f"{gap.wins:.0%} of tasks" if gap else "",
             f"{entry.steps:,}",
-            f"{entry.tasks:,}" if entry.tasks else "not stored",
+            "not stored" if entry.tasks is None else f"{entry.tasks:,}",
             f"{entry.seconds:,.0f} s on {_machine(entry.hardware)}",
             f"{cost:.3g} ms" if cost else "not measured",
         ]

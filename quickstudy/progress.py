@@ -6,13 +6,19 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
 
 from quickstudy.recipe import Run, Status
+from quickstudy.stream import StreamReport
 
 PATIENCE = 2.0  # seconds without a bar
 MEMORY = 0.97  # weight of the past in the loss shown, per step
+WIDE = 20  # experiences of which a whole matrix is shown
+LOW, HIGH = (235, 110, 100), (110, 200, 120)  # the colours of scores of 0 and 1
 
 
 def show(run: Run, statuses: Iterator[Status]) -> None:
@@ -26,7 +32,7 @@ def show(run: Run, statuses: Iterator[Status]) -> None:
         if int(os.environ.get("RANK", 0)) > 0:
             for _ in statuses:
                 pass
-        elif sys.stderr.isatty():
+        elif sys.stderr.isatty() and run.experiment.steps:
             _live(run, statuses)
         else:
             _lines(run, statuses)
@@ -56,6 +62,72 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     finally:
         if started:
             progress.stop()
+
+
+@contextmanager
+def streaming() -> Iterator[Callable[[str, StreamReport], None]]:
+    """Gives a function to be told, after every experience, of which test and what is known of
+    it: the `watch` of `recipe.finish`. A terminal has the matrix of the stream that is being
+    learned, elsewhere every experience is a line."""
+    if not sys.stderr.isatty():
+        yield lambda row, report: print(heading(row, report), file=sys.stderr, flush=True)
+        return
+    with Live(console=Console(stderr=True), auto_refresh=False) as live:
+        last = ""
+
+        def show(row: str, report: StreamReport) -> None:
+            nonlocal last
+            if last not in ("", row):
+                live.console.print(live.get_renderable())  # which else would be gone
+            last = row
+            live.update(matrix(row, report), refresh=True)
+
+        yield show
+
+
+def matrix(row: str, report: StreamReport) -> Group:
+    """The scores of the last stream, a row after each experience, coloured; of more than
+    twenty only those of now."""
+    scores = report.matrix[-1]
+    now, tests = _learned(report), scores.shape[-1]
+    number = 100 if report.metric == "accuracy" else 1
+
+    def cell(after: int, test: int) -> Text:
+        value = float(scores[after, test])
+        if value != value:
+            return Text("")
+        share = min(max(value, 0.0), 1.0)
+        mix = (int(a + share * (b - a)) for a, b in zip(LOW, HIGH, strict=True))
+        style = f"black on rgb({','.join(map(str, mix))})"
+        return Text(f"{number * value:.3g}", "dim" if test >= after else style)
+
+    title = Text(heading(row, report))
+    if tests > WIDE:
+        table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
+        cells = [cell(now, test) for test in range(now)]
+        for at in range(0, now, WIDE):
+            table.add_row(Text(f"{at + 1}", "dim"), *cells[at : at + WIDE])
+        return Group(title, table)
+    table = Table("after", *(str(test + 1) for test in range(tests)), box=None)
+    for after in range(1, now + 1):
+        table.add_row(str(after), *(cell(after, test) for test in range(tests)))
+    return Group(title, table)
+
+
+def heading(row: str, report: StreamReport) -> str:
+    """Where the last stream stands, in a line."""
+    scores, now = report.matrix[-1], _learned(report)
+    text = f"{row}: stream {len(report.matrix)}, experience {now} of {scores.shape[-1]}"
+    if now and not scores[now, :now].isnan().all():
+        mean, new = float(scores[now, :now].nanmean()), float(scores[now, now - 1])
+        text += f", {report.metric} of all so far {said(report.metric, mean)}"
+        text += f", of the last {said(report.metric, new)}"
+    return text
+
+
+def _learned(report: StreamReport) -> int:
+    """Experiences of the last stream."""
+    return int((~report.seconds[-1].isnan()).sum())
 
 
 def said(metric: str, mean: float, interval: float | None = None) -> str:

@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
 
 import torch
 from torch import nn
@@ -32,18 +34,24 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, read_facts
 from quickstudy.distributions.few_shot import FewShot
+from quickstudy.distributions.stream import Streams
 from quickstudy.embedding import EmbedTogether, embed_once
 from quickstudy.evaluate import Metric, Report, evaluate, pack
 from quickstudy.execution import How, inference, over_tasks
 from quickstudy.functional import tree_map
 from quickstudy.learner import Learner
+from quickstudy.stream import StreamReport, judge_stream
 from quickstudy.task import Json, Task, TaskDistribution, batches
 from quickstudy.train import train
 
 
 @dataclass(frozen=True)
 class Test:
-    """A row of the result: tasks to report on."""
+    """A row of the result: tasks to report on.
+
+    Where they are `Streams`, `count` is of streams, which are followed to their ends by
+    `judge_stream`, unless `judge` is, say, `partial(judge_stream, known_task=True)`.
+    """
 
     tasks: TaskDistribution
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the learner: {"steps": 10}
@@ -238,7 +246,8 @@ def go(
     run: Run, *, how: How | Literal["compiled"] | None = None, save_every: float = 120.0
 ) -> Iterator[Status]:
     """Meta-trains, yielding after each step; saves at each validation, every `save_every`
-    seconds, and when it is interrupted.
+    seconds, and when it is interrupted. Of no steps the checkpoint has the weights that the
+    learner begins with.
 
     Started by `torchrun`, every process draws its own tasks and the first one saves.
     """
@@ -262,6 +271,10 @@ def go(
                 history=run.history,
             )
 
+    if e.steps == 0:
+        if run.checkpoints.latest() is None:
+            keep()
+        return
     options: dict[str, Any] = {"clip": e.clip, "precision": e.precision, "rank": rank}
     steps = train(
         module,
@@ -326,25 +339,48 @@ def go(
     run.start, run.seconds = done, clock.total()
 
 
-def finish(run: Run, *, count: int | None = None, name: str | None = None) -> Json:
+def finish(
+    run: Run,
+    *,
+    count: int | None = None,
+    name: str | None = None,
+    watch: Callable[[str, StreamReport], None] | None = None,
+) -> Json:
     """Reports on every test row with the best checkpoint, and writes `result.json`.
+
+    Of a row on streams `streams/ROW.json` gets every number, and what is known is kept after
+    every experience: the same call, made again after an interruption, goes on from there.
 
     Args:
         count: tasks of every row; None: as many as the recipe says.
         name: of the result; None: as the recipe says.
+        watch: called after every experience with the row and what is known of it by then.
     """
-    best = reopen(
-        run.folder, device=next(run.experiment.learner.parameters()).device
-    )  # a fresh learner: the run's own stays as it was
+    # a fresh learner: the run's own stays as it was
+    best = reopen(run.folder, device=_where(run.experiment.learner))
     last = read_facts(run.checkpoints.latest() or run.folder)
     module = find(run.recipe)
     rows, milliseconds = dict[str, Json](), dict[str, float]()
     for row, test in best.experiment.tests.items():
-        report = measure(best, test, count=count)
+        followed: list[StreamReport] = []
+
+        def see(found: StreamReport) -> None:
+            followed[:] = [found]  # noqa: B023
+            if watch is not None:
+                watch(row, found)  # noqa: B023
+
+        whole = stream_file(run.folder, row)
+        kept = whole.with_suffix("") / f"step-{best.start:08d}-of-{len(best.history)}"
+        report = measure(best, test, count=count, folder=kept, watch=see)
         rows[row] = {**report.to_json()["summary"], "card": dict(report.card)}
         for metric, values in report.values.items():
             rows[row][metric]["values"] = pack(values)
-        milliseconds[row] = _milliseconds(best.experiment.learner, test)
+        if followed:
+            whole.write_text(json.dumps(followed[0].to_json()) + "\n")
+            each = followed[0].seconds.nansum(1).mean().item()
+            milliseconds[row] = round(each * 1000, 4)  # to learn a stream
+        else:
+            milliseconds[row] = _milliseconds(best.experiment.learner, test)
     result = {
         "name": name or result_name(module, run.settings),
         "recipe": Path(run.recipe).stem,
@@ -373,19 +409,32 @@ def measure(
     count: int | None = None,
     seed: int = 1,
     progress: Any = None,
+    folder: str | Path | None = None,
+    watch: Callable[[StreamReport], None] | None = None,
 ) -> Report:
-    """The report of one row, by the run's weights."""
-    count = count or test.count
+    """The report of one row, by the run's weights.
+
+    Args:
+        folder: as of `evaluate_stream`, where the row is on streams.
+        watch: as of `judge_stream`, where the row is on streams.
+    """
+    count, judge, metrics = count or test.count, test.judge, test.metrics
+    if isinstance(test.tasks, Streams):
+        judge = judge_stream if judge is evaluate else judge
+        judge = partial(judge, folder=folder, watch=watch)
+    else:
+        metrics = metrics or run.experiment.metrics
+    among = f", best of {len(run.history)} validations" if run.history else ""
     learner, tasks = _embedded(run.experiment.learner, test.tasks, count)
     with _set(learner, test.settings):
-        report = test.judge(
+        report = judge(
             learner,
             tasks,
             count=count,
             size=test.size,
             seed=seed,
-            metrics=test.metrics or run.experiment.metrics,
-            selection=f"step {run.start}, best of {len(run.history)} validations",
+            metrics=metrics,
+            selection=f"step {run.start}{among}",
             progress=progress,
         )
     settings = {"learner": dict(test.settings)} if test.settings else {}
@@ -406,6 +455,11 @@ def _embedded(
         return head, embedded[0]
     except ValueError:  # what the net makes of an image depends on the task
         return learner, tasks
+
+
+def stream_file(folder: str | Path, row: str) -> Path:
+    """Where a finished run has the `StreamReport` of a row on streams, as JSON."""
+    return Path(folder) / "streams" / f"{quote(row, safe=' ')}.json"
 
 
 def hardware() -> dict[str, Json]:
@@ -447,7 +501,7 @@ def _milliseconds(learner: Learner[Any], test: Test, *, repeats: int = 3) -> flo
 
     The least of some repeats, as whatever else the machine does can only make it more.
     """
-    where = next(learner.parameters()).device
+    where = _where(learner)
     batch = next(iter(batches(test.tasks, min(test.size, test.count), steps=1, seed=1)))
     batch = tree_map(lambda leaf: leaf.to(where), batch)
     took = math.inf
@@ -465,6 +519,10 @@ def _milliseconds(learner: Learner[Any], test: Test, *, repeats: int = 3) -> flo
                 torch.cuda.synchronize(where)
             took = min(took, time.perf_counter() - since)
     return round(took * 1000 / len(batch.query.x), 4)
+
+
+def _where(learner: Learner[Any]) -> torch.device:
+    return next((p.device for p in learner.parameters()), torch.device("cpu"))
 
 
 def _defaults(module: ModuleType) -> dict[str, Json]:

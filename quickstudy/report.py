@@ -22,12 +22,14 @@ from PIL import Image
 from torch import Tensor
 
 from quickstudy.distributions.few_shot import FewShot
+from quickstudy.distributions.stream import Streams
 from quickstudy.execution import over_tasks
 from quickstudy.functional import cross_entropy, tree_map
 from quickstudy.inside import inside
 from quickstudy.learner import Learner
 from quickstudy.progress import clock, said
-from quickstudy.recipe import Run, Test, find, hardware, published, reopen
+from quickstudy.recipe import Run, Test, find, hardware, published, reopen, stream_file
+from quickstudy.stream import StreamReport
 from quickstudy.task import Examples, Json, TaskBatch, batches
 
 QUERIES = 40  # pictures of an episode's query set, at most
@@ -52,17 +54,20 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
 
     folder = Path(run.folder if isinstance(run, Run) else run)
     result, best = read(folder), reopen(folder)
-    name, test = next(iter(best.experiment.tests.items()))
+    learner, tests = best.experiment.learner, best.experiment.tests
+    episodes = {row: t for row, t in tests.items() if not isinstance(t.tasks, Streams)}
     measured = result["measured"]
-    parts = [
-        section("Results", results(measured, result["paper"])),
-        section(f"What it does: {name}", picture(best.experiment.learner, test)),
-        section("How it compares", comparing(best.experiment.learner, test)),
-        section("What its memory did", remembering(best.experiment.learner, test)),
-        section("Which past tasks it recalled", retrieving(best.experiment.learner, test)),
-        section(
-            "Inside the adaptation", adaptation(best.experiment.learner, best.experiment.tests)
-        ),
+    parts = [section("Results", results(measured, result["paper"]))]
+    for name, test in list(episodes.items())[:1]:
+        parts += [
+            section(f"What it does: {name}", picture(learner, test)),
+            section("How it compares", comparing(learner, test)),
+            section("What its memory did", remembering(learner, test)),
+            section("Which past tasks it recalled", retrieving(learner, test)),
+            section("Inside the adaptation", adaptation(learner, episodes)),
+        ]
+    parts += [
+        *(section(f"What it kept: {row}", forgetting(folder, row)) for row in tests),
         section("How it learned", curves(result["history"], best.experiment.better)),
         section("Protocol", cards({row: entry["card"] for row, entry in measured.items()})),
         section("Settings, hardware and time", facts(circumstances(result))),
@@ -219,6 +224,41 @@ def curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> str:
     note = (
         "The band is the 95 % interval over tasks. "
         f"The reported checkpoint is the one of the {direction} {first}."
+    )
+    return f'<div class="figures">{"".join(drawn)}</div>{paragraph(note)}'
+
+
+def forgetting(folder: Path, row: str) -> str:
+    """What a learner knew of each experience of a stream as more came; nothing of a row that
+    is not on streams."""
+    file = stream_file(folder, row)
+    if not file.exists():
+        return ""
+    found = StreamReport.from_json(json.loads(file.read_text()))
+
+    def coloured(axes: Axes, palette: Palette, draw: Callable[[Axes], None]) -> None:
+        draw(axes)
+        sheet = axes.get_figure(root=True)
+        for each in sheet.axes if sheet else ():  # the bar of colours is one, too
+            each.tick_params(colors=palette["ink"])
+            each.yaxis.label.set_color(palette["ink"])
+        legend = axes.get_legend()
+        if legend is not None:
+            legend.set_frame_on(False)
+            for text in legend.get_texts():
+                text.set_color(palette["ink"])
+
+    drawn = [
+        figure(partial(coloured, draw=found.plot), f"{found.metric} on every experience"),
+        figure(partial(coloured, draw=found.plot_forgetting), f"{found.metric} of the past"),
+    ]
+    streams, mean = len(found.matrix), found.report.mean
+    note = (
+        f"The first of {streams} stream{'s' * (streams > 1)}. Left: a row is after an "
+        "experience, from 0 at the top, a column the test of one; right of the diagonal is "
+        f"what had not come yet. Right: {found.metric} on the first experience, and the mean "
+        f"of all so far. In the end it is {said(found.metric, mean(found.metric))} over all "
+        f"streams; it had been higher by {said(found.metric, mean('forgetting'))} once."
     )
     return f'<div class="figures">{"".join(drawn)}</div>{paragraph(note)}'
 

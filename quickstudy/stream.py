@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from quickstudy.checkpoint import CheckpointError, _replace
-from quickstudy.distributions.stream import Streams
+from quickstudy.distributions.stream import Stream, Streams
 from quickstudy.evaluate import (
     Metric,
     Report,
@@ -30,9 +30,10 @@ from quickstudy.evaluate import (
     evaluating,
     is_transductive,
 )
+from quickstudy.execution import How, explained, over_tasks
 from quickstudy.functional import leaves, tree_map
 from quickstudy.learner import Learner
-from quickstudy.task import Examples, Json, Task
+from quickstudy.task import Examples, Json, Task, TaskBatch
 
 CHUNK = 2000  # examples that are judged at a time
 
@@ -177,30 +178,65 @@ def follow(
     Yields:
         Before the first experience, if there are `tests`; and after each.
     """
+
+    def batch(tree: Any) -> Any:
+        return tree_map(lambda leaf: leaf[None], tree)
+
     metric = _metric(learner) if metric is None else metric
+    for now in _follow(
+        learner,
+        map(batch, stream),
+        metric=metric,
+        known_task=known_task,
+        every=every,
+        tests=[batch(test) for test in tests],
+        state=None if state is None else batch(state),
+        done=done,
+    ):
+        alone = tree_map(lambda leaf: leaf[0], now.state)
+        yield now._replace(state=alone, scores=now.scores[0])
+
+
+def _follow(
+    learner: Learner[Any],
+    streams: Iterable[TaskBatch],
+    *,
+    metric: Metric,
+    known_task: bool,
+    every: int,
+    tests: Sequence[Examples],
+    state: Any,
+    done: int,
+) -> Iterator[Followed]:
+    """`follow` of several streams at once: with an axis T in front of tasks, state and
+    scores."""
     known, apart = list(tests), None
-    for number, task in enumerate(stream, done + 1):
+    for number, batch in enumerate(streams, done + 1):
         if len(known) < number:
-            known.append(task.query)
-        with evaluating(learner):
+            known.append(batch.query)
+        how = learner.how if len(batch.support.x) > 1 else "loop"
+        with evaluating(learner), explained(learner, batch):
             if apart is None:
-                few = Examples(*(leaf[:10] for leaf in task.support))
-                apart = is_transductive(
-                    learner, tree_map(lambda leaf: leaf[None], Task(few, task.query))
-                )
-            ask = partial(_scores, learner, metric=metric, known_task=known_task, apart=apart)
+                few = Examples(*(leaf[:, :10] for leaf in batch.support))
+                apart = is_transductive(learner, Task(few, batch.query))
+            ask = partial(
+                _scores, learner, how, metric=metric, known_task=known_task, apart=apart
+            )
             if number == 1 and tests:
-                nothing = task.support._replace(weight=torch.zeros_like(task.support.weight))
-                start = learner.adapt(nothing)
+                nothing = batch.support._replace(weight=batch.support.weight * 0)
+                start = over_tasks(learner.adapt, how)(nothing)
                 yield Followed(0, start, ask(start, known), 0.0, 0)
             since = time.perf_counter()
-            state = learner.adapt(task.support, state)
+            before = () if state is None else (state,)
+            state = over_tasks(learner.adapt, how)(batch.support, *before)
             seconds = time.perf_counter() - since
             if number % every == 0 or number == len(tests):
                 scores = ask(state, known)
             else:
-                scores = torch.full((len(known),), torch.nan, dtype=torch.float64)
-        yield Followed(number, state, scores, seconds, int(task.support.weight.sum()))
+                scores = torch.full(
+                    (len(batch.support.x), len(known)), torch.nan, dtype=torch.float64
+                )
+        yield Followed(number, state, scores, seconds, int(batch.support.weight.sum()))
 
 
 def evaluate_stream(
@@ -208,6 +244,7 @@ def evaluate_stream(
     streams: Streams | Iterable[Iterable[Task[Examples]]],
     *,
     count: int = 5,
+    size: int = 10,
     seed: int = 1,
     metrics: Mapping[str, Metric] | None = None,
     known_task: bool = False,
@@ -220,6 +257,8 @@ def evaluate_stream(
 
     Args:
         streams: by their seeds, of which `count` are taken; or the streams themselves.
+        size: how many are followed at once, where they have experiences of equal sizes and
+            `learner.how` is "vmap".
         seed: of the first of `count` streams; the next has the next.
         metrics: one, by its name, of which larger is better; None: as in `follow`.
         known_task: as in `follow`.
@@ -227,7 +266,8 @@ def evaluate_stream(
         selection: how the checkpoint was chosen, for the card.
         folder: where what is known is kept after every experience, so that the same call, made
             again after an interruption, goes on from there.
-        progress: called after every experience with what is known by then.
+        progress: called after every experience with what is known by then, and with what
+            `folder` had.
 
     Raises:
         ValueError: there is no stream, or more than one metric.
@@ -242,35 +282,42 @@ def evaluate_stream(
         streams = [streams.stream(seed + number) for number in range(count)]
     card |= {"known task": known_task, "selection": selection}
     histories: list[list[_Row]] = []
-    for number, stream in enumerate(streams, 1):
-        place = None if folder is None else Path(folder) / f"stream-{number}"
-        history, state = _resumed(place, card, learner, stream)
-        histories.append(history)
-        done = history[-1]["number"] if history else 0
-        known = isinstance(stream, Sequence)
-        for now in follow(
+    for group in _groups(streams, size if learner.how == "vmap" else 1):
+        first, last = len(histories) + 1, len(histories) + len(group)
+        label = f"stream-{first}" if first == last else f"streams-{first}-{last}"
+        place = None if folder is None else Path(folder) / label
+        found, state = _resumed(place, card, learner, group)
+        histories += found
+        done = found[0][-1]["number"] if found[0] else 0
+        if done and progress is not None:
+            progress(_report(histories, card, name))
+        known = all(isinstance(stream, Sequence) for stream in group)
+        for now in _follow(
             learner,
-            itertools.islice(stream, done, None),
-            metric=None if metrics is None else metrics[name],
+            itertools.islice(_side_by_side(group), done, None),
+            metric=_metric(learner) if metrics is None else metrics[name],
             known_task=known_task,
             every=every,
             tests=[
-                task.query for task in (stream if known else itertools.islice(stream, done))
+                batch.query
+                for batch in itertools.islice(_side_by_side(group), None if known else done)
             ],
             state=state,
             done=done,
         ):
-            history.append(
-                {
-                    "number": now.number,
-                    "scores": [_finite(score) for score in now.scores.tolist()],
-                    "seconds": now.seconds,
-                    "examples": now.examples,
-                    "bytes": sum(leaf.nbytes for leaf in leaves(now.state)),
-                }
-            )
+            size_of_state = sum(leaf.nbytes for leaf in leaves(now.state))
+            for history, scores in zip(found, now.scores.tolist(), strict=True):
+                history.append(
+                    {
+                        "number": now.number,
+                        "scores": [_finite(score) for score in scores],
+                        "seconds": now.seconds / len(group),
+                        "examples": now.examples // len(group),
+                        "bytes": size_of_state // len(group),
+                    }
+                )
             if place is not None and now.number:
-                _keep(place, card, history, now.state)
+                _keep(place, card, found, now.state)
             if progress is not None:
                 progress(_report(histories, card, name))
     if not histories:
@@ -278,19 +325,54 @@ def evaluate_stream(
     return _report(histories, card, name)
 
 
+def _groups(
+    streams: Iterable[Iterable[Task[Examples]]], size: int
+) -> Iterator[list[Iterable[Task[Examples]]]]:
+    """Up to `size` streams together that have experiences and tests of equal sizes."""
+    for _, alike in itertools.groupby(streams, _sizes):
+        yield from (list(part) for part in _batched(alike, size))
+
+
+def _sizes(stream: Iterable[Task[Examples]]) -> Any:
+    """Of experiences and tests; only of what is known to have them, alike in nothing else."""
+    if isinstance(stream, Stream):
+        return [(len(given), len(asked)) for given, asked in stream.rows]
+    return object()
+
+
+def _batched(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    rest = iter(items)
+    return iter(lambda: tuple(itertools.islice(rest, size)), ())
+
+
+def _side_by_side(streams: Sequence[Iterable[Task[Examples]]]) -> Iterator[TaskBatch]:
+    """The first experiences of all streams as a batch, the second ones, ..."""
+    for tasks in zip(*streams, strict=True):
+        yield tree_map(lambda *leaves: torch.stack(leaves), *tasks)
+
+
 def judge_stream(
     learner: Learner[Any],
     tasks: Streams,
     *,
-    size: int = 1,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[StreamReport], None] | None = None,
     **others: Any,
 ) -> Report:
-    """`evaluate_stream(...).report`, as the `judge` of a recipe's `Test`."""
-    report = evaluate_stream(learner, tasks, **others).report
-    if progress is not None:
-        progress(len(next(iter(report.values.values()))))
-    return report
+    """`evaluate_stream(...).report`, as the `judge` of a recipe's `Test`.
+
+    Args:
+        progress: told how many streams are done.
+        watch: the `progress` of `evaluate_stream`.
+    """
+
+    def tell(found: StreamReport) -> None:
+        if progress is not None:
+            progress(int((~found.seconds[:, -1].isnan()).sum()))
+        if watch is not None:
+            watch(found)
+
+    return evaluate_stream(learner, tasks, progress=tell, **others).report
 
 
 def _metric(learner: Learner[Any]) -> Metric:
@@ -301,6 +383,7 @@ def _metric(learner: Learner[Any]) -> Metric:
 
 def _scores(
     learner: Learner[Any],
+    how: How,
     state: Any,
     tests: Sequence[Examples],
     *,
@@ -308,23 +391,24 @@ def _scores(
     known_task: bool,
     apart: bool,
 ) -> Tensor:
-    """The score of every test (K,), float64. Several are given to `predict` at once, unless
+    """The score of every test (T, K), float64. Several are given to `predict` at once, unless
     they would be judged together."""
-    found, waiting = list[float](), list[Examples]()
+    found, waiting = list[Tensor](), list[Examples]()
     for number, test in enumerate(tests, 1):
         waiting.append(test)
-        if apart or number == len(tests) or sum(len(t.x) for t in waiting) >= CHUNK:
-            sizes = [len(each.x) for each in waiting]
-            said = learner.predict(state, torch.cat([each.x for each in waiting]))
-            parts = zip(*(leaf.split(sizes) for leaf in leaves(said)), strict=True)
+        if apart or number == len(tests) or sum(t.x.shape[1] for t in waiting) >= CHUNK:
+            sizes = [each.x.shape[1] for each in waiting]
+            x = torch.cat([each.x for each in waiting], 1)
+            said = over_tasks(learner.predict, how)(state, x)
+            parts = zip(*(leaf.split(sizes, 1) for leaf in leaves(said)), strict=True)
             for each, part in zip(waiting, parts, strict=True):
                 rest = iter(part)
                 own = tree_map(lambda _: next(rest), said)  # noqa: B023
                 if known_task:
-                    own = own.masked_fill(~(each.y > 0).any(0), -torch.inf)
-                found.append(float(metric(own, each)))
+                    own = own.masked_fill(~(each.y > 0).any(1, keepdim=True), -torch.inf)
+                found.append(over_tasks(metric, how)(own, each))
             waiting = []
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.stack(found, 1).double().cpu()
 
 
 def _report(
@@ -345,26 +429,29 @@ def _report(
     return StreamReport(matrix, *facts, card={**card, "streams": len(histories)}, metric=metric)
 
 
-def _keep(place: Path, card: Json, history: list[_Row], state: Any) -> None:
+def _keep(place: Path, card: Json, found: list[list[_Row]], state: Any) -> None:
     """Stores what is known, as a whole or not at all."""
     tensors = {f"{n:05d}": leaf.contiguous() for n, leaf in enumerate(leaves(state))}
-    facts = {"card": json.dumps(card, sort_keys=True), "history": json.dumps(history)}
+    facts = {"card": json.dumps(card, sort_keys=True), "histories": json.dumps(found)}
     place.parent.mkdir(parents=True, exist_ok=True)
     _replace(place.with_suffix(".safetensors"), save(tensors, facts))
 
 
 def _resumed(
-    place: Path | None, card: Json, learner: Learner[Any], stream: Iterable[Task[Examples]]
-) -> tuple[list[_Row], Any]:
+    place: Path | None,
+    card: Json,
+    learner: Learner[Any],
+    streams: Sequence[Iterable[Task[Examples]]],
+) -> tuple[list[list[_Row]], Any]:
     """What was stored, or a beginning."""
     if place is None or not place.with_suffix(".safetensors").exists():
-        return [], None
+        return [[] for _ in streams], None
     path = place.with_suffix(".safetensors")
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata()
             tensors = [file.get_tensor(name) for name in sorted(file.keys())]
-        history = json.loads(facts["history"])
+        found = json.loads(facts["histories"])
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}): delete it, and this stream starts anew."
@@ -373,10 +460,10 @@ def _resumed(
         raise CheckpointError(
             f"{path} is of other streams, or of another learner: choose another folder."
         )
-    first = next(iter(stream)).support
+    first = next(iter(streams[0])).support
     with evaluating(learner):  # only for the names and the order of what a state has
         like = learner.adapt(tree_map(lambda leaf: leaf[:1], first))
     if len(leaves(like)) != len(tensors):
         raise CheckpointError(f"{path} is of another learner: choose another folder.")
     where, rest = first.x.device, iter(tensors)
-    return history, tree_map(lambda _: next(rest).to(where), like)
+    return found, tree_map(lambda _: next(rest).to(where), like)

@@ -203,8 +203,8 @@ def test_commands_that_are_named_exist() -> None:
     pages = [*PAGES, ROOT / "CONTRIBUTING.md"]
     shell = "\n".join(code for page in pages for _, code in blocks(page, "bash"))
     commands = set(re.findall(r"^quickstudy (\w+)", shell, re.MULTILINE))
-    assert commands and commands <= {*cli.COMMANDS, "train"}
-    recipes = set(re.findall(r"quickstudy train ([a-z]\w+)", shell))
+    assert commands and commands <= {*cli.COMMANDS, "train", "stream"}
+    recipes = set(re.findall(r"quickstudy (?:train|stream) ([a-z]\w+)", shell))
     assert recipes and recipes <= set(recipe.names())
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"^make ([\w-]+)", shell, re.MULTILINE)) <= set(targets)
