@@ -261,3 +261,19 @@ def test_nothing_to_follow_is_said():
         evaluate_stream(Recites(TABLE), DIGITS, count=0)
     with pytest.raises(ValueError, match="one metric"):
         evaluate_stream(Recites(TABLE), DIGITS, metrics={})
+
+
+def test_streams_of_one_size_are_followed_at_once_with_the_same_result(tmp_path: Path):
+    streams = Streams(partial(permuted, TRAIN, TEST, tasks=3, examples=40))
+    learner = ExperienceReplay(net(), slots=20)
+    alone = evaluate_stream(learner, streams, count=3, size=1)
+    together = evaluate_stream(learner, streams, count=3, size=2, folder=tmp_path)
+    torch.testing.assert_close(together.matrix, alone.matrix)
+    torch.testing.assert_close(together.bytes, alone.bytes)
+    assert together.card == alone.card
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "stream-3.safetensors",
+        "streams-1-2.safetensors",
+    ]
+    again = evaluate_stream(learner, streams, count=3, size=2, folder=tmp_path)
+    torch.testing.assert_close(again.matrix, together.matrix)
