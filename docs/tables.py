@@ -57,6 +57,22 @@ NAMES = GRADIENT | {
     "mann": "MANN",
     "memory_network": "Memory network",
     "meta_net": "MetaNet",
+    "fine_tuning": "Fine-tuning",
+    "joint": "Joint (all at once)",
+    "ewc": "EWC",
+    "online_ewc": "EWC, online",
+    "synaptic_intelligence": "Synaptic intelligence",
+    "learning_without_forgetting": "Learning without forgetting",
+    "experience_replay": "Experience replay",
+    "a_gem": "A-GEM",
+    "der": "DER",
+    "der_pp": "DER++",
+    "gdumb": "GDumb",
+    "mer": "MER",
+    "la_maml": "La-MAML",
+    "sync_la_maml": "La-MAML, Sync",
+    "nearest_mean": "Nearest mean of pixels",
+    "streaming_lda": "Streaming LDA of pixels",
 }
 FAMILIES = {  # recipes
     "metric": (
@@ -157,6 +173,8 @@ def _recipe(name: str) -> str:
     results = _results(name)
     if not results:
         return f"*Not recorded yet: `quickstudy train {name} --record`.*"
+    if name == "streams":
+        return _streams(results)
     if _formats()[name] == name and list(results) == [name]:
         return _one(results[name])
     if _formats()[name] == name:  # variants of one result
@@ -168,6 +186,48 @@ def _recipe(name: str) -> str:
             _table(["Result", "Tasks", "Metric", "Measured", "Published"], rows),
         ]
     )
+
+
+def _streams(results: dict[str, Any]) -> str:
+    """A table for each data set: what is right at the end, and how much of it was lost."""
+    parts, columns = [next(iter(results.values()))["about"]], {
+        "Split": ("split", "all", "forgetting"),
+        "Split, task known": ("split", "task known", "forgetting"),
+        "Permuted": ("permuted", "all", "forgetting"),
+        "Rotated": ("rotated", "all", "backward transfer"),
+    }  # fmt: skip
+    for data in dict.fromkeys(result["settings"]["data"] for result in results.values()):
+        kinds = {
+            r["settings"]["stream"] for r in results.values() if r["settings"]["data"] == data
+        }
+        shown = {title: column for title, column in columns.items() if column[0] in kinds}
+        rows = []
+        for learner in _choices("streams"):
+            cells, facts = [], ["", ""]
+            for stream, test, also in shown.values():
+                found = results.get(f"{data}_{stream}_{learner}")
+                if found is None:
+                    cells.append(NOT_RUN)
+                    continue
+                row = found["measured"][test]
+                right, lost = row["accuracy"], 100 * row[also]["mean"]
+                share = _number("accuracy", right["mean"], right["interval"])
+                cells.append(f"{share} ({lost:+.1f})")
+                facts = [
+                    f"{row[m]['mean']:.2g}" for m in ("milliseconds per example", "kilobytes")
+                ]
+            if set(cells) != {NOT_RUN}:
+                rows.append([NAMES.get(learner, learner), *cells, *facts])
+        head = ["Learner", *shown, "ms an example", "kB"]
+        parts.append(f"**{data}**\n\n{_table(head, rows)}")
+    parts.append(
+        "Accuracy on all tests at the end; in brackets forgetting, of rotated digits backward "
+        "transfer, both in per cent. ± is the 95 % interval of the mean over streams. "
+        "Milliseconds are of learning, on one core, several streams at once where they are of "
+        "one size; they and the kilobytes of the state are those of the last column that was "
+        "run."
+    )
+    return "\n\n".join(parts)
 
 
 def _omniglot() -> str:
