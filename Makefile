@@ -29,6 +29,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.metric --out benchmarks/results/metric.json
 	$(BIN)/python -m benchmarks.heads --out benchmarks/results/heads.json
 	$(BIN)/python -m benchmarks.recurrent --out benchmarks/results/recurrent.json
+	$(BIN)/python -m benchmarks.stream --out benchmarks/results/stream.json
 	$(BIN)/python -m benchmarks.memory --out benchmarks/results/memory.json --plot docs/how-to/memory.svg
 	$(BIN)/python -m benchmarks.mapping_library --out benchmarks/results/mapping_library.json --plot docs/mapping_library.svg
 

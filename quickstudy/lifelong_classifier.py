@@ -9,9 +9,10 @@
 0.89
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,6 +81,7 @@ class LifelongClassifier(_Classifier):
 
     n_samples_seen_: int
     _places: dict[Any, int]  # of the labels in `classes_`
+    _undo: list[Callable[[], None]]  # while a call lasts: what to do if it fails
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Forgets everything, in the file too, and begins with these examples.
@@ -127,10 +129,13 @@ class LifelongClassifier(_Classifier):
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        before = dict(vars(self))
+        before, self._undo = dict(vars(self)), list[Callable[[], None]]()
         try:
             yield
+            del self._undo
         except BaseException:
+            for undo in self._undo:
+                undo()
             vars(self).clear()
             vars(self).update(before)
             raise
@@ -153,7 +158,7 @@ class LifelongClassifier(_Classifier):
             self._places = {**self._places, **place}
         index = np.array([self._places[label] for label in labels.tolist()])
         self.state_, self._width = self._learned(x, index, weight)
-        self._check(self.state_)
+        self._check_size(self.state_)
         self._columns = np.arange(len(self.classes_))
         self.n_samples_seen_ += _num_samples(X)
         if self.path is not None:
@@ -166,6 +171,7 @@ class LifelongClassifier(_Classifier):
         if not hasattr(self, "state_"):
             self._choose_slots(x[:1], index[:1], weight[:1], count)
             state, width = self._start(x, index, weight, count)
+            self._check_finite(state)
             return state, width
         state, width = self.state_, self._width
         if count > width:
@@ -176,13 +182,14 @@ class LifelongClassifier(_Classifier):
             some = state._replace(**{name: getattr(state, name)[at] for name in names})
             with self._still():
                 examples = self._examples(x, place, weight, len(rows))
-                some = self.learner_.adapt(examples, some)
-            parts = {
-                name: getattr(state, name).index_copy(0, at, getattr(some, name))
-                for name in names
-            }
-            return some._replace(**parts), width
+                new = self.learner_.adapt(examples, some)
+            self._check_finite(new)
+            # in place: a copy of all rows would cost more than learning, once they are many
+            self._undo.append(partial(_put, state, names, at, some))
+            _put(state, names, at, new)
+            return new._replace(**{name: getattr(state, name) for name in names}), width
         state, _ = self._adapt(self._examples(x, index, weight, width), state)
+        self._check_finite(state)
         return state, width
 
     def _with_room(self, x: Tensor, state: Any, width: int, count: int) -> tuple[Any, int]:
@@ -232,12 +239,14 @@ class LifelongClassifier(_Classifier):
             )
         self.learner_ = own if room >= own.slots else _with_slots(own, room)
 
-    def _check(self, state: Any) -> None:
+    def _check_finite(self, state: Any) -> None:
         if not all(leaf.isfinite().all() for leaf in leaves(state)):
             raise ValueError(
                 f"{_class(self.learner_)} has learned what is not finite: its adaptation "
                 "diverged. Scale X, or lower the learning rate. Nothing was changed."
             )
+
+    def _check_size(self, state: Any) -> None:
         if self.budget is not None and _bytes(state) > self.budget * MEGABYTE:
             raise ValueError(
                 f"The state takes {_bytes(state) / MEGABYTE:.3g} MB, and the budget is "
@@ -257,6 +266,12 @@ class LifelongClassifier(_Classifier):
 
 def _bytes(state: Any) -> int:
     return sum(leaf.nbytes for leaf in leaves(state))
+
+
+def _put(state: Any, names: Iterable[str], at: Tensor, some: Any) -> None:
+    """Writes the rows of `some` into those of `state`."""
+    for name in names:
+        getattr(state, name)[at] = getattr(some, name)
 
 
 def _with_slots(learner: Learner[Any], slots: int) -> Learner[Any]:

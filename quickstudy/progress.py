@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from quickstudy.recipe import Run, Status
 from quickstudy.stream import StreamReport
@@ -86,10 +87,10 @@ def streaming() -> Iterator[Callable[[str, StreamReport], None]]:
 
 
 def matrix(row: str, report: StreamReport) -> Group:
-    """The scores of the last stream, a row after each experience, coloured; of more than
-    twenty only those of now."""
-    scores = report.matrix[-1]
-    now, tests = _learned(report), scores.shape[-1]
+    """The scores of the streams that are being learned (their mean), a row after each
+    experience, coloured; of more than twenty only those of now."""
+    _, now, scores = _latest(report)
+    tests = scores.shape[-1]
     number = 100 if report.metric == "accuracy" else 1
 
     def cell(after: int, test: int) -> Text:
@@ -115,9 +116,9 @@ def matrix(row: str, report: StreamReport) -> Group:
 
 
 def heading(row: str, report: StreamReport) -> str:
-    """Where the last stream stands, in a line."""
-    scores, now = report.matrix[-1], _learned(report)
-    text = f"{row}: stream {len(report.matrix)}, experience {now} of {scores.shape[-1]}"
+    """Where the streams stand that are being learned, in a line."""
+    name, now, scores = _latest(report)
+    text = f"{row}: {name}, experience {now} of {scores.shape[-1]}"
     if now and not scores[now, :now].isnan().all():
         mean, new = float(scores[now, :now].nanmean()), float(scores[now, now - 1])
         text += f", {report.metric} of all so far {said(report.metric, mean)}"
@@ -125,9 +126,14 @@ def heading(row: str, report: StreamReport) -> str:
     return text
 
 
-def _learned(report: StreamReport) -> int:
-    """Experiences of the last stream."""
-    return int((~report.seconds[-1].isnan()).sum())
+def _latest(report: StreamReport) -> tuple[str, int, Tensor]:
+    """Of the streams that are as far as the last: what they are called, how many experiences
+    they have, and the mean of their scores (E + 1, E)."""
+    learned = (~report.seconds.isnan()).sum(1)
+    those = report.matrix[learned == learned[-1]]
+    several = f"mean of {len(those)} streams"
+    name = several if len(those) > 1 else f"stream {len(report.matrix)}"
+    return name, int(learned[-1]), those.mean(0)
 
 
 def said(metric: str, mean: float, interval: float | None = None) -> str:
