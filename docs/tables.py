@@ -53,6 +53,8 @@ NAMES = GRADIENT | {
     "transductive_fine_tuning": "Transductive fine-tuning",
     "lr_d2": "LR-D2",
     "snail": "SNAIL",
+    "snail_temporal": "SNAIL, no attention",
+    "matching_fce": "Matching, full context",
     "life_long_memory": "Life-long memory",
     "mann": "MANN",
     "memory_network": "Memory network",
@@ -82,9 +84,10 @@ FAMILIES = {  # recipes
     "memory": ("snail", "life_long_memory", "meta_net", "memory_network"),
 }  # fmt: skip
 MECHANISMS = (  # a test, and the results with a mechanism and without it
-    ("attention of SNAIL", "5-way 1-shot", "omniglot_snail_all", "omniglot_snail_temporal"),
-    ("context of matching networks", "5-way 1-shot", "omniglot_matching_fce",
-     "omniglot_matching_plain"),
+    ("attention of SNAIL", "5-way 1-shot", "caltech101_snail_1shot",
+     "caltech101_snail_temporal_1shot"),
+    ("context of matching networks", "5-way 1-shot", "caltech101_matching_fce_1shot",
+     "caltech101_matching_1shot"),
     ("relations, not distances", "5-way 1-shot", "caltech101_relation_reasoning_1shot",
      "caltech101_prototypical_1shot"),
     ("attention among prototypes", "5-way 1-shot", "caltech101_feat_1shot",
@@ -92,7 +95,7 @@ MECHANISMS = (  # a test, and the results with a mechanism and without it
     ("MANN's 128 slots", "5th presentation", "omniglot_mann_128", "omniglot_mann_0"),
     ("MANN's 16 slots", "5th presentation", "omniglot_mann_16", "omniglot_mann_0"),
 )  # fmt: skip
-APART = {"mapping_library"}  # benchmarks that are not of speed
+APART = {"bandits", "mapping_library"}  # benchmarks that are not of speed
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 

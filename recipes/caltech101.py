@@ -15,7 +15,7 @@ no adapted weight; what compares embeddings has no head of its own; the relation
 net that keeps maps of features. Reptile learns from all but one image of each class of a
 training task, takes 50 steps at test, and its outer optimiser is SGD of rate 1. Learners that
 first train a classifier are given as many images at each step, in mini-batches of all classes.
-SNAIL's blocks are of sequences of up to 26; of MetaNet the convolutions have no fast weights.
+SNAIL's blocks are of sequences of up to 26, without attention in `snail_temporal`; of MetaNet the convolutions have no fast weights.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,7 @@ Name = Literal[
     "imaml", "cavia", "proto_maml", "prototypical", "cosine_prototypical", "matching",
     "siamese", "relation", "relation_reasoning", "feat", "r2d2", "meta_opt_net", "baseline",
     "baseline_pp", "simple_shot", "tim", "transductive_fine_tuning", "lr_d2", "snail",
+    "snail_temporal", "matching_fce",
     "life_long_memory", "mann", "memory_network", "meta_net",
 ]  # fmt: skip
 
@@ -98,6 +99,12 @@ LEARNERS: dict[Name, Callable[[int], qs.Learner[Any]]] = {  # of the number of m
     "transductive_fine_tuning": lambda _: transductive_fine_tuning(),
     "lr_d2": lambda _: qs.LRD2(embedding()),
     "snail": lambda _: qs.SNAIL(embedding(), WIDTH, WAYS, length=26),
+    "snail_temporal": lambda _: qs.SNAIL(
+        embedding(), WIDTH, WAYS, length=26, blocks=[128, 128]
+    ),
+    "matching_fce": lambda _: qs.MatchingNetwork(
+        embedding(), similarity=qs.Scaled(), context=qs.FullContext(WIDTH)
+    ),
     "life_long_memory": lambda _: qs.LifeLongMemory(embedding(), slots=128),
     "mann": lambda _: qs.MANN(embedding(), qs.LRUA(WIDTH + WAYS, WAYS)),
     "memory_network": lambda _: qs.few_shot_memory_network(embedding(), WIDTH),
