@@ -15,7 +15,8 @@ no adapted weight; what compares embeddings has no head of its own; the relation
 net that keeps maps of features. Reptile learns from all but one image of each class of a
 training task, takes 50 steps at test, and its outer optimiser is SGD of rate 1. Learners that
 first train a classifier are given as many images at each step, in mini-batches of all classes.
-SNAIL's blocks are of sequences of up to 26, without attention in `snail_temporal`; of MetaNet the convolutions have no fast weights.
+SNAIL's blocks are of sequences of up to 26, without attention in `snail_temporal`; of MetaNet
+the convolutions have no fast weights.
 """
 
 from collections.abc import Callable
