@@ -195,8 +195,8 @@ def rotated(
     seed: int = 0,
 ) -> Stream:
     """All classes in each experience, the images turned by another angle (Lopez-Paz & Ranzato,
-    2017, arXiv:1706.08840): one drawn from each of `tasks` equal parts of 0 to `most` degrees, in
-    rising order.
+    2017, arXiv:1706.08840): one drawn from each of `tasks` equal parts of 0 to `most` degrees,
+    in rising order.
 
     Args:
         train: square images that arrive.
