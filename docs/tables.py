@@ -217,7 +217,8 @@ def _streams(results: dict[str, Any]) -> str:
                 share = _number("accuracy", right["mean"], right["interval"])
                 cells.append(f"{share} ({lost:+.1f})")
                 facts = [
-                    f"{row[m]['mean']:.2g}" for m in ("milliseconds per example", "kilobytes")
+                    f"{row['milliseconds per example']['mean']:.2g}",
+                    f"{row['kilobytes']['mean']:,.0f}",
                 ]
             if set(cells) != {NOT_RUN}:
                 rows.append([NAMES.get(learner, learner), *cells, *facts])
@@ -433,7 +434,7 @@ def _benchmark(file: Path, short: bool = False) -> str:
     fastest way of each workload, and neither heads nor memory nor streams."""
     result = json.loads(file.read_text())
     rows, limits = result["rows"], result.get("limits", [])
-    if short and file.stem in ("heads", "memory", "stream"):
+    if short and file.stem in ("heads", "memory", "stream", "environments"):
         return ""
     if short and file.stem == "meta_step":
         rows, limits = [_fastest(rows, limit["workload"]) for limit in limits], []
