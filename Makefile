@@ -32,6 +32,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.stream --out benchmarks/results/stream.json
 	$(BIN)/python -m benchmarks.memory --out benchmarks/results/memory.json --plot docs/how-to/memory.svg
 	$(BIN)/python -m benchmarks.mapping_library --out benchmarks/results/mapping_library.json --plot docs/mapping_library.svg
+	$(BIN)/python -m benchmarks.environments --out benchmarks/results/environments.json
+	$(BIN)/python -m benchmarks.bandits --out benchmarks/results/bandits.json
 
 # every stored result, again: hours on one machine; stopped, it goes on where it was
 results: $(READY)

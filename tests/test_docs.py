@@ -63,7 +63,7 @@ def test_every_public_name_has_an_entry_and_every_entry_a_name() -> None:
     entries = re.findall(r"^::: (\S+)", "\n".join(p.read_text() for p in PAGES), re.MULTILINE)
     documented = {id(pkgutil.resolve_name(entry)) for entry in entries}
     public = {f"quickstudy.{name}": vars(quickstudy)[name] for name in quickstudy.__all__}
-    for part in ("nets", "losses", "datasets", "functional"):
+    for part in ("nets", "losses", "datasets", "environments", "functional"):
         module = importlib.import_module(f"quickstudy.{part}")
         names = getattr(module, "__all__", None) or [
             name

@@ -111,19 +111,19 @@ def gittins_indices(pulls: int, *, discount: float = 1.0, levels: int = 201) -> 
     """
     if not 0 < discount <= 1:
         raise ValueError(f"discount={discount} is not in (0, 1]: 1 counts all pulls alike.")
-    sure = torch.linspace(0, 1, levels, dtype=torch.float64)[:, None, None]
+    sure = torch.linspace(0, 1, levels)[:, None, None]
     table = torch.zeros(pulls + 1, pulls, pulls)
-    value = sure.new_zeros(1, pulls + 1, pulls + 1)  # (levels, wins, losses), nothing left
+    value = torch.zeros(levels, pulls + 1, pulls + 1)  # by level, wins, losses; nothing is left
     for left in range(1, pulls + 1):
         size = pulls + 1 - left  # the arm cannot have been pulled more than `size - 1` times
-        wins, losses = torch.arange(size).double()[:, None], torch.arange(size).double()
-        mean = (wins + 1) / (wins + losses + 2)
+        counts = torch.arange(size, dtype=value.dtype)
+        mean = (counts[:, None] + 1) / (counts[:, None] + counts + 2)
         won, lost = value[:, 1 : size + 1, :size], value[:, :size, 1 : size + 1]
-        gain = mean - sure + discount * (mean * won + (1 - mean) * lost)
-        value = gain.clamp_min(0)
+        gain = torch.lerp(lost, won, mean).mul_(discount).add_(mean).sub_(sure)
         low = (gain >= 0).sum(0, keepdim=True) - 1  # gains fall with the level
         above, below = gain.gather(0, low)[0], gain.gather(0, low + 1)[0]
         table[left, :size, :size] = (low[0] + above / (above - below)) / (levels - 1)
+        value = gain.clamp_min_(0)
     return table
 
 

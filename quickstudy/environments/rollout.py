@@ -101,7 +101,7 @@ def rollout(
         raise ValueError(f"A rollout of {episodes} episodes shows nothing: ask for at least 1.")
     device, size = leaves(tasks)[0].device, len(leaves(tasks)[0])
     width = environment.noise + environment.actions
-    shape = (size, episodes, 1 + environment.horizon, width)
+    shape = (1 + environment.horizon, size, episodes, width)  # a step's lie together in memory
     noise = torch.rand(shape, generator=generator, device=generator.device).to(device)
 
     def alone(task: Any, state: Any, memory: Any, noise: Tensor) -> Trajectories:
@@ -117,7 +117,7 @@ def rollout(
         return tree_map(lambda *leaf: torch.stack(leaf), *found)
 
     act = one_after_another if trial else vmap(alone, in_dims=(None, None, None, 0))
-    return over_tasks(act)(tasks, state, memory, noise)
+    return over_tasks(act)(tasks, state, memory, noise.movedim(0, 2))
 
 
 def _episode(

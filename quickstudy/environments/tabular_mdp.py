@@ -46,10 +46,11 @@ class TabularMDP(Environment):
         self, task: MDP, state: Tensor, action: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Never ends."""
-        pair = (state * self.actions + action.argmax(-1))[None]
+        states, actions = (torch.arange(n, device=noise.device) for n in task.means.shape)
+        pair = (state * self.actions + (action * actions).sum(-1).long())[None]
         reward = task.means.flatten().gather(0, pair)[0] + normal(noise[1])
-        row = task.transitions.flatten(0, 1).gather(0, pair[:, None].expand(1, len(task.means)))
-        below = row[0].cumsum(-1) <= noise[0]
+        row = task.transitions.flatten().gather(0, pair * self.observations + states)
+        below = row.cumsum(-1) <= noise[0]
         state = below.sum(-1).clamp_max(self.observations - 1)  # sums may fall short of 1
         seen = one_hot(state, self.observations, noise.dtype)
         return state, seen, reward, torch.zeros_like(reward)
