@@ -79,6 +79,18 @@ def test_many_at_once_are_each_by_itself(environment: Environment, double: None)
 
 
 @pytest.mark.parametrize("environment", ALL, ids=lambda e: type(e).__name__)
+def test_a_step_compiles_as_one_graph(environment: Environment):
+    tasks = environment.tasks(3, seeded())
+    state, _ = vmap(environment.reset)(tasks, torch.rand(3, environment.noise))
+    action = an_action(environment, torch.rand(3, environment.actions))
+    step, luck = vmap(environment.step), torch.rand(3, environment.noise)
+    compiled = torch.compile(step, fullgraph=True, backend="eager")
+    after = leaves(compiled(tasks, state, action, luck))
+    for a, b in zip(after, leaves(step(tasks, state, action, luck)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("environment", ALL, ids=lambda e: type(e).__name__)
 def test_seeds_draw_the_same_tasks(environment: Environment):
     first, again, other = (leaves(environment.tasks(4, seeded(seed))) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
