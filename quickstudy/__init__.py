@@ -1,6 +1,8 @@
 """quickstudy: learning to learn, on PyTorch."""
 
 from quickstudy import datasets, environments, losses, nets
+from quickstudy.acting import evaluate_rollouts
+from quickstudy.actor import Actor
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
 from quickstudy.clustering import Clustering, cluster, embeddings, evaluate_clustering
 from quickstudy.descent import SGD, InnerOptimizer, adam, descend, momentum
@@ -12,6 +14,7 @@ from quickstudy.distributions.functions import Line, Parabola
 from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.mixture import Mixture
 from quickstudy.distributions.presentations import Presentations
+from quickstudy.distributions.rollouts import Rollouts
 from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.distributions.stories import Stories
 from quickstudy.distributions.stream import (
@@ -25,6 +28,7 @@ from quickstudy.distributions.stream import (
 )
 from quickstudy.distributions.trajectory import Trajectories
 from quickstudy.embedding import EmbedTogether, embed_once
+from quickstudy.epochs import Epochs
 from quickstudy.estimator import FewShotClassifier, FewShotRegressor
 from quickstudy.evaluate import Difference, Report, evaluate
 from quickstudy.execution import over_tasks
@@ -82,6 +86,7 @@ from quickstudy.learners.relation import (
 from quickstudy.learners.relation_reasoning import RelationReasoning
 from quickstudy.learners.reptile import Reptile
 from quickstudy.learners.ridge import RidgeRegression
+from quickstudy.learners.rl2 import RL2
 from quickstudy.learners.semi_supervised_prototypical import SemiSupervisedPrototypicalNetwork
 from quickstudy.learners.siamese import (
     SiameseNetwork,
@@ -133,10 +138,12 @@ __all__ = [
     "NTM",
     "OML",
     "R2D2",
+    "RL2",
     "ROC",
     "SGD",
     "SNAIL",
     "TIM",
+    "Actor",
     "Baseline",
     "CheckpointError",
     "Checkpoints",
@@ -148,6 +155,7 @@ __all__ = [
     "DarkExperienceReplay",
     "Difference",
     "EmbedTogether",
+    "Epochs",
     "Examples",
     "ExperienceReplay",
     "FewShot",
@@ -192,6 +200,7 @@ __all__ = [
     "Report",
     "Reptile",
     "RidgeRegression",
+    "Rollouts",
     "Scaled",
     "SemiSupervisedPrototypicalNetwork",
     "SequenceLearner",
@@ -241,6 +250,7 @@ __all__ = [
     "evaluate_clustering",
     "evaluate_open_set",
     "evaluate_presentations",
+    "evaluate_rollouts",
     "evaluate_stream",
     "evaluate_verification",
     "few_shot_memory_network",

@@ -34,6 +34,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, read_facts
 from quickstudy.distributions.few_shot import FewShot
+from quickstudy.distributions.rollouts import Rollouts
 from quickstudy.distributions.stream import Streams
 from quickstudy.embedding import EmbedTogether, embed_once
 from quickstudy.evaluate import Metric, Report, evaluate, pack
@@ -79,6 +80,7 @@ class Experiment:
     better: Literal["max", "min"] = "max"  # of that metric
     validate: int = 500  # steps between validations
     validation_count: int = 200  # tasks
+    judge: Callable[..., Report] = evaluate  # of validation
     embed_together: bool = False  # see `EmbedTogether`
     ready: Callable[[], None] | None = None  # done once a run is reopened: to fill a memory
 
@@ -303,7 +305,7 @@ def go(
             report = None
             if done % e.validate == 0 or done == e.steps:
                 with clock.stopped():
-                    report = evaluate(
+                    report = e.judge(
                         e.learner,
                         e.validation,
                         count=e.validation_count,
@@ -379,7 +381,7 @@ def finish(
             whole.write_text(json.dumps(followed[0].to_json()) + "\n")
             each = followed[0].seconds.nansum(1).mean().item()
             milliseconds[row] = round(each * 1000, 4)  # to learn a stream
-        else:
+        elif not isinstance(test.tasks, Rollouts):  # which ask nothing after acting
             milliseconds[row] = _milliseconds(best.experiment.learner, test)
     result = {
         "name": name or result_name(module, run.settings),

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from quickstudy.distributions.few_shot import FewShot
+from quickstudy.distributions.rollouts import Rollouts
 from quickstudy.distributions.stream import Streams
 from quickstudy.execution import over_tasks
 from quickstudy.functional import cross_entropy, tree_map
@@ -55,7 +56,8 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
     folder = Path(run.folder if isinstance(run, Run) else run)
     result, best = read(folder), reopen(folder)
     learner, tests = best.experiment.learner, best.experiment.tests
-    episodes = {row: t for row, t in tests.items() if not isinstance(t.tasks, Streams)}
+    without = Streams | Rollouts  # no examples to draw
+    episodes = {row: t for row, t in tests.items() if not isinstance(t.tasks, without)}
     measured = result["measured"]
     parts = [section("Results", results(measured, result["paper"]))]
     for name, test in list(episodes.items())[:1]:

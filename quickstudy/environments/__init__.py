@@ -1,5 +1,6 @@
 """Environments to act in, thousands at once, and classical agents for bandits."""
 
+from quickstudy.environments.actions import Actions, OneOf, RealNumbers, actions_of
 from quickstudy.environments.bandit import BernoulliBandit, GaussianBandit
 from quickstudy.environments.bandit_agents import (
     at_random,
@@ -20,6 +21,7 @@ from quickstudy.environments.tabular_mdp import MDP, TabularMDP
 
 __all__ = [
     "MDP",
+    "Actions",
     "BernoulliBandit",
     "Cart",
     "CartPole",
@@ -28,12 +30,15 @@ __all__ = [
     "GridMaze",
     "Maze",
     "Navigation2D",
+    "OneOf",
     "Pendulum",
     "Percept",
     "Policy",
+    "RealNumbers",
     "Rod",
     "TabularMDP",
     "Trajectories",
+    "actions_of",
     "at_random",
     "categorical",
     "epsilon_greedy",

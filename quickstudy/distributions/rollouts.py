@@ -1,0 +1,71 @@
+"""Tasks whose examples are what a learner did in them."""
+
+import torch
+from torch import Generator
+
+from quickstudy.actor import Actor
+from quickstudy.environments.environment import Environment
+from quickstudy.environments.rollout import Trajectories, rollout
+from quickstudy.execution import over_tasks
+from quickstudy.functional import tree_map
+from quickstudy.task import Json, Task, TaskDistribution
+
+
+class Rollouts(TaskDistribution):
+    """Draws tasks of an environment, and lets a learner act in them with the weights it has.
+
+    So a batch is a function of the generator and of the weights, and `train` is on policy:
+    every step collects its own.
+
+    Args:
+        environment: where to act.
+        learner: who acts.
+        episodes: E, of each task; without a trial, before adapting and after it.
+        trial: a task is one trial: its episodes follow one another, the memory goes on from
+            each to the next, and support and query are both the whole of it (RL²). Otherwise
+            the support are E episodes of the learner as it begins, and the query E more,
+            after it has adapted to them (MAML).
+    """
+
+    def __init__(
+        self, environment: Environment, learner: Actor, *, episodes: int, trial: bool = False
+    ):
+        self.environment, self.learner = environment, learner
+        self.episodes, self.trial = episodes, trial
+
+    @torch.no_grad()
+    def sample(self, size: int, generator: Generator) -> Task[Trajectories]:
+        """Draws `size` tasks and acts in them: `Trajectories` (T, E, H, ...), on the learner's
+        device."""
+        learner = self.learner
+        where = next(learner.parameters()).device
+        drawn = tree_map(lambda leaf: leaf.to(where), self.environment.tasks(size, generator))
+
+        def acted(state: object, memory: object) -> Trajectories:
+            return rollout(
+                self.environment,
+                drawn,
+                learner.act,
+                generator,
+                episodes=self.episodes,
+                state=state,
+                memory=memory,
+                trial=self.trial,
+            )
+
+        begun = tree_map(lambda leaf: leaf.expand(size, *leaf.shape), learner.begin())
+        support = acted(*begun)
+        if self.trial:
+            return Task(support, support)
+        adapted = over_tasks(learner.adapt, learner.how, learner.chunk)(support)
+        return Task(support, acted(*adapted))
+
+    def card(self) -> dict[str, Json]:
+        """The environment's name and sizes, and how it was acted in."""
+        return {
+            "tasks": type(self.environment).__name__,
+            "actions": self.environment.actions,
+            "horizon": self.environment.horizon,
+            "rollouts": self.episodes,
+            "trial": self.trial,
+        }

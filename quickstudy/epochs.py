@@ -1,0 +1,57 @@
+"""Several steps of an optimizer on one batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Epochs(Optimizer):
+    """An optimizer that goes several times over every batch, as PPO does with what it has
+    collected. Schedulers, checkpoints and `train` take it as they take any other.
+
+    Args:
+        optimizer: what makes each step.
+        times: steps on a batch.
+
+    Raises:
+        ValueError: no steps.
+
+    Examples:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.tensor(1.0))
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     (loss := weight.square()).backward()
+        ...     return loss
+        >>> optimizer = Epochs(torch.optim.SGD([weight], lr=0.25), times=2)
+        >>> loss = optimizer.step(closure)
+        >>> weight.item()  # halved twice
+        0.25
+    """
+
+    def __init__(self, optimizer: Optimizer, times: int):
+        if times < 1:
+            raise ValueError(f"times={times} would learn nothing: give 1 or more.")
+        super().__init__(optimizer.param_groups, {})  # the same dictionaries: one learning rate
+        self.optimizer, self.times = optimizer, times
+        self.state = optimizer.state
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Steps `times` times; the loss before the first.
+
+        Args:
+            closure: computes the loss and its gradient anew.
+        """
+        losses = [self.optimizer.step(closure) for _ in range(self.times)]  # pyright: ignore
+        return losses[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the optimizer inside."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Gives it to the optimizer inside."""
+        self.optimizer.load_state_dict(state_dict)
+        self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state

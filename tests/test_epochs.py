@@ -1,0 +1,53 @@
+"""Several steps on a batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR
+
+import quickstudy as qs
+
+
+def made() -> tuple[qs.RidgeRegression, qs.Epochs, ExponentialLR]:
+    torch.manual_seed(0)
+    learner = qs.RidgeRegression(qs.nets.MLP(1, 4, hidden=(8,)))
+    optimizer = qs.Epochs(torch.optim.Adam(learner.parameters(), 0.01), 3)
+    return learner, optimizer, ExponentialLR(optimizer, 0.5)
+
+
+def test_steps_are_those_of_the_optimizer_inside() -> None:
+    weights = [nn.Parameter(torch.tensor([1.0, 2.0])) for _ in range(2)]
+    losses = []
+    inside = [torch.optim.Adam([weight], 0.1) for weight in weights]
+    several = qs.Epochs(inside[0], 3)
+    for optimizer, weight, times in ((several, weights[0], 1), (inside[1], weights[1], 3)):
+
+        def closure(optimizer=optimizer, weight=weight):
+            optimizer.zero_grad()
+            (loss := weight.square().sum()).backward()
+            return loss
+
+        losses.append([optimizer.step(closure) for _ in range(times)][0])  # noqa: RUF015
+    assert torch.equal(*weights) and losses[0] == losses[1] == 5.0
+    with pytest.raises(ValueError, match="give 1 or more"):
+        qs.Epochs(inside[0], 0)
+
+
+def test_a_resumed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    def go(parts: tuple[qs.RidgeRegression, qs.Epochs, ExponentialLR], start: int) -> None:
+        learner, optimizer, scheduler = parts
+        for step in qs.train(learner, qs.Sinusoid(), optimizer, steps=4, size=2, start=start):
+            scheduler.step()
+            if start == 0 and step.number == 2:
+                qs.save(tmp_path, *parts)
+
+    whole, again = made(), made()
+    go(whole, 0)
+    qs.load(tmp_path, *again)
+    go(again, 2)
+    assert whole[1].optimizer.param_groups[0]["lr"] == 0.01 / 16
+    assert again[1].optimizer.param_groups[0]["lr"] == 0.01 / 16
+    for one, other in zip(whole[0].parameters(), again[0].parameters(), strict=True):
+        assert torch.equal(one, other)
