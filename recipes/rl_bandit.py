@@ -12,6 +12,8 @@ pulls) where the paper has 250,000 pulls, so that 3,000 of them have 6 % of the 
 1,000; the rate falls by a cosine.
 """
 
+from functools import partial
+
 import torch
 
 import quickstudy as qs
@@ -52,7 +54,7 @@ def recipe(
         size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=1.0,
-        judge=qs.evaluate_rollouts,
+        judge=partial(qs.evaluate_rollouts, size=2000),
         validate=max(1, steps // 15),
         validation_count=2000,
     )
