@@ -73,8 +73,7 @@ NAMES = GRADIENT | {
     "mer": "MER",
     "la_maml": "La-MAML",
     "sync_la_maml": "La-MAML, Sync",
-    "nearest_mean": "Nearest mean of pixels",
-    "streaming_lda": "Streaming LDA of pixels",
+    "nearest_mean": "Nearest mean of pixels, by cosine",
 }
 FAMILIES = {  # recipes
     "metric": (
