@@ -18,10 +18,12 @@ from quickstudy.datasets.labelled import split_examples
 from quickstudy.distributions.stream import Streams, class_incremental, permuted
 from quickstudy.functional import leaves
 from quickstudy.learner import Learner
+from quickstudy.learners.dark_experience_replay import DarkExperienceReplay
 from quickstudy.learners.experience_replay import ExperienceReplay
 from quickstudy.learners.fine_tuning import FineTuning
 from quickstudy.learners.joint import Joint
 from quickstudy.nets import MLP
+from quickstudy.replay import draw
 from quickstudy.stream import StreamReport, evaluate_stream, follow, judge_stream
 from quickstudy.task import Examples, Task
 
@@ -277,3 +279,25 @@ def test_streams_of_one_size_are_followed_at_once_with_the_same_result(tmp_path:
     ]
     again = evaluate_stream(learner, streams, count=3, size=2, folder=tmp_path)
     torch.testing.assert_close(again.matrix, together.matrix)
+
+
+def test_later_passes_draw_other_examples_each_time(monkeypatch: pytest.MonkeyPatch):
+    """Two steps with one draw would see the same past."""
+    from quickstudy.learners import dark_experience_replay, experience_replay
+
+    drawn: list[tuple[int, int]] = []
+
+    def noting(buffer: Any, size: int, *, salt: int) -> Any:
+        drawn.append((int(buffer.seen), salt))
+        return draw(buffer, size, salt=salt)
+
+    examples = DIGITS.stream(1)[0].support
+    for module, learner in (
+        (experience_replay, ExperienceReplay(net(), epochs=5)),
+        (dark_experience_replay, DarkExperienceReplay(net(), epochs=5)),
+    ):
+        monkeypatch.setattr(module, "draw", noting)
+        drawn.clear()
+        learner.adapt(examples)
+        assert len(drawn) >= 30
+        assert len(set(drawn)) == len(drawn)

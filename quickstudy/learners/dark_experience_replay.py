@@ -96,11 +96,12 @@ class DarkExperienceReplay(Learner[Distilled]):
             nothing = empty(Said(support, support.y), self.slots)
             state = Distilled(trainable(self.net, self.adapts), nothing)
         params, buffer = state
+        again = 0  # steps after the first pass, in which nothing is added to the memory
         for epoch in range(self.epochs):
-            for number, new in enumerate(minibatches(support, self.batch), 1):
-                salt = 1 + epoch * number
-                said = draw(buffer, self.replay, salt=-salt)
-                old = draw(buffer, self.replay, salt=salt).examples
+            for new in minibatches(support, self.batch):
+                again += epoch > 0
+                said = draw(buffer, self.replay, salt=-1 - again)
+                old = draw(buffer, self.replay, salt=1 + again).examples
                 now = functional_call(self.net, params, (new.x,))
                 params = sgd(partial(self.cost, new, said, old), params, self.lr)
                 if epoch == 0:

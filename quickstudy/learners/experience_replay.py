@@ -72,9 +72,11 @@ class ExperienceReplay(Learner[Replayed]):
         if state is None:
             state = Replayed(trainable(self.net, self.adapts), empty(support, self.slots))
         params, buffer = state
+        again = 0  # steps after the first pass, in which nothing is added to the memory
         for epoch in range(self.epochs):
-            for number, new in enumerate(minibatches(support, self.batch), 1):
-                old = counting(draw(buffer, self.replay, salt=1 + epoch * number), new)
+            for new in minibatches(support, self.batch):
+                again += epoch > 0
+                old = counting(draw(buffer, self.replay, salt=1 + again), new)
                 params = sgd(partial(self.cost, together(new, old)), params, self.lr)
                 if epoch == 0:
                     buffer = reservoir(buffer, new)
