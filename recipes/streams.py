@@ -133,7 +133,7 @@ CHOSEN: dict[str, dict[str, float]] = {
     "split der": {"lr": 0.3, "alpha": 0.5},
     "permuted der": {"lr": 0.1, "alpha": 0.5},
     "rotated der": {"lr": 0.1, "alpha": 1.0},
-    "split der_pp": {"lr": 0.3, "alpha": 0.5},
+    "split der_pp": {"lr": 0.3, "alpha": 1.0},
     "permuted der_pp": {"lr": 0.1, "alpha": 1.0},
     "rotated der_pp": {"lr": 0.1, "alpha": 1.0},
     "split gdumb": {"lr": 0.3},
