@@ -18,6 +18,9 @@ class Actor(Learner[tuple[Any, Any]]):
     before there are data, and how then; both are pure functions of one task.
     """
 
+    draws: int = 0
+    """Uniform numbers that `act` takes beside those of an action."""
+
     @abstractmethod
     def begin(self) -> tuple[Any, Any]:
         """The state and the memory before any data: nests of tensors, of one task."""
@@ -26,5 +29,5 @@ class Actor(Learner[tuple[Any, Any]]):
     def act(
         self, state: Any, memory: Any, percept: Percept, noise: Tensor
     ) -> tuple[Any, Tensor, Any]:
-        """The next memory, the action (A,), and what training needs of the moment. Noise (A,)
-        is uniform in [0, 1), and all that is random."""
+        """The next memory, the action (A,), and what training needs of the moment. Noise
+        (A + draws,) is uniform in [0, 1), and all that is random."""

@@ -1,5 +1,7 @@
 """Tasks whose examples are what a learner did in them."""
 
+from typing import Any
+
 import torch
 from torch import Generator
 
@@ -7,7 +9,7 @@ from quickstudy.actor import Actor
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Trajectories, rollout
 from quickstudy.execution import over_tasks
-from quickstudy.functional import tree_map
+from quickstudy.functional import leaves, tree_map
 from quickstudy.task import Json, Task, TaskDistribution
 
 
@@ -33,13 +35,18 @@ class Rollouts(TaskDistribution):
         self.environment, self.learner = environment, learner
         self.episodes, self.trial = episodes, trial
 
-    @torch.no_grad()
     def sample(self, size: int, generator: Generator) -> Task[Trajectories]:
         """Draws `size` tasks and acts in them: `Trajectories` (T, E, H, ...), on the learner's
         device."""
+        return self.act_in(self.environment.tasks(size, generator), generator)
+
+    @torch.no_grad()
+    def act_in(self, tasks: Any, generator: Generator) -> Task[Trajectories]:
+        """Acts in `tasks`, which are of the environment: as `sample` does."""
         learner = self.learner
         where = next(learner.parameters()).device
-        drawn = tree_map(lambda leaf: leaf.to(where), self.environment.tasks(size, generator))
+        drawn = tree_map(lambda leaf: leaf.to(where), tasks)
+        size = len(leaves(drawn)[0])
 
         def acted(state: object, memory: object) -> Trajectories:
             return rollout(
@@ -51,6 +58,7 @@ class Rollouts(TaskDistribution):
                 state=state,
                 memory=memory,
                 trial=self.trial,
+                draws=learner.draws,
             )
 
         begun = tree_map(lambda leaf: leaf.expand(size, *leaf.shape), learner.begin())

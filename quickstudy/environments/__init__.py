@@ -14,7 +14,7 @@ from quickstudy.environments.bandit_agents import (
 )
 from quickstudy.environments.environment import Environment, categorical, normal, one_hot
 from quickstudy.environments.grid_maze import GridMaze, Maze
-from quickstudy.environments.navigation import Navigation2D
+from quickstudy.environments.navigation import Navigation2D, PointRobot, near_goal
 from quickstudy.environments.physics import Cart, CartPole, Pendulum, Rod
 from quickstudy.environments.rollout import Percept, Policy, Trajectories, rollout
 from quickstudy.environments.tabular_mdp import MDP, TabularMDP
@@ -33,6 +33,7 @@ __all__ = [
     "OneOf",
     "Pendulum",
     "Percept",
+    "PointRobot",
     "Policy",
     "RealNumbers",
     "Rod",
@@ -45,6 +46,7 @@ __all__ = [
     "gittins",
     "gittins_indices",
     "greedy",
+    "near_goal",
     "normal",
     "one_hot",
     "play",

@@ -1,4 +1,6 @@
-"""2-D navigation (Finn, Abbeel & Levine, 2017, arXiv:1703.03400, section 5.3)."""
+"""A point to be moved to a goal in the plane that is not seen."""
+
+import math
 
 import torch
 from torch import Generator, Tensor
@@ -7,8 +9,8 @@ from quickstudy.environments.environment import Environment
 
 
 class Navigation2D(Environment):
-    """A point in the plane, to be moved to a goal that is not seen. A task is the goal (2,),
-    uniform in [-0.5, 0.5]².
+    """2-D navigation (Finn, Abbeel & Levine, 2017, arXiv:1703.03400, section 5.3). A task is
+    the goal (2,), uniform in [-0.5, 0.5]².
 
     An episode begins at the origin. What is seen is the position, an action is the velocity,
     clipped to ±0.1 in each direction, and the episode ends where the point is within 0.01 of
@@ -47,3 +49,42 @@ class Navigation2D(Environment):
         reward = -squares if self.squared else -squares.sqrt()
         done = (away.abs() < 0.01).all(-1).to(reward.dtype)
         return position, position, reward, done
+
+
+class PointRobot(Environment):
+    """A goal on the half circle of radius 1 above the origin (Rakelly et al., 2019,
+    arXiv:1903.08254, section 6.3). A task is the goal (2,).
+
+    An episode begins at the origin and never ends by itself. What is seen is the position, an
+    action is the velocity, clipped to ±0.1 in each direction, and the reward minus the
+    distance; `near_goal` makes the sparse one of it.
+    """
+
+    observations, actions, discrete, noise = 2, 2, False, 1
+
+    def __init__(self, *, horizon: int = 20):
+        self.horizon = horizon
+
+    def tasks(self, size: int, generator: Generator) -> Tensor:
+        """Goals (T, 2), at uniform angles."""
+        angle = math.pi * torch.rand(size, generator=generator, device=generator.device)
+        return torch.stack([angle.cos(), angle.sin()], -1)
+
+    def reset(self, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The origin."""
+        position = torch.zeros_like(task)
+        return position, position
+
+    def step(
+        self, task: Tensor, state: Tensor, action: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Moves, without noise."""
+        position = state + action.clamp(-0.1, 0.1)
+        reward = -(position - task).square().sum(-1).sqrt()
+        return position, position, reward, torch.zeros_like(reward)
+
+
+def near_goal(reward: Tensor, radius: float = 0.2) -> Tensor:
+    """What is paid where only the surroundings of a goal pay, of rewards that are minus the
+    distance: 1 less the distance within `radius`, else 0."""
+    return torch.where(reward >= -radius, 1 + reward, 0)

@@ -35,6 +35,7 @@ class Trajectories(NamedTuple):
     done: Tensor  # (E, H)  1 where the episode ended by itself
     weight: Tensor  # (E, H)  1 for a step, 0 for padding
     extras: Any  # nest of (E, H, ...): what the policy returned beside its actions
+    info: Any = ()  # nest of (E, H): what `Environment.info` said after each step
 
 
 Policy: TypeAlias = Callable[[Any, Any, Percept, Tensor], tuple[Any, Tensor, Any]]
@@ -51,6 +52,7 @@ def rollout(
     state: Any = (),
     memory: Any = (),
     trial: bool = False,
+    draws: int = 0,
 ) -> Trajectories:
     """Acts in `episodes` episodes of each task, and returns what happened (T, E, H, ...).
 
@@ -83,6 +85,8 @@ def rollout(
         memory: of the beginning; a nest of tensors, axis T in front.
         trial: the episodes of a task follow one another, each from where the memory of the last
             one ended. Otherwise all run at once, and each begins with `memory`.
+        draws: uniform numbers that the policy takes at a step beside those of an action: its
+            noise is (A + draws,).
 
     Raises:
         ValueError: no episodes.
@@ -100,7 +104,7 @@ def rollout(
     if episodes < 1:
         raise ValueError(f"A rollout of {episodes} episodes shows nothing: ask for at least 1.")
     device, size = leaves(tasks)[0].device, len(leaves(tasks)[0])
-    width = environment.noise + environment.actions
+    width = environment.noise + environment.actions + draws
     shape = (1 + environment.horizon, size, episodes, width)  # a step's lie together in memory
     noise = torch.rand(shape, generator=generator, device=generator.device).to(device)
 
@@ -139,7 +143,8 @@ def _episode(
     inside, observation = environment.reset(task, noise[0, :numbers])
     zero = torch.zeros_like(noise[0, 0])
     if last is None:
-        percept = Percept(observation, torch.zeros_like(noise[0, numbers:]), zero, zero)
+        idle = torch.zeros_like(noise[0, numbers : numbers + environment.actions])
+        percept = Percept(observation, idle, zero, zero)
     else:
         percept = last._replace(observation=observation)
     now, steps = (memory, inside, percept, zero + 1), []
@@ -148,7 +153,8 @@ def _episode(
         memory, action, extras = policy(state, memory, percept, luck[numbers:])
         inside, seen, reward, done = environment.step(task, inside, action, luck[:numbers])
         paid, ended = weight * reward, weight * done
-        row = Trajectories(percept.observation, action, paid, seen, ended, weight, extras)
+        told = tree_map(weight.mul, environment.info(task, inside))
+        row = Trajectories(percept.observation, action, paid, seen, ended, weight, extras, told)
         steps.append(row)
         then = (memory, inside, Percept(seen, action, reward, zero), weight * (1 - done))
         now = tree_map(partial(torch.where, weight > 0), then, now)

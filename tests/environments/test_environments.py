@@ -24,9 +24,11 @@ from quickstudy.environments import (
     Maze,
     Navigation2D,
     Pendulum,
+    PointRobot,
     Rod,
     TabularMDP,
     categorical,
+    near_goal,
     normal,
     one_hot,
 )
@@ -37,6 +39,7 @@ ALL = [
     GaussianBandit(3),
     TabularMDP(),
     Navigation2D(),
+    PointRobot(),
     GridMaze(),
     CartPole(),
     Pendulum(),
@@ -175,6 +178,26 @@ def test_navigation_by_hand(double: None):
     assert squared.item() == pytest.approx(-2)
     goals = environment.tasks(5000, seeded())
     assert kstest(goals.flatten().numpy() + 0.5, "uniform").pvalue > 0.001
+
+
+def test_a_point_robot_by_hand(double: None):
+    environment, goal, luck = PointRobot(), torch.tensor([0.6, 0.8]), torch.zeros(1)
+    position, seen = environment.reset(goal, luck)
+    assert seen.tolist() == [0, 0]
+    rewards, ends = [], []
+    for _ in range(8):
+        action = torch.tensor([0.075, 9.0])
+        position, _, reward, done = environment.step(goal, position, action, luck)
+        rewards.append(reward)
+        ends.append(done.item())
+    torch.testing.assert_close(position, goal)
+    away = torch.tensor([math.hypot(0.6 - 0.075 * n, 0.8 - 0.1 * n) for n in range(1, 9)])
+    torch.testing.assert_close(torch.stack(rewards), -away)
+    sparse = [0.0] * 6 + [0.875, 1.0]
+    torch.testing.assert_close(near_goal(torch.stack(rewards)), torch.tensor(sparse))
+    assert ends == [0] * 8  # it may stay
+    x, y = environment.tasks(5000, seeded()).unbind(-1)
+    assert kstest(torch.atan2(y, x).numpy() / math.pi, "uniform").pvalue > 0.001
 
 
 def test_a_maze_by_hand():

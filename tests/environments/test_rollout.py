@@ -149,6 +149,20 @@ def test_each_task_acts_by_its_own_weights():
     torch.testing.assert_close(found.next_observation[:, :, 0], moved)
 
 
+@pytest.mark.parametrize("trial", [False, True])
+def test_a_policy_may_draw_more_than_its_action(trial: bool):
+    environment = Navigation2D(horizon=3)
+
+    def policy(state: Any, memory: Any, percept: Percept, noise: Tensor) -> Any:
+        return memory, noise[:2], (noise, percept)
+
+    tasks = environment.tasks(2, seeded())
+    found = rollout(environment, tasks, policy, seeded(), episodes=2, trial=trial, draws=3)
+    noise, told = found.extras
+    assert noise.shape == (2, 2, 3, 5) and len(noise.unique()) == noise.numel()
+    assert found.action.shape == told.action.shape == (2, 2, 3, 2)
+
+
 def test_a_rollout_of_nothing_is_refused():
     bandit = BernoulliBandit()
     with pytest.raises(ValueError, match="at least 1"):
