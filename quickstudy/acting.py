@@ -31,6 +31,12 @@ def return_after(task: Task[Trajectories]) -> Tensor:
     return task.query.reward.sum(-1).mean()
 
 
+def success_rate(task: Task[Trajectories]) -> Tensor:
+    """Share of the query episodes in which some step had the `info` "success": for families
+    that tell it, as Meta-World does."""
+    return task.query.info["success"].amax(-1).mean()
+
+
 def evaluate_rollouts(
     learner: Learner[Any],
     tasks: Rollouts,

@@ -44,6 +44,11 @@ class Environment(ABC):
         """The next state, what is seen (O,), the reward () and whether the episode has ended
         (), 1 or 0; being cut off at the horizon is no end."""
 
+    def info(self, task: Any, state: Any) -> Any:
+        """What else is to be known of an episode in this state, such as success, and no policy
+        is told: a nest of tensors (). Nothing, unless a family says otherwise."""
+        return ()
+
 
 def normal(noise: Tensor) -> Tensor:
     """Standard normal numbers from uniform ones, one for one."""
