@@ -445,6 +445,7 @@ def _names(test: Test, seed: int) -> list[str] | None:
         imbalanced=tasks.imbalanced,
         rotations=tasks.rotations,
         within_groups=tasks.within_groups,
+        ordered=tasks.ordered,
     )
     support = next(iter(batches(twin, test.size, steps=1, seed=seed))).support
     pairs = zip(support.x[0], support.y[0], strict=True)

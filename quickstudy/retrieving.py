@@ -14,7 +14,7 @@ from quickstudy.evaluate import evaluating
 from quickstudy.functional import tree_map, unstack
 from quickstudy.learner import Learner
 from quickstudy.recipe import Test
-from quickstudy.report import Palette, figure, paragraph, table
+from quickstudy.report import Palette, figure, paragraph, pixels, table
 from quickstudy.task import Examples, batches
 from quickstudy.task_memory import TaskMemory
 
@@ -23,8 +23,8 @@ TASKS = 4  # new ones that are shown
 
 def retrieving(learner: Learner[Any], test: Test, *, seed: int = 1) -> str:
     """Which past tasks the first tasks of a test (of `seed`) start from, as HTML: a table, and
-    pictures where tasks are functions of one variable. Nothing where the learner has no memory
-    of tasks, or an empty one.
+    pictures where tasks are of images, or functions of one variable. Nothing where the learner
+    has no memory of tasks, or an empty one.
 
     Args:
         learner: stays with the settings of the test.
@@ -35,12 +35,14 @@ def retrieving(learner: Learner[Any], test: Test, *, seed: int = 1) -> str:
         return ""
     batch = next(iter(batches(test.tasks, test.size, steps=1, seed=seed)))
     few = tree_map(lambda leaf: leaf[:TASKS].to(learner.states.device), batch)
-    rows, drawn = list[list[str]](), ""
+    rows, drawn, pictures = list[list[str]](), "", ""
     with evaluating(learner):
         for number, support in enumerate(unstack(few.support), 1):
             places, shares = learner.retrieved(support)
-            each = zip(places.tolist(), shares.tolist(), strict=True)
-            rows.append([f"task {number}", ", ".join(f"{s:.0%} of {p}" for p, s in each)])
+            each = list(zip(places.tolist(), shares.tolist(), strict=True))
+            own = f"{learner.attention(support)[0]:.0%}"
+            names = [f"{share:.0%} of {place}" for place, share in each]
+            rows.append([f"task {number}", ", ".join(names), own])
             if support.x.shape[1:] == support.y.shape[1:] == (1,):
                 ends = float(few.query.x.min()), float(few.query.x.max())
                 x = torch.linspace(*ends, 200).to(support.x)[:, None]
@@ -48,13 +50,33 @@ def retrieving(learner: Learner[Any], test: Test, *, seed: int = 1) -> str:
                 parts = x, learner.recall(places, x), shares, after, support
                 draw = partial(_curves, *tree_map(Tensor.cpu, parts))
                 drawn += figure(draw, f"what task {number} started from")
+            elif support.x.ndim == 4:
+                known = [
+                    _images(learner.supports[place], name)
+                    for (place, _), name in zip(each, names, strict=True)
+                    if place in learner.supports
+                ]
+                shown = _images(support, f"task {number}") + "".join(known)
+                pictures += f'<div class="taught">{shown}</div>'
     note = (
         "The first tasks of the test, not picked. A past task is named by its place in the "
-        "memory; the share is its part of the weights that adaptation starts from. Thin: what "
-        "was learned of each past task; the more of it is used, the darker."
+        "memory; the share is its part of the weights that adaptation starts from."
     )
-    shown = f'<div class="figures">{drawn}</div>' if drawn else ""
-    return shown + table(["new task", "starts from past tasks"], rows) + paragraph(note)
+    if drawn:
+        drawn = f'<div class="figures">{drawn}</div>'
+        note += " Thin: what was learned of each past task; the more of it is used, the darker."
+    if pictures:
+        note += " Pictures are of support sets, in the order of their labels; a new task first."
+    head = ["new task", "starts from past tasks", "from the learned start"]
+    return drawn + pictures + table(head, rows) + paragraph(note)
+
+
+def _images(support: Examples, says: str) -> str:
+    """The examples of a support set, by class."""
+    x, y = (leaf[support.weight > 0].cpu() for leaf in support[:2])
+    x = x[y.argmax(-1).argsort(stable=True)]
+    images = "".join(pixels(each, x.min(), x.max()) for each in x)
+    return f"<figure><div>{images}</div><figcaption>{says}</figcaption></figure>"
 
 
 def _curves(

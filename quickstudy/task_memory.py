@@ -13,12 +13,12 @@ few steps away from one start; the lower the temperature, the fewer are averaged
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
 
 from quickstudy.evaluate import evaluating
 from quickstudy.execution import How, explained, inference, over_tasks
-from quickstudy.functional import leaves, tree_map
+from quickstudy.functional import leaves, tree_map, unstack
 from quickstudy.learner import Learner
 from quickstudy.task import Examples, Task, TaskBatch
 
@@ -58,6 +58,7 @@ class TaskMemory(Learner[Any]):
     Attributes:
         limit: how many places of the memory are looked at: None for all, 0 for a learner
             without one.
+        supports: by place, what the state there was learned from; to look at, and not saved.
 
     Raises:
         ValueError: the learner has no such start.
@@ -79,6 +80,8 @@ class TaskMemory(Learner[Any]):
         start = flat(_start(learner)).detach()
         self.register_buffer("states", start.new_zeros(size, len(start)))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64, device=start.device))
+        self.supports: dict[int, Examples] = {}
+        self.register_load_state_dict_post_hook(_forget_supports)
 
     @property
     def steps(self) -> int:
@@ -109,10 +112,12 @@ class TaskMemory(Learner[Any]):
         if type(found) is not type(_start(learner)):
             raise ValueError(_NO_START.format(type(learner).__name__))
         rows = vmap(flat)(found)
-        rows = rows[rows.isfinite().all(1)]
+        kept = rows.isfinite().all(1)
+        rows, supports = rows[kept], tree_map(lambda leaf: leaf[kept], tasks.support)
         size = len(self.states)
         places = (self.count + torch.arange(len(rows), device=rows.device)) % size
         self.states[places[-size:]] = rows[-size:]  # of more than there are places, the last
+        self.supports.update(zip(places.tolist(), unstack(supports), strict=True))
         self.count += len(rows)
 
     def attention(self, support: Examples) -> Tensor:
@@ -169,6 +174,12 @@ _NO_START = (
     "{} has no start() that is like the states it adapts to, so that past states could be "
     "averaged to a start: give TaskMemory a learner that descends, such as MAML or CAVIA."
 )
+
+
+def _forget_supports(memory: nn.Module, keys: Any) -> None:
+    """After loading: they are not those of the states that are there now."""
+    assert isinstance(memory, TaskMemory)
+    memory.supports.clear()
 
 
 def _start(learner: Any) -> Any:

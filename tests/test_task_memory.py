@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import (
@@ -13,6 +13,7 @@ from quickstudy import (
     MAML,
     ContextInput,
     Examples,
+    FewShot,
     Line,
     Mixture,
     Parabola,
@@ -28,6 +29,7 @@ from quickstudy import (
     save,
     squared_error,
 )
+from quickstudy.datasets import Labelled
 from quickstudy.functional import tree_map, unstack
 from quickstudy.nets import MLP
 from quickstudy.retrieving import retrieving
@@ -220,7 +222,39 @@ def test_the_report_says_which_past_tasks_were_retrieved():
     )
     places, shares = learner.retrieved(first.support)
     assert f"{shares[0]:.0%} of {places[0]}" in html
+    own = learner.attention(first.support)[0]
+    assert f"<td>{own:.0%}</td>" in html
     assert retrieving(memory(), test) == "" and retrieving(maml(), test) == ""
+
+
+def test_what_a_place_was_learned_from_is_known_until_something_else_is_loaded(tmp_path: Path):
+    learner, tasks = memory(), batch(8)
+    tasks.support.y[1] = 1e300  # is not remembered
+    learner.remember(tasks)
+    expected = [7, 2, 3, 4, 5, 6]  # the seventh of what is left took the place of the first
+    assert sorted(learner.supports) == list(range(6))
+    for place, task in enumerate(expected):
+        assert torch.equal(learner.supports[place].x, tasks.support.x[task])
+        state = maml().adapt(learner.supports[place])
+        same(learner.states[place], torch.cat([leaf.flatten() for leaf in state.values()]))
+    save(tmp_path / "learner", learner)
+    load(tmp_path / "learner", learner)
+    assert not learner.supports and learner.count == 7
+
+
+def test_the_report_shows_the_images_of_past_tasks():
+    x = torch.rand(4, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(4).repeat_interleave(3)
+    data = Labelled(x.flatten(0, 1), y, ("a", "b", "c", "d"), torch.tensor([0, 0, 1, 1]), "pq")
+    tasks = FewShot(data, 2, 1, 2, within_groups=True, ordered=True)
+    torch.manual_seed(0)
+    learner = TaskMemory(MAML(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), lr=0.1), size=4)
+    learner.remember(tasks.sample(4, torch.Generator().manual_seed(0)))
+    html = retrieving(learner, recipe.Test(tasks, size=2))
+    # 2 new tasks and 3 past ones for each, of 2 classes
+    assert html.count("<figure>") == 2 * 4 and html.count("<img") == 2 * 4 * 2
+    learner.supports.clear()
+    assert retrieving(learner, recipe.Test(tasks, size=2)).count("<figure>") == 2
 
 
 def test_a_run_is_trained_without_the_memory_and_tested_with_it(tmp_path: Path):

@@ -43,12 +43,15 @@ class FewShot(TaskDistribution):
             "task": all classes of a task by the same.
         within_groups: all classes of a task belong to one superclass (an alphabet, say),
             which is drawn uniformly.
+        ordered: the classes of a task keep the order of the data set, so that a label says the
+            same in all tasks of the same classes. Else their order is random.
         normalise: (mean, standard deviation), subtracted from and divided into the examples;
             numbers, or tensors that broadcast with one example.
         augment: changes a batch of examples (T, N, *features), given the generator.
 
     Raises:
-        ValueError: the data set has too few classes, or a class too few examples.
+        ValueError: the data set has too few classes, or a class too few examples; or `ordered`
+            with a number of ways that varies.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class FewShot(TaskDistribution):
         imbalanced: bool = False,
         rotations: Rotations | None = None,
         within_groups: bool = False,
+        ordered: bool = False,
         normalise: Normalise | None = None,
         augment: Augment | None = None,
     ):
@@ -71,7 +75,7 @@ class FewShot(TaskDistribution):
         self.unlabelled, self.distractors = unlabelled, distractors
         self.imbalanced = imbalanced
         self.rotations: Rotations | None = rotations
-        self.within_groups = within_groups
+        self.within_groups, self.ordered = within_groups, ordered
         self.normalise, self.augment = normalise, augment
         if queries < 1:
             raise ValueError(f"queries={queries}: a task is judged on at least one query.")
@@ -80,6 +84,8 @@ class FewShot(TaskDistribution):
                 f"unlabelled={unlabelled}, distractors={distractors}: give numbers from 0; "
                 "distractors need unlabelled examples."
             )
+        if ordered and self.ways[0] < self.ways[1]:
+            raise ValueError(f"ways={ways}: give one number of ways for classes in order.")
         if rotations not in (None, *get_args(Rotations)):
             raise ValueError(
                 f"rotations={rotations!r} is not 'classes', 'random', 'task' or None."
@@ -123,6 +129,7 @@ class FewShot(TaskDistribution):
         """Data set, its hash, split, and the shape of a task."""
         data = self.dataset
         facts = {"rotations": self.rotations, "within_groups": self.within_groups}
+        facts |= {"ordered": self.ordered}
         facts |= {"imbalanced": self.imbalanced, "augmented": self.augment is not None}
         facts |= {"unlabelled": self.unlabelled, "distractors": self.distractors}
         return {
@@ -179,6 +186,9 @@ class FewShot(TaskDistribution):
             drawn = fit[torch.randint(len(fit), (size, 1), generator=generator)]  # (T, 1)
             scores.masked_fill_(groups.repeat(copies) != drawn, -1)
         picks = scores.topk(self._needed).indices
+        if self.ordered:  # the distractors stay behind
+            labelled, others = picks.split([self.ways[1], self.distractors], 1)
+            picks = torch.cat([labelled.sort(1).values, others], 1)
         if self.rotations == "random":
             return picks, torch.randint(4, picks.shape, generator=generator)
         if self.rotations == "task":

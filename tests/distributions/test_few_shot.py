@@ -99,6 +99,22 @@ def test_a_task_stays_within_a_superclass() -> None:
     assert set(groups[:, 0].tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize("distractors", [0, 2])
+def test_classes_in_order_have_the_same_label_in_every_task(distractors: int) -> None:
+    data = numbered()
+    tasks = FewShot(data, 4, 1, 1, unlabelled=1, distractors=distractors, ordered=True)
+    task = draw(tasks, size=200)
+    classes = data.y[task.query.x[..., 0].long()]  # (T, 4)
+    own = classes.gather(1, task.query.y.argmax(1))  # by label
+    assert (own.diff(dim=1) > 0).all() and set(own.flatten().tolist()) == set(range(12))
+    known = data.y[task.support.x[..., 0].long()]
+    assert torch.equal(known.gather(1, task.support.y.argmax(1)), own)
+    all_six = FewShot(data, 6, 1, 1, within_groups=True, ordered=True)
+    task = draw(all_six, size=60)
+    classes = data.y[task.query.x[..., 0].long()]
+    assert torch.equal(classes // 2, task.query.y.argmax(-1))  # the groups are even and odd
+
+
 @pytest.mark.parametrize(("ways", "distractors"), [(3, 0), (3, 2), ((2, 4), 2)])
 def test_unlabelled_support_is_of_the_same_classes_and_of_distractors(
     ways: Any, distractors: int
@@ -188,6 +204,7 @@ def test_the_card_tells_the_protocol() -> None:
         ({"unlabelled": 8}, "1 shots \\+ 1 queries \\+ 8 unlabelled = 10 examples"),
         ({"unlabelled": 1, "distractors": 8}, "5 ways \\+ 8 distractors were asked for"),
         ({"distractors": 1}, "distractors need unlabelled"),
+        ({"ways": (2, 5), "ordered": True}, "one number of ways"),
     ],
 )
 def test_impossible_tasks_are_refused(arguments: dict[str, Any], message: str) -> None:

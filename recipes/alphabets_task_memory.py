@@ -1,0 +1,111 @@
+"""ANIL with a memory of tasks, on characters of alphabets that come again.
+
+Trained as ever: on 5 characters of one alphabet at a time, of 25 background alphabets of
+Omniglot, one drawing of each, classes in random order. Then it is put to work on the 20
+evaluation alphabets, of which it has seen nothing. A task is of the first 5 characters of one
+of them, one drawing of each to learn from and 5 to be asked about, and nobody says of which
+alphabet. It remembers 256 tasks of drawers 1 to 10, each learned by ten steps from its 5
+drawings, and is tested on tasks of drawers 11 to 20. With and without a memory the weights are
+the same, and so are the 2,000 tasks of the test: accuracy after one and five inner steps. "No
+memory" is the one shared start that was learned; "mean" is one that has seen the same past
+tasks: the plain mean of what was learned of them, whatever the new task is.
+
+With `labels="fixed"` a character has the same label whenever its alphabet comes: what was
+learned of it is of use again, once it is known which alphabet this is. With "shuffled" the
+order of the five is random in every task, past ones too: the control, where a past head fits
+by chance only (one of 120 orders).
+
+The net is a strided Conv4 of 32 channels, normalised by the batch at hand (so that predictions
+are transductive). Nothing is published by this protocol.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+import quickstudy as qs
+from quickstudy.recipe import Experiment, Test
+from quickstudy.task import batches
+
+PAPER = {}
+RESULT = "alphabets_task_memory_{labels}"
+
+
+def drawn_by(data: qs.datasets.Labelled, first: int, last: int) -> qs.datasets.Labelled:
+    """What some of the 20 drawers of each character drew, who count from 1."""
+    drawer = torch.arange(len(data)) % 20 + 1
+    rows = ((drawer >= first) & (drawer <= last)).nonzero().flatten()
+    split = f"{data.split}, drawers {first} to {last}"
+    return replace(data, x=data.x[rows], y=data.y[rows], split=split)
+
+
+def first_characters(data: qs.datasets.Labelled, count: int) -> qs.datasets.Labelled:
+    """The first `count` classes of each alphabet."""
+    assert data.groups is not None
+    groups = data.groups.tolist()
+    chosen = [c for c, group in enumerate(groups) if groups[:c].count(group) < count]
+    return data.select(chosen, f"{data.split}, {count} characters of each alphabet")
+
+
+def recipe(
+    *,
+    labels: Literal["fixed", "shuffled"] = "fixed",
+    ways: int = 5,
+    shots: int = 1,
+    steps: int = 4_000,
+    size: int = 16,
+    inner_lr: float = 0.4,
+    inner_steps: int = 1,
+    lr: float = 1e-3,
+    channels: int = 32,
+    past: int = 256,
+    past_steps: int = 10,
+    temperature: float = 0.1,
+    seed: int = 0,
+) -> Experiment:
+    data = qs.datasets.omniglot(convention="lake")
+
+    def usual(split: qs.datasets.Labelled) -> qs.FewShot:
+        return qs.FewShot(split, ways, shots, 3, within_groups=True)
+
+    def again(first: int, last: int) -> qs.FewShot:
+        own = drawn_by(first_characters(data.test, ways), first, last)
+        ordered = labels == "fixed"
+        return qs.FewShot(own, ways, shots, 5, within_groups=True, ordered=ordered)
+
+    net = qs.use_batch_statistics(qs.nets.Conv4(ways, channels=channels, pool="stride"))
+    anil = qs.anil(net, lr=inner_lr, steps=inner_steps)
+    learner = qs.TaskMemory(anil, size=past, temperature=temperature)
+    before, asked = again(1, 10), again(11, 20)
+
+    def remember() -> None:
+        learner.steps = past_steps
+        learner.remember(next(batches(before, past, steps=1, seed=seed + 1)))
+        learner.steps = inner_steps
+
+    memories = {
+        f"memory of {past} tasks": {"limit": None},
+        "memory of 64 tasks": {"limit": 64},
+        f"mean of {past} tasks": {"limit": None, "temperature": 1e6},
+        "no memory": {"limit": 0},
+    }
+    tests = {
+        f"{s} step{'s' * (s > 1)}, {says}": Test(asked, {"steps": s, **settings}, count=2000)
+        for s in (1, 5)
+        for says, settings in memories.items()
+    }
+    optimizer = torch.optim.Adam(learner.parameters(), lr)
+    return Experiment(
+        learner,
+        usual(data.train),
+        usual(data.validation),
+        tests,
+        optimizer,
+        steps,
+        size,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        validate=max(1, steps // 10),
+        validation_count=600,
+        ready=remember,
+    )
