@@ -14,6 +14,7 @@ from quickstudy.environments.bandit_agents import (
 )
 from quickstudy.environments.environment import Environment, categorical, normal, one_hot
 from quickstudy.environments.grid_maze import GridMaze, Maze
+from quickstudy.environments.gymnasium_family import GymnasiumFamily
 from quickstudy.environments.navigation import Navigation2D, PointRobot, near_goal
 from quickstudy.environments.physics import Cart, CartPole, Pendulum, Rod
 from quickstudy.environments.rollout import Percept, Policy, Trajectories, rollout
@@ -28,6 +29,7 @@ __all__ = [
     "Environment",
     "GaussianBandit",
     "GridMaze",
+    "GymnasiumFamily",
     "Maze",
     "Navigation2D",
     "OneOf",
