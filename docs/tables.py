@@ -82,7 +82,10 @@ FAMILIES = {  # recipes
     ),
     "memory": ("snail", "life_long_memory", "meta_net", "memory_network"),
 }  # fmt: skip
-MECHANISMS = (  # a test, and the results with a mechanism and without it
+_ALPHABETS, _WAVES = "alphabets_task_memory_", "multimodal_task_memory"
+# a test, and the results with a mechanism and without it; where these are rows of their own,
+# each with its row
+MECHANISMS: tuple[tuple[str, str, str | tuple[str, str], str | tuple[str, str]], ...] = (
     ("attention of SNAIL", "5-way 1-shot", "caltech101_snail_1shot",
      "caltech101_snail_temporal_1shot"),
     ("context of matching networks", "5-way 1-shot", "caltech101_matching_fce_1shot",
@@ -93,6 +96,14 @@ MECHANISMS = (  # a test, and the results with a mechanism and without it
      "caltech101_prototypical_1shot"),
     ("MANN's 128 slots", "5th presentation", "omniglot_mann_128", "omniglot_mann_0"),
     ("MANN's 16 slots", "5th presentation", "omniglot_mann_16", "omniglot_mann_0"),
+    ("memory of 256 tasks, of alphabets that come again", "5-way 1-shot, fixed labels, 1 step",
+     (_ALPHABETS + "fixed", "1 step, memory of 256 tasks"),
+     (_ALPHABETS + "fixed", "1 step, no memory")),
+    ("the same, where what was learned is of no use", "5-way 1-shot, shuffled labels, 1 step",
+     (_ALPHABETS + "shuffled", "1 step, memory of 256 tasks"),
+     (_ALPHABETS + "shuffled", "1 step, no memory")),
+    ("memory of 256 tasks, of waves, lines and parabolas", "10 shots, 1 step, squared error",
+     (_WAVES, "1 step, memory of 256 tasks"), (_WAVES, "1 step, no memory")),
 )  # fmt: skip
 APART = {"bandits", "mapping_library"}  # benchmarks that are not of speed
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -279,25 +290,26 @@ def _family(keys: Sequence[str]) -> str:
 
 
 def _mechanisms() -> str:
-    """Accuracies with a mechanism and without it."""
+    """What was measured with a mechanism and without it."""
     rows, results = [], _results()
     for about, test, *names in MECHANISMS:
         cells = []
-        for name in names:
-            found = results.get(name, {"measured": {}})["measured"].get(test)
-            cells.append(_trained(results[name], test, None) if found else NOT_RUN)
+        for each in names:
+            name, row = each if isinstance(each, tuple) else (each, test)
+            found = results.get(name, {"measured": {}})["measured"].get(row)
+            cells.append(_trained(results[name], row, None) if found else NOT_RUN)
         rows.append([about, test, *cells])
     return _table(["Mechanism", "Test", "With", "Without"], rows)
 
 
 def _trained(result: Any, test: str, steps: int | None) -> str:
-    """An accuracy, and after how much training."""
-    number = result["measured"][test]["accuracy"]
+    """The first number of a test, and after how much training."""
+    metric, number = next(iter(result["measured"][test].items()))
     size = result.get("size", result["settings"].get("size"))
     facts = [f"{result['steps']:,}{f' of {steps:,}' if steps else ''} steps"]
     facts += [f"{size} tasks each"] * bool(size)
     facts += [_time(result["seconds"]), "GPU" if result["hardware"].get("gpu") else "CPU"]
-    return f"{_number('accuracy', number['mean'], number['interval'])} ({', '.join(facts)})"
+    return f"{_number(metric, number['mean'], number['interval'])} ({', '.join(facts)})"
 
 
 def _sinusoid() -> str:

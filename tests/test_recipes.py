@@ -96,6 +96,33 @@ def test_no_evaluation_alphabet_is_trained_on(real_data: Path, learner: Any) -> 
         assert step.loss.isfinite().all()
 
 
+@pytest.mark.parametrize("labels", ["fixed", "shuffled"])
+def test_alphabets_come_again_by_other_drawers(real_data: Path, labels: Any) -> None:
+    module = recipe.find("alphabets_task_memory")
+    torch.manual_seed(0)
+    made = module.recipe(labels=labels, steps=1, size=2, channels=4, past=8, past_steps=1)
+    assert made.ready is not None
+    for step in train(made.learner, made.train, made.optimizer, steps=1, size=2):
+        assert step.loss.isfinite().all()
+    made.ready()
+    assert made.learner.count == 8
+    test = next(iter(made.tests.values())).tasks
+    assert not {*made.train.dataset.group_names} & {*test.dataset.group_names}
+    classes = {key: int(y) for key, y in zip(keys(test.dataset.x), test.dataset.y, strict=True)}
+    assert sorted({*classes.values()}) == list(range(5 * 20)) and len(classes) == 10 * 5 * 20
+    past = [key for support in made.learner.supports.values() for key in keys(support.x * 255)]
+    assert len(past) == 8 * 5 and not {*past} & {*classes}
+    query = test.sample(50, torch.Generator().manual_seed(0)).query
+    drawn = torch.tensor([classes[key] for key in keys(query.x.flatten(0, 1) * 255)])
+    same = drawn % 5 == query.y.argmax(-1).flatten()  # of the five characters of its alphabet
+    assert same.all() if labels == "fixed" else 0.1 < same.double().mean() < 0.3
+
+
+def keys(images: torch.Tensor) -> list[bytes]:
+    """What tells images of 0 to 255 apart."""
+    return [image.numpy().tobytes() for image in images.round().byte()]
+
+
 def test_a_result_is_compared_with_the_numbers_of_its_own() -> None:
     lake, maml = recipe.find("omniglot_lake"), recipe.find("omniglot_maml")
     assert recipe.published(lake, {"learner": "siamese"})[lake.RUNS] == {"accuracy": 0.92}

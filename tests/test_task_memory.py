@@ -245,7 +245,9 @@ def test_what_a_place_was_learned_from_is_known_until_something_else_is_loaded(t
 def test_the_report_shows_the_images_of_past_tasks():
     x = torch.rand(4, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     y = torch.arange(4).repeat_interleave(3)
-    data = Labelled(x.flatten(0, 1), y, ("a", "b", "c", "d"), torch.tensor([0, 0, 1, 1]), "pq")
+    data = Labelled(
+        x.flatten(0, 1), y, ("a", "b", "c", "d"), torch.tensor([0, 0, 1, 1]), ("p", "q")
+    )
     tasks = FewShot(data, 2, 1, 2, within_groups=True, ordered=True)
     torch.manual_seed(0)
     learner = TaskMemory(MAML(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), lr=0.1), size=4)
