@@ -96,6 +96,7 @@ from quickstudy.learners.siamese import (
 )
 from quickstudy.learners.simple_shot import SimpleShot
 from quickstudy.learners.snail import SNAIL
+from quickstudy.learners.snail_rl import SNAILPolicy
 from quickstudy.learners.streaming_lda import StreamingLDA
 from quickstudy.learners.synaptic_intelligence import SynapticIntelligence
 from quickstudy.learners.tim import TIM
@@ -201,6 +202,7 @@ __all__ = [
     "Reptile",
     "RidgeRegression",
     "Rollouts",
+    "SNAILPolicy",
     "Scaled",
     "SemiSupervisedPrototypicalNetwork",
     "SequenceLearner",

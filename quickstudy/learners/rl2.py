@@ -12,6 +12,7 @@ Differs from the paper: PPO does outside what TRPO does there (as in later compa
 values are a second head of the policy's net, and inputs go into it as they are.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from quickstudy.actor import Actor
 from quickstudy.advantages import clipped, gae
-from quickstudy.environments.actions import actions_of
+from quickstudy.environments.actions import Actions, actions_of
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Percept, Trajectories
 from quickstudy.functional import tree_map, weighted_mean
@@ -32,7 +33,7 @@ class Moment(NamedTuple):
 
     percept: Percept
     says: Tensor  # of the action, see `environments.Actions`
-    value: Tensor  # ()  what it expected to be paid from here on
+    rate: Tensor  # ()  what it expected a step to pay from here on, see `ppo`
 
 
 class RL2(Actor):
@@ -46,7 +47,7 @@ class RL2(Actor):
         decay: λ, of advantages (see `advantages.gae`).
         clip: ε, by which the probability of an action may change on a batch (see
             `advantages.clipped`).
-        value: how much the squared error of values counts.
+        value: how much the squared error of rates counts, see `ppo`.
         entropy: how much the entropy of actions counts, which keeps it trying.
     """
 
@@ -67,8 +68,8 @@ class RL2(Actor):
         self.memory = use_cells(nn.GRU(inputs, hidden))
         self.policy = nn.Linear(hidden, self.actions.outputs)
         self.value = nn.Linear(hidden, 1)
-        self.discount, self.decay, self.clip = discount, decay, clip
-        self.value_weight, self.entropy_weight = value, entropy
+        weights = {"value_weight": value, "entropy_weight": entropy}
+        self.objective = partial(ppo, discount=discount, decay=decay, clip=clip, **weights)
 
     def begin(self) -> tuple[tuple[()], Tensor]:
         """A hidden state (hidden,) of zeros."""
@@ -99,30 +100,69 @@ class RL2(Actor):
         return self.policy(hidden), self.value(hidden)[:, 0]
 
     def loss(self, task: Task[Trajectories]) -> Tensor:
-        """PPO's, a mean over the steps of the trial, with those of values and entropy."""
-        says, value = self.predict(self.begin(), task.query)
-        seen = in_order(task.query)
-        then: Moment = seen.extras
-        expected = then.value * seen.weight
-        advantage = gae(seen.reward, expected, discount=self.discount, decay=self.decay)
-        likelier = self.actions.log_probability(says, seen.action)
-        likelier = likelier - self.actions.log_probability(then.says, seen.action)
-        each = (
-            -clipped(likelier, advantage, self.clip)
-            + self.value_weight * (value - (expected + advantage)).square()
-            - self.entropy_weight * self.actions.entropy(says)
-        )
-        return weighted_mean(each, seen.weight)
+        """PPO's, see `ppo`."""
+        return self.objective(self.actions, *self.predict(self.begin(), task.query), task.query)
 
     def _read(self, percepts: Percept, memory: Tensor) -> Tensor:
         """The hidden state (N, hidden) at each of N steps."""
-        now, last, paid, done = percepts
-        x = torch.cat([now, last, paid[:, None], done[:, None]], -1)
-        return self.memory(x, memory[None])[0]
+        return self.memory(told(percepts), memory[None])[0]
+
+
+def ppo(
+    actions: Actions,
+    says: Tensor,
+    rate: Tensor,
+    trial: Trajectories,
+    *,
+    discount: float,
+    decay: float,
+    clip: float,
+    value_weight: float,
+    entropy_weight: float,
+) -> Tensor:
+    """What PPO makes small in a trial, a mean over its steps, with values and entropy; of a
+    policy that says `says` (N, ·) and expects `rate` (N,) at the steps `in_order`.
+
+    A rate is what a step will pay from here on, in the discounted mean of all steps that are
+    left of the trial, so that a net need not count them; a value is the rate times their
+    discounted number. The trial is one episode to the advantages: what an episode taught counts
+    in later ones.
+    """
+    seen = in_order(trial)
+    then: Moment = seen.extras
+    left = _discounted_steps_left(trial, discount)
+    expected = then.rate * left * seen.weight
+    advantage = gae(seen.reward, expected, discount=discount, decay=decay)
+    likelier = actions.log_probability(says, seen.action)
+    likelier = likelier - actions.log_probability(then.says, seen.action)
+    each = (
+        -clipped(likelier, advantage, clip)
+        + value_weight * (rate - (expected + advantage) / left).square()
+        - entropy_weight * actions.entropy(says)
+    )
+    return weighted_mean(each, seen.weight)
+
+
+def _discounted_steps_left(trial: Trajectories, discount: float) -> Tensor:
+    """Of a trial (E, H), the most that can be left before each step, itself among them, where
+    the k-th counts γ^k; as `in_order`."""
+    weights = discount ** torch.arange(trial.reward.numel(), device=trial.reward.device)
+    left = weights.to(trial.reward).cumsum(0).flip(0)
+    return left[_order(trial)]
+
+
+def told(percepts: Percept) -> Tensor:
+    """What a net is fed, (N, O + A + 2), of percepts of N steps."""
+    now, last, paid, done = percepts
+    return torch.cat([now, last, paid[:, None], done[:, None]], -1)
 
 
 def in_order(episodes: Trajectories) -> Trajectories:
     """The steps of episodes (E, H) one after the other (E · H,), and then all padding, so that
     whoever goes through them need not step over it."""
-    order = (1 - episodes.weight.flatten()).argsort(stable=True)
+    order = _order(episodes)
     return tree_map(lambda leaf: leaf.flatten(0, 1)[order], episodes)
+
+
+def _order(episodes: Trajectories) -> Tensor:
+    return (1 - episodes.weight.flatten()).argsort(stable=True)

@@ -133,7 +133,11 @@ class TemporalConvolution(nn.Module):
 
     def forward(self, x: Tensor, ago: Tensor) -> Tensor:
         """(S + Q, inputs), (S + Q, S) -> (S + Q, inputs + filters)."""
-        then = (ago == self.dilation).to(x) @ x[: ago.shape[-1]]  # zero before the first
+        return self.beside(x, (ago == self.dilation).to(x) @ x[: ago.shape[-1]])
+
+    def beside(self, x: Tensor, then: Tensor) -> Tensor:
+        """What it says of rows (N, inputs) and those that it looks back at, which are zero
+        before the first, beside the rows: (N, inputs + filters)."""
         signal, gate = (self.now(x) + self.then(then)).chunk(2, -1)
         return torch.cat([x, signal.tanh() * gate.sigmoid()], -1)
 

@@ -81,7 +81,7 @@ def test_what_was_said_is_said_again_and_remembered_over_episodes(environment: A
         n = len(says)
         then = in_order(own).extras
         torch.testing.assert_close(then.says[:n], says)
-        torch.testing.assert_close(then.value[:n], value)
+        torch.testing.assert_close(then.rate[:n], value)
         again = learner.predict(learner.begin(), own)
         torch.testing.assert_close(again[0][:n], says)
         torch.testing.assert_close(again[1][:n], value)
@@ -99,7 +99,10 @@ def test_at_first_the_gradient_is_the_policy_gradient(environment: Any) -> None:
         real = own.weight > 0
         reward, action = own.reward[real], own.action[real]
         rows = naive(learner, own)
-        value = [row[1].item() for row in rows] + [0.0]
+        # a rate is for each step that may be left, the k-th of which counts 0.99^k
+        size = own.weight.numel()
+        left = [sum(0.99**k for k in range(size - i)) for i in own.weight.flatten().nonzero()]
+        value = [row[1].item() * n for row, n in zip(rows, left, strict=True)] + [0.0]
         advantage, total = torch.tensor(0.0), torch.tensor(0.0)
         for i in reversed(range(len(rows))):
             error = reward[i] + 0.99 * value[i + 1] - value[i]
@@ -116,10 +119,12 @@ def test_at_first_the_gradient_is_the_policy_gradient(environment: Any) -> None:
 @pytest.mark.usefixtures("double")
 def test_loss_is_its_three_parts() -> None:
     learner, task = acted(OneArmPays(), 4, value=0.5, entropy=0.1, decay=1.0, discount=1.0)
-    reward, expected = task.query.reward[..., 0], task.query.extras.value[..., 0]
+    reward, expected = task.query.reward[..., 0], task.query.extras.rate[..., 0]
+    expected = expected * torch.arange(4, 0, -1)  # 4 pulls are left, 3, ...
     left = reward.flip(1).cumsum(1).flip(1)
     says = torch.distributions.Categorical(logits=task.query.extras.says[:, :, 0])
-    parts = -(left - expected) + 0.5 * (left - expected).square() - 0.1 * says.entropy()
+    errors = (left - expected) / torch.arange(4, 0, -1)
+    parts = -(left - expected) + 0.5 * errors.square() - 0.1 * says.entropy()
     torch.testing.assert_close(learner(task), parts.mean(1))
 
 

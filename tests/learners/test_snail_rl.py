@@ -1,0 +1,175 @@
+"""The SNAIL policy against sums over the past written out, and on a tiny bandit."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+import quickstudy as qs
+from quickstudy import recipe
+from quickstudy.environments import Environment, Pendulum
+from quickstudy.functional import tree_map, unstack
+from quickstudy.learners.rl2 import in_order
+from quickstudy.learners.snail import CausalAttention, TemporalConvolution
+from tests.learners.test_rl2 import OneArmPays, Uneven
+
+BLOCKS = (4, (3, 2), 3, (2, 4))
+
+
+def acted(
+    environment: Environment, episodes: int, length: int | None = None, **options: Any
+) -> tuple[qs.SNAILPolicy, Any]:
+    """A policy, and a batch of 3 trials of it."""
+    torch.manual_seed(0)
+    length = length or episodes * environment.horizon
+    learner = qs.SNAILPolicy(environment, length=length, width=5, blocks=BLOCKS, **options)
+    rollouts = qs.Rollouts(environment, learner, episodes=episodes, trial=True)
+    return learner, rollouts.sample(3, Generator().manual_seed(0))
+
+
+def naive(learner: qs.SNAILPolicy, percepts: list[Any]) -> Tensor:
+    """What the last layer says of each step (N, ·), a step at a time, by sums over the past."""
+    rows: list[Tensor] = []
+    for percept in percepts:
+        now, last, paid, done = percept
+        rows.append(learner.embed(torch.cat([now, last, paid[None], done[None]])))
+    for layer in learner.layers:
+        new = []
+        for t, row in enumerate(rows):
+            if isinstance(layer, CausalAttention):
+                near = rows[max(0, t - learner.length) : t + 1]
+                query = layer.query(row)
+                scores = [query @ layer.key(other) / math.sqrt(len(query)) for other in near]
+                weights = [score.exp() for score in scores]
+                read = [w * layer.value(other) for w, other in zip(weights, near, strict=True)]
+                said = torch.stack(read).sum(0) / torch.stack(weights).sum()
+            else:
+                assert isinstance(layer, TemporalConvolution)
+                then = rows[t - layer.dilation] if t >= layer.dilation else 0 * row
+                signal, gate = (layer.now(row) + layer.then.weight @ then).chunk(2)
+                said = signal.tanh() * gate.sigmoid()
+            new.append(torch.cat([row, said]))
+        rows = new
+    return torch.stack(rows)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("length", [None, 3])  # all of the trial, or only the last steps
+@pytest.mark.parametrize("environment", [OneArmPays(), Uneven(), Pendulum(horizon=3)])
+def test_acting_is_reading_the_trial_at_once_is_sums_over_the_past(
+    environment: Any, length: int | None
+) -> None:
+    learner, task = acted(environment, 4, length)
+    for own in unstack(task):
+        then = in_order(own.query)
+        n = int(then.weight.sum())
+        steps = unstack(tree_map(lambda leaf: leaf[:n], then.extras.percept))  # noqa: B023
+        expected = naive(learner, steps)
+        for says, rate in (
+            (then.extras.says, then.extras.rate),
+            learner.predict(learner.begin(), own.query),
+            learner.predict(((), torch.zeros(0, 1 + expected.shape[1])), own.query),
+        ):
+            torch.testing.assert_close(says[:n], learner.policy(expected))
+            torch.testing.assert_close(rate[:n], learner.value(expected)[:, 0])
+        _, memory = learner.adapt(own.query)
+        known = min(n, learner.length)
+        torch.testing.assert_close(memory[learner.length - known :, 1:], expected[n - known :])
+        assert memory[:, 0].sum() == known and not memory[: learner.length - known].any()
+
+
+@pytest.mark.usefixtures("double")
+def test_what_comes_later_or_is_padding_changes_nothing() -> None:
+    learner, task = acted(Uneven(), 4)
+    own = unstack(task)[0].query
+    says, _ = learner.predict(learner.begin(), own)
+    n = int(own.weight.sum())
+    assert n < own.weight.numel()
+    percept = own.extras.percept
+    junk = torch.where(own.weight > 0, percept.reward, torch.randn_like(percept.reward))
+    changed = own._replace(extras=own.extras._replace(percept=percept._replace(reward=junk)))
+    torch.testing.assert_close(learner.predict(learner.begin(), changed)[0][:n], says[:n])
+    torch.testing.assert_close(learner.adapt(changed)[1], learner.adapt(own)[1])
+    slopes = torch.autograd.functional.jacobian(
+        lambda reward: learner.predict(
+            learner.begin(),
+            own._replace(extras=own.extras._replace(percept=percept._replace(reward=reward))),
+        )[0][:n].sum(-1),
+        percept.reward,
+    )
+    slopes = slopes.flatten(1)[:, (1 - own.weight.flatten()).argsort(stable=True)]
+    assert not slopes[:, :n].triu(1).any() and not slopes[:, n:].any()
+    assert (slopes[:, :n].tril() != 0)[1:, 0].all()  # and what is long ago counts
+
+
+@pytest.mark.usefixtures("double")
+def test_an_end_of_an_episode_is_told_and_a_new_trial_begins_with_nothing() -> None:
+    _, task = acted(Uneven(), 4)
+    done = task.query.extras.percept.done
+    assert not done[:, 0].any() and done[:, 1:, 0].all() and not done[:, :, 1:].any()
+    first = task.query.extras.says[:, 0, 0]
+    torch.testing.assert_close(first, first[:1].expand_as(first))
+
+
+@pytest.mark.usefixtures("double")
+def test_adapting_in_parts_is_adapting_at_once_and_a_loop_finds_what_vmap_does() -> None:
+    learner, task = acted(Uneven(), 4)
+    whole = qs.over_tasks(learner.adapt)(task.support)
+    first = tree_map(lambda x: x[:, :2], task.support)
+    then = tree_map(lambda x: x[:, 2:], task.support)
+    parts = qs.over_tasks(learner.adapt)(then, qs.over_tasks(learner.adapt)(first))
+    torch.testing.assert_close(parts[1], whole[1])
+    together = learner(task)
+    learner.how = "loop"
+    torch.testing.assert_close(learner(task), together)
+
+
+def test_learns_to_try_the_arms_and_to_stay() -> None:
+    def earned(learner: qs.SNAILPolicy, rollouts: qs.Rollouts) -> qs.Report:
+        return qs.evaluate_rollouts(learner, rollouts, count=300, size=300)
+
+    for seed in range(3):
+        torch.manual_seed(seed)
+        learner = qs.SNAILPolicy(OneArmPays(), length=6, width=8, blocks=(4, (8, 8)))
+        rollouts = qs.Rollouts(OneArmPays(), learner, episodes=6, trial=True)
+        before = earned(learner, rollouts)
+        optimizer = qs.Epochs(torch.optim.Adam(learner.parameters(), 0.02), 4)
+        for _ in qs.train(learner, rollouts, optimizer, steps=25, size=64, seed=seed):
+            pass
+        after = earned(learner, rollouts)
+        assert after.mean("total reward") <= 5.5 + after.interval("total reward")
+        gain = after.compare(before)
+        assert gain.mean - gain.interval > 0.5, gain
+
+
+@pytest.mark.parametrize("name", ["rl_mdp", "rl_maze", "rl_bandit"])
+@pytest.mark.parametrize("learner", ["rl2", "snail"])
+def test_recipes_are_carried_out_and_resume_to_the_bit(
+    name: str, learner: str, tmp_path: Path
+) -> None:
+    short = {"rl_mdp": {"episodes": 2}, "rl_maze": {"episodes": 2}, "rl_bandit": {"pulls": 3}}
+    settings = {"steps": 3, "size": 3, "hidden": 4, "learner": learner, **short[name]}
+
+    def run(folder: str, stop: int) -> recipe.Run:
+        run = recipe.start(name, settings, tmp_path / folder)
+        run.experiment.validation_count = 4
+        statuses = recipe.go(run)
+        for status in statuses:
+            if status.step == stop:
+                break
+        statuses.close()  # pyright: ignore[reportAttributeAccessIssue]
+        return run
+
+    whole, _, parts = run("whole", 3), run("parts", 1), run("parts", 3)
+    for a, b in zip(
+        whole.experiment.learner.parameters(),
+        parts.experiment.learner.parameters(),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+    found = recipe.finish(parts, count=5)
+    for row in found["measured"].values():
+        assert all(math.isfinite(value["mean"]) for key, value in row.items() if key != "card")
