@@ -15,6 +15,16 @@ from quickstudy.environments.bandit_agents import (
 from quickstudy.environments.environment import Environment, categorical, normal, one_hot
 from quickstudy.environments.grid_maze import GridMaze, Maze
 from quickstudy.environments.gymnasium_family import GymnasiumFamily
+from quickstudy.environments.mujoco_families import (
+    AntDir,
+    Body,
+    Factors,
+    HalfCheetahDir,
+    HalfCheetahVel,
+    HopperParams,
+    Robot,
+    WalkerParams,
+)
 from quickstudy.environments.navigation import Navigation2D, PointRobot, near_goal
 from quickstudy.environments.physics import Cart, CartPole, Pendulum, Rod
 from quickstudy.environments.rollout import Percept, Policy, Trajectories, rollout
@@ -23,13 +33,19 @@ from quickstudy.environments.tabular_mdp import MDP, TabularMDP
 __all__ = [
     "MDP",
     "Actions",
+    "AntDir",
     "BernoulliBandit",
+    "Body",
     "Cart",
     "CartPole",
     "Environment",
+    "Factors",
     "GaussianBandit",
     "GridMaze",
     "GymnasiumFamily",
+    "HalfCheetahDir",
+    "HalfCheetahVel",
+    "HopperParams",
     "Maze",
     "Navigation2D",
     "OneOf",
@@ -38,9 +54,11 @@ __all__ = [
     "PointRobot",
     "Policy",
     "RealNumbers",
+    "Robot",
     "Rod",
     "TabularMDP",
     "Trajectories",
+    "WalkerParams",
     "actions_of",
     "at_random",
     "categorical",
