@@ -41,6 +41,7 @@ def retrieving(learner: Learner[Any], test: Test, *, seed: int = 1) -> str:
             places, shares = learner.retrieved(support)
             each = list(zip(places.tolist(), shares.tolist(), strict=True))
             own = f"{learner.attention(support)[0]:.0%}"
+            each = [one for one in each if one[1] >= 0.005] or each[:1]  # no 0 %
             names = [f"{share:.0%} of {place}" for place, share in each]
             rows.append([f"task {number}", ", ".join(names), own])
             if support.x.shape[1:] == support.y.shape[1:] == (1,):

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from quickstudy.functional import tree_map, weighted_mean
 from quickstudy.learner import Learner
 from quickstudy.learners.matching import log_votes
+from quickstudy.learners.memory_network import attention
 from quickstudy.task import Examples, Task
 
 
@@ -88,6 +89,23 @@ class LifeLongMemory(Learner[Memory]):
     def ask(self, x: Tensor) -> Tensor:
         """(N, *features) -> (N, D), of unit length."""
         return F.normalize(self.embed(x), dim=-1)
+
+    def weightings(self, task: Task[Examples]) -> dict[str, Tensor]:
+        """How much of each slot each example of the support set, before it is written, and then
+        each query reads; and the slot that each example is written to (S + Q, M)."""
+        (support, query), read = task, list[Tensor]()
+        told, asked = self.ask(support.x), self.ask(query.x)
+        memories = self.memories(told, support)
+        for queries, memory in zip([*told[:, None], asked], memories, strict=True):
+            there = (memory.values > 0).any(-1)
+            read.append(attention(self.scale * queries @ memory.keys.mT, there.to(queries)))
+        ages = torch.stack([memory.ages for memory in memories[1:]])
+        written = (ages == 0) & (support.weight > 0)[:, None]
+        nothing = written.new_zeros(len(asked), self.slots)
+        return {
+            "read head": torch.cat(read),
+            "write head": torch.cat([written, nothing]).to(told),
+        }
 
     def memories(
         self, queries: Tensor, examples: Examples, memory: Memory | None = None

@@ -35,7 +35,7 @@ from quickstudy.learner import Learner
 from quickstudy.learners.memory_network import attention
 from quickstudy.ntm import LSTMCell
 from quickstudy.similarity import Similarity, cosine_similarity
-from quickstudy.task import Examples
+from quickstudy.task import Examples, Task
 
 Layers = tuple[Tensor, Tensor]  # of b: (..., hidden, width) and (..., C, hidden)
 
@@ -101,10 +101,20 @@ class MetaNet(Learner[FastWeights]):
 
     def predict(self, state: FastWeights, x: Tensor) -> Tensor:
         """Predictions (Q, C), each with the fast weights that the query reads."""
-        queries = self.keys(self.represent(x), state.representation)
-        reads = attention(self.similarity(queries, state.keys), state.weight)  # (Q, S)
+        reads = self.reads(state, x)
         fast = tree_map(lambda each: torch.einsum("qs,soi->qoi", reads, each), state.layers)
         return self.answer(self.slow(), self.base(x), fast)
+
+    def reads(self, state: FastWeights, x: Tensor) -> Tensor:
+        """How much of each memory each query reads (Q, S)."""
+        queries = self.keys(self.represent(x), state.representation)
+        return attention(self.similarity(queries, state.keys), state.weight)
+
+    def weightings(self, task: Task[Examples]) -> dict[str, Tensor]:
+        """The memory that each support example becomes, then those that each query reads
+        (S + Q, S)."""
+        reads = self.reads(self.adapt(task.support), task.query.x)
+        return {"memory": torch.cat([torch.eye(reads.shape[1]).to(reads), reads])}
 
     def answer(self, slow: Layers, given: Tensor, fast: Layers | None = None) -> Tensor:
         """The fully connected layers of b on (N, width): (N, C), with fast weights for each of

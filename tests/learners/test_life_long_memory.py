@@ -116,6 +116,30 @@ def test_empty_slots_are_filled_before_any_is_forgotten():
     assert held == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
 
 
+def test_what_is_read_and_written_is_that_of_lists():
+    drawn = Blobs().sample(1, torch.Generator().manual_seed(3))
+    one: Task[Examples] = tree_map(lambda leaf: leaf[0].double(), drawn)
+    learner, lists = LifeLongMemory(MLP(8, 4), slots=3, scale=2.0), Lists(3)
+    found = learner.weightings(one)
+    told = len(one.support.x)
+    assert (
+        not found["write head"][told:].any()
+        and found["read head"].shape == found["write head"].shape
+    )
+    for step, x in enumerate(torch.cat([one.support.x, one.query.x])):
+        q = F.normalize(learner.embed(x[None])[0], dim=0).detach()
+        powers = torch.zeros(3)
+        for similarity, _, place in lists.similarities(q):
+            powers[place] = math.exp(2 * similarity)
+        torch.testing.assert_close(
+            found["read head"][step], powers / powers.sum().clamp_min(1e-9)
+        )
+        if step < told:
+            lists.write(q, int(one.support.y[step].argmax()))
+            fresh = [float(age == 0) for _, _, age in lists.slots]
+            assert found["write head"][step].tolist() == fresh
+
+
 def test_memory_loss_by_hand():
     one = memory((0, 0, 1.0), (60, 1, 2.0), (90, 1, 3.0))
 
