@@ -14,6 +14,7 @@ from quickstudy.distributions.functions import Line, Parabola
 from quickstudy.distributions.gaussian_process import GaussianProcess
 from quickstudy.distributions.mixture import Mixture
 from quickstudy.distributions.presentations import Presentations
+from quickstudy.distributions.replayed import Replayed
 from quickstudy.distributions.rollouts import Rollouts
 from quickstudy.distributions.sinusoid import Sinusoid
 from quickstudy.distributions.stories import Stories
@@ -75,6 +76,7 @@ from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge, svm
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.ntm import SequenceLearner, bit_cross_entropy, bit_errors
 from quickstudy.learners.oml import OML
+from quickstudy.learners.pearl import PEARL
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import PrototypicalNetwork, cosine_prototypical
 from quickstudy.learners.r2d2 import LRD2, R2D2
@@ -138,6 +140,7 @@ __all__ = [
     "MER",
     "NTM",
     "OML",
+    "PEARL",
     "R2D2",
     "RL2",
     "ROC",
@@ -198,6 +201,7 @@ __all__ = [
     "RelationNetwork",
     "RelationReasoning",
     "RepeatCopy",
+    "Replayed",
     "Report",
     "Reptile",
     "RidgeRegression",

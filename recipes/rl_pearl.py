@@ -1,0 +1,107 @@
+"""Goals to be found by PEARL (Rakelly et al., 2019, arXiv:1903.08254).
+
+`navigation` is MAML's 2-D navigation: goals in a square, a return that is minus the sum of 100
+distances. `point_robot` is that of PEARL's section 6.3: goals on a half circle, of which the
+robot is told only within 0.2, in 20 steps; the critic is trained with distances, as there. What
+counts is the return in an episode after some of exploration, with goals that were never seen:
+a context is drawn from the posterior; before, from the prior. The paper has plots, and no numbers to compare with; MAML's return on
+`navigation` is about -20 after 20 episodes and 40 million steps of training.
+
+As in the paper: a context of 5 numbers, an encoder of three layers, steps that are kept of every
+training task, new ones of 5 tasks at a time. Differs: nets of 64, not 300; 8 tasks and 128 steps
+a batch, not 16 and 256; 100 gradient steps from one collection to the next, and 20,000 of them,
+with 1e-3; a discount of 0.9 (as theirs for point robots), and rewards that count 20 times
+for `navigation`.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+import quickstudy as qs
+from quickstudy.acting import return_after, return_before
+from quickstudy.environments import Environment, Navigation2D, PointRobot, near_goal
+from quickstudy.recipe import Experiment, Test
+from quickstudy.task import Task
+
+RESULT = "rl_pearl_{environment}"
+ROW = "new goals"
+PAPER = {}
+
+
+def sparse_after(task: Task[Any]) -> Tensor:
+    """Mean return of a query episode, where only the surroundings of the goal pay."""
+    return (task.query.weight * near_goal(task.query.reward)).sum(-1).mean()
+
+
+def sparse_before(task: Task[Any]) -> Tensor:
+    """Of a support episode."""
+    return (task.support.weight * near_goal(task.support.reward)).sum(-1).mean()
+
+
+class Family(NamedTuple):
+    """Where to act, and what depends on it."""
+
+    environment: Callable[[], Environment]
+    settings: Mapping[str, Any]  # of the learner
+    episodes: int  # of exploration
+    metrics: Mapping[str, Any]  # of one task
+
+
+FAMILIES = {
+    "navigation": Family(
+        Navigation2D,
+        {"bound": 0.1, "discount": 0.9, "reward_scale": 20.0},
+        4,
+        {"return after": return_after, "return before": return_before},
+    ),
+    "point_robot": Family(
+        PointRobot,
+        {"bound": 0.1, "discount": 0.9, "reward_scale": 100.0, "kl": 1.0, "told": near_goal},
+        5,
+        {"return after": sparse_after, "return before": sparse_before},
+    ),
+}
+
+
+def recipe(
+    *,
+    environment: Literal["navigation", "point_robot"] = "navigation",
+    steps: int = 20_000,
+    size: int = 8,
+    tasks: int = 100,
+    every: int = 100,
+    hidden: int = 64,
+    lr: float = 1e-3,
+    seed: int = 0,
+) -> Experiment:
+    family = FAMILIES[environment]
+    world = family.environment()
+    layers = (hidden,) * 3
+    learner = qs.PEARL(world, hidden=layers, encoder=layers, **family.settings)
+    rollouts = qs.Rollouts(world, learner, episodes=family.episodes)
+    replayed = qs.Replayed(rollouts, tasks=tasks, every=every, support=128, query=128)
+    test = Test(
+        rollouts,
+        {"greedy": True},
+        family.metrics,
+        count=600,
+        size=200,
+        judge=qs.evaluate_rollouts,
+    )
+    return Experiment(
+        learner,
+        replayed,
+        rollouts,
+        {ROW: test},
+        torch.optim.Adam(learner.parameters(), lr),
+        steps,
+        size,
+        metrics=family.metrics,
+        judge=partial(qs.evaluate_rollouts, size=200),
+        validate=max(1, steps // 15),
+        validation_count=200,
+    )
