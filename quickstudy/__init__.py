@@ -1,7 +1,7 @@
 """quickstudy: learning to learn, on PyTorch."""
 
 from quickstudy import datasets, environments, losses, nets
-from quickstudy.acting import evaluate_rollouts
+from quickstudy.acting import evaluate_rollouts, success_rate
 from quickstudy.actor import Actor
 from quickstudy.checkpoint import CheckpointError, Checkpoints, load, save
 from quickstudy.clustering import Clustering, cluster, embeddings, evaluate_clustering
@@ -289,6 +289,7 @@ __all__ = [
     "squared_distance",
     "squared_error",
     "story_memory_network",
+    "success_rate",
     "svm",
     "sync_la_maml",
     "train",

@@ -15,6 +15,7 @@ from quickstudy.environments.bandit_agents import (
 from quickstudy.environments.environment import Environment, categorical, normal, one_hot
 from quickstudy.environments.grid_maze import GridMaze, Maze
 from quickstudy.environments.gymnasium_family import GymnasiumFamily
+from quickstudy.environments.meta_world import meta_world
 from quickstudy.environments.mujoco_families import (
     AntDir,
     Body,
@@ -66,6 +67,7 @@ __all__ = [
     "gittins",
     "gittins_indices",
     "greedy",
+    "meta_world",
     "near_goal",
     "normal",
     "one_hot",

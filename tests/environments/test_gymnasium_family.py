@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from torch.func import vmap
 
 import quickstudy as qs
-from quickstudy.acting import success_rate
+from quickstudy import success_rate
 from quickstudy.environments import GymnasiumFamily, categorical, normal, rollout
 from quickstudy.functional import leaves, tree_map
 
