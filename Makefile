@@ -34,6 +34,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.mapping_library --out benchmarks/results/mapping_library.json --plot docs/mapping_library.svg
 	$(BIN)/python -m benchmarks.environments --out benchmarks/results/environments.json
 	$(BIN)/python -m benchmarks.bandits --out benchmarks/results/bandits.json
+	$(BIN)/python -m benchmarks.mdps --out benchmarks/results/mdps.json
 
 # every stored result, again: hours on one machine; stopped, it goes on where it was
 results: $(READY)

@@ -105,7 +105,7 @@ MECHANISMS: tuple[tuple[str, str, str | tuple[str, str], str | tuple[str, str]],
     ("memory of 256 tasks, of waves, lines and parabolas", "10 shots, 1 step, squared error",
      (_WAVES, "1 step, memory of 256 tasks"), (_WAVES, "1 step, no memory")),
 )  # fmt: skip
-APART = {"bandits", "mapping_library"}  # benchmarks that are not of speed
+APART = {"bandits", "mapping_library", "mdps"}  # benchmarks that are not of speed
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -488,10 +488,10 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _number(metric: str, mean: float | None, interval: float | None) -> str:
-    """A mean and its interval: accuracies in percent, the rest to three places."""
+    """A mean and its interval: accuracies and successes in percent, others to three places."""
     if mean is None:
         return "not finite"
-    percent = metric == "accuracy"
+    percent = metric == "accuracy" or metric.startswith("success")
     scale, places = (100, 1) if percent else (1, 3)
     text = f"{mean * scale:.{places}f}"
     if interval is not None:

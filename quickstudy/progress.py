@@ -136,9 +136,14 @@ def _latest(report: StreamReport) -> tuple[str, int, Tensor]:
     return name, int(learned[-1]), those.mean(0)
 
 
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of 1, which people read in percent."""
+    return metric == "accuracy" or metric.startswith("success")
+
+
 def said(metric: str, mean: float, interval: float | None = None) -> str:
-    """A number as people read it: an accuracy in percent, others to four digits."""
-    share = metric == "accuracy"
+    """A number as people read it: accuracies, successes in percent, others to four digits."""
+    share = is_share(metric)
     scale, form = (100, ".2f") if share else (1, "#.4g")
     text = f"{mean * scale:{form}}"
     if interval is not None and interval == interval:  # one task has no interval: NaN
@@ -187,11 +192,15 @@ def _lines(run: Run, statuses: Iterator[Status]) -> None:
 
 
 def _best(status: Status) -> str:
-    """The validation's first metric, by which the checkpoint is chosen."""
+    """The validation's first metric, by which the checkpoint is chosen; of a return after
+    adapting also the one before."""
     report = status.validation
     assert report is not None
     first = next(iter(report.values))
-    return f"{first} {said(first, report.mean(first), report.interval(first))}"
+    text = f"{first} {said(first, report.mean(first), report.interval(first))}"
+    before = first.replace("after", "before")
+    known = before != first and before in report.values
+    return text + (f" (before {said(before, report.mean(before))})" if known else "")
 
 
 def _progress(*columns: TextColumn, transient: bool = True) -> Progress:

@@ -28,7 +28,7 @@ from quickstudy.execution import over_tasks
 from quickstudy.functional import cross_entropy, tree_map
 from quickstudy.inside import inside
 from quickstudy.learner import Learner
-from quickstudy.progress import clock, said
+from quickstudy.progress import clock, is_share, said
 from quickstudy.recipe import Run, Test, find, hardware, published, reopen, stream_file
 from quickstudy.stream import StreamReport
 from quickstudy.task import Examples, Json, TaskBatch, batches
@@ -50,6 +50,7 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
         CheckpointError: the run has no checkpoint yet.
     """
     from quickstudy.comparing import comparing  # which itself imports this module
+    from quickstudy.paths import paths
     from quickstudy.remembering import remembering
     from quickstudy.retrieving import retrieving
 
@@ -69,6 +70,10 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
             section("Inside the adaptation", adaptation(learner, episodes)),
         ]
     parts += [
+        *(
+            section(f"Where it went: {row}", paths(learner, test))
+            for row, test in tests.items()
+        ),
         *(section(f"What it kept: {row}", forgetting(folder, row)) for row in tests),
         section("How it learned", curves(result["history"], best.experiment.better)),
         section("Protocol", cards({row: entry["card"] for row, entry in measured.items()})),
@@ -207,7 +212,7 @@ def curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> str:
         axes.set(xlabel="step", ylabel="training loss")
 
     def metric(axes: Axes, palette: Palette, name: str) -> None:
-        percent = 100 if name == "validation accuracy" else 1
+        percent = 100 if is_share(name.removeprefix("validation ")) else 1
         values = percent * np.array([entry[name] for entry in history])
         if name == metrics[0]:
             wide = percent * np.array([entry["interval"] for entry in history], dtype=float)

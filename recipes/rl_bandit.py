@@ -1,4 +1,5 @@
-"""Bernoulli bandits by RL² (Duan et al., 2016, arXiv:1611.02779, section 3.1, table 1).
+"""Bernoulli bandits by RL² (Duan et al., 2016, arXiv:1611.02779, section 3.1, table 1) or by
+the SNAIL policy (Mishra et al., 2018, arXiv:1707.03141, section 5.2, table 3).
 
 A task is a bandit whose arms pay with probabilities drawn uniformly from [0, 1], an episode is
 one pull, and a trial is all pulls of one bandit. What counts is the total reward of a trial, on
@@ -6,10 +7,11 @@ one pull, and a trial is all pulls of one bandit. What counts is the total rewar
 published RL² 6.7, as the best classical agents do: here UCB1 6.67 and Gittins 6.68 (of 10,000
 bandits, ± 0.04; see `benchmarks/results/bandits.json`, for other arms and pulls as well).
 
-As in the paper: a discount of 0.99 and advantages that decay by 0.3. Differs: a GRU of 64, not
-256; Adam on PPO's objective, 4 times over each batch, not TRPO; batches of 512 trials (5,120
-pulls) where the paper has 250,000 pulls, so that 3,000 of them have 6 % of the pulls of its
-1,000; the rate falls by a cosine.
+As in the papers: a discount of 0.99 and, of RL², advantages that decay by 0.3. Differs: a GRU
+of 64, not 256, that begins with units of long memory, or filters, keys and values of 16, not
+32; Adam on PPO's objective, 4 times over each batch, not TRPO; batches of about 5,000 pulls
+where the papers have 250,000, so that 3,000 of them have 6 % of the pulls of their 1,000; the
+rate falls by a cosine.
 """
 
 from functools import partial
@@ -20,41 +22,51 @@ import quickstudy as qs
 from quickstudy.environments import BernoulliBandit
 from quickstudy.recipe import Experiment, Test
 
-RESULT = "rl_bandit_{arms}_arms_{pulls}_pulls"
+RESULT = "rl_bandit_{learner}_{arms}_arms_{pulls}_pulls"
 ROW = "new bandits"
 PAPER = {
-    "rl_bandit_5_arms_10_pulls": {ROW: {"total reward": 6.7}},
-    "rl_bandit_10_arms_10_pulls": {ROW: {"total reward": 6.7}},
-    "rl_bandit_5_arms_100_pulls": {ROW: {"total reward": 78.7}},
-    "rl_bandit_10_arms_100_pulls": {ROW: {"total reward": 83.5}},
+    "rl_bandit_rl2_5_arms_10_pulls": {ROW: {"total reward": 6.7}},
+    "rl_bandit_rl2_10_arms_10_pulls": {ROW: {"total reward": 6.7}},
+    "rl_bandit_rl2_5_arms_100_pulls": {ROW: {"total reward": 78.7}},
+    "rl_bandit_rl2_10_arms_100_pulls": {ROW: {"total reward": 83.5}},
+    "rl_bandit_snail_5_arms_10_pulls": {ROW: {"total reward": 6.6, "interval": 0.1}},
+    "rl_bandit_snail_10_arms_10_pulls": {ROW: {"total reward": 6.7, "interval": 0.1}},
+    "rl_bandit_snail_5_arms_100_pulls": {ROW: {"total reward": 79.1, "interval": 1.0}},
+    "rl_bandit_snail_10_arms_100_pulls": {ROW: {"total reward": 83.5, "interval": 0.8}},
 }
+LEARNERS: dict[str, str] = {"rl2": "RL²", "snail": "SNAIL policy"}
 
 
 def recipe(
     *,
+    learner: str = "rl2",
     arms: int = 5,
     pulls: int = 10,
     steps: int = 3000,
-    size: int = 512,
+    size: int | None = None,
     hidden: int = 64,
     lr: float = 3e-3,
     seed: int = 0,
 ) -> Experiment:
-    bandit = BernoulliBandit(arms)
-    learner = qs.RL2(bandit, hidden=hidden)
-    trials = qs.Rollouts(bandit, learner, episodes=pulls, trial=True)
-    optimizer = qs.Epochs(torch.optim.Adam(learner.parameters(), lr), 4)
+    bandit, few = BernoulliBandit(arms), hidden // 4
+    if learner == "rl2":
+        actor = qs.RL2(bandit, hidden=hidden, remembers=pulls)
+    else:
+        blocks = (few, few, (few, few))
+        actor = qs.SNAILPolicy(bandit, length=pulls, width=few, blocks=blocks)
+    trials = qs.Rollouts(bandit, actor, episodes=pulls, trial=True)
+    optimizer = qs.Epochs(torch.optim.Adam(actor.parameters(), lr), 4)
     return Experiment(
-        learner,
+        actor,
         trials,
         trials,
-        {ROW: Test(trials, count=1000, size=1000, judge=qs.evaluate_rollouts)},
+        {ROW: Test(trials, count=1000, size=500, judge=qs.evaluate_rollouts)},
         optimizer,
         steps,
-        size,
+        size or max(64, 5120 // pulls),
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=1.0,
-        judge=partial(qs.evaluate_rollouts, size=2000),
+        judge=partial(qs.evaluate_rollouts, size=1000),
         validate=max(1, steps // 15),
         validation_count=2000,
     )

@@ -12,9 +12,16 @@ from quickstudy.environments.bandit_agents import (
     thompson,
     ucb1,
 )
-from quickstudy.environments.environment import Environment, categorical, normal, one_hot
+from quickstudy.environments.environment import (
+    Environment,
+    Places,
+    categorical,
+    normal,
+    one_hot,
+)
 from quickstudy.environments.grid_maze import GridMaze, Maze
 from quickstudy.environments.gymnasium_family import GymnasiumFamily
+from quickstudy.environments.mdp_agents import expected_mdp, plan, play_mdp, sampled_mdp
 from quickstudy.environments.meta_world import meta_world
 from quickstudy.environments.mujoco_families import (
     AntDir,
@@ -52,6 +59,7 @@ __all__ = [
     "OneOf",
     "Pendulum",
     "Percept",
+    "Places",
     "PointRobot",
     "Policy",
     "RealNumbers",
@@ -64,6 +72,7 @@ __all__ = [
     "at_random",
     "categorical",
     "epsilon_greedy",
+    "expected_mdp",
     "gittins",
     "gittins_indices",
     "greedy",
@@ -71,8 +80,11 @@ __all__ = [
     "near_goal",
     "normal",
     "one_hot",
+    "plan",
     "play",
+    "play_mdp",
     "rollout",
+    "sampled_mdp",
     "thompson",
     "ucb1",
 ]

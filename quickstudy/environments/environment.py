@@ -1,7 +1,7 @@
 """What an environment is, and how uniform numbers become draws."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -48,6 +48,14 @@ class Environment(ABC):
         """What else is to be known of an episode in this state, such as success, and no policy
         is told: a nest of tensors (). Nothing, unless a family says otherwise."""
         return ()
+
+
+class Places(NamedTuple):
+    """Where episodes went in the plane, of one task, to be drawn."""
+
+    path: Tensor  # (E, H + 1, 2)  with where each episode began
+    goal: Tensor  # (2,)
+    walls: Tensor  # (K, 2)  middles of squares of side 1
 
 
 def normal(noise: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """Mazes on a grid, for policies that remember."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment
+from quickstudy.environments.environment import Environment, Places
+
+if TYPE_CHECKING:
+    from quickstudy.environments.rollout import Trajectories
 
 
 class Maze(NamedTuple):
@@ -68,6 +71,24 @@ class GridMaze(Environment):
         state = torch.where(wall > 0, state, there)
         done = (state == task.goal).to(wall.dtype)
         return state, self._around(task, state), done - 0.04 - 0.001 * wall, done
+
+    def places(self, task: Maze, episodes: "Trajectories") -> Places:
+        """The cells, row by row from above, to be drawn."""
+        zero = episodes.reward.new_zeros(1)
+        state, _ = self.reset(task, zero)
+        cells = [state.expand(len(episodes.reward))]
+        for actions in episodes.action.unbind(1):
+            moved = [
+                self.step(task, state, action, zero)[0]
+                for state, action in zip(cells[-1], actions, strict=True)
+            ]
+            cells.append(torch.stack(moved))
+        walls = task.walls.nonzero()[:, 0]
+        return Places(*map(self._place, (torch.stack(cells, 1), task.goal, walls)))
+
+    def _place(self, cell: Tensor) -> Tensor:
+        width = self.size + 2
+        return torch.stack([cell % width, -(cell // width)], -1).to(torch.get_default_dtype())
 
     def _around(self, task: Maze, state: Tensor) -> Tensor:
         near = torch.arange(-1, 2, device=state.device)

@@ -1,11 +1,15 @@
 """A point to be moved to a goal in the plane that is not seen."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment
+from quickstudy.environments.environment import Environment, Places
+
+if TYPE_CHECKING:
+    from quickstudy.environments.rollout import Trajectories
 
 
 class Navigation2D(Environment):
@@ -50,6 +54,10 @@ class Navigation2D(Environment):
         done = (away.abs() < 0.01).all(-1).to(reward.dtype)
         return position, position, reward, done
 
+    def places(self, task: Tensor, episodes: "Trajectories") -> Places:
+        """What is seen, to be drawn."""
+        return _places(task, episodes)
+
 
 class PointRobot(Environment):
     """A goal on the half circle of radius 1 above the origin (Rakelly et al., 2019,
@@ -83,8 +91,17 @@ class PointRobot(Environment):
         reward = -(position - task).square().sum(-1).sqrt()
         return position, position, reward, torch.zeros_like(reward)
 
+    def places(self, task: Tensor, episodes: "Trajectories") -> Places:
+        """What is seen, to be drawn."""
+        return _places(task, episodes)
+
 
 def near_goal(reward: Tensor, radius: float = 0.2) -> Tensor:
     """What is paid where only the surroundings of a goal pay, of rewards that are minus the
     distance: 1 less the distance within `radius`, else 0."""
     return torch.where(reward >= -radius, 1 + reward, 0)
+
+
+def _places(goal: Tensor, episodes: "Trajectories") -> Places:
+    path = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
+    return Places(path, goal, goal.new_zeros(0, 2))

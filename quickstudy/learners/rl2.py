@@ -43,6 +43,9 @@ class RL2(Actor):
     Args:
         environment: says how wide observations and actions are.
         hidden: units of the GRU.
+        remembers: before training, for how many steps the unit remembers that does so longest,
+            such as the length of a trial; others do for less, down to one step (Tallec &
+            Ollivier, 2018, arXiv:1804.11188). None: as PyTorch has it, all for about two.
         discount: γ, of rewards, in a trial as a whole.
         decay: λ, of advantages (see `advantages.gae`).
         clip: ε, by which the probability of an action may change on a batch (see
@@ -56,6 +59,7 @@ class RL2(Actor):
         environment: Environment,
         *,
         hidden: int = 256,
+        remembers: int | None = None,
         discount: float = 0.99,
         decay: float = 0.3,
         clip: float = 0.2,
@@ -66,6 +70,8 @@ class RL2(Actor):
         self.actions = actions_of(environment)
         inputs = environment.observations + environment.actions + 2
         self.memory = use_cells(nn.GRU(inputs, hidden))
+        if remembers is not None:
+            _remember(self.memory, remembers)
         self.policy = nn.Linear(hidden, self.actions.outputs)
         self.value = nn.Linear(hidden, 1)
         weights = {"value_weight": value, "entropy_weight": entropy}
@@ -149,6 +155,14 @@ def _discounted_steps_left(trial: Trajectories, discount: float) -> Tensor:
     weights = discount ** torch.arange(trial.reward.numel(), device=trial.reward.device)
     left = weights.to(trial.reward).cumsum(0).flip(0)
     return left[_order(trial)]
+
+
+@torch.no_grad()
+def _remember(memory: nn.Module, steps: int) -> None:
+    """Sets what the gates by which a unit stays as it is begin with."""
+    added, kept = (memory.get_parameter(f"bias_{x}_l0").chunk(3)[1] for x in ("ih", "hh"))
+    added.zero_()
+    kept.uniform_(1, max(steps - 1, 1)).log_()
 
 
 def told(percepts: Percept) -> Tensor:

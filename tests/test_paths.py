@@ -1,0 +1,57 @@
+"""Pictures of where a learner went: the places against steps made one by one."""
+
+import torch
+from torch import Generator
+
+import quickstudy as qs
+from quickstudy.environments import BernoulliBandit, GridMaze, Navigation2D, normal, rollout
+from quickstudy.functional import unstack
+from quickstudy.paths import paths
+from quickstudy.recipe import Test as Row  # pytest would take it for tests of its own
+
+
+def test_paths_lead_from_the_first_place_along_what_was_done() -> None:
+    generator = Generator().manual_seed(0)
+    plane = Navigation2D(horizon=4)
+    goals = plane.tasks(2, generator)
+    policy = lambda state, memory, percept, noise: (memory, 0.05 * normal(noise), ())  # noqa: E731
+    found = rollout(plane, goals, policy, generator, episodes=3)
+    for goal, own in zip(goals, unstack(found), strict=True):
+        places = plane.places(goal, own)
+        assert not places.path[:, 0].any() and torch.equal(places.goal, goal)
+        moved = own.action.clamp(-0.1, 0.1).cumsum(1)
+        torch.testing.assert_close(places.path[:, 1:], moved)
+
+
+def test_paths_in_a_maze_stay_off_its_walls_and_end_at_its_goal() -> None:
+    maze, generator = GridMaze(3, horizon=40), Generator().manual_seed(0)
+    mazes = maze.tasks(6, generator)
+
+    def wander(state: object, memory: object, percept: object, noise: torch.Tensor) -> object:
+        return memory, (noise == noise.max()).to(noise), ()
+
+    found = rollout(maze, mazes, wander, generator, episodes=2)  # pyright: ignore[reportArgumentType]
+    assert found.done.any()
+    for own, episodes in zip(unstack(mazes), unstack(found), strict=True):
+        places = maze.places(own, episodes)
+        assert places.path[:, 0].tolist() == [[1, -1]] * 2
+        assert len(places.walls) == own.walls.sum() >= 16  # the border
+        walls = {tuple(wall) for wall in places.walls.tolist()}
+        for path, weight, done in zip(places.path, episodes.weight, episodes.done, strict=True):
+            path = path[: int(weight.sum()) + 1]
+            assert not walls & {tuple(place) for place in path.tolist()}
+            assert ((path[1:] - path[:-1]).abs().sum(-1) <= 1).all()
+            assert torch.equal(path[-1], places.goal) == bool(done.any())
+
+
+def test_the_pictures_are_of_the_first_tasks_and_there_are_none_without_places() -> None:
+    torch.manual_seed(0)
+    for environment in (GridMaze(3, horizon=5), Navigation2D(horizon=5)):
+        learner = qs.RL2(environment, hidden=4)
+        tasks = qs.Rollouts(environment, learner, episodes=2, trial=environment.discrete)
+        drawn = paths(learner, Row(tasks))
+        assert drawn.count("<picture>") == 4 and "before adaptation" in drawn
+        assert drawn == paths(learner, Row(tasks))
+    bandit = BernoulliBandit(3)
+    learner = qs.RL2(bandit, hidden=4)
+    assert paths(learner, Row(qs.Rollouts(bandit, learner, episodes=2, trial=True))) == ""
