@@ -62,6 +62,7 @@ from quickstudy.learners.learning_without_forgetting import LearningWithoutForge
 from quickstudy.learners.life_long_memory import LifeLongMemory
 from quickstudy.learners.maml import MAML, anil, boil, fomaml
 from quickstudy.learners.maml_pp import MAMLPlusPlus
+from quickstudy.learners.maml_rl import MAMLRL, e_maml
 from quickstudy.learners.mann import LRUA, MANN
 from quickstudy.learners.matching import FullContext, MatchingNetwork
 from quickstudy.learners.memory_network import (
@@ -77,6 +78,7 @@ from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.ntm import SequenceLearner, bit_cross_entropy, bit_errors
 from quickstudy.learners.oml import OML
 from quickstudy.learners.pearl import PEARL
+from quickstudy.learners.promp import adapt_penalty, promp
 from quickstudy.learners.proto_maml import ProtoMAML
 from quickstudy.learners.prototypical import PrototypicalNetwork, cosine_prototypical
 from quickstudy.learners.r2d2 import LRD2, R2D2
@@ -116,6 +118,7 @@ from quickstudy.stream import StreamReport, evaluate_stream, follow, judge_strea
 from quickstudy.task import Examples, Task, TaskDistribution, batches
 from quickstudy.task_memory import TaskMemory
 from quickstudy.train import Step, train
+from quickstudy.trust_region import TRPO
 from quickstudy.verification import (
     ROC,
     FewShotVerifier,
@@ -136,6 +139,7 @@ __all__ = [
     "LRD2",
     "LRUA",
     "MAML",
+    "MAMLRL",
     "MANN",
     "MER",
     "NTM",
@@ -147,6 +151,7 @@ __all__ = [
     "SGD",
     "SNAIL",
     "TIM",
+    "TRPO",
     "Actor",
     "Baseline",
     "CheckpointError",
@@ -230,6 +235,7 @@ __all__ = [
     "WeightedL1",
     "accuracy",
     "adam",
+    "adapt_penalty",
     "anil",
     "anml",
     "baseline",
@@ -248,6 +254,7 @@ __all__ = [
     "datasets",
     "descend",
     "doctor",
+    "e_maml",
     "embed_once",
     "embeddings",
     "environments",
@@ -279,6 +286,7 @@ __all__ = [
     "over_tasks",
     "permuted",
     "plan",
+    "promp",
     "recurring",
     "relation_embedding",
     "relation_module",

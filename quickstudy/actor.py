@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from quickstudy.environments.rollout import Percept
+from quickstudy.environments.rollout import Percept, Trajectories
 from quickstudy.learner import Learner
+from quickstudy.task import Task
 
 
 class Actor(Learner[tuple[Any, Any]]):
@@ -31,3 +32,11 @@ class Actor(Learner[tuple[Any, Any]]):
     ) -> tuple[Any, Tensor, Any]:
         """The next memory, the action (A,), and what training needs of the moment. Noise
         (A + draws,) is uniform in [0, 1), and all that is random."""
+
+    def divergence(self, task: Task[Trajectories]) -> Tensor:
+        """The mean KL divergence (), in nats, of the policy that acted in the query to the one
+        that would now: what a trust region bounds."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how far its policy has moved: train it by "
+            "another optimizer than TRPO."
+        )

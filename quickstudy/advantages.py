@@ -1,4 +1,5 @@
-"""How good an action was: functions for policy gradients. Time, N steps, is the last axis."""
+"""How good an action was, and what to maximise then: functions for policy gradients. Time is
+the last axis, of N steps."""
 
 import torch
 from torch import Tensor
@@ -57,3 +58,58 @@ def clipped(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     likelier the action has become, of which no more than ε is rewarded."""
     ratio = log_ratio.exp()
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def linear_baseline(
+    observation: Tensor,
+    reward: Tensor,
+    weight: Tensor,
+    *,
+    discount: float,
+    penalty: float = 1e-5,
+) -> Tensor:
+    """Values (E, H) that are linear in features of observation and time, fitted to the returns
+    of the same episodes by least squares: the linear feature baseline of Duan et al. (2016,
+    arXiv:1604.06778), with the features [o, o², t, t², t³, 1], t in hundreds of steps.
+
+    Args:
+        observation: (E, H, O), clipped to ±10.
+        reward: (E, H), 0 where there is padding.
+        weight: (E, H), how much a step counts; where it is 0 the value is 0.
+        penalty: of the squared coefficients, beside the mean of the squared errors.
+    """
+    seen = observation.clamp(-10, 10)
+    time = torch.arange(reward.shape[-1], device=reward.device).to(seen) / 100
+    time = time[:, None].expand(*reward.shape, 1)
+    one = torch.ones_like(time)
+    x = torch.cat([seen, seen.square(), time, time**2, time**3, one], -1).flatten(0, 1)
+    xw = (x * (weight / weight.sum()).flatten()[:, None]).T  # (F, E · H)
+    returns = discounted_returns(reward, discount=discount).flatten()
+    ridge = penalty * torch.eye(x.shape[-1], device=x.device, dtype=x.dtype)
+    coefficients = torch.linalg.solve(xw @ x + ridge, xw @ returns)
+    return (x @ coefficients).view_as(reward) * (weight > 0)
+
+
+def score(log_probability: Tensor, advantage: Tensor) -> Tensor:
+    """The surrogate log π A of every step, whose slope is the policy gradient (Williams, 1992).
+    Its second derivative is that for data which stay the same when the policy changes."""
+    return log_probability * advantage
+
+
+def ratio(log_probability: Tensor, advantage: Tensor) -> Tensor:
+    """The surrogate π / ⊥π A of every step, where ⊥π is the same number as a constant: low
+    variance curvature (Rothfuss et al., 2019, arXiv:1810.06784, section 5). In its second
+    derivative is, too, how the policy changes what is done at a step, but not what that changes
+    of later ones."""
+    return torch.exp(log_probability - log_probability.detach()) * advantage
+
+
+def dice(log_probability: Tensor, advantage: Tensor) -> Tensor:
+    r"""The surrogate of every step, all of whose derivatives are those of the expected return:
+    DiCE (Foerster et al., 2018, arXiv:1802.05098), in the form for advantages (Farquhar et al.,
+    2019, arXiv:1909.10549), $(\square_{\le t} - \square_{<t}) A_t$ with
+    $\square = \exp(x - \bot x)$ of the sum x of log-probabilities up to a step. Time, with
+    padding at its end, is the last axis."""
+    until = log_probability.cumsum(-1)
+    before = until - log_probability
+    return (torch.exp(until - until.detach()) - torch.exp(before - before.detach())) * advantage

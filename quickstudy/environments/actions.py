@@ -28,6 +28,10 @@ class Actions(ABC):
     def entropy(self, says: Tensor) -> Tensor:
         """Of the distribution (...), in nats."""
 
+    @abstractmethod
+    def divergence(self, says: Tensor, other: Tensor) -> Tensor:
+        """KL(p || q) (...), in nats: from p, what `says` says, to q, what `other` says."""
+
 
 class OneOf(Actions):
     """One of A actions, as a one-hot row; the net says logits (A,)."""
@@ -43,6 +47,10 @@ class OneOf(Actions):
     def entropy(self, says: Tensor) -> Tensor:
         """At most log A."""
         return -(says.softmax(-1) * says.log_softmax(-1)).sum(-1)
+
+    def divergence(self, says: Tensor, other: Tensor) -> Tensor:
+        """Sum of p log(p / q)."""
+        return (says.softmax(-1) * (says.log_softmax(-1) - other.log_softmax(-1))).sum(-1)
 
 
 class RealNumbers(Actions):
@@ -63,6 +71,12 @@ class RealNumbers(Actions):
         """Differential entropy."""
         _, log_deviation = says.chunk(2, -1)
         return (log_deviation + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def divergence(self, says: Tensor, other: Tensor) -> Tensor:
+        """In closed form, summed over the numbers."""
+        (mean, log_deviation), (to, wide) = says.chunk(2, -1), other.chunk(2, -1)
+        squares = (2 * (log_deviation - wide)).exp() + ((mean - to) * (-wide).exp()).square()
+        return (wide - log_deviation + 0.5 * (squares - 1)).sum(-1)
 
 
 def actions_of(environment: Environment) -> Actions:
