@@ -1,7 +1,7 @@
-"""A neural Turing machine against `nn.LSTM`: forwards and backwards through a sequence of 50.
+"""Machines with a memory against `nn.LSTM`: forwards and backwards through a sequence of 50.
 
-16 sequences of vectors of 9, the controller and the LSTM 100 wide, a memory of 128 slots of 20,
-one thread. `nn.LSTM` is one operation, written for the purpose; `LSTMCell` is the same net step
+16 sequences of vectors of 9, the controller and the LSTM 100 wide, a memory of 128 slots of 20
+(that of MANN with 4 heads), one thread. `nn.LSTM` is one operation, written for the purpose; `LSTMCell` is the same net step
 by step, as the machine's controller is. "all at once" has the sequences as an axis of the
 tensors, "vmap" as tasks, as learners do. Compiled is the step,
 `machine.step = torch.compile(machine.step)`: that takes as long for every length of a sequence,
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from benchmarks.common import write
+from quickstudy.learners.mann import LRUA
 from quickstudy.ntm import NTM, FeedForward, LSTMCell, Machine
 
 STEPS, SEQUENCES, INPUTS, HIDDEN = 50, 16, 9, 100
@@ -49,6 +50,10 @@ def ntm(**settings: Any) -> NTM:
     return NTM(INPUTS, HIDDEN, hidden=HIDDEN, **settings)
 
 
+def lrua() -> LRUA:
+    return LRUA(INPUTS, HIDDEN, hidden=HIDDEN, width=20)
+
+
 WAYS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "nn.LSTM": fused,
     "LSTMCell, all at once": lambda: at_once(LSTMCell(INPUTS, HIDDEN)),
@@ -58,6 +63,9 @@ WAYS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "NTM, compiled": lambda: compiled(ntm()),
     "NTM feed-forward, all at once": lambda: at_once(ntm(controller=FeedForward)),
     "NTM feed-forward, compiled": lambda: compiled(ntm(controller=FeedForward)),
+    "MANN, all at once": lambda: at_once(lrua()),
+    "MANN, vmap": lambda: mapped(lrua()),
+    "MANN, compiled": lambda: compiled(lrua()),
 }
 
 
