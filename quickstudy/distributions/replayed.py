@@ -13,11 +13,11 @@ class Replayed(TaskDistribution):
     """Draws from what a learner has done in some tasks, and lets it act there now and then: for
     learning off policy (PEARL; Rakelly et al., 2019, arXiv:1903.08254, algorithm 1).
 
-    A task's support are steps of when it was last explored, before anything was known of it;
-    the query are steps of all that is kept, beside what the learner's loss may draw by. What is
-    kept becomes a module of the learner, `learner.replay`, so that checkpoints have it and a
-    run goes on to the bit; delete it from a learner that is to be given away. A batch is a
-    function of the generator, the learner and what is kept.
+    A task's support are steps of its last exploration, before anything was known of it; its
+    query are steps of all that is kept, beside numbers that the learner's loss may draw by.
+    What is kept becomes a module of the learner, `learner.replay`, so that checkpoints have it
+    and a run goes on to the bit; delete it from a learner that is to be given away. A batch is
+    a function of the generator, the learner and what is kept.
 
     Args:
         rollouts: how a learner acts: E episodes of each task before adapting, E after. Of the
@@ -28,6 +28,8 @@ class Replayed(TaskDistribution):
         support: steps of a task to adapt to.
         query: steps of a task to be judged on.
         capacity: C, the steps that are kept of each task: the last ones.
+        adapted: the support are also steps of the episodes after adapting that came with the
+            exploration, for where that seldom finds a reward.
         seed: of the K tasks.
 
     Raises:
@@ -44,6 +46,7 @@ class Replayed(TaskDistribution):
         support: int = 64,
         query: int = 256,
         capacity: int = 10_000,
+        adapted: bool = False,
         seed: int = 0,
     ):
         most = 2 * rollouts.episodes * rollouts.environment.horizon
@@ -54,7 +57,7 @@ class Replayed(TaskDistribution):
                 f"capacity={capacity} is less than a collection, {most} steps: keep more."
             )
         self.rollouts, self.every, self.collect = rollouts, every, collect
-        self.support, self.query = support, query
+        self.support, self.query, self.adapted = support, query, adapted
         self.tasks = rollouts.environment.tasks(tasks, Generator().manual_seed(seed))
         self.replay = Replay(rollouts, tasks, capacity)
         rollouts.learner.replay = self.replay
@@ -69,7 +72,7 @@ class Replayed(TaskDistribution):
             some = torch.randperm(kept, generator=generator)[: self.collect]
             chosen = some if made else torch.arange(kept)
             tasks = tree_map(lambda leaf: leaf[chosen], self.tasks)
-            replay.keep(chosen, self.rollouts.act_in(tasks, generator))
+            replay.keep(chosen, self.rollouts.act_in(tasks, generator), self.adapted)
         replay.batches += 1
 
         chosen = torch.randint(kept, (size,), generator=generator).to(replay.written.device)
@@ -113,14 +116,15 @@ class Replay(nn.Module):
             self.register_buffer(name, counts)
         self.register_buffer("batches", torch.zeros((), dtype=torch.long, device=where))
 
-    def keep(self, tasks: Tensor, found: Task[Trajectories]) -> None:
+    def keep(self, tasks: Tensor, found: Task[Trajectories], adapted: bool) -> None:
         """Adds the steps of episodes (T, E, H, ...) of `tasks` (T,), without padding; those
-        of the support explored."""
+        of the support explored, and those after adapting if `adapted`."""
         for task, own in zip(tasks.tolist(), unstack(found), strict=True):
             self.since[task] = self.written[task]
             self._write(task, own.support)
-            self.until[task] = self.written[task]
+            explored = int(self.written[task])
             self._write(task, own.query)
+            self.until[task] = self.written[task] if adapted else explored
 
     def _write(self, task: int, episodes: Trajectories) -> None:
         real = episodes.weight > 0

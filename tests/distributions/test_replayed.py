@@ -97,6 +97,15 @@ def test_support_is_the_last_exploration_and_query_all_that_was_done() -> None:
     assert (episodes % 4 == 0).all() and episodes.sum() == 4 * (4 + 3 * 2)
 
 
+def test_support_may_be_of_what_came_after_adapting_too() -> None:
+    learner, replayed = some(adapted=True, every=1, collect=4, support=100)
+    generator = Generator().manual_seed(0)
+    for number in range(3):
+        set_time(learner, number)
+        found = replayed.sample(8, generator).support.action.unique().tolist()
+        assert found == [number, number + 0.5]
+
+
 def test_rings_forget_the_oldest() -> None:
     learner, replayed = some(capacity=12, every=1, collect=4)
     generator = Generator().manual_seed(0)
