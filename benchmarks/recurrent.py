@@ -1,9 +1,9 @@
 """Machines with a memory against `nn.LSTM`: forwards and backwards through a sequence of 50.
 
 16 sequences of vectors of 9, the controller and the LSTM 100 wide, a memory of 128 slots of 20
-(that of MANN with 4 heads), one thread. `nn.LSTM` is one operation, written for the purpose; `LSTMCell` is the same net step
-by step, as the machine's controller is. "all at once" has the sequences as an axis of the
-tensors, "vmap" as tasks, as learners do. Compiled is the step,
+(that of MANN with 4 heads), one thread. `nn.LSTM` is one operation, written for the purpose;
+`LSTMCell` is the same net step by step, as the machine's controller is. "all at once" has the
+sequences as an axis of the tensors, "vmap" as tasks, as learners do. Compiled is the step,
 `machine.step = torch.compile(machine.step)`: that takes as long for every length of a sequence,
 and none of it is compiled anew for another.
 
