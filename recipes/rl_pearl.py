@@ -11,9 +11,10 @@ of those. The paper has plots, and no numbers to compare with; MAML's published 
 As in the paper: a context of 5 numbers, an encoder of three layers, steps kept of each training
 task, and new ones of 5 tasks at a time; for point robots a discount of 0.9, rewards that count
 100 times, and likeliest actions when judged. Differs: nets of 64, not 300; 8 tasks and 128
-steps a batch, not 16 and 256; 100 gradient steps from one collection to the next, 30,000 in
-all, with rates of 1e-3 and 0.01; for `navigation` the same discount, and rewards that count 20
-times. That is about 1.3 million steps in the environment (point robots: 0.3 million).
+steps a batch, not 16 and 256; 100 gradient steps from one collection to the next, and 30,000 in
+all, far fewer than theirs, with rates of 1e-3 and 0.01; for `navigation` the same discount, and
+rewards that count 20 times. That is about 1.3 million steps in the environment (point robots:
+0.3 million, which may be too few: rewards are seldom found at first).
 """
 
 from collections.abc import Callable, Mapping
