@@ -6,6 +6,7 @@
 A block stands between `<!-- results: NAME -->` and `<!-- /results -->`. NAME is `published` (a
 row for each number that a paper has too), `each` (a section for each recipe), the name of a
 recipe or of one of its results, `compare RECIPE` (its results beside each other, task by task),
+`seeds RECIPE` (means over its seeds),
 `gradient omniglot` and `gradient sinusoid` (a row for each gradient learner), `metric omniglot`
 and `memory omniglot` (a row for each result of learners that compare or remember), `mechanisms`
 (pairs of results), `speed`, or `benchmark NAME` (one that is of something else than speed).
@@ -19,7 +20,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
+
+from scipy.stats import t as student
 
 ROOT = Path(__file__).resolve().parent.parent
 UNPUBLISHED, NOT_RUN = "–", "not run"
@@ -74,6 +78,12 @@ NAMES = GRADIENT | {
     "la_maml": "La-MAML",
     "sync_la_maml": "La-MAML, Sync",
     "nearest_mean": "Nearest mean of pixels, by cosine",
+    "maml_trpo": "MAML, TRPO",
+    "maml_ppo": "MAML, PPO",
+    "promp": "ProMP",
+    "e_maml": "E-MAML, TRPO",
+    "pretrained": "One policy for all tasks",
+    "untrained": "Untrained",
 }
 FAMILIES = {  # recipes
     "metric": (
@@ -153,6 +163,8 @@ def _block(name: str) -> str:
         return _sinusoid()
     if name.removeprefix("compare ") in set(formats) - {name}:
         return _compared(name.removeprefix("compare "))
+    if name.removeprefix("seeds ") in set(formats) - {name}:
+        return _seeds(name.removeprefix("seeds "))
     if name in formats:
         return _recipe(name)
     for recipe in formats:
@@ -363,6 +375,26 @@ def _compared(recipe: str) -> str:
         parts.append(f"**{comparison.test}**\n\n{_table(['Learner', *head[1:]], rows)}")
         parts += [f"*Not run: {', '.join(missing)}.*"] if missing else []
     return "\n\n".join(parts) or f"*Not run yet: `quickstudy train {recipe} --record`.*"
+
+
+def _seeds(recipe: str) -> str:
+    """A row for each learner and test: means over seeds, with Student's 95 % interval."""
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for result in _results(recipe).values():
+        for test in result["measured"]:
+            groups.setdefault((result["settings"]["learner"], test), []).append(result)
+    rows = []
+    for (learner, test), results in groups.items():
+        n, paper = len(results), results[0]["paper"].get(test, {})
+        row = {"Learner": NAMES.get(learner, learner), "Tasks": test, "Seeds": n}
+        for metric in sorted(results[0]["measured"][test].keys() - {"card"}):
+            means = [result["measured"][test][metric]["mean"] for result in results]
+            wide = student.ppf(0.975, n - 1) * stdev(means) / n**0.5 if n > 1 else None
+            said = f" ({_number(metric, paper[metric], None)})" if metric in paper else ""
+            row[metric] = _number(metric, mean(means), wide) + said
+        spent = _time(mean(result["seconds"] for result in results))
+        rows.append(row | {"Trained": f"{results[0]['steps']:,} steps, {spent}"})
+    return _dictionaries(rows) or f"*Not run yet: `quickstudy train {recipe} --record`.*"
 
 
 def _paper(recipe: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def recipe(
     size: int = 20,
     episodes: int = 20,
     inner_lr: float = 0.1,
-    lr: float = 3e-3,
+    lr: float = 5e-3,
     max_divergence: float = 0.01,
     seed: int = 0,
 ) -> Experiment:

@@ -144,6 +144,18 @@ def test_a_new_result_makes_the_pages_out_of_date(tables: ModuleType, tmp_path: 
     assert "Not recorded yet: `many_anil_1shot`" in block
     block = tables.renewed("<!-- results: compare many -->\n<!-- /results -->")
     assert "Not run yet" in block
+    (tmp_path / "recipes" / "results" / "many_maml_1shot.json").unlink()
+    assert "Not run yet" in tables.renewed("<!-- results: seeds many -->\n<!-- /results -->")
+    for seed, earned in enumerate([1.0, 2.0, 3.0]):
+        row = {"return": {"mean": earned, "interval": 0.1}, "card": card}
+        result = {"measured": {"new": row}, "settings": {"learner": "promp", "seed": seed}}
+        result |= {"recipe": "many", "paper": {"new": {"return": 2.5}}, "steps": 9}
+        (tmp_path / "recipes" / "results" / f"many_promp_{seed}shot.json").write_text(
+            recipe.json.dumps({**result, "about": "", "seconds": 60.0})
+        )
+    block = tables.renewed("<!-- results: seeds many -->\n<!-- /results -->")
+    # 4.303 / √3: Student's of two degrees of freedom
+    assert "| ProMP | new | 3 | 2.000 ± 2.484 (2.500) | 9 steps, 60 s |" in block
     with pytest.raises(ValueError, match="no block 'sign'"):
         tables.renewed("<!-- results: sign -->\n<!-- /results -->")
 
