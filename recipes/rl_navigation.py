@@ -46,7 +46,7 @@ def recipe(
     size: int = 20,
     episodes: int = 20,
     inner_lr: float = 0.1,
-    lr: float = 5e-3,
+    lr: float = 3e-3,
     max_divergence: float = 0.01,
     seed: int = 0,
 ) -> Experiment:
@@ -80,6 +80,6 @@ def recipe(
         0 if learner == "untrained" else steps,
         size,
         judge=partial(qs.evaluate_rollouts, size=40),
-        validate=max(1, steps // 10),
+        validate=max(1, steps // 15),
         validation_count=40,
     )
