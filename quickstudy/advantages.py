@@ -90,26 +90,26 @@ def linear_baseline(
     return (x @ coefficients).view_as(reward) * (weight > 0)
 
 
-def score(log_probability: Tensor, advantage: Tensor) -> Tensor:
-    """The surrogate log π A of every step, whose slope is the policy gradient (Williams, 1992).
-    Its second derivative is that for data which stay the same when the policy changes."""
-    return log_probability * advantage
+def score(log_ratio: Tensor, advantage: Tensor) -> Tensor:
+    """The surrogate log π A of every step, but for a constant, whose slope is the policy
+    gradient (Williams, 1992). Its second derivative is that for data which stay the same when
+    the policy changes."""
+    return log_ratio * advantage
 
 
-def ratio(log_probability: Tensor, advantage: Tensor) -> Tensor:
-    """The surrogate π / ⊥π A of every step, where ⊥π is the same number as a constant: low
-    variance curvature (Rothfuss et al., 2019, arXiv:1810.06784, section 5). In its second
-    derivative is, too, how the policy changes what is done at a step, but not what that changes
-    of later ones."""
-    return torch.exp(log_probability - log_probability.detach()) * advantage
+def ratio(log_ratio: Tensor, advantage: Tensor) -> Tensor:
+    """The surrogate π / π₀ A of every step, where π₀ is what acted: low variance curvature
+    (Rothfuss et al., 2019, arXiv:1810.06784, section 5). In its second derivative is, too, how
+    the policy changes what is done at a step, but not what that changes of later ones."""
+    return log_ratio.exp() * advantage
 
 
-def dice(log_probability: Tensor, advantage: Tensor) -> Tensor:
+def dice(log_ratio: Tensor, advantage: Tensor) -> Tensor:
     r"""The surrogate of every step, all of whose derivatives are those of the expected return:
     DiCE (Foerster et al., 2018, arXiv:1802.05098), in the form for advantages (Farquhar et al.,
     2019, arXiv:1909.10549), $(\square_{\le t} - \square_{<t}) A_t$ with
     $\square = \exp(x - \bot x)$ of the sum x of log-probabilities up to a step. Time, with
     padding at its end, is the last axis."""
-    until = log_probability.cumsum(-1)
-    before = until - log_probability
+    until = log_ratio.cumsum(-1)
+    before = until - log_ratio
     return (torch.exp(until - until.detach()) - torch.exp(before - before.detach())) * advantage

@@ -46,8 +46,9 @@ class MAMLRL(Actor):
         lr: α, of the inner step.
         first_order: treats the inner gradient as a constant.
         adapts: what adaptation changes, as in `MAML`.
-        surrogate: what the inner step climbs, of log-probabilities and advantages (E, H):
-            `advantages.score`, `ratio` or `dice`.
+        surrogate: what the inner step climbs, of how much likelier actions have become since
+            the policy acted, a logarithm, and of advantages (E, H): `advantages.score`, `ratio`
+            or `dice`.
         exploration: how much the episodes before adaptation are credited with what was earned
             after it: 1 in E-MAML.
         clip: ε, as in `advantages.clipped`; none for TRPO.
@@ -100,8 +101,8 @@ class MAMLRL(Actor):
         advantage, _ = self._advantages(support)
 
         def loss(fast: Params) -> Tensor:
-            likely = self._log_probability((fast, memory), support)
-            return -weighted_mean(self.surrogate(likely, advantage), support.weight)
+            likelier = self._likelier((fast, memory), support)
+            return -weighted_mean(self.surrogate(likelier, advantage), support.weight)
 
         fast = descend(loss, start, lr=self.lr, steps=1, first_order=self.first_order)
         return fast, memory

@@ -2,11 +2,11 @@ r"""Proximal meta-policy search, ProMP (Rothfuss, Lee, Clavera, Asfour & Abbeel,
 arXiv:1810.06784).
 
 MAML of policies, in which the inner step has a curvature of low variance that credits what is
-done before adaptation ($\bot$ makes a constant), and the outer one stays near the policies that
-acted, before and after, so that it can be done several times on a batch (equations 9 to 11):
+done before adaptation, and the outer one stays near the policies that acted, $\theta_0$ before
+and $\phi_0$ after, so that it can be done several times on a batch (equations 9 to 11):
 
 $$\phi = \theta + \alpha \nabla_\theta \, \mathrm{mean}_t \;
-  \frac{\pi_\theta}{\bot \pi_\theta} A_t, \qquad
+  \frac{\pi_\theta}{\pi_{\theta_0}} A_t, \qquad
   \max_\theta \; \mathrm{mean}_t \min(\rho_t A_t, \mathrm{clip}(\rho_t, 1 \pm \epsilon) A_t)
   - \eta \, \mathrm{KL}(\pi_{\theta_0}, \pi_\theta), \qquad
   \rho = \frac{\pi_\phi}{\pi_{\phi_0}}$$

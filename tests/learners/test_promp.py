@@ -71,6 +71,29 @@ def test_without_clip_and_penalty_it_is_maml_with_low_variance_curvature() -> No
     torch.testing.assert_close(*slopes)
 
 
+@pytest.mark.usefixtures("double")
+def test_the_inner_step_weighs_what_has_become_likelier_since_the_policy_acted() -> None:
+    learner, task = acted(normalise=False)
+    with torch.no_grad():
+        for p in learner.parameters():
+            p += 0.5 * torch.randn_like(p)
+    own = unstack(task)[0].support
+    start, _ = learner.begin()
+
+    def policy(says: Tensor) -> torch.distributions.Normal:
+        return torch.distributions.Normal(says[..., :1], says[..., 1:].exp())
+
+    says = learner.predict((start, ()), own.observation)
+    rho = policy(says).log_prob(own.action) - policy(own.extras).log_prob(own.action)
+    advantage = own.reward - own.reward.mean() / (1 + 1e-5 / 3)
+    gain = (rho.exp()[..., 0] * advantage).mean()
+    slopes = torch.autograd.grad(gain, list(start.values()))
+    for p, slope, found in zip(
+        start.values(), slopes, learner.adapt(own)[0].values(), strict=True
+    ):
+        torch.testing.assert_close(found, p + 0.1 * slope)
+
+
 @pytest.mark.parametrize(("lr", "factor"), [(0.0, 0.5), (0.3, 2.0)])
 def test_the_penalty_follows_how_far_a_step_moves(lr: float, factor: float) -> None:
     learner, _ = acted()
