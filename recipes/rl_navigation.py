@@ -12,8 +12,8 @@ the step. `pretrained` is one policy, trained by TRPO on all tasks without the s
 `untrained` a random one; both are then adapted in the same way. `seed` gives more results.
 
 As in the published code: nets 64-64 with tanh, deviations that begin with 1, a discount of
-0.99, TRPO to a divergence of 0.01, 20 goals at a time. Differs: 60 steps, where it has 500 (5 of
-its 40 million steps in the environment), and Fisher products from 5 of the 20 goals. PPO and
+0.99, TRPO to a divergence of 0.01, 20 goals at a time. Differs: 60 steps, where it has 500 (5
+of its 40 million steps in the environment), and Fisher products from 5 of the 20 goals. PPO and
 ProMP step 5 times on a batch, by Adam. E-MAML's term counts by 0.01: in full it is noise here.
 """
 
