@@ -77,6 +77,7 @@ NAMES = GRADIENT | {
     "mer": "MER",
     "la_maml": "La-MAML",
     "sync_la_maml": "La-MAML, Sync",
+    "rl2": "RL²",
     "nearest_mean": "Nearest mean of pixels, by cosine",
     "maml_trpo": "MAML, TRPO",
     "maml_ppo": "MAML, PPO",
