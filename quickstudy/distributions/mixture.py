@@ -15,6 +15,7 @@ class Mixture(TaskDistribution):
     Args:
         distributions: whose tasks have the same shapes; one that is given twice is twice as
             likely.
+        together: all tasks that are drawn at once are of the same one, so shapes may differ.
 
     Raises:
         ValueError: there are none, or (when tasks are drawn) their shapes differ.
@@ -25,15 +26,19 @@ class Mixture(TaskDistribution):
         torch.Size([25, 5, 1])
     """
 
-    def __init__(self, *distributions: TaskDistribution):
+    def __init__(self, *distributions: TaskDistribution, together: bool = False):
         if not distributions:
             raise ValueError("A mixture of nothing has no tasks: give it a distribution.")
-        self.distributions = distributions
+        self.distributions, self.together = distributions, together
 
     def sample(self, size: int, generator: Generator) -> TaskBatch:
         """`size` tasks in random order."""
-        kind = torch.randint(len(self.distributions), (size,), generator=generator)
-        rows = [(kind == k).nonzero().flatten() for k in range(len(self.distributions))]
+        count = len(self.distributions)
+        if self.together:
+            own = self.distributions[int(torch.randint(count, (), generator=generator))]
+            return own.sample(size, generator)
+        kind = torch.randint(count, (size,), generator=generator)
+        rows = [(kind == k).nonzero().flatten() for k in range(count)]
         parts = [
             tasks.sample(len(own), generator)
             for tasks, own in zip(self.distributions, rows, strict=True)
@@ -43,7 +48,7 @@ class Mixture(TaskDistribution):
         if len(shapes) > 1:
             raise ValueError(
                 f"The tasks of a mixture have different shapes, {sorted(shapes)}: give all of "
-                "them as many shots and queries, and the same features and targets."
+                "them as many shots and queries, and the same features and targets, or draw them together."
             )
         order = torch.cat(rows).argsort()  # back to where each was asked for
         return tree_map(lambda *own: torch.cat(own)[order.to(own[0].device)], *parts)

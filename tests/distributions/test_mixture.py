@@ -51,3 +51,9 @@ def test_tasks_that_do_not_go_together_are_refused():
         Mixture(Line(5), Line(6)).sample(20, Generator().manual_seed(0))
     with pytest.raises(ValueError, match="of nothing"):
         Mixture()
+
+
+def test_tasks_that_are_drawn_together_are_of_one_kind_and_may_have_shapes_of_their_own() -> None:
+    tasks, generator = Mixture(Line(5), Line(6), together=True), Generator().manual_seed(0)
+    shots = [tasks.sample(4, generator).support.x.shape[1] for _ in range(200)]
+    assert set(shots) == {5, 6} and 70 < shots.count(5) < 130
