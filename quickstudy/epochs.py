@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -13,7 +14,9 @@ class Epochs(Optimizer):
 
     Args:
         optimizer: what makes each step.
-        times: steps on a batch.
+        times: how often it goes over a batch.
+        parts: what `train` divides a batch into, its tasks in order; each time there is a step
+            on every part.
 
     Raises:
         ValueError: no steps.
@@ -31,21 +34,25 @@ class Epochs(Optimizer):
         0.25
     """
 
-    def __init__(self, optimizer: Optimizer, times: int):
-        if times < 1:
-            raise ValueError(f"times={times} would learn nothing: give 1 or more.")
+    def __init__(self, optimizer: Optimizer, times: int, *, parts: int = 1):
+        if min(times, parts) < 1:
+            raise ValueError(
+                f"times={times}, parts={parts} would learn nothing: give 1 or more."
+            )
         super().__init__(optimizer.param_groups, {})  # the same dictionaries: one learning rate
-        self.optimizer, self.times = optimizer, times
+        self.optimizer, self.times, self.parts = optimizer, times, parts
         self.state = optimizer.state
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Steps `times` times; the loss before the first.
+        """Steps `times` times on every part; the loss of the first time, each part's before its
+        step.
 
         Args:
-            closure: computes the loss and its gradient anew.
+            closure: computes the loss and its gradient anew, of the next part.
         """
-        losses = [self.optimizer.step(closure) for _ in range(self.times)]  # pyright: ignore
-        return losses[0]
+        steps = range(self.times * self.parts)
+        losses = [self.optimizer.step(closure) for _ in steps]  # pyright: ignore
+        return torch.stack(losses[: self.parts]).mean()
 
     def state_dict(self) -> dict[str, Any]:
         """That of the optimizer inside."""

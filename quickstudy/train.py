@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from quickstudy.epochs import Epochs
 from quickstudy.execution import fitting
 from quickstudy.functional import tree_map
 from quickstudy.learner import Learner
@@ -18,7 +19,7 @@ class Step(NamedTuple):
     """What one step of meta-training saw."""
 
     number: int  # counts from 1
-    loss: Tensor  # (T,)  the loss of every task of the batch, before the step
+    loss: Tensor  # (T,)  the loss of every task of the batch, before the first step on it
 
 
 def train(
@@ -53,6 +54,7 @@ def train(
     """
     where = torch.device(device) if device is not None else next(learner.parameters()).device
     stream = batches(tasks, size, steps=steps, start=start, seed=seed, rank=rank)
+    parts = min(optimizer.parts, size) if isinstance(optimizer, Epochs) else 1
     learners = [module for module in learner.modules() if isinstance(module, Learner)]
     for number, batch in enumerate(stream, start + 1):
         for each in learners:
@@ -63,11 +65,13 @@ def train(
 
         def closure() -> Tensor:
             torch.manual_seed(noise)  # noqa: B023  (again for optimizers that ask again)
+            turn = len(seen) % parts  # noqa: B023
+            part = tree_map(lambda leaf: leaf.tensor_split(parts)[turn], batch)  # noqa: B023
             optimizer.zero_grad()
             with torch.autocast(where.type, precision) if precision else nullcontext():
-                losses = learner(batch)  # noqa: B023
+                losses = learner(part)
             loss = losses.mean()
-            with fitting(learner, batch):  # noqa: B023
+            with fitting(learner, part):
                 loss.backward()
             if clip is not None:
                 nn.utils.clip_grad_norm_(learner.parameters(), clip)
@@ -75,4 +79,4 @@ def train(
             return loss
 
         optimizer.step(closure)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        yield Step(number, seen[0])
+        yield Step(number, torch.cat(seen[:parts]))

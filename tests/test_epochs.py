@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
 
 import quickstudy as qs
+from quickstudy.functional import tree_map
 
 
 def made() -> tuple[qs.RidgeRegression, qs.Epochs, ExponentialLR]:
@@ -33,6 +34,26 @@ def test_steps_are_those_of_the_optimizer_inside() -> None:
     assert torch.equal(*weights) and losses[0] == losses[1] == 5.0
     with pytest.raises(ValueError, match="give 1 or more"):
         qs.Epochs(inside[0], 0)
+
+
+def test_each_time_there_is_a_step_on_every_part() -> None:
+    """Against a loop over the same tasks, divided by hand."""
+    parts, whole = made(), made()
+    optimizer = qs.Epochs(parts[1].optimizer, 2, parts=2)
+    tasks, clip = qs.Sinusoid(), 0.1
+    (step,) = qs.train(parts[0], tasks, optimizer, steps=1, size=5, clip=clip)
+    (batch,) = qs.batches(tasks, 5, steps=1)
+    learner, inside, losses = whole[0], whole[1].optimizer, []
+    for rows in (slice(3), slice(3, 5)) * 2:
+        inside.zero_grad()
+        own = tree_map(lambda leaf: leaf[rows], batch)  # noqa: B023
+        losses.append(learner(own))
+        losses[-1].mean().backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), clip)
+        inside.step()
+    torch.testing.assert_close(step.loss, torch.cat(losses[:2]))
+    for one, other in zip(parts[0].parameters(), learner.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_resumed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
