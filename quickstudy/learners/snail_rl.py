@@ -138,7 +138,7 @@ class SNAILPolicy(Actor):
                 x = layer.beside(x, _looked_back(past, x, layer.dilation))
             else:
                 assert isinstance(layer, CausalAttention)
-                x = _attended(layer, x, torch.cat([past, x]), seen)
+                x = _attended(layer, x, past, seen)
         return torch.cat([mark, x], -1)
 
 
@@ -151,9 +151,12 @@ def _looked_back(past: Tensor, x: Tensor, dilation: int) -> Tensor:
 
 
 def _attended(layer: CausalAttention, x: Tensor, past: Tensor, seen: Tensor) -> Tensor:
-    """As `CausalAttention.forward`, of steps (N, D) that attend to those of the `past` (M, D)
-    which `seen` (N, M) says. What is asked is made a row, so that a step need not make keys and
-    values of all rows; a bias of keys would change all scores alike, and shares sum to 1."""
-    asked = layer.query(x) @ layer.key.weight
-    score = (asked @ past.mT / math.sqrt(len(layer.key.weight))).masked_fill(~seen, -torch.inf)
-    return torch.cat([x, layer.value(score.softmax(-1) @ past)], -1)
+    """As `CausalAttention.forward`, of steps `x` (N, D) that attend to those of the `past`
+    (M, D) and of their own which `seen` (N, M + N) says. What is asked is made a row, so that a
+    step need not make keys and values of all rows; a bias of keys would change all scores
+    alike, and shares sum to 1."""
+    asked = layer.query(x) @ layer.key.weight / math.sqrt(len(layer.key.weight))
+    score = torch.cat([asked @ past.mT, asked @ x.mT], -1).masked_fill(~seen, -torch.inf)
+    share = score.softmax(-1)
+    read = share[:, : len(past)] @ past + share[:, len(past) :] @ x
+    return torch.cat([x, layer.value(read)], -1)
