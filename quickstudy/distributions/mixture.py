@@ -48,7 +48,8 @@ class Mixture(TaskDistribution):
         if len(shapes) > 1:
             raise ValueError(
                 f"The tasks of a mixture have different shapes, {sorted(shapes)}: give all of "
-                "them as many shots and queries, and the same features and targets, or draw them together."
+                "them as many shots and queries, and the same features and targets, or give "
+                "together=True."
             )
         order = torch.cat(rows).argsort()  # back to where each was asked for
         return tree_map(lambda *own: torch.cat(own)[order.to(own[0].device)], *parts)

@@ -53,7 +53,7 @@ def test_tasks_that_do_not_go_together_are_refused():
         Mixture()
 
 
-def test_tasks_that_are_drawn_together_are_of_one_kind_and_may_have_shapes_of_their_own() -> None:
+def test_tasks_that_are_drawn_together_are_of_one_kind_and_may_differ_in_shape() -> None:
     tasks, generator = Mixture(Line(5), Line(6), together=True), Generator().manual_seed(0)
     shots = [tasks.sample(4, generator).support.x.shape[1] for _ in range(200)]
     assert set(shots) == {5, 6} and 70 < shots.count(5) < 130
