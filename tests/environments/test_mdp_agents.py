@@ -44,8 +44,8 @@ def test_beliefs_are_posteriors() -> None:
     torch.testing.assert_close(believed.transitions[0, 0, 1], torch.tensor([0.1, 0.9]))
     torch.testing.assert_close(believed.transitions[0, 1, 1], torch.tensor([0.5, 0.5]))
     torch.testing.assert_close(believed.means[0, 0], torch.tensor([1.0, 31 / 9]))
-    many = (each.expand(20_000, *each.shape[1:]) for each in (visits, paid))
-    drawn = sampled_mdp(*many, Generator().manual_seed(0))
+    many, much = (each.expand(20_000, *each.shape[1:]) for each in (visits, paid))
+    drawn = sampled_mdp(many, much, Generator().manual_seed(0))
     chance, mean = drawn.transitions[:, 0, 1, 1], drawn.means[:, 0, 1]
     assert abs(chance.mean() - 0.9) < 0.005  # Beta(9, 1)
     assert abs(chance.var() - 9 / 1100) < 0.0005
