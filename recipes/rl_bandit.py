@@ -3,9 +3,9 @@ the SNAIL policy (Mishra et al., 2018, arXiv:1707.03141, section 5.2, table 3).
 
 A task is a bandit whose arms pay with probabilities drawn uniformly from [0, 1], an episode is
 one pull, and a trial is all pulls of one bandit. What counts is the total reward of a trial, on
-10,000 bandits that were never seen (in the papers 1,000). Of 10 pulls of 5 arms, at random, one earns 5.0 and the
-published RL² 6.7, as the best classical agents do: here UCB1 6.67 and Gittins 6.68 (of 10,000
-bandits, ± 0.04; see `benchmarks/results/bandits.json`, for other arms and pulls as well).
+10,000 bandits that were never seen (in the papers 1,000). Of 10 pulls of 5 arms, at random, one
+earns 5.0 and the published RL² 6.7, as the best classical agents do: here UCB1 6.67 and Gittins
+6.68 (± 0.04; see `benchmarks/results/bandits.json`, for other arms and pulls as well).
 
 As in the papers: a discount of 0.99 and, of RL², advantages that decay by 0.3. Differs: a GRU
 of 64, not 256, that begins with units of long memory, or filters, keys and values of 16, not
