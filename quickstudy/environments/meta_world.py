@@ -38,7 +38,7 @@ def meta_world(
         ValueError: it has no such benchmark.
     """
     try:
-        import metaworld
+        import metaworld  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("Install Meta-World: pip install 'quickstudy[rl]'.") from error
     if name in metaworld.ML1.ENV_NAMES:
