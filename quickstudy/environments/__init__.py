@@ -22,7 +22,7 @@ from quickstudy.environments.environment import (
 from quickstudy.environments.grid_maze import GridMaze, Maze
 from quickstudy.environments.gymnasium_family import GymnasiumFamily
 from quickstudy.environments.mdp_agents import expected_mdp, plan, play_mdp, sampled_mdp
-from quickstudy.environments.meta_world import meta_world
+from quickstudy.environments.meta_world_family import meta_world
 from quickstudy.environments.mujoco_families import (
     AntDir,
     Body,
