@@ -84,6 +84,8 @@ NAMES = GRADIENT | {
     "promp": "ProMP",
     "e_maml": "E-MAML, TRPO",
     "pretrained": "One policy for all tasks",
+    "pearl": "PEARL",
+    "scratch": "From scratch, on the same episodes",
     "untrained": "Untrained",
 }
 FAMILIES = {  # recipes
