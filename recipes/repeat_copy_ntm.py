@@ -12,7 +12,8 @@ sequences; asked for more repeats they go on, but cannot tell when to end. Its L
 both.
 
 Differs: as `copy_ntm` does, and three quarters of the steps of training are of sequences that
-are to be recited once, without which no more than the first three vectors were found again.
+are to be recited once. Without them no more than the first three vectors were found again, in
+15,000 steps at 5e-4.
 """
 
 from collections.abc import Callable

@@ -53,7 +53,6 @@ def recipe(
     else:
         blocks = (few, (few, half), (few, half))
         actor = qs.SNAILPolicy(process, length=length, width=half, blocks=blocks, **weights)
-
     trials = qs.Rollouts(process, actor, episodes=episodes, trial=True)
     optimizer = qs.Epochs(torch.optim.Adam(actor.parameters(), lr), 4, parts=4)
     return Experiment(

@@ -13,27 +13,19 @@ values are a second head of the policy's net, and inputs go into it as they are.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quickstudy.actor import Actor
-from quickstudy.advantages import clipped, gae
-from quickstudy.environments.actions import Actions, actions_of
+from quickstudy.environments.actions import actions_of
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Percept, Trajectories
-from quickstudy.functional import tree_map, weighted_mean
+from quickstudy.functional import tree_map
 from quickstudy.recurrent import use_cells
 from quickstudy.task import Task
-
-
-class Moment(NamedTuple):
-    """What training needs of a step: what the policy was told, and what it said."""
-
-    percept: Percept
-    says: Tensor  # of the action, see `environments.Actions`
-    rate: Tensor  # ()  what it expected a step to pay from here on, see `ppo`
+from quickstudy.trials import Moment, in_order, ppo, told
 
 
 class RL2(Actor):
@@ -50,7 +42,7 @@ class RL2(Actor):
         decay: λ, of advantages (see `advantages.gae`).
         clip: ε, by which the probability of an action may change on a batch (see
             `advantages.clipped`).
-        value: how much the squared error of rates counts, see `ppo`.
+        value: how much the squared error of rates counts, see `trials.ppo`.
         entropy: how much the entropy of actions counts, which keeps it trying.
     """
 
@@ -86,8 +78,8 @@ class RL2(Actor):
     ) -> tuple[Tensor, Tensor, Moment]:
         """As `Actor.act`."""
         hidden = self._read(tree_map(lambda x: x[None], percept), memory)[0]
-        says, value = self.policy(hidden), self.value(hidden)[0]
-        return hidden, self.actions.draw(says, noise), Moment(percept, says, value)
+        says, rate = self.policy(hidden), self.value(hidden)[0]
+        return hidden, self.actions.draw(says, noise), Moment(percept, says, rate)
 
     def adapt(
         self, support: Trajectories, state: tuple[tuple[()], Tensor] | None = None
@@ -100,61 +92,18 @@ class RL2(Actor):
         return (), (hidden * last[:, None]).sum(0)
 
     def predict(self, state: tuple[tuple[()], Tensor], x: Any) -> tuple[Tensor, Tensor]:
-        """What it says of the actions (N, ·), and the values (N,), at the steps of episodes
+        """What it says of the actions (N, ·), and the rates (N,), at the steps of episodes
         `x`, which are `Trajectories` (E, H), in the order of `in_order`."""
         hidden = self._read(in_order(x).extras.percept, state[1])
         return self.policy(hidden), self.value(hidden)[:, 0]
 
     def loss(self, task: Task[Trajectories]) -> Tensor:
-        """PPO's, see `ppo`."""
+        """PPO's, see `trials.ppo`."""
         return self.objective(self.actions, *self.predict(self.begin(), task.query), task.query)
 
     def _read(self, percepts: Percept, memory: Tensor) -> Tensor:
         """The hidden state (N, hidden) at each of N steps."""
         return self.memory(told(percepts), memory[None])[0]
-
-
-def ppo(
-    actions: Actions,
-    says: Tensor,
-    rate: Tensor,
-    trial: Trajectories,
-    *,
-    discount: float,
-    decay: float,
-    clip: float,
-    value_weight: float,
-    entropy_weight: float,
-) -> Tensor:
-    """What PPO makes small in a trial, a mean over its steps, with values and entropy; of a
-    policy that says `says` (N, ·) and expects `rate` (N,) at the steps `in_order`.
-
-    A rate is what a step will pay from here on, in the discounted mean of all steps that are
-    left of the trial, so that a net need not count them; a value is the rate times their
-    discounted number. The trial is one episode to the advantages: what an episode taught counts
-    in later ones.
-    """
-    seen = in_order(trial)
-    then: Moment = seen.extras
-    left = _discounted_steps_left(trial, discount)
-    expected = then.rate * left * seen.weight
-    advantage = gae(seen.reward, expected, discount=discount, decay=decay)
-    likelier = actions.log_probability(says, seen.action)
-    likelier = likelier - actions.log_probability(then.says, seen.action)
-    each = (
-        -clipped(likelier, advantage, clip)
-        + value_weight * (rate - (expected + advantage) / left).square()
-        - entropy_weight * actions.entropy(says)
-    )
-    return weighted_mean(each, seen.weight)
-
-
-def _discounted_steps_left(trial: Trajectories, discount: float) -> Tensor:
-    """Of a trial (E, H), the most that can be left before each step, itself among them, where
-    the k-th counts γ^k; as `in_order`."""
-    weights = discount ** torch.arange(trial.reward.numel(), device=trial.reward.device)
-    left = weights.to(trial.reward).cumsum(0).flip(0)
-    return left[_order(trial)]
 
 
 @torch.no_grad()
@@ -163,20 +112,3 @@ def _remember(memory: nn.Module, steps: int) -> None:
     added, kept = (memory.get_parameter(f"bias_{x}_l0").chunk(3)[1] for x in ("ih", "hh"))
     added.zero_()
     kept.uniform_(1, max(steps - 1, 1)).log_()
-
-
-def told(percepts: Percept) -> Tensor:
-    """What a net is fed, (N, O + A + 2), of percepts of N steps."""
-    now, last, paid, done = percepts
-    return torch.cat([now, last, paid[:, None], done[:, None]], -1)
-
-
-def in_order(episodes: Trajectories) -> Trajectories:
-    """The steps of episodes (E, H) one after the other (E · H,), and then all padding, so that
-    whoever goes through them need not step over it."""
-    order = _order(episodes)
-    return tree_map(lambda leaf: leaf.flatten(0, 1)[order], episodes)
-
-
-def _order(episodes: Trajectories) -> Tensor:
-    return (1 - episodes.weight.flatten()).argsort(stable=True)

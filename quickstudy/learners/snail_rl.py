@@ -29,9 +29,9 @@ from quickstudy.environments.actions import actions_of
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Percept, Trajectories
 from quickstudy.functional import tree_map
-from quickstudy.learners.rl2 import Moment, in_order, ppo, told
 from quickstudy.learners.snail import Block, CausalAttention, TemporalConvolution
 from quickstudy.task import Task
+from quickstudy.trials import Moment, in_order, ppo, told
 
 
 class SNAILPolicy(Actor):
@@ -48,7 +48,7 @@ class SNAILPolicy(Actor):
         decay: λ, of advantages (see `advantages.gae`).
         clip: ε, by which the probability of an action may change on a batch (see
             `advantages.clipped`).
-        value: how much the squared error of rates counts, see `rl2.ppo`.
+        value: how much the squared error of rates counts, see `trials.ppo`.
         entropy: how much the entropy of actions counts, which keeps it trying.
     """
 
@@ -107,12 +107,12 @@ class SNAILPolicy(Actor):
         return (), rows[last]
 
     def predict(self, state: tuple[tuple[()], Tensor], x: Any) -> tuple[Tensor, Tensor]:
-        """What it says of the actions (N, ·), and the values (N,), at the steps of episodes
+        """What it says of the actions (N, ·), and the rates (N,), at the steps of episodes
         `x`, which are `Trajectories` (E, H), in the order of `in_order`."""
         return self._say(self._read(in_order(x).extras.percept, state[1]))
 
     def loss(self, task: Task[Trajectories]) -> Tensor:
-        """PPO's, see `ppo`."""
+        """PPO's, see `trials.ppo`."""
         begun = (), self._nothing(0)  # says the same as L rows of nothing, at less cost
         return self.objective(self.actions, *self.predict(begun, task.query), task.query)
 

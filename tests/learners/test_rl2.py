@@ -11,8 +11,8 @@ import quickstudy as qs
 from quickstudy import recipe
 from quickstudy.environments import Environment, Pendulum
 from quickstudy.functional import unstack
-from quickstudy.learners.rl2 import in_order
 from quickstudy.report import write
+from quickstudy.trials import in_order
 
 
 class OneArmPays(Environment):

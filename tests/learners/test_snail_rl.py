@@ -12,8 +12,8 @@ import quickstudy as qs
 from quickstudy import recipe
 from quickstudy.environments import Environment, Pendulum
 from quickstudy.functional import tree_map, unstack
-from quickstudy.learners.rl2 import in_order
 from quickstudy.learners.snail import CausalAttention, TemporalConvolution
+from quickstudy.trials import in_order
 from tests.learners.test_rl2 import OneArmPays, Uneven
 
 BLOCKS = (4, (3, 2), 3, (2, 4))
