@@ -17,7 +17,7 @@ class BernoulliBandit(Environment):
         horizon: pulls of an episode. In RL² a pull is an episode, and a trial has many.
     """
 
-    observations, discrete, noise = 1, True, 1
+    observations, discrete, noise, ends = 1, True, 1, False
 
     def __init__(self, arms: int = 5, *, horizon: int = 1):
         self.actions, self.horizon = arms, horizon
@@ -47,7 +47,7 @@ class GaussianBandit(Environment):
         horizon: pulls of an episode.
     """
 
-    observations, discrete, noise = 1, True, 1
+    observations, discrete, noise, ends = 1, True, 1, False
 
     def __init__(self, arms: int = 5, *, deviation: float = 1.0, horizon: int = 1):
         self.actions, self.deviation, self.horizon = arms, deviation, horizon

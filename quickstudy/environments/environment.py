@@ -27,6 +27,9 @@ class Environment(ABC):
     """H, the steps after which an episode is cut off."""
     noise: int
     """W, the uniform numbers that `reset` takes, and each `step`."""
+    ends: bool = True
+    """Whether a step may end an episode. Where none does, there is nothing to hold still after
+    the end, and rollouts are faster, most of all with large memories."""
 
     @abstractmethod
     def tasks(self, size: int, generator: Generator) -> Any:

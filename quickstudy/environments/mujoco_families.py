@@ -129,7 +129,7 @@ class Robot(Environment):
 
 
 class _HalfCheetah(Robot):
-    file, skip = "half_cheetah.xml", 5
+    file, skip, ends = "half_cheetah.xml", 5, False
 
     def begin(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         return _wide(self.model, noise)

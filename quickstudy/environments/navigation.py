@@ -68,7 +68,7 @@ class PointRobot(Environment):
     distance; `near_goal` makes the sparse one of it.
     """
 
-    observations, actions, discrete, noise = 2, 2, False, 1
+    observations, actions, discrete, noise, ends = 2, 2, False, 1, False
 
     def __init__(self, *, horizon: int = 20):
         self.horizon = horizon

@@ -85,7 +85,7 @@ class Pendulum(Environment):
         horizon: H.
     """
 
-    observations, actions, discrete, noise = 3, 1, False, 2
+    observations, actions, discrete, noise, ends = 3, 1, False, 2, False
 
     def __init__(self, factors: tuple[float, float] = (0.5, 1.5), *, horizon: int = 200):
         self.factors, self.horizon = factors, horizon

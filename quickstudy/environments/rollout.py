@@ -157,7 +157,9 @@ def _episode(
         row = Trajectories(percept.observation, action, paid, seen, ended, weight, extras, told)
         steps.append(row)
         then = (memory, inside, Percept(seen, action, reward, zero), weight * (1 - done))
-        now = tree_map(partial(torch.where, weight > 0), then, now)
+        if environment.ends:
+            then = tree_map(partial(torch.where, weight > 0), then, now)
+        now = then
     memory, _, percept, _ = now
     whole = tree_map(lambda *leaf: torch.stack(leaf), *steps)
     return memory, percept._replace(done=zero + 1), whole

@@ -23,7 +23,7 @@ class TabularMDP(Environment):
     random process are alike, that is no restriction.
     """
 
-    discrete, noise = True, 2
+    discrete, noise, ends = True, 2, False
 
     def __init__(self, states: int = 10, actions: int = 5, *, horizon: int = 10):
         self.observations, self.actions, self.horizon = states, actions, horizon

@@ -9,7 +9,7 @@ read the steps themselves,
 $$h_t = \mathrm{SNAIL}(e_1, \dots, e_t), \qquad e_t = W \, [o_t, a_{t-1}, r_{t-1}, d_{t-1}]$$
 
 so that what was seen long ago is as near as what was seen last. A trial is read at once in
-training, and step by step, with what the layers said of the past in memory, when it acts.
+training, and step by step, with keys and values of the past in memory, when it acts.
 
 Differs from the paper: PPO does outside what TRPO does there, and the values are a second head
 of the policy's net.
@@ -18,11 +18,10 @@ of the policy's net.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from quickstudy.actor import Actor
 from quickstudy.environments.actions import actions_of
@@ -32,6 +31,13 @@ from quickstudy.functional import tree_map
 from quickstudy.learners.snail import Block, CausalAttention, TemporalConvolution
 from quickstudy.task import Task
 from quickstudy.trials import Moment, in_order, ppo, told
+
+
+class Memory(NamedTuple):
+    """What the layers need of past steps, newest last."""
+
+    known: Tensor  # (L,)  1 for a step, 0 for one that never was
+    layers: tuple[Any, ...]  # keys (L, K) and values (L, V), or a convolution's last inputs
 
 
 class SNAILPolicy(Actor):
@@ -44,6 +50,8 @@ class SNAILPolicy(Actor):
             remembered; of a longer trial, the last.
         width: of what is embedded of a step.
         blocks: the net, as of `SNAIL`; the default is the paper's for bandits and MDPs.
+        reach: how far a block of convolutions looks back, at most; None: L. With 2 it is one
+            convolution, of a step and the last one, and all else is left to attention.
         discount: γ, of rewards, in a trial as a whole.
         decay: λ, of advantages (see `advantages.gae`).
         clip: ε, by which the probability of an action may change on a batch (see
@@ -59,6 +67,7 @@ class SNAILPolicy(Actor):
         length: int,
         width: int = 32,
         blocks: Sequence[Block] = (32, 32, (32, 32)),
+        reach: int | None = None,
         discount: float = 0.99,
         decay: float = 0.3,
         clip: float = 0.2,
@@ -72,7 +81,7 @@ class SNAILPolicy(Actor):
         inputs = width
         for block in blocks:
             if isinstance(block, int):
-                for i in range(math.ceil(math.log2(max(length, 2)))):
+                for i in range(math.ceil(math.log2(max(reach or length, 2)))):
                     self.layers.append(TemporalConvolution(inputs, block, dilation=2**i))
                     inputs += block
             else:
@@ -83,80 +92,80 @@ class SNAILPolicy(Actor):
         weights = {"value_weight": value, "entropy_weight": entropy}
         self.objective = partial(ppo, discount=discount, decay=decay, clip=clip, **weights)
 
-    def begin(self) -> tuple[tuple[()], Tensor]:
-        """No steps yet: L rows of zeros, newest last (L, 1 + features)."""
+    def begin(self) -> tuple[tuple[()], Memory]:
+        """No steps yet: of the last L, all are missing."""
         return (), self._nothing(self.length)
 
     def act(
-        self, state: tuple[()], memory: Tensor, percept: Percept, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Moment]:
+        self, state: tuple[()], memory: Memory, percept: Percept, noise: Tensor
+    ) -> tuple[Memory, Tensor, Moment]:
         """As `Actor.act`."""
-        rows = self._read(tree_map(lambda x: x[None], percept), memory)
+        rows, memory = self._read(tree_map(lambda x: x[None], percept), memory)
         says, rate = self._say(rows)
         moment = Moment(percept, says[0], rate[0])
-        return torch.cat([memory[1:], rows]), self.actions.draw(says[0], noise), moment
+        later = tree_map(lambda past: past[1:], memory)
+        return later, self.actions.draw(says[0], noise), moment
 
     def adapt(
-        self, support: Trajectories, state: tuple[tuple[()], Tensor] | None = None
-    ) -> tuple[tuple[()], Tensor]:
-        """The last L steps of the episodes (E, H), one after the other."""
-        _, memory = self.begin() if state is None else state
+        self, support: Trajectories, state: tuple[tuple[()], Memory] | None = None
+    ) -> tuple[tuple[()], Memory]:
+        """What is remembered after the episodes (E, H), one after the other."""
+        _, before = self.begin() if state is None else state
         seen = in_order(support)
-        rows = torch.cat([memory, self._read(seen.extras.percept, memory)])
-        last = seen.weight.sum().long() + torch.arange(self.length, device=rows.device)
-        return (), rows[last]
+        steps = seen.weight.sum().long()
+        _, after = self._read(seen.extras.percept, before)
 
-    def predict(self, state: tuple[tuple[()], Tensor], x: Any) -> tuple[Tensor, Tensor]:
+        def last(past: Tensor, first: Tensor) -> Tensor:
+            return past[steps + torch.arange(len(first), device=past.device)]
+
+        return (), tree_map(last, after, before)
+
+    def predict(self, state: tuple[tuple[()], Memory], x: Any) -> tuple[Tensor, Tensor]:
         """What it says of the actions (N, ·), and the rates (N,), at the steps of episodes
         `x`, which are `Trajectories` (E, H), in the order of `in_order`."""
-        return self._say(self._read(in_order(x).extras.percept, state[1]))
+        return self._say(self._read(in_order(x).extras.percept, state[1])[0])
 
     def loss(self, task: Task[Trajectories]) -> Tensor:
         """PPO's, see `trials.ppo`."""
-        begun = (), self._nothing(0)  # says the same as L rows of nothing, at less cost
+        begun = (), self._nothing(0)  # says the same as L steps that are missing, at less cost
         return self.objective(self.actions, *self.predict(begun, task.query), task.query)
 
-    def _nothing(self, rows: int) -> Tensor:
-        return self.policy.weight.new_zeros(rows, 1 + self.policy.in_features)
+    def _nothing(self, length: int) -> Memory:
+        def missing(layer: nn.Module) -> Any:
+            zeros = self.policy.weight.new_zeros
+            if isinstance(layer, TemporalConvolution):
+                return zeros(layer.dilation, layer.then.in_features)
+            assert isinstance(layer, CausalAttention)
+            keys, values = layer.key.out_features, layer.value.out_features
+            return zeros(length, keys), zeros(length, values)
+
+        known = self.policy.weight.new_zeros(length)
+        return Memory(known, tuple(missing(layer) for layer in self.layers))
 
     def _say(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self.policy(rows[:, 1:]), self.value(rows[:, 1:])[:, 0]
+        return self.policy(rows), self.value(rows)[:, 0]
 
-    def _read(self, percepts: Percept, memory: Tensor) -> Tensor:
-        """What the layers say of N steps after those in memory, (M, 1 + features) -> (N, 1 +
-        features): each row begins with 1, unlike those of steps that never were, and has what
-        the first layers say of a step, then what later ones do."""
+    def _read(self, percepts: Percept, memory: Memory) -> tuple[Tensor, Memory]:
+        """What the last layer says of N steps after those in memory, (N, features), and the
+        memory with these at its end, N rows longer."""
         x = self.embed(told(percepts))
-        mark = torch.ones_like(x[:, :1])
-        known = torch.cat([memory[:, 0], mark[:, 0]])
+        known = torch.cat([memory.known, torch.ones_like(x[:, 0])])
         step = torch.arange(len(known), device=x.device)
-        ago = step[len(memory) :, None] - step
+        ago = step[len(memory.known) :, None] - step
         seen = (ago >= 0) & (ago <= self.length) & (known > 0)
-        for layer in self.layers:
-            past = memory[:, 1 : 1 + x.shape[-1]]
+        longer = []
+        for layer, past in zip(self.layers, memory.layers, strict=True):
             if isinstance(layer, TemporalConvolution):
-                x = layer.beside(x, _looked_back(past, x, layer.dilation))
+                rows = torch.cat([past, x])
+                x = layer.beside(x, rows[: len(x)])
+                longer.append(rows)
             else:
                 assert isinstance(layer, CausalAttention)
-                x = _attended(layer, x, past, seen)
-        return torch.cat([mark, x], -1)
-
-
-def _looked_back(past: Tensor, x: Tensor, dilation: int) -> Tensor:
-    """The rows `dilation` steps before each of `x` (N, D), which follow `past` (M, D); zeros
-    before the first. M is 0 or at least `dilation`."""
-    if not len(past):
-        return F.pad(x, (0, 0, dilation, 0))[: len(x)]
-    return torch.cat([past[-dilation:][: len(x)], x])[: len(x)]
-
-
-def _attended(layer: CausalAttention, x: Tensor, past: Tensor, seen: Tensor) -> Tensor:
-    """As `CausalAttention.forward`, of steps `x` (N, D) that attend to those of the `past`
-    (M, D) and of their own which `seen` (N, M + N) says. What is asked is made a row, so that a
-    step need not make keys and values of all rows; a bias of keys would change all scores
-    alike, and shares sum to 1."""
-    asked = layer.query(x) @ layer.key.weight / math.sqrt(len(layer.key.weight))
-    score = torch.cat([asked @ past.mT, asked @ x.mT], -1).masked_fill(~seen, -torch.inf)
-    share = score.softmax(-1)
-    read = share[:, : len(past)] @ past + share[:, len(past) :] @ x
-    return torch.cat([x, layer.value(read)], -1)
+                new = layer.key(x), layer.value(x)
+                key, value = (torch.cat(pair) for pair in zip(past, new, strict=True))
+                score = (layer.query(x) @ key.mT / math.sqrt(key.shape[-1])).masked_fill(
+                    ~seen, -torch.inf
+                )
+                x = torch.cat([x, score.softmax(-1) @ value], -1)
+                longer.append((key, value))
+        return x, Memory(known, tuple(longer))

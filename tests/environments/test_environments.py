@@ -31,6 +31,7 @@ from quickstudy.environments import (
     near_goal,
     normal,
     one_hot,
+    rollout,
 )
 from quickstudy.functional import leaves, tree_map, unstack
 
@@ -91,6 +92,20 @@ def test_a_step_compiles_as_one_graph(environment: Environment):
     after = leaves(compiled(tasks, state, action, luck))
     for a, b in zip(after, leaves(step(tasks, state, action, luck)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("environment", ALL, ids=lambda e: type(e).__name__)
+def test_who_says_that_no_step_ends_an_episode_ends_none(environment: Environment):
+    def at_random(state: Any, memory: Any, percept: Any, noise: Tensor) -> Any:
+        return memory, an_action(environment, noise), ()
+
+    tasks = environment.tasks(3, seeded())
+    found = rollout(environment, tasks, at_random, seeded(1), episodes=4)
+    assert environment.ends or (found.done == 0).all()
+    environment.ends, said = True, environment.ends
+    same = rollout(environment, tasks, at_random, seeded(1), episodes=4)
+    environment.ends = said
+    assert all(map(torch.equal, leaves(found), leaves(same)))
 
 
 @pytest.mark.parametrize("environment", ALL, ids=lambda e: type(e).__name__)

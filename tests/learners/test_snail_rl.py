@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 import quickstudy as qs
 from quickstudy import recipe
 from quickstudy.environments import Environment, Pendulum
-from quickstudy.functional import tree_map, unstack
+from quickstudy.functional import leaves, tree_map, unstack
 from quickstudy.learners.snail import CausalAttention, TemporalConvolution
 from quickstudy.trials import in_order
 from tests.learners.test_rl2 import OneArmPays, Uneven
@@ -28,6 +28,11 @@ def acted(
     learner = qs.SNAILPolicy(environment, length=length, width=5, blocks=BLOCKS, **options)
     rollouts = qs.Rollouts(environment, learner, episodes=episodes, trial=True)
     return learner, rollouts.sample(3, Generator().manual_seed(0))
+
+
+def alike(found: Any, expected: Any) -> None:
+    for a, b in zip(leaves(found), leaves(expected), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def naive(learner: qs.SNAILPolicy, percepts: list[Any]) -> Tensor:
@@ -71,14 +76,18 @@ def test_acting_is_reading_the_trial_at_once_is_sums_over_the_past(
         for says, rate in (
             (then.extras.says, then.extras.rate),
             learner.predict(learner.begin(), own.query),
-            learner.predict(((), torch.zeros(0, 1 + expected.shape[1])), own.query),
+            learner.predict(((), learner._nothing(0)), own.query),
         ):
             torch.testing.assert_close(says[:n], learner.policy(expected))
             torch.testing.assert_close(rate[:n], learner.value(expected)[:, 0])
         _, memory = learner.adapt(own.query)
         known = min(n, learner.length)
-        torch.testing.assert_close(memory[learner.length - known :, 1:], expected[n - known :])
-        assert memory[:, 0].sum() == known and not memory[: learner.length - known].any()
+        assert memory.known.tolist() == [0] * (learner.length - known) + [1] * known
+        last, (keys, values) = learner.layers[-1], memory.layers[-1]
+        assert isinstance(last, CausalAttention)
+        told = expected[n - known :, : -values.shape[1]]
+        torch.testing.assert_close(keys[learner.length - known :], last.key(told))
+        torch.testing.assert_close(values[learner.length - known :], last.value(told))
 
 
 @pytest.mark.usefixtures("double")
@@ -92,7 +101,7 @@ def test_what_comes_later_or_is_padding_changes_nothing() -> None:
     junk = torch.where(own.weight > 0, percept.reward, torch.randn_like(percept.reward))
     changed = own._replace(extras=own.extras._replace(percept=percept._replace(reward=junk)))
     torch.testing.assert_close(learner.predict(learner.begin(), changed)[0][:n], says[:n])
-    torch.testing.assert_close(learner.adapt(changed)[1], learner.adapt(own)[1])
+    alike(learner.adapt(changed), learner.adapt(own))
     slopes = torch.autograd.functional.jacobian(
         lambda reward: learner.predict(
             learner.begin(),
@@ -121,7 +130,7 @@ def test_adapting_in_parts_is_adapting_at_once_and_a_loop_finds_what_vmap_does()
     first = tree_map(lambda x: x[:, :2], task.support)
     then = tree_map(lambda x: x[:, 2:], task.support)
     parts = qs.over_tasks(learner.adapt)(then, qs.over_tasks(learner.adapt)(first))
-    torch.testing.assert_close(parts[1], whole[1])
+    alike(parts, whole)
     together = learner(task)
     learner.how = "loop"
     torch.testing.assert_close(learner(task), together)
