@@ -105,6 +105,7 @@ from quickstudy.learners.streaming_lda import StreamingLDA
 from quickstudy.learners.synaptic_intelligence import SynapticIntelligence
 from quickstudy.learners.tim import TIM
 from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
+from quickstudy.learners.varibad import VariBAD
 from quickstudy.lifelong_classifier import LifelongClassifier
 from quickstudy.low_rank import is_low_rank, lora
 from quickstudy.mapping_library import LearnedMapping, MappingLibrary
@@ -231,6 +232,7 @@ __all__ = [
     "TaskMemory",
     "Trajectories",
     "TransductiveFineTuning",
+    "VariBAD",
     "Way",
     "WeightedL1",
     "accuracy",

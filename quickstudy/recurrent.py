@@ -37,6 +37,16 @@ def use_cells(net: Net) -> Net:
     return net
 
 
+@torch.no_grad()
+def remember(memory: nn.GRU, steps: int) -> None:
+    """Sets the biases of the update gates, such that before training the unit that remembers
+    longest does so for about `steps` steps, and others for less, down to one (Tallec &
+    Ollivier, 2018, arXiv:1804.11188)."""
+    added, kept = (memory.get_parameter(f"bias_{x}_l0").chunk(3)[1] for x in ("ih", "hh"))
+    added.zero_()
+    kept.uniform_(1, max(steps - 1, 1)).log_()
+
+
 class Cells(nn.RNNBase):
     """A recurrent net that is computed step by step.
 

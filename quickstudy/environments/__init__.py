@@ -21,6 +21,7 @@ from quickstudy.environments.environment import (
 )
 from quickstudy.environments.grid_maze import GridMaze, Maze
 from quickstudy.environments.gymnasium_family import GymnasiumFamily
+from quickstudy.environments.hidden_goal import HiddenGoal
 from quickstudy.environments.mdp_agents import expected_mdp, plan, play_mdp, sampled_mdp
 from quickstudy.environments.meta_world_family import meta_world
 from quickstudy.environments.mujoco_families import (
@@ -53,6 +54,7 @@ __all__ = [
     "GymnasiumFamily",
     "HalfCheetahDir",
     "HalfCheetahVel",
+    "HiddenGoal",
     "HopperParams",
     "Maze",
     "Navigation2D",

@@ -23,7 +23,7 @@ from quickstudy.environments.actions import actions_of
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Percept, Trajectories
 from quickstudy.functional import tree_map
-from quickstudy.recurrent import use_cells
+from quickstudy.recurrent import remember, use_cells
 from quickstudy.task import Task
 from quickstudy.trials import Moment, in_order, ppo, told
 
@@ -63,7 +63,7 @@ class RL2(Actor):
         inputs = environment.observations + environment.actions + 2
         self.memory = use_cells(nn.GRU(inputs, hidden))
         if remembers is not None:
-            _remember(self.memory, remembers)
+            remember(self.memory, remembers)
         self.policy = nn.Linear(hidden, self.actions.outputs)
         self.value = nn.Linear(hidden, 1)
         weights = {"value_weight": value, "entropy_weight": entropy}
@@ -104,11 +104,3 @@ class RL2(Actor):
     def _read(self, percepts: Percept, memory: Tensor) -> Tensor:
         """The hidden state (N, hidden) at each of N steps."""
         return self.memory(told(percepts), memory[None])[0]
-
-
-@torch.no_grad()
-def _remember(memory: nn.Module, steps: int) -> None:
-    """Sets what the gates by which a unit stays as it is begin with."""
-    added, kept = (memory.get_parameter(f"bias_{x}_l0").chunk(3)[1] for x in ("ih", "hh"))
-    added.zero_()
-    kept.uniform_(1, max(steps - 1, 1)).log_()

@@ -21,6 +21,7 @@ from quickstudy.environments import (
     Environment,
     GaussianBandit,
     GridMaze,
+    HiddenGoal,
     Maze,
     Navigation2D,
     Pendulum,
@@ -42,6 +43,7 @@ ALL = [
     Navigation2D(),
     PointRobot(),
     GridMaze(),
+    HiddenGoal(),
     CartPole(),
     Pendulum(),
 ]

@@ -1,0 +1,77 @@
+"""A goal to be searched on a grid, by VariBAD or by RL² (Zintgraf et al., 2020,
+arXiv:1910.08348, section 5.1).
+
+A task is a goal on a grid of 5 by 5 cells that is not seen, an episode has 15 steps, of which
+those on the goal pay 1 and others -0.1, and a trial is 4 episodes. The goal has to be searched
+on a way that leaves none out, and then be gone to straight. What counts is the return of each
+episode, for 1,000 goals. The paper has pictures only.
+
+As in the published code: the sizes of all nets, a latent of 5, a discount and a decay of 0.95.
+Differs: a cell is seen as a one-hot row, not as two numbers; rewards are decoded by their
+squared errors; batches of 64 trials, 4 times over each; a clip of 0.2; the rate falls by a
+cosine.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+import quickstudy as qs
+from quickstudy.acting import total_reward
+from quickstudy.environments import HiddenGoal, Trajectories
+from quickstudy.recipe import Experiment, Test
+
+RESULT = "rl_grid_{learner}"
+ROW = "new goals"
+Name = Literal["varibad", "rl2"]
+LEARNERS: dict[str, str] = {"varibad": "VariBAD", "rl2": "RL²"}
+
+
+def earned(task: qs.Task[Trajectories], *, episode: int) -> Tensor:
+    """The return of an episode."""
+    return task.query.reward[episode].sum()
+
+
+def recipe(
+    *,
+    learner: Name = "varibad",
+    episodes: int = 4,
+    steps: int = 1000,
+    size: int = 64,
+    lr: float = 4e-3,
+    entropy: float = 0.03,
+    seed: int = 0,
+) -> Experiment:
+    if learner not in get_args(Name):
+        raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
+    grid = HiddenGoal()
+    settings: dict[str, Any] = {"hidden": 64, "remembers": episodes * grid.horizon}
+    settings |= {"discount": 0.95, "decay": 0.95, "clip": 0.2, "entropy": entropy}
+    if learner == "varibad":
+        actor = qs.VariBAD(grid, decoded=12, **settings)
+    else:
+        actor = qs.RL2(grid, **settings)
+    trials = qs.Rollouts(grid, actor, episodes=episodes, trial=True)
+    optimizer = qs.Epochs(torch.optim.Adam(actor.parameters(), lr), 4, parts=4)
+    metrics: dict[str, Callable[[qs.Task[Trajectories]], Tensor]]
+    metrics = {"total reward": total_reward}
+    for episode in range(episodes):
+        metrics[f"return of episode {episode + 1}"] = partial(earned, episode=episode)
+    return Experiment(
+        actor,
+        trials,
+        trials,
+        {ROW: Test(trials, count=1000, size=500, judge=qs.evaluate_rollouts)},
+        optimizer,
+        steps,
+        size,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        clip=1.0,
+        metrics=metrics,  # pyright: ignore[reportArgumentType]
+        judge=partial(qs.evaluate_rollouts, size=500),
+        validate=max(1, steps // 15),
+        validation_count=500,
+    )

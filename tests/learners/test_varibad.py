@@ -1,0 +1,255 @@
+"""VariBAD: beliefs and the ELBO against loops written out, who learns by what, and learning."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+from torch.distributions import Normal, kl_divergence
+
+import quickstudy as qs
+from quickstudy import recipe
+from quickstudy.environments import Environment, HiddenGoal, Pendulum, normal
+from quickstudy.functional import tree_map, unstack
+from quickstudy.trials import in_order, ppo
+from tests.learners.test_rl2 import OneArmPays, Uneven
+
+
+def acted(environment: Environment, episodes: int, **options: Any) -> tuple[qs.VariBAD, Any]:
+    """A learner, and a batch of 3 trials of it."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"latent": 2, "hidden": 6, "policy": [5], "decoder": [7, 4]}
+    learner = qs.VariBAD(environment, **{**sizes, **options})
+    rollouts = qs.Rollouts(environment, learner, episodes=episodes, trial=True)
+    return learner, rollouts.sample(3, Generator().manual_seed(0))
+
+
+def naive(learner: qs.VariBAD, seen: Any) -> list[dict[str, Any]]:
+    """Of one task, a row for each real step: what was done there, and the belief, read by
+    torch's cell a step at a time."""
+    cell = torch.nn.GRUCell(learner.memory.input_size, learner.memory.hidden_size)
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        setattr(cell, name, getattr(learner.memory, f"{name}_l0"))
+    hidden, action = torch.zeros(cell.hidden_size), torch.zeros_like(seen.action[0, 0])
+    reward, done, rows = torch.tensor(0.0), torch.tensor(0.0), []
+    for episode in unstack(seen):
+        for step in unstack(episode):
+            if step.weight == 0:
+                continue
+            told = [step.observation, action, reward[None], done[None]]
+            hidden = cell(torch.cat(told)[None], hidden[None])[0]
+            mean, log_deviation = learner.belief(hidden).chunk(2)
+            belief = Normal(mean, log_deviation.exp())
+            rows.append({"step": step, "hidden": hidden, "belief": belief})
+            action, reward, done = step.action, step.reward, torch.tensor(0.0)
+        done = torch.tensor(1.0)
+    return rows
+
+
+def decode(decoder: Any, *parts: Tensor) -> Tensor:
+    """One m and one step, by layers of torch."""
+    hidden = decoder.first(torch.cat(parts)).relu()
+    return decoder.rest(hidden)
+
+
+def naive_elbo(learner: qs.VariBAD, seen: Any, ts: list[int] | None = None) -> Tensor:
+    """A mean over t, in parts of a number of steps, by two loops."""
+    rows, terms, divergences = naive(learner, seen), [], []
+    before = Normal(torch.zeros(2), torch.ones(2))
+    for t, row in enumerate(rows):
+        belief = row["belief"]
+        divergences.append(kl_divergence(belief, before).sum())
+        before = belief
+        if ts is not None and t not in ts:
+            continue
+        luck = row["step"].extras.luck[:-1]
+        m = belief.mean + belief.stddev * normal(luck)
+        error = torch.tensor(0.0)
+        for other in rows:
+            o, a, r, then = (getattr(other["step"], name) for name in WHAT)
+            error = error + (decode(learner.rewards, m, o, a, then)[0] - r) ** 2
+            if learner.observations is not None:
+                error = error + (decode(learner.observations, m, o, a) - then).square().sum()
+        terms.append(error)
+    total = torch.stack(terms).mean() + learner.kl * torch.stack(divergences).mean()
+    return -total / len(rows)
+
+
+WHAT = ("observation", "action", "reward", "next_observation")
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("environment", [OneArmPays(), Uneven(), Pendulum(horizon=3)])
+def test_acting_is_reading_the_trial_at_once_is_a_loop(environment: Any) -> None:
+    learner, task = acted(environment, 4)
+    for own in unstack(task.query):
+        rows = naive(learner, own)
+        n, seen = len(rows), in_order(own)
+        for row, step in zip(rows, unstack(seen), strict=False):
+            belief = torch.cat([row["belief"].mean, row["belief"].stddev.log()])
+            torch.testing.assert_close(step.extras.belief, belief)
+            says = learner.policy(torch.cat([step.observation, belief]))
+            torch.testing.assert_close(step.extras.moment.says, says[:-1])
+            torch.testing.assert_close(step.extras.moment.rate, says[-1])
+        says, rate = learner.predict(learner.begin(), own)
+        torch.testing.assert_close(says[:n], seen.extras.moment.says[:n])
+        torch.testing.assert_close(rate[:n], seen.extras.moment.rate[:n])
+        torch.testing.assert_close(learner.adapt(own)[1], rows[-1]["hidden"])
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("observations", [False, True])
+@pytest.mark.parametrize("environment", [Uneven(), Pendulum(horizon=3)])
+def test_the_elbo_and_its_gradient_are_those_of_two_loops(
+    environment: Any, observations: bool
+) -> None:
+    learner, task = acted(environment, 3, observations=observations, kl=0.3)
+    for own in unstack(task.query):
+        found, expected = learner._elbo(in_order(own)), naive_elbo(learner, own)
+        torch.testing.assert_close(found, expected)
+        own = [p for name, p in learner.named_parameters() if "policy" not in name]
+        slopes = (torch.autograd.grad(value, own) for value in (found, expected))
+        for a, b in zip(*slopes, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.usefixtures("double")
+def test_of_some_steps_alone_m_is_decoded() -> None:
+    learner, task = acted(Uneven(), 3, decoded=2)
+    chosen = set()
+    for own in unstack(task.query):
+        seen = in_order(own)
+        lots = (seen.extras.luck[:, -1] - 2 * (1 - seen.weight)).tolist()
+        ts = sorted(range(len(lots)), key=lots.__getitem__)[-2:]
+        torch.testing.assert_close(learner._elbo(seen), naive_elbo(learner, own, ts))
+        chosen.add(tuple(ts))
+    assert len(chosen) > 1
+
+
+@pytest.mark.usefixtures("double")
+def test_the_loss_is_of_ppo_by_the_beliefs_it_acted_by_and_of_the_elbo() -> None:
+    learner, task = acted(Uneven(), 4)
+    with torch.no_grad():
+        for p in learner.parameters():  # as after a step, so that beliefs would be others now
+            p.add_(0.1 * torch.randn_like(p))
+    learner.kl = 0.3
+    found = learner(task)
+    for own, loss in zip(unstack(task.query), found, strict=True):
+        seen, moments = in_order(own), own._replace(extras=own.extras.moment)
+        says = learner.policy(torch.cat([seen.observation, seen.extras.belief], -1))
+        settings = {"discount": 0.95, "decay": 0.95, "clip": 0.05, "value_weight": 0.5}
+        args = (learner.actions, says[:, :-1], says[:, -1], moments)
+        policy = ppo(*args, **settings, entropy_weight=0.1)
+        torch.testing.assert_close(loss, policy - naive_elbo(learner, own))
+
+
+@pytest.mark.usefixtures("double")
+def test_neither_loss_has_a_gradient_in_the_others_nets() -> None:
+    learner, task = acted(Uneven(), 4, observations=True)
+    own, named = unstack(task.query)[0], dict(learner.named_parameters())
+    says, rate = learner.predict(learner.begin(), own)
+    acting = says.square().sum() + rate.square().sum()
+    for value, theirs in ((acting, True), (learner._elbo(in_order(own)), False)):
+        slopes = torch.autograd.grad(
+            value, list(named.values()), allow_unused=True, retain_graph=True
+        )
+        for name, slope in zip(named, slopes, strict=True):
+            assert (slope is not None) == (name.startswith("policy") == theirs), name
+    # and of the loss as a whole, what the policy learns by is PPO, whatever the decoders say
+    weights = [p for name, p in named.items() if name.startswith("policy")]
+    before = torch.autograd.grad(learner(task).sum(), weights)
+    with torch.no_grad():
+        learner.rewards.first.bias.add_(1)
+    learner.kl = 3.0
+    for a, b in zip(before, torch.autograd.grad(learner(task).sum(), weights), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("decoded", [None, 2])
+def test_padding_changes_nothing_and_a_loop_finds_what_vmap_does(decoded: int | None) -> None:
+    learner, task = acted(Uneven(), 4, observations=True, decoded=decoded)
+    assert not task.query.weight.all()
+
+    def junk(leaf: Tensor) -> Tensor:
+        real = task.query.weight.view(*task.query.weight.shape, *[1] * (leaf.ndim - 3)) > 0
+        return torch.where(real, leaf, torch.rand_like(leaf))
+
+    kept = {"reward": task.query.reward, "weight": task.query.weight}
+    changed = tree_map(junk, task.query)._replace(**kept)
+    changed = qs.Task(changed, changed)
+    found = learner(task)
+    torch.testing.assert_close(learner(changed), found)
+    learner.how = "loop"
+    torch.testing.assert_close(learner(task), found)
+    for a, b in zip(unstack(task.query), unstack(changed.query), strict=True):
+        torch.testing.assert_close(learner.adapt(a)[1], learner.adapt(b)[1])
+
+
+@pytest.mark.usefixtures("double")
+def test_adapting_in_parts_is_adapting_at_once() -> None:
+    learner, task = acted(Uneven(), 4)
+    for own in unstack(task.query):
+        first, then = (tree_map(lambda x, s=s: x[s], own) for s in (slice(2), slice(2, 4)))
+        parts = learner.adapt(then, learner.adapt(first))
+        torch.testing.assert_close(parts[1], learner.adapt(own)[1])
+
+
+def test_learns_to_try_the_arms_and_to_stay_and_then_is_sure() -> None:
+    for seed in range(3):
+        torch.manual_seed(seed)
+        learner = qs.VariBAD(OneArmPays(), latent=2, hidden=16, entropy=0.01, clip=0.2)
+        rollouts = qs.Rollouts(OneArmPays(), learner, episodes=4, trial=True)
+        before = qs.evaluate_rollouts(learner, rollouts, count=300, size=300)
+        optimizer = qs.Epochs(torch.optim.Adam(learner.parameters(), 0.01), 4, parts=4)
+        for _ in qs.train(learner, rollouts, optimizer, steps=14, size=64, seed=seed):
+            pass
+        after = qs.evaluate_rollouts(learner, rollouts, count=300, size=300)
+        assert after.mean("total reward") <= 3.5 + after.interval("total reward")
+        gain = after.compare(before)
+        assert gain.mean - gain.interval > 0.5, gain
+        # one pull tells what all pay: without that knowledge errors are 0.25
+        task = rollouts.sample(300, Generator().manual_seed(seed)).query
+        elbo = torch.stack([learner._elbo(in_order(own)) for own in unstack(task)])
+        assert elbo.mean() > -0.1
+
+
+def test_the_recipe_is_carried_out_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    settings = {"steps": 3, "size": 4, "episodes": 1}
+
+    def run(folder: str, stop: int, learner: str = "varibad") -> recipe.Run:
+        run = recipe.start("rl_grid", {**settings, "learner": learner}, tmp_path / folder)
+        run.experiment.validation_count = 4
+        statuses = recipe.go(run)
+        for status in statuses:
+            if status.step == stop:
+                break
+        statuses.close()  # pyright: ignore[reportAttributeAccessIssue]
+        return run
+
+    whole, _, parts = run("whole", 3), run("parts", 1), run("parts", 3)
+    pairs = (run.experiment.learner.parameters() for run in (whole, parts))
+    assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
+    for done in (parts, run("other", 1, "rl2")):
+        measured = recipe.finish(done, count=5)["measured"]["new goals"]
+        assert -1.51 < measured["return of episode 1"]["mean"] <= 15
+
+
+def test_the_grid_by_hand() -> None:
+    grid, luck = HiddenGoal(3), torch.zeros(1)
+    goals = grid.tasks(500, Generator().manual_seed(0))
+    assert set(goals.tolist()) == {2, 5, 6, 7, 8}
+    goal = torch.tensor(5)
+    state, seen = grid.reset(goal, luck)
+    assert seen.tolist() == [1] + [0] * 8
+    stay, up, down, left, right = torch.eye(5).unbind()
+    found = []
+    for action in (stay, up, left, down, right, right, right, stay, down):
+        state, seen, reward, done = grid.step(goal, state, action, luck)
+        assert not done and seen[state] == 1 == seen.sum()
+        found.append((int(state), round(reward.item(), 1)))
+    cells = [(0, -0.1)] * 3 + [(3, -0.1), (4, -0.1), (5, 1), (5, 1), (5, 1), (8, -0.1)]
+    assert found == cells
+    best = grid.best_return(goal)  # 2 steps on the way, and 13 on the goal
+    torch.testing.assert_close(best, torch.tensor(13 - 0.2))
