@@ -499,8 +499,13 @@ def _train(
     if json:
         return _print_json(result)
     for row, says in zip(result["measured"], _rows(result), strict=True):
-        paper = result["paper"].get(row)
-        print(says + (f"  (paper: {paper})" if paper else ""))
+        paper = result["paper"].get(row, {})
+        published = ", ".join(
+            _said(metric, paper[metric], paper.get("interval"))
+            for metric in result["measured"][row]
+            if metric in paper
+        )
+        print(says + (f"  (published: {published})" if published else ""))
     print(f"{out / 'result.json'}; pictures: quickstudy report {out}", file=sys.stderr)
 
 
@@ -761,18 +766,17 @@ def _rows(result: Json) -> Iterator[str]:
     """A line for each row of a result."""
     for row, metrics in result["measured"].items():
         numbers = {metric: v for metric, v in metrics.items() if metric != "card"}
-        says = ", ".join(
-            f"{m} {_said(v['mean'])} ± {_said(v['interval'])}" for m, v in numbers.items()
+        yield f"{row}: " + ", ".join(
+            _said(m, v["mean"], v["interval"]) for m, v in numbers.items()
         )
-        yield f"{row}: {says}"
 
 
 def _headline(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n", 1)[0]
 
 
-def _said(number: float | None) -> str:
-    return "not finite" if number is None else f"{number:.4f}"
+def _said(metric: str, mean: float | None, interval: float | None = None) -> str:
+    return f"{metric} {'not finite' if mean is None else progress.said(metric, mean, interval)}"
 
 
 def _dumps(data: Json) -> str:
