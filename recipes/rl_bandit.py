@@ -11,10 +11,10 @@ As in the papers: a discount of 0.99 and, of RL², advantages that decay by 0.3.
 of 64, not 256, that begins with units of long memory, or filters, keys and values of 16, not
 32; Adam on PPO's objective, 4 times over each batch, not TRPO; batches of about 5,000 pulls
 where the papers have 250,000, so that 3,000 of them have 6 % of the pulls of their 1,000; the
-rate falls by a cosine. Trials of more than 20 pulls have 600 batches of 256 trials, each 4 times
-in 4 parts, which are as many pulls in all when a trial has 100; a discount of 0.95, and entropy
-that counts 0.05 instead of 0.01: without these a policy settles on one arm for all bandits
-before it has learned to look at what was paid.
+rate falls by a cosine. Trials of more than 20 pulls have 600 batches of 256 trials, each 4
+times in 4 parts, which are as many pulls in all when a trial has 100; a discount of 0.95, and
+entropy that counts 0.05 instead of 0.01: without these a policy settles on one arm for all
+bandits before it has learned to look at what was paid.
 """
 
 from functools import partial
