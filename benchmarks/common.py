@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from quickstudy.recipe import hardware
+from quickstudy.recipe import hardware, stored
 
 
 def write(
@@ -26,3 +26,11 @@ def write(
         record |= {"date": date, "hardware": hardware()}
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def recorded(result: str, metric: str) -> str:
+    """What a stored result of one row says, mean ± 95 % interval; nothing where it is not
+    recorded."""
+    for row in stored().get(result, {"measured": {}})["measured"].values():
+        return f"{row[metric]['mean']:#.4g} ± {row[metric]['interval']:.2g}"
+    return ""

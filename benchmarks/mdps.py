@@ -3,7 +3,8 @@
 Total reward of trials of n episodes in processes of 10 states and 5 actions, 10 steps each; the
 mean over processes ± its 95 % interval, and in brackets the number of RL² (Duan et al., 2016,
 arXiv:1611.02779, table 2). PSRL and the greedy agent begin with the distribution that processes
-are drawn from, which the paper does not say of its own.
+are drawn from, which the paper does not say of its own. RL² and the SNAIL policy are what
+their recipe has recorded, on 1,000 processes of its own.
 
     python -m benchmarks.mdps --out FILE.json
 """
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.common import write
+from benchmarks.common import recorded, write
 from quickstudy.environments import (
     MDP,
     TabularMDP,
@@ -30,6 +31,8 @@ PAPER = {
     10: {"random": 100.1, "PSRL": 138.1, "greedy": 134.8, "RL²": 156.2},
     25: {"random": 250.2, "PSRL": 408.8, "greedy": 368.8, "RL²": 445.7},
 }
+
+LEARNED = ("rl2", "snail")
 
 
 def at_random(state: Any, memory: Any, percept: Any, noise: Tensor) -> Any:
@@ -60,7 +63,10 @@ def main() -> None:
             half = 1.96 * total.std() / len(total) ** 0.5
             said = f" ({published[name]})" if name in published else ""
             row[name] = f"{total.mean():.1f} ± {half:.1f}{said}"
-        rows.append(row | {"RL²": f"({published['RL²']})"})
+        rl2, snail = (
+            recorded(f"rl_mdp_{x}_{episodes}_episodes", "total reward") for x in LEARNED
+        )
+        rows.append(row | {"RL²": f"{rl2} ({published['RL²']})", "SNAIL policy": snail})
     title = f"Total reward in {options.count:,} tabular MDPs (published: RL², table 2)"
     write("mdps", title, rows, options.out, count=options.count)
 
