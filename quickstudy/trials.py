@@ -1,7 +1,8 @@
 """Trials: several episodes of one task, one after the other, in which a policy learns by its
 memory; and how it is trained."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from quickstudy.advantages import clipped, gae
 from quickstudy.environments.actions import Actions
 from quickstudy.environments.rollout import Percept, Trajectories
 from quickstudy.functional import tree_map, weighted_mean
+
+Schedule: TypeAlias = Callable[[int], float]
+"""A number that changes in training: a function of the meta-steps that are done."""
 
 
 class Moment(NamedTuple):
@@ -53,6 +57,11 @@ def ppo(
         - entropy_weight * actions.entropy(says)
     )
     return weighted_mean(each, seen.weight)
+
+
+def at(done: int, settings: Mapping[str, float | Schedule]) -> dict[str, float]:
+    """Settings after `done` meta-steps: numbers, and functions of these steps, as numbers."""
+    return {k: value(done) if callable(value) else value for k, value in settings.items()}
 
 
 def _discounted_steps_left(trial: Trajectories, discount: float) -> Tensor:

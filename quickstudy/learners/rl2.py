@@ -25,7 +25,7 @@ from quickstudy.environments.rollout import Percept, Trajectories
 from quickstudy.functional import tree_map
 from quickstudy.recurrent import remember, use_cells
 from quickstudy.task import Task
-from quickstudy.trials import Moment, in_order, ppo, told
+from quickstudy.trials import Moment, Schedule, at, in_order, ppo, told
 
 
 class RL2(Actor):
@@ -38,7 +38,8 @@ class RL2(Actor):
         remembers: before training, for how many steps the unit remembers that does so longest,
             such as the length of a trial; others do for less, down to one step (Tallec &
             Ollivier, 2018, arXiv:1804.11188). None: as PyTorch has it, all for about two.
-        discount: γ, of rewards, in a trial as a whole.
+        discount: γ, of rewards, in a trial as a whole. This, `decay` and `entropy` may be
+            functions of the number of meta-steps done, such as to look farther ahead later.
         decay: λ, of advantages (see `advantages.gae`).
         clip: ε, by which the probability of an action may change on a batch (see
             `advantages.clipped`).
@@ -52,11 +53,11 @@ class RL2(Actor):
         *,
         hidden: int = 256,
         remembers: int | None = None,
-        discount: float = 0.99,
-        decay: float = 0.3,
+        discount: float | Schedule = 0.99,
+        decay: float | Schedule = 0.3,
         clip: float = 0.2,
         value: float = 0.5,
-        entropy: float = 0.01,
+        entropy: float | Schedule = 0.01,
     ):
         super().__init__()
         self.actions = actions_of(environment)
@@ -66,8 +67,13 @@ class RL2(Actor):
             remember(self.memory, remembers)
         self.policy = nn.Linear(hidden, self.actions.outputs)
         self.value = nn.Linear(hidden, 1)
-        weights = {"value_weight": value, "entropy_weight": entropy}
-        self.objective = partial(ppo, discount=discount, decay=decay, clip=clip, **weights)
+        self.settings = {"value_weight": value, "entropy_weight": entropy, "clip": clip}
+        self.settings |= {"discount": discount, "decay": decay}
+        self.anneal(0)
+
+    def anneal(self, done: int) -> None:
+        """Sets discount, decay and entropy to what they are after `done` meta-steps."""
+        self.objective = partial(ppo, **at(done, self.settings))
 
     def begin(self) -> tuple[tuple[()], Tensor]:
         """A hidden state (hidden,) of zeros."""

@@ -30,7 +30,7 @@ from quickstudy.environments.rollout import Percept, Trajectories
 from quickstudy.functional import tree_map
 from quickstudy.learners.snail import Block, CausalAttention, TemporalConvolution
 from quickstudy.task import Task
-from quickstudy.trials import Moment, in_order, ppo, told
+from quickstudy.trials import Moment, Schedule, at, in_order, ppo, told
 
 
 class Memory(NamedTuple):
@@ -52,7 +52,8 @@ class SNAILPolicy(Actor):
         blocks: the net, as of `SNAIL`; the default is the paper's for bandits and MDPs.
         reach: how far a block of convolutions looks back, at most; None: L. With 2 it is one
             convolution, of a step and the last one, and all else is left to attention.
-        discount: γ, of rewards, in a trial as a whole.
+        discount: γ, of rewards, in a trial as a whole. This, `decay` and `entropy` may be
+            functions of the number of meta-steps done, such as to look farther ahead later.
         decay: λ, of advantages (see `advantages.gae`).
         clip: ε, by which the probability of an action may change on a batch (see
             `advantages.clipped`).
@@ -68,11 +69,11 @@ class SNAILPolicy(Actor):
         width: int = 32,
         blocks: Sequence[Block] = (32, 32, (32, 32)),
         reach: int | None = None,
-        discount: float = 0.99,
-        decay: float = 0.3,
+        discount: float | Schedule = 0.99,
+        decay: float | Schedule = 0.3,
         clip: float = 0.2,
         value: float = 0.5,
-        entropy: float = 0.01,
+        entropy: float | Schedule = 0.01,
     ):
         super().__init__()
         self.length, self.actions = length, actions_of(environment)
@@ -89,8 +90,13 @@ class SNAILPolicy(Actor):
                 inputs += block[1]
         self.policy = nn.Linear(inputs, self.actions.outputs)
         self.value = nn.Linear(inputs, 1)
-        weights = {"value_weight": value, "entropy_weight": entropy}
-        self.objective = partial(ppo, discount=discount, decay=decay, clip=clip, **weights)
+        self.settings = {"value_weight": value, "entropy_weight": entropy, "clip": clip}
+        self.settings |= {"discount": discount, "decay": decay}
+        self.anneal(0)
+
+    def anneal(self, done: int) -> None:
+        """Sets discount, decay and entropy to what they are after `done` meta-steps."""
+        self.objective = partial(ppo, **at(done, self.settings))
 
     def begin(self) -> tuple[tuple[()], Memory]:
         """No steps yet: of the last L, all are missing."""

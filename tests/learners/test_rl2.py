@@ -129,6 +129,18 @@ def test_loss_is_its_three_parts() -> None:
 
 
 @pytest.mark.usefixtures("double")
+def test_functions_of_steps_are_what_they_are_then() -> None:
+    names, numbers = ("discount", "decay", "entropy"), (0.7, 0.8, 0.05)
+    learner, task = acted(Uneven(), 4, **dict.fromkeys(names, lambda done: 0.1 * done))
+    for done in (3, 9):
+        learner.anneal(done)
+        same, again = acted(Uneven(), 4, **dict.fromkeys(names, 0.1 * done))
+        torch.testing.assert_close(learner(task), same(again))
+    other, again = acted(Uneven(), 4, **dict(zip(names, numbers, strict=True)))
+    assert not torch.isclose(learner(task), other(again)).any()
+
+
+@pytest.mark.usefixtures("double")
 def test_a_loop_finds_what_vmap_does() -> None:
     learner, task = acted(Uneven(), 2)
     together = learner(task)
