@@ -7,10 +7,10 @@ on a way that leaves none out, and then be gone to straight. What counts is the 
 episode, for 1,000 goals. The paper has pictures only.
 
 As in the published code: encoder and decoder, a discount and a decay of 0.95. Differs: a cell
-is seen as a one-hot row, not as two numbers; a policy of 128-128, not 32, a latent of 10, not 5,
-and divergences that count 0.01, not 0.1, with which it learns to use what it knows sooner;
+is seen as a one-hot row, not as two numbers; a policy of 128-128, not 32, a latent of 10, not
+5, and divergences that count 0.01, not 0.1, with which it learns to use what it knows sooner;
 rewards are decoded by their squared errors; batches of 64 trials, 4 times over each in 4 parts;
-a clip of 0.2; the rate falls by a cosine; 2.3 million steps, a quarter of those published.
+a clip of 0.2; the rate falls by a cosine; 2.3 million steps in all.
 """
 
 from collections.abc import Callable
