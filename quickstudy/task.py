@@ -75,6 +75,11 @@ def batches(
 
     A batch is a function of (seed, rank, step) alone: a resumed run sees the batches it
     would have seen, and two learners given one seed see the same tasks.
+
+    Raises:
+        ValueError: no tasks in a step.
     """
+    if size < 1:
+        raise ValueError(f"size={size}: a step needs at least one task.")
     for step in range(start, steps):
         yield tasks.sample(size, Generator().manual_seed(entropy(seed, rank, step)))

@@ -19,7 +19,7 @@ a third of the batches, by a discount of 0.99, advantages that decay by 0.9 and 
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -40,11 +40,12 @@ PAPER = {
     "rl_bandit_snail_10_arms_100_pulls": {ROW: {"total reward": 83.5, "interval": 0.8}},
 }
 LEARNERS: dict[str, str] = {"rl2": "RL²", "snail": "SNAIL policy"}
+Name = Literal["rl2", "snail"]
 
 
 def recipe(
     *,
-    learner: str = "rl2",
+    learner: Name = "rl2",
     arms: int = 5,
     pulls: int = 10,
     steps: int | None = None,
@@ -53,6 +54,8 @@ def recipe(
     lr: float = 3e-3,
     seed: int = 0,
 ) -> Experiment:
+    if learner not in get_args(Name):
+        raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     bandit, few, long = BernoulliBandit(arms), hidden // 4, pulls > 20
     steps = steps or (600 if long else 3000)
     credit: dict[str, Any] = {}

@@ -15,6 +15,7 @@ trials; a GRU of 64, or filters, keys and values of 16; the rate falls by a cosi
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from quickstudy.recipe import Experiment, Test
 RESULT = "rl_maze_{learner}"
 ROW = "new mazes"
 LEARNERS: dict[str, str] = {"rl2": "RL²", "snail": "SNAIL policy"}
+Name = Literal["rl2", "snail"]
 
 
 def found(task: qs.Task[Trajectories], *, episode: int) -> Tensor:
@@ -41,7 +43,7 @@ def length(task: qs.Task[Trajectories], *, episode: int) -> Tensor:
 
 def recipe(
     *,
-    learner: str = "rl2",
+    learner: Name = "rl2",
     episodes: int = 2,
     steps: int = 1500,
     size: int = 128,
@@ -49,6 +51,8 @@ def recipe(
     lr: float = 3e-3,
     seed: int = 0,
 ) -> Experiment:
+    if learner not in get_args(Name):
+        raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     maze = GridMaze(4, horizon=30)
     most, few, decay = episodes * maze.horizon, hidden // 4, 0.95
     if learner == "rl2":

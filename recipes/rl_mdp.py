@@ -18,6 +18,7 @@ whole trial, and attends once: with 7 convolutions in a block it learns much mor
 """
 
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 
@@ -32,11 +33,12 @@ PAPER = {
     "rl_mdp_rl2_25_episodes": {ROW: {"total reward": 445.7}},
 }
 LEARNERS: dict[str, str] = {"rl2": "RL²", "snail": "SNAIL policy"}
+Name = Literal["rl2", "snail"]
 
 
 def recipe(
     *,
-    learner: str = "rl2",
+    learner: Name = "rl2",
     episodes: int = 10,
     steps: int = 1200,
     size: int = 128,
@@ -46,6 +48,8 @@ def recipe(
     entropy: float = 0.1,
     seed: int = 0,
 ) -> Experiment:
+    if learner not in get_args(Name):
+        raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     process = TabularMDP()
     length, half = episodes * process.horizon, hidden // 2
     weights = {"discount": discount, "entropy": entropy}

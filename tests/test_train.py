@@ -287,3 +287,8 @@ def test_a_learner_is_trained_under_torch_compile_as_without():
     losses = run(wrapped, torch.optim.SGD(wrapped.parameters(), 0.05))
     torch.testing.assert_close(losses, expected)
     assert_equal(compiled, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_of_no_tasks_are_refused():
+    with pytest.raises(ValueError, match="at least one task"):
+        next(batches(Waves(), 0, steps=1))

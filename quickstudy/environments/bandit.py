@@ -13,14 +13,14 @@ class BernoulliBandit(Environment):
     RL² (Duan et al., 2016, arXiv:1611.02779, section 3.1). A task is the probabilities (A,).
 
     Args:
-        arms: A.
+        arms: A, 2 or more.
         horizon: pulls of an episode. In RL² a pull is an episode, and a trial has many.
     """
 
     observations, discrete, noise, ends = 1, True, 1, False
 
     def __init__(self, arms: int = 5, *, horizon: int = 1):
-        self.actions, self.horizon = arms, horizon
+        self.actions, self.horizon = _several(arms), horizon
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         """Probabilities (T, A)."""
@@ -42,7 +42,7 @@ class GaussianBandit(Environment):
     means (A,).
 
     Args:
-        arms: A.
+        arms: A, 2 or more.
         deviation: the standard deviation of what an arm pays.
         horizon: pulls of an episode.
     """
@@ -50,7 +50,7 @@ class GaussianBandit(Environment):
     observations, discrete, noise, ends = 1, True, 1, False
 
     def __init__(self, arms: int = 5, *, deviation: float = 1.0, horizon: int = 1):
-        self.actions, self.deviation, self.horizon = arms, deviation, horizon
+        self.actions, self.deviation, self.horizon = _several(arms), deviation, horizon
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         """Means (T, A)."""
@@ -65,3 +65,9 @@ class GaussianBandit(Environment):
         """Pays the arm's mean and noise."""
         reward = (action * task).sum(-1) + self.deviation * normal(noise[0])
         return (), torch.ones_like(noise), reward, torch.zeros_like(reward)
+
+
+def _several(arms: int) -> int:
+    if arms < 2:
+        raise ValueError(f"arms={arms}: there is nothing to choose, give at least 2.")
+    return arms

@@ -128,6 +128,12 @@ def test_noise_becomes_draws_of_the_right_distributions():
     assert categorical(torch.zeros(2), torch.tensor([0.0, 0.5])).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("bandit", [BernoulliBandit, GaussianBandit])
+def test_one_arm_is_no_bandit(bandit: Any):
+    with pytest.raises(ValueError, match="at least 2"):
+        bandit(1)
+
+
 def test_arms_pay_what_they_should():
     noise = torch.rand(20_000, 1, generator=seeded())
     arm, task = one_hot(torch.tensor(1), 2, torch.float), torch.tensor([0.9, 0.3])
