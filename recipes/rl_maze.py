@@ -10,7 +10,8 @@ and 188.6 are needed at random; ours are others, and these numbers not to be com
 
 As in the papers: rewards, a discount of 0.99, two episodes. Differs: mazes of 4 by 4 cells and
 30 steps; PPO, 4 times over each batch, not TRPO; advantages decay by 0.95; batches of 128
-trials; a GRU of 64, or filters, keys and values of 16; the rate falls by a cosine.
+trials; a GRU of 64, or filters, keys and values of 16, and convolutions of a step and the last
+one only; the rate falls by a cosine.
 """
 
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def recipe(
     *,
     learner: Name = "rl2",
     episodes: int = 2,
-    steps: int = 1500,
+    steps: int = 800,
     size: int = 128,
     hidden: int = 64,
     lr: float = 3e-3,
@@ -59,7 +60,9 @@ def recipe(
         actor = qs.RL2(maze, hidden=hidden, remembers=most, decay=decay)
     else:
         blocks = (few, (few, few), few, (few, few))  # as in the paper's section 5.4, narrower
-        actor = qs.SNAILPolicy(maze, length=most, width=few, blocks=blocks, decay=decay)
+        actor = qs.SNAILPolicy(
+            maze, length=most, width=few, blocks=blocks, reach=2, decay=decay
+        )
     actor.chunk = 64  # which stays in a processor's cache
     trials = qs.Rollouts(maze, actor, episodes=episodes, trial=True)
     optimizer = qs.Epochs(torch.optim.Adam(actor.parameters(), lr), 4)
