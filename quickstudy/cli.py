@@ -106,7 +106,9 @@ def evaluate(
     if json:
         return _print_json({name: report.to_json() for name, report in reports.items()})
     for name, report in reports.items():
-        print(f"{name}: {report}")
+        says = ", ".join(_said(m, report.mean(m), report.interval(m)) for m in report.values)
+        card = ", ".join(f"{key}: {value}" for key, value in report.card.items())
+        print(f"{name}: {says}  [{card}]")
 
 
 def adapt(
