@@ -16,7 +16,8 @@ times in 4 parts, which are as many pulls in all when a trial has 100. They look
 first, by a discount of 0.95, with entropy that counts 0.05 (elsewhere 0.01), as else a policy
 settles on one arm for all bandits before it has learned to look at what was paid; and far after
 a third of the batches, by a discount of 0.99, advantages that decay by 0.9 and entropy of 0.02.
-The result of 100 pulls of 10 arms is of a GRU of 128 (`--hidden 128`), which earns a little more.
+The result of 100 pulls of 10 arms is of a GRU of 128 (`--hidden 128`), which earns a little
+more.
 """
 
 from functools import partial
