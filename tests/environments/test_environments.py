@@ -86,6 +86,7 @@ def test_many_at_once_are_each_by_itself(environment: Environment, double: None)
 
 @pytest.mark.parametrize("environment", ALL, ids=lambda e: type(e).__name__)
 def test_a_step_compiles_as_one_graph(environment: Environment):
+    torch.compiler.reset()  # one function of many environments would reach the limit of graphs
     tasks = environment.tasks(3, seeded())
     state, _ = vmap(environment.reset)(tasks, torch.rand(3, environment.noise))
     action = an_action(environment, torch.rand(3, environment.actions))

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -207,7 +208,7 @@ def test_one_that_always_dies_is_given_up(tmp_path: Any) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_processes_end_with_the_family_and_with_ctrl_c() -> None:
+def test_processes_end_with_the_family_and_with_ctrl_c(tmp_path: Path) -> None:
     family = drifts(workers=2)
     assert not multiprocessing.active_children()
     walked(family)
@@ -218,11 +219,19 @@ def test_processes_end_with_the_family_and_with_ctrl_c() -> None:
 
     class Slow(Drift):
         def step(self, action: Any) -> Any:
-            time.sleep(20)
+            (tmp_path / str(os.getpid())).touch()
+            time.sleep(60)
 
     slow = drifts(Slow, workers=2)
     main = threading.main_thread().ident
-    threading.Timer(0.5, signal.pthread_kill, [main, signal.SIGINT]).start()
+    assert main is not None
+
+    def interrupt() -> None:
+        while len(list(tmp_path.iterdir())) < 2:  # until both work
+            time.sleep(0.05)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         walked(slow)
     assert not multiprocessing.active_children()
