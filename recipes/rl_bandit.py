@@ -13,9 +13,10 @@ of 64, not 256, that begins with units of long memory, or filters, keys and valu
 where the papers have 250,000, so that 3,000 of them have 6 % of the pulls of their 1,000; the
 rate falls by a cosine. Trials of more than 20 pulls have 600 batches of 256 trials, each 4
 times in 4 parts, which are as many pulls in all when a trial has 100. They look ahead little at
-first, by a discount of 0.95, with entropy that counts 0.05 (elsewhere 0.01), as else a policy
-settles on one arm for all bandits before it has learned to look at what was paid; and far after
-a third of the batches, by a discount of 0.99, advantages that decay by 0.9 and entropy of 0.02.
+first, by a discount of 0.95, with entropy that counts 0.05 (elsewhere 0.01), and far after a
+third of the batches, by a discount of 0.99, advantages that decay by 0.9 and entropy of 0.02.
+With the settings of short trials, a policy that pulls 100 times settled on one arm for all
+bandits before it had learned to look at what was paid.
 The result of 100 pulls of 10 arms is of a GRU of 128 (`--hidden 128`), which earns a little
 more.
 """

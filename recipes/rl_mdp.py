@@ -14,8 +14,8 @@ of 64, not 256, that begins with units of long memory; batches of 128 trials (12
 where the papers have 250,000 steps, so that 1,200 of them have 6 % of the steps of their 1,000;
 the rate falls by a cosine. The SNAIL policy puts each step beside the last one by a convolution
 of 32 filters and attends, twice; the paper has two blocks of convolutions that look back on the
-whole trial, and attends once: with 7 convolutions in a block it learns much more slowly. The
-result of 25 episodes is of 300 batches (`--steps 300`).
+whole trial, and attends once, which costs several times as much. The result of 25 episodes is
+of 300 batches (`--steps 300`).
 """
 
 from functools import partial

@@ -233,10 +233,12 @@ def test_processes_end_with_the_family_and_with_ctrl_c(tmp_path: Path) -> None:
 
     # tests that a shell runs in the background are told to ignore interrupts
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        walked(slow)
-    signal.signal(signal.SIGINT, before)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            walked(slow)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not multiprocessing.active_children()
 
 
