@@ -25,8 +25,8 @@ from torch import Generator, Tensor
 from torch.func import vmap
 
 from benchmarks.common import write
+from quickstudy.core.functional import unstack
 from quickstudy.environments import BernoulliBandit, Environment, Navigation2D, TabularMDP
-from quickstudy.functional import unstack
 
 BATCH, VECTOR, STEPS = 4096, 64, 100
 

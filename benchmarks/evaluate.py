@@ -17,10 +17,10 @@ from torch import Tensor
 
 from benchmarks.common import write
 from quickstudy import FewShot, PrototypicalNetwork, TaskDistribution, batches, evaluate
+from quickstudy.core.functional import unstack
+from quickstudy.core.task import TaskBatch
 from quickstudy.datasets import Labelled
-from quickstudy.functional import unstack
-from quickstudy.nets import Conv4
-from quickstudy.task import TaskBatch
+from quickstudy.nets.backbones import Conv4
 
 BLOCK = 100
 
@@ -31,7 +31,7 @@ class Drawn(TaskDistribution):
     def __init__(self, batch: TaskBatch):
         self.batch = batch
 
-    def sample(self, size: int, generator: torch.Generator) -> TaskBatch:
+    def sample(self, n_tasks: int, generator: torch.Generator) -> TaskBatch:
         return self.batch
 
 
@@ -48,7 +48,7 @@ def alone(learner: PrototypicalNetwork, batch: TaskBatch) -> Tensor:
 
 
 def together(learner: PrototypicalNetwork, batch: TaskBatch) -> Tensor:
-    report = evaluate(learner, Drawn(batch), count=BLOCK, size=BLOCK)
+    report = evaluate(learner, Drawn(batch), n_tasks=BLOCK, meta_batch_size=BLOCK)
     return report.values["accuracy"]
 
 

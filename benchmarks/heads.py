@@ -29,14 +29,14 @@ from torch import Tensor, nn
 
 from benchmarks.common import write
 from quickstudy import LRD2, R2D2, Examples, Learner, MetaOptNet, Task
-from quickstudy.execution import How
-from quickstudy.functional import unstack
-from quickstudy.learners.r2d2 import Fitted
-from quickstudy.task import TaskBatch
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import unstack
+from quickstudy.core.task import TaskBatch
+from quickstudy.execution.batching import Execution
+from quickstudy.learners.heads.r2d2 import Fitted
+from quickstudy.testing.learners import Blobs
 
 TASKS, WAYS, QUERIES = 64, 5, 6
-HOWS: tuple[How, ...] = ("vmap", "loop")
+HOWS: tuple[Execution, ...] = ("vmap", "loop")
 LEARNERS: dict[str, Learner[Fitted]] = {
     "R2-D2": R2D2(nn.Identity()),
     "LR-D2": LRD2(nn.Identity()),
@@ -76,14 +76,14 @@ def by_slsqp(support: Examples) -> np.ndarray:
     return found.x.reshape(y.shape).T @ x
 
 
-def forward(learner: Learner[Fitted], batch: TaskBatch, how: How) -> Tensor:
-    learner.how = how
+def forward(learner: Learner[Fitted], batch: TaskBatch, execution: Execution) -> Tensor:
+    learner.execution = execution
     with torch.no_grad():
         return learner(batch)
 
 
-def backward(learner: Learner[Fitted], batch: TaskBatch, how: How) -> Tensor:
-    learner.how = how
+def backward(learner: Learner[Fitted], batch: TaskBatch, execution: Execution) -> Tensor:
+    learner.execution = execution
     own = Task(*(part._replace(x=part.x.detach().requires_grad_()) for part in batch))
     losses = learner(own)
     return torch.cat(torch.autograd.grad(losses.sum(), [part.x for part in own]), 1)
@@ -128,7 +128,7 @@ def main() -> None:
         batch = drawn.sample(TASKS, torch.Generator().manual_seed(0))
         row: dict[str, Any] = {"head": name, "shots": shots, "D": width}
         for suffix, work in {"": forward, " and backward": backward}.items():
-            ways = {how: partial(work, learner, batch, how) for how in HOWS}
+            ways = {execution: partial(work, learner, batch, execution) for execution in HOWS}
             a, b = (way() for way in ways.values())
             apart = max(apart, ((a - b).norm() / b.norm()).item())
             ms = medians(ways, options.turns)

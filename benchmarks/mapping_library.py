@@ -36,9 +36,9 @@ from torch import Generator, Tensor
 
 import quickstudy as qs
 from benchmarks.common import write
-from quickstudy.evaluate import evaluating
-from quickstudy.functional import tree_map, unstack
-from quickstudy.task import TaskBatch
+from quickstudy.core.functional import tree_map, unstack
+from quickstudy.core.task import TaskBatch
+from quickstudy.evaluation.protocol import evaluating
 
 STREAM, SHOTS, STEPS = 50, 20, 20  # tasks; examples and inner steps of each
 FUNCTIONS, CHANGE, NOISE = 10, 0.05, 0.2  # that recur; of a parameter's range; of y
@@ -50,7 +50,7 @@ RATE, NEAREST = 0.003, STREAM  # of inner steps after meta-training; mappings th
 AFRESH, NETWORK, LIBRARY = "base, afresh each time", "one network", "library of mappings"
 RECUR, OTHER = "a function that recurs", "a function that never does"
 
-SINE, LINE, PARABOLA = qs.Sinusoid(), qs.Line(), qs.Parabola()
+SINE, LINE, PARABOLA = qs.Sinusoid(), qs.tasks.Line(), qs.tasks.Parabola()
 WAVES, LINES = (SINE.amplitude, SINE.phase), (LINE.slope, LINE.intercept)
 PARABOLAS = (PARABOLA.curvature, PARABOLA.centre, PARABOLA.height)
 RANGES = torch.tensor([*WAVES, *LINES, *PARABOLAS])  # (7, 2)
@@ -65,11 +65,11 @@ class Related(qs.TaskDistribution):
         self.parameters = low + (high - low) * torch.rand(functions, 7, generator=generator)
         self.parameters[:, 4] *= 2 * torch.randint(2, (functions,), generator=generator) - 1
 
-    def sample(self, size: int, generator: Generator) -> TaskBatch:
+    def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
         """`size` tasks: x and y (T, N, 1), queries on a grid and without noise."""
-        which = torch.randint(len(self.kinds), (size,), generator=generator)
+        which = torch.randint(len(self.kinds), (n_tasks,), generator=generator)
         width = CHANGE * (RANGES[:, 1] - RANGES[:, 0])
-        change = width * (2 * torch.rand(size, 7, generator=generator) - 1)
+        change = width * (2 * torch.rand(n_tasks, 7, generator=generator) - 1)
         own = (self.parameters[which] + change)[:, None, None].unbind(-1)  # 7 of (T, 1, 1)
         amplitude, phase, slope, intercept, curvature, centre, height = own
 
@@ -78,12 +78,12 @@ class Related(qs.TaskDistribution):
             lines = slope * x + intercept
             parabolas = curvature * (x - centre).square() + height
             every = torch.stack([waves, lines, parabolas])  # (3, T, N, 1)
-            y = every[self.kinds[which], torch.arange(size)]
+            y = every[self.kinds[which], torch.arange(n_tasks)]
             y = y + noise * torch.randn(y.shape, generator=generator)
             return qs.Examples(x, y, torch.ones(x.shape[:2]))
 
-        support = examples(10 * torch.rand(size, SHOTS, 1, generator=generator) - 5, NOISE)
-        grid = torch.linspace(-5, 5, 100)[:, None].repeat(size, 1, 1)
+        support = examples(10 * torch.rand(n_tasks, SHOTS, 1, generator=generator) - 5, NOISE)
+        grid = torch.linspace(-5, 5, 100)[:, None].repeat(n_tasks, 1, 1)
         return qs.Task(support, examples(grid, 0.0))
 
 
@@ -94,7 +94,7 @@ def trained(tasks: qs.TaskDistribution, steps: int, seed: int) -> qs.MAML:
     learner = qs.MAML(net, lr=0.01, steps=1, criterion=qs.squared_error)
     optimizer = torch.optim.Adam(learner.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in qs.train(learner, tasks, optimizer, steps=steps, size=25, seed=seed):
+    for _ in qs.train(learner, tasks, optimizer, steps=steps, meta_batch_size=25, seed=seed):
         schedule.step()
     return learner
 
@@ -108,7 +108,7 @@ def errors(learner: qs.MAML, starts: Any, tasks: qs.Task[qs.Examples], steps: in
         return qs.squared_error(learner.predict(state, task.query.x), task.query)
 
     with evaluating(learner):
-        return qs.over_tasks(error)(starts, tasks)
+        return qs.execution.over_tasks(error)(starts, tasks)
 
 
 def repeated(state: Any, count: int) -> Any:
@@ -182,8 +182,8 @@ def stream(learner: qs.MAML, folder: Path, counts: dict[str, int], seed: int) ->
 
 def run(steps: int, counts: dict[str, int], seed: int) -> dict[str, Any]:
     """Of one seed."""
-    kinds = (qs.Sinusoid, qs.Line, qs.Parabola)
-    learner = trained(qs.Mixture(*(kind(10, 10) for kind in kinds)), steps, seed)
+    kinds = (qs.Sinusoid, qs.tasks.Line, qs.tasks.Parabola)
+    learner = trained(qs.tasks.Mixture(*(kind(10, 10) for kind in kinds)), steps, seed)
     with tempfile.TemporaryDirectory() as folder:
         return stream(learner, Path(folder), counts, seed)
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import write
-from quickstudy import MAML, Examples, Learner, Task, use_batch_statistics
-from quickstudy.functional import tree_map
-from quickstudy.learners.imaml import IMAML
-from quickstudy.memory import peak
-from quickstudy.nets import Conv4
+from quickstudy import MAML, Examples, Learner, Task
+from quickstudy.core.functional import tree_map
+from quickstudy.execution.chunked import peak
+from quickstudy.learners.gradient.imaml import IMAML
+from quickstudy.nets.backbones import Conv4, use_batch_statistics
 
 WAYS = 5
 SHOTS = 5
@@ -66,10 +66,10 @@ def _task(device: str) -> Task[Examples]:
     return tree_map(lambda leaf: leaf.to(device), task)
 
 
-def measure(name: str, steps: int, how: Any, device: str, repeats: int) -> dict[str, Any]:
+def measure(name: str, steps: int, execution: Any, device: str, repeats: int) -> dict[str, Any]:
     """A row, with the gradient under "gradient"."""
     learner = KINDS[name](steps).to(device)
-    learner.how = how
+    learner.execution = execution
     task = _task(device)
 
     def work() -> Tensor:
@@ -82,7 +82,7 @@ def measure(name: str, steps: int, how: Any, device: str, repeats: int) -> dict[
         begun = _now(device)
         work()
         seconds.append(_now(device) - begun)
-    row = {"way": name, "how": how, "inner steps": steps, "bytes": peak(work, device)}
+    row = {"way": name, "how": execution, "inner steps": steps, "bytes": peak(work, device)}
     return row | {"milliseconds": round(1e3 * min(seconds), 1), "gradient": gradient}
 
 
@@ -94,7 +94,7 @@ def _now(device: str) -> float:
 
 
 def claims(rows: list[dict[str, Any]], parameters: int) -> dict[str, bool]:
-    """What the checkpoints promise, of rows of one `how`; `parameters` in bytes."""
+    """What the checkpoints promise, of rows of one `execution`; `parameters` in bytes."""
     found = {(row["way"], row["inner steps"]): row["bytes"] for row in rows}
     most = max(steps for _, steps in found)
     start = found["full", 1]
@@ -143,7 +143,7 @@ def main() -> None:
     for steps in options.steps:
         gradients: dict[str, Tensor] = {}
         for name in KINDS:
-            row = measure(name, steps, options.how, options.device, options.repeats)
+            row = measure(name, steps, options.execution, options.device, options.repeats)
             gradients[name] = row.pop("gradient")
             reference = gradients["full"]
             apart = (gradients[name] - reference).norm() / reference.norm()
@@ -151,7 +151,9 @@ def main() -> None:
             rows.append(row)
             print(row, flush=True)
     found = claims(rows, parameters)
-    title = f"a meta-gradient of Conv4-64, 5-way 5-shot, one task, {options.how}, one thread"
+    title = (
+        f"a meta-gradient of Conv4-64, 5-way 5-shot, one task, {options.execution}, one thread"
+    )
     more = {"claims": found, "parameters": parameters, "device": options.device}
     write("memory", title, rows, options.out, **more)
     if options.plot is not None:

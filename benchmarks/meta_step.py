@@ -36,9 +36,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import write
-from quickstudy import MAML, Examples, Sinusoid, Task, use_batch_statistics
-from quickstudy.functional import Criterion, squared_error, tree_map, unstack
-from quickstudy.nets import MLP, Conv4
+from quickstudy import MAML, Examples, Sinusoid, Task
+from quickstudy.core.functional import Criterion, squared_error, tree_map, unstack
+from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
 
 Step = Callable[[], list[Tensor]]  # does a step; the gradient
 Net = MLP | Conv4
@@ -185,7 +185,7 @@ def ours(compiled: bool = False, **settings: Any) -> Callable[[Workload, Net, Ta
             lr=work.lr,
             steps=work.steps,
             first_order=work.first_order,
-            adapts=["head"] if work.head_only else None,
+            adapt_parameters=["head"] if work.head_only else None,
             criterion=work.criterion,
         )
         for name, value in settings.items():
@@ -296,8 +296,10 @@ WAYS: dict[str, Callable[[Workload, Net, Task], Step]] = {
     PLAIN: plain,
     f"{PLAIN}, one thread": plain,
     "weights written out, one thread": written_out,
-    "quickstudy loop": ours(how="loop"),
-    "quickstudy loop, a task per thread": ours(how="loop", threads=torch.get_num_threads()),
+    "quickstudy loop": ours(execution="loop"),
+    "quickstudy loop, a task per thread": ours(
+        execution="loop", threads=torch.get_num_threads()
+    ),
     "quickstudy vmap": ours(),
     "quickstudy compiled": ours(compiled=True),
     "quickstudy compiled, one thread": ours(compiled=True),

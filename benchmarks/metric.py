@@ -32,10 +32,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from benchmarks.common import write
-from quickstudy import FewShot, Fixed, PrototypicalNetwork, batches, embed_once, evaluate, train
+from quickstudy import FewShot, PrototypicalNetwork, batches, evaluate, train
+from quickstudy.core.functional import unstack
 from quickstudy.datasets import Labelled
-from quickstudy.functional import unstack
-from quickstudy.nets import Conv4
+from quickstudy.evaluation import embed_once
+from quickstudy.nets.backbones import Conv4
+from quickstudy.tasks import Fixed
 
 Shape = tuple[int, int, int]  # ways, shots, queries
 Episode = tuple[Tensor, Tensor, Tensor, Tensor]  # support x and y, query x and y
@@ -119,7 +121,9 @@ def our_steps(
     tasks: FewShot,
     precision: torch.dtype | None = None,
 ) -> None:
-    for _ in train(learner, tasks, optimizer, steps=BLOCK, size=1, precision=precision):
+    for _ in train(
+        learner, tasks, optimizer, steps=BLOCK, meta_batch_size=1, precision=precision
+    ):
         pass
 
 
@@ -127,7 +131,7 @@ def ours() -> PrototypicalNetwork:
     """As the recipes train it: one large episode at a time."""
     learner = PrototypicalNetwork(Conv4())
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"
+    learner.execution = "loop"
     return learner
 
 
@@ -171,7 +175,7 @@ def usual_evaluation(net: nn.Module, episodes: DataLoader[Any]) -> float:
 
 def cached(learner: PrototypicalNetwork, tasks: FewShot, count: int) -> None:
     head, embedded = embed_once(learner, tasks)
-    evaluate(head, embedded, count=count)
+    evaluate(head, embedded, n_tasks=count)
 
 
 def evaluation(data: Labelled, few: int) -> list[dict[str, Any]]:
@@ -180,7 +184,7 @@ def evaluation(data: Labelled, few: int) -> list[dict[str, Any]]:
     episodes = loader(data, TEST, few)
     work: dict[str, tuple[int, Callable[[], Any]]] = {
         "loader and loop": (few, lambda: usual_evaluation(net, episodes)),
-        "evaluate": (few, lambda: evaluate(learner, tasks, count=few)),
+        "evaluate": (few, lambda: evaluate(learner, tasks, n_tasks=few)),
         "embed_once, evaluate": (COUNT, lambda: cached(learner, tasks, COUNT)),
     }
     spent = {name: COUNT / count * busy(do) for name, (count, do) in work.items()}
@@ -204,7 +208,7 @@ def difference(data: Labelled, count: int = 50) -> float:
     net = copy.deepcopy(learner.eval().embed)
     head, embedded = embed_once(learner, tasks)
     (drawn,), (known,) = (batches(each, count, steps=1) for each in (tasks, embedded))
-    mine = evaluate(head, Fixed(known), count=count, size=count).values["accuracy"]
+    mine = evaluate(head, Fixed(known), n_tasks=count, meta_batch_size=count).values["accuracy"]
     theirs: list[Tensor] = []
     with torch.no_grad():
         for support, query in unstack(drawn):

@@ -22,21 +22,21 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from benchmarks.common import write
-from quickstudy.learners.mann import LRUA
-from quickstudy.ntm import NTM, FeedForward, LSTMCell, Machine
+from quickstudy.learners.memory.mann import LRUA
+from quickstudy.nets.cells import NTM, FeedForward, LSTMCell, RecurrentCell
 
 STEPS, SEQUENCES, INPUTS, HIDDEN = 50, 16, 9, 100
 
 
-def at_once(machine: Machine[Any]) -> Callable[[Tensor], Tensor]:
+def at_once(machine: RecurrentCell[Any]) -> Callable[[Tensor], Tensor]:
     return lambda x: machine(x)[0]
 
 
-def mapped(machine: Machine[Any]) -> Callable[[Tensor], Tensor]:
+def mapped(machine: RecurrentCell[Any]) -> Callable[[Tensor], Tensor]:
     return vmap(at_once(machine), in_dims=1, out_dims=1)
 
 
-def compiled(machine: Machine[Any]) -> Callable[[Tensor], Tensor]:
+def compiled(machine: RecurrentCell[Any]) -> Callable[[Tensor], Tensor]:
     machine.step = torch.compile(machine.step, fullgraph=True)
     return at_once(machine)
 

@@ -21,8 +21,8 @@ from torch import Generator
 
 import quickstudy as qs
 from benchmarks.common import write
+from quickstudy.core.functional import tree_map, unstack
 from quickstudy.environments import Navigation2D, rollout
-from quickstudy.functional import tree_map, unstack
 
 TASKS, EPISODES, EPOCHS = 40, 20, 5
 
@@ -51,8 +51,8 @@ def main() -> None:
     size, generator = options.tasks, Generator().manual_seed(0)
     navigation = Navigation2D()
     learner = qs.promp(navigation, qs.nets.policy_net(navigation))
-    optimizer = qs.Epochs(torch.optim.Adam(learner.parameters(), 1e-5), EPOCHS)
-    rollouts = qs.Rollouts(navigation, learner, episodes=EPISODES)
+    optimizer = qs.training.MultiEpoch(torch.optim.Adam(learner.parameters(), 1e-5), EPOCHS)
+    rollouts = qs.tasks.Rollouts(navigation, learner, episodes=EPISODES)
     goals = navigation.tasks(size, generator)
     batch = rollouts.act_in(goals, generator)
     begun, _ = tree_map(lambda leaf: leaf.detach().expand(size, *leaf.shape), learner.begin())
@@ -66,12 +66,12 @@ def main() -> None:
         optimizer.step(closure)
 
     def together() -> None:
-        learner.how = "vmap"
+        learner.execution = "vmap"
         rollouts.act_in(goals, generator)
         update()
 
     def one_by_one() -> None:
-        learner.how = "loop"
+        learner.execution = "loop"
         for goal in unstack(goals):
             rollouts.act_in(goal[None], generator)
         update()
@@ -83,13 +83,13 @@ def main() -> None:
 
     @torch.no_grad()
     def inner() -> None:
-        qs.over_tasks(learner.adapt)(batch.support)
+        qs.execution.over_tasks(learner.adapt)(batch.support)
 
     found = {
         "all tasks at once": seconds(together, options.repeats),
         "one task after the other": seconds(one_by_one, max(1, options.repeats // 2)),
     }
-    learner.how = "vmap"
+    learner.execution = "vmap"
     environment = 2 * seconds(acted(passes_on), options.repeats)
     acting = 2 * seconds(acted(learner.act, begun), options.repeats)
     parts = {

@@ -23,10 +23,10 @@ from torch import nn
 
 from benchmarks.common import write
 from quickstudy import Learner, LifelongClassifier
-from quickstudy.functional import leaves
-from quickstudy.learners.life_long_memory import LifeLongMemory
-from quickstudy.learners.prototypical import PrototypicalNetwork
-from quickstudy.learners.streaming_lda import StreamingLDA
+from quickstudy.core.functional import leaves
+from quickstudy.learners.lifelong.streaming_lda import StreamingLDA
+from quickstudy.learners.memory.life_long_memory import LifeLongMemory
+from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 
 FEATURES, NEW, EACH = 64, 5, 10
 CALLS = 60  # at least, of which a time is the mean

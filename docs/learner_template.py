@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy import Examples, Learner, squared_distance
+from quickstudy import Examples, Learner
+from quickstudy.core import squared_distance
 
 
 class Votes(NamedTuple):

@@ -16,7 +16,8 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
-from quickstudy import Actor, recipe
+from quickstudy import Actor
+from quickstudy.core.functional import tree_map
 from quickstudy.environments import (
     BernoulliBandit,
     epsilon_greedy,
@@ -27,7 +28,7 @@ from quickstudy.environments import (
     thompson,
     ucb1,
 )
-from quickstudy.functional import tree_map
+from quickstudy.runs import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 5000  # bandits
@@ -35,7 +36,7 @@ COUNT = 5000  # bandits
 
 def main(folders: list[str]) -> None:
     """Writes the picture."""
-    run = recipe.reopen(folders[0]) if folders else None
+    run = recipes.reopen(folders[0]) if folders else None
     settings: dict[str, Any] = run.settings if run else {"arms": 5, "pulls": 100}
     bandit, pulls = BernoulliBandit(settings["arms"]), settings["pulls"]
     tasks = bandit.tasks(COUNT, Generator().manual_seed(0))
@@ -65,7 +66,7 @@ def main(folders: list[str]) -> None:
     sheet.savefig(ROOT / "docs" / "regret.svg", metadata={"Date": None})
 
 
-def acted(run: recipe.Run, bandit: BernoulliBandit, tasks: Tensor, pulls: int) -> Tensor:
+def acted(run: recipes.Run, bandit: BernoulliBandit, tasks: Tensor, pulls: int) -> Tensor:
     """The rewards (T, pulls) of a run's policy."""
     actor = run.experiment.learner.eval()
     assert isinstance(actor, Actor)

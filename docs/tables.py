@@ -364,7 +364,7 @@ def _sinusoid() -> str:
 
 def _compared(recipe: str) -> str:
     """A table for each test, of the results of a recipe with a setting `learner`."""
-    from quickstudy.comparison import compare, table
+    from quickstudy.runs.compare_runs import compare, table
 
     results = _results(recipe)
     parts = []

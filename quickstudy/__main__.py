@@ -1,5 +1,5 @@
 """`python -m quickstudy` is `quickstudy`."""
 
-from quickstudy.cli import main
+from quickstudy.cli.app import main
 
 main()

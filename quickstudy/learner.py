@@ -5,10 +5,10 @@ from typing import Any, Generic, TypeVar, final
 
 from torch import Tensor, nn
 
-from quickstudy.execution import How, losses_over_tasks
-from quickstudy.functional import Criterion, cross_entropy
-from quickstudy.normalization import make_exact
-from quickstudy.task import Task, TaskBatch
+from quickstudy.core.functional import Criterion, cross_entropy
+from quickstudy.core.task import Task, TaskBatch
+from quickstudy.execution.batching import Execution, losses_over_tasks
+from quickstudy.nets.exact_norm import make_exact
 
 State = TypeVar("State")
 
@@ -21,21 +21,21 @@ class Learner(nn.Module, ABC, Generic[State]):
     they return. `forward` turns `loss` into a function of a batch of tasks.
 
     `State` is any nest of tuples and dictionaries of tensors. How a batch is executed is
-    said by three attributes, which change no result: `how` ("vmap" or "loop"), `chunk`
+    said by three attributes, which change no result: `execution` ("vmap" or "loop"), `chunk`
     (how many tasks are in memory at once, with all that their gradient needs; None: all) and
     `threads` (of a CPU, that share the tasks of a batch among them; dropout and the like then
     draw in no fixed order).
     `quickstudy.plan` measures which is fastest, and which fits.
 
-    `judges_together` says whether `predict` learns from its queries: a transductive learner, of
+    `transductive` says whether `predict` learns from its queries: a transductive learner, of
     which a query alone asks too much. (That of a net which normalises by the batch at hand is
     measured by `evaluate`.)
     """
 
-    how: How = "vmap"
+    execution: Execution = "vmap"
     chunk: int | None = None
     threads: int = 1
-    judges_together: bool = False
+    transductive: bool = False
 
     def __init__(self, criterion: Criterion = cross_entropy):
         super().__init__()
@@ -60,7 +60,7 @@ class Learner(nn.Module, ABC, Generic[State]):
         """The scalar whose gradient improves the parameters."""
         return self.criterion(self.predict(self.adapt(task.support), task.query.x), task.query)
 
-    def anneal(self, done: int) -> None:
+    def set_step(self, done: int) -> None:
         """Sets what changes in the course of training to what it is after `done` meta-steps.
 
         `train` calls this before every step, so that a run that goes on sees what it would

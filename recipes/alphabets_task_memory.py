@@ -25,8 +25,8 @@ from typing import Literal
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
-from quickstudy.task import batches
+from quickstudy.core.task import batches
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 RESULT = "alphabets_task_memory_{labels}"
@@ -54,7 +54,7 @@ def recipe(
     ways: int = 5,
     shots: int = 1,
     steps: int = 4_000,
-    size: int = 16,
+    meta_batch_size: int = 16,
     inner_lr: float = 0.4,
     inner_steps: int = 1,
     lr: float = 1e-3,
@@ -74,7 +74,7 @@ def recipe(
         ordered = labels == "fixed"
         return qs.FewShot(own, ways, shots, 5, within_groups=True, ordered=ordered)
 
-    net = qs.use_batch_statistics(qs.nets.Conv4(ways, channels=channels, pool="stride"))
+    net = qs.nets.use_batch_statistics(qs.nets.Conv4(ways, channels=channels, pool="stride"))
     anil = qs.anil(net, lr=inner_lr, steps=inner_steps)
     learner = qs.TaskMemory(anil, size=past, temperature=temperature)
     before, asked = again(1, 10), again(11, 20)
@@ -91,7 +91,9 @@ def recipe(
         "no memory": {"limit": 0},
     }
     tests = {
-        f"{s} step{'s' * (s > 1)}, {says}": Test(asked, {"steps": s, **settings}, count=2000)
+        f"{s} step{'s' * (s > 1)}, {says}": Benchmark(
+            asked, {"steps": s, **settings}, n_tasks=2000
+        )
         for s in (1, 5)
         for says, settings in memories.items()
     }
@@ -103,9 +105,9 @@ def recipe(
         tests,
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
-        validate=max(1, steps // 10),
-        validation_count=600,
-        ready=remember,
+        validate_every=max(1, steps // 10),
+        n_validation_tasks=600,
+        on_reopen=remember,
     )

@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "caltech101_{learner}_{shots}shot"
 WAYS, QUERIES = 5, 15
@@ -44,21 +44,27 @@ Name = Literal[
 
 
 def net() -> qs.nets.Conv4:
-    return qs.use_batch_statistics(qs.nets.Conv4(WAYS, **NET))
+    return qs.nets.use_batch_statistics(qs.nets.Conv4(WAYS, **NET))
 
 
 def embedding() -> qs.nets.Conv4:
-    return qs.use_batch_statistics(qs.nets.Conv4(**NET))
+    return qs.nets.use_batch_statistics(qs.nets.Conv4(**NET))
 
 
 def cavia() -> qs.CAVIA:
-    film = qs.use_batch_statistics(qs.film_conv4(WAYS, context=100, **NET))
+    film = qs.nets.use_batch_statistics(
+        qs.learners.gradient.film_conv4(WAYS, context=100, **NET)
+    )
     return qs.CAVIA(film, context=100, lr=1.0, steps=2)
 
 
 def relation() -> qs.RelationNetwork:
-    maps = qs.use_batch_statistics(qs.relation_embedding(WIDTH, inputs=NET["inputs"]))
-    return qs.RelationNetwork(maps, qs.use_batch_statistics(qs.relation_module(WIDTH, size=6)))
+    maps = qs.nets.use_batch_statistics(
+        qs.learners.metric.relation_embedding(WIDTH, inputs=NET["inputs"])
+    )
+    return qs.RelationNetwork(
+        maps, qs.nets.use_batch_statistics(qs.learners.metric.relation_module(WIDTH, size=6))
+    )
 
 
 def tim() -> qs.TIM:
@@ -86,8 +92,10 @@ LEARNERS: dict[Name, Callable[[int], qs.Learner[Any]]] = {  # of the number of m
     "proto_maml": lambda _: qs.ProtoMAML(embedding(), lr=0.1, steps=3),
     "prototypical": lambda _: qs.PrototypicalNetwork(embedding()),
     "cosine_prototypical": lambda _: qs.cosine_prototypical(embedding()),
-    "matching": lambda _: qs.MatchingNetwork(embedding(), similarity=qs.Scaled()),
-    "siamese": lambda _: qs.SiameseNetwork(embedding(), qs.WeightedL1(WIDTH)),
+    "matching": lambda _: qs.MatchingNetwork(
+        embedding(), similarity=qs.core.ScaledSimilarity()
+    ),
+    "siamese": lambda _: qs.SiameseNetwork(embedding(), qs.learners.metric.WeightedL1(WIDTH)),
     "relation": lambda _: relation(),
     "relation_reasoning": lambda _: qs.RelationReasoning(embedding(), WIDTH),
     "feat": lambda _: qs.FEAT(embedding(), WIDTH),
@@ -104,10 +112,12 @@ LEARNERS: dict[Name, Callable[[int], qs.Learner[Any]]] = {  # of the number of m
         embedding(), WIDTH, WAYS, length=26, blocks=[128, 128]
     ),
     "matching_fce": lambda _: qs.MatchingNetwork(
-        embedding(), similarity=qs.Scaled(), context=qs.FullContext(WIDTH)
+        embedding(),
+        similarity=qs.core.ScaledSimilarity(),
+        context=qs.learners.metric.FullContext(WIDTH),
     ),
     "life_long_memory": lambda _: qs.LifeLongMemory(embedding(), slots=128),
-    "mann": lambda _: qs.MANN(embedding(), qs.LRUA(WIDTH + WAYS, WAYS)),
+    "mann": lambda _: qs.MANN(embedding(), qs.learners.memory.LRUA(WIDTH + WAYS, WAYS)),
     "memory_network": lambda _: qs.few_shot_memory_network(embedding(), WIDTH),
     "meta_net": lambda _: qs.MetaNet(embedding(), embedding(), WIDTH, WAYS),
 }
@@ -122,7 +132,7 @@ def recipe(
     learner: Name = "maml",
     shots: int = 1,
     steps: int = 1_000,
-    size: int = 4,
+    meta_batch_size: int = 4,
     lr: float = 3e-3,
     seed: int = 0,
 ) -> Experiment:
@@ -136,17 +146,20 @@ def recipe(
         train = qs.FewShot(data.train, WAYS, shots + QUERIES - 1, 1)
         optimizer = torch.optim.SGD(model.parameters(), 1.0)
     if learner in FROM_A_CLASSIFIER:
-        train, size = qs.Classification(data.train, size * WAYS * (shots + QUERIES)), 1
+        train, meta_batch_size = (
+            qs.tasks.Classification(data.train, meta_batch_size * WAYS * (shots + QUERIES)),
+            1,
+        )
     test = qs.FewShot(data.test, WAYS, shots, QUERIES)
     return Experiment(
         model,
         train,
         qs.FewShot(data.validation, WAYS, shots, QUERIES),
-        {f"{WAYS}-way {shots}-shot": Test(test, AT_TEST.get(learner, {}), count=1000)},
+        {f"{WAYS}-way {shots}-shot": Benchmark(test, AT_TEST.get(learner, {}), n_tasks=1000)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
-        validate=max(1, steps // 10),
-        validation_count=200,
+        validate_every=max(1, steps // 10),
+        n_validation_tasks=200,
     )

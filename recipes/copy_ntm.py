@@ -20,13 +20,13 @@ from typing import Any, Literal, get_args
 import torch
 
 import quickstudy as qs
-from quickstudy.ntm import NTM, FeedForward, Machine, StackedLSTM
-from quickstudy.recipe import Experiment, Test
+from quickstudy.nets.cells import NTM, FeedForward, RecurrentCell, StackedLSTM
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "copy_{learner}"
 
 Name = Literal["ntm", "feed_forward", "lstm"]
-LEARNERS: dict[Name, Callable[[int, int], Machine[Any]]] = {
+LEARNERS: dict[Name, Callable[[int, int], RecurrentCell[Any]]] = {
     "ntm": NTM,
     "feed_forward": lambda inputs, outputs: NTM(inputs, outputs, controller=FeedForward),
     "lstm": StackedLSTM,
@@ -37,34 +37,43 @@ def recipe(
     *,
     learner: Name = "ntm",
     steps: int = 8000,
-    size: int = 16,
+    meta_batch_size: int = 16,
     lr: float = 1e-4,
     seed: int = 0,
 ) -> Experiment:
     if learner not in LEARNERS:
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     model = qs.SequenceLearner(LEARNERS[learner](9, 8))
-    mixed = qs.Copy(length=(1, 20), ragged=True)
-    tests = {"lengths 1 to 20": Test(mixed, metrics={"bit_errors": qs.bit_errors}, count=2000)}
+    mixed = qs.tasks.Copy(length=(1, 20), ragged=True)
+    tests = {
+        "lengths 1 to 20": Benchmark(
+            mixed, metrics={"bit_errors": qs.learners.memory.bit_errors}, n_tasks=2000
+        )
+    }
     for n in (20, 40, 80, 120):
-        exactly = qs.Copy(length=(n, n))
-        tests[f"length {n}"] = Test(exactly, metrics={"bit_errors": qs.bit_errors})
+        exactly = qs.tasks.Copy(length=(n, n))
+        tests[f"length {n}"] = Benchmark(
+            exactly, metrics={"bit_errors": qs.learners.memory.bit_errors}
+        )
     optimizer = torch.optim.RMSprop(
         model.parameters(), lr, alpha=0.95, momentum=0.9, eps=1e-4, centered=True
     )
     return Experiment(
         model,
-        qs.Copy(length=(1, 20)),
+        qs.tasks.Copy(length=(1, 20)),
         mixed,
         tests,
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=10.0,
         # bits first, to choose by: of checkpoints without errors, the surest
-        metrics={"bits": qs.bit_cross_entropy, "bit_errors": qs.bit_errors},
+        metrics={
+            "bits": qs.learners.memory.bit_cross_entropy,
+            "bit_errors": qs.learners.memory.bit_errors,
+        },
         better="min",
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

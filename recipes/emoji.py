@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "emoji_{learner}"
 WAYS, ASKED = 5, 3  # with five shots, all drawings that there are of some emoji
@@ -29,22 +29,29 @@ Name = Literal[
 
 
 def embedding() -> qs.nets.Conv4:
-    return qs.use_batch_statistics(qs.nets.Conv4(**NET))
+    return qs.nets.use_batch_statistics(qs.nets.Conv4(**NET))
 
 
 def relation() -> qs.RelationNetwork:
-    maps, relate = qs.relation_embedding(32, inputs=3), qs.relation_module(32, size=6)
-    return qs.RelationNetwork(qs.use_batch_statistics(maps), qs.use_batch_statistics(relate))
+    maps, relate = (
+        qs.learners.metric.relation_embedding(32, inputs=3),
+        qs.learners.metric.relation_module(32, size=6),
+    )
+    return qs.RelationNetwork(
+        qs.nets.use_batch_statistics(maps), qs.nets.use_batch_statistics(relate)
+    )
 
 
 LEARNERS: dict[Name, Callable[[], qs.Learner[Any]]] = {
     "maml": lambda: qs.MAML(
-        qs.use_batch_statistics(qs.nets.Conv4(WAYS, **NET)), lr=0.4, steps=3
+        qs.nets.use_batch_statistics(qs.nets.Conv4(WAYS, **NET)), lr=0.4, steps=3
     ),
     "proto_maml": lambda: qs.ProtoMAML(embedding(), lr=0.1, steps=3),
     "prototypical": lambda: qs.PrototypicalNetwork(embedding()),
-    "matching": lambda: qs.MatchingNetwork(embedding(), similarity=qs.Scaled()),
-    "siamese": lambda: qs.SiameseNetwork(embedding(), qs.WeightedL1(NET["channels"])),
+    "matching": lambda: qs.MatchingNetwork(embedding(), similarity=qs.core.ScaledSimilarity()),
+    "siamese": lambda: qs.SiameseNetwork(
+        embedding(), qs.learners.metric.WeightedL1(NET["channels"])
+    ),
     "relation": relation,
     "r2d2": lambda: qs.R2D2(embedding()),
 }
@@ -55,7 +62,7 @@ def recipe(
     learner: Name = "prototypical",
     queries: int = 7,
     steps: int = 2_000,
-    size: int = 4,
+    meta_batch_size: int = 4,
     lr: float = 3e-3,
     seed: int = 0,
 ) -> Experiment:
@@ -65,7 +72,9 @@ def recipe(
     model = LEARNERS[learner]()
     optimizer = torch.optim.Adam(model.parameters(), lr)
     tests = {
-        f"{WAYS}-way {shots}-shot": Test(qs.FewShot(data.test, WAYS, shots, ASKED), count=2000)
+        f"{WAYS}-way {shots}-shot": Benchmark(
+            qs.FewShot(data.test, WAYS, shots, ASKED), n_tasks=2000
+        )
         for shots in ((1,) if learner == "relation" else (1, 5))
     }
     return Experiment(
@@ -75,8 +84,8 @@ def recipe(
         tests,
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
-        validate=max(1, steps // 15),
-        validation_count=400,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=400,
     )

@@ -10,7 +10,7 @@ for it.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 
 def recipe(
@@ -18,7 +18,7 @@ def recipe(
     shots: int = 1,
     queries: int = 5,
     steps: int = 1_000,
-    size: int = 2,
+    meta_batch_size: int = 2,
     inner_lr: float = 0.1,
     inner_steps: int = 3,
     lr: float = 3e-3,
@@ -26,12 +26,12 @@ def recipe(
     seed: int = 0,
 ) -> Experiment:
     data = qs.datasets.glyphs()
-    net = qs.use_batch_statistics(qs.nets.Conv4(10, channels=channels, pool="stride"))
+    net = qs.nets.use_batch_statistics(qs.nets.Conv4(10, channels=channels, pool="stride"))
     learner = qs.fomaml(net, lr=inner_lr, steps=inner_steps)
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
-    def test(shots: int) -> Test:
-        return Test(qs.FewShot(data.test, 10, shots, 5), {"steps": 5}, size=20)
+    def test(shots: int) -> Benchmark:
+        return Benchmark(qs.FewShot(data.test, 10, shots, 5), {"steps": 5}, meta_batch_size=20)
 
     return Experiment(
         learner,
@@ -40,8 +40,8 @@ def recipe(
         {f"10-way {shots}-shot": test(shots) for shots in (1, 5)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
-        validate=100,
-        validation_count=100,
+        validate_every=100,
+        n_validation_tasks=100,
     )

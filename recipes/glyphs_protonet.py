@@ -9,7 +9,7 @@ Made for this library: no paper has numbers for it.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 
 def recipe(
@@ -25,17 +25,20 @@ def recipe(
     data = qs.datasets.glyphs()
     learner = qs.PrototypicalNetwork(qs.nets.Conv4(channels=channels, pool="stride"))
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"  # one large episode a step: nothing to batch over
+    learner.execution = "loop"  # one large episode a step: nothing to batch over
     optimizer = torch.optim.Adam(learner.parameters(), lr)
     return Experiment(
         learner,
         qs.FewShot(data.train, ways, shots, queries, rotations="classes"),
         qs.FewShot(data.validation, 10, 1, 5),
-        {f"10-way {k}-shot": Test(qs.FewShot(data.test, 10, k, 5), size=20) for k in (1, 5)},
+        {
+            f"10-way {k}-shot": Benchmark(qs.FewShot(data.test, 10, k, 5), meta_batch_size=20)
+            for k in (1, 5)
+        },
         optimizer,
         steps,
-        size=1,
+        meta_batch_size=1,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
-        validate=100,
-        validation_count=100,
+        validate_every=100,
+        n_validation_tasks=100,
     )

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {
     "rbf": {"log_likelihood": 0.26, "interval": 0.02, "ceiling": 1.53},
@@ -30,7 +30,7 @@ def recipe(
     kernel: Literal["rbf", "matern52", "periodic"] = "rbf",
     width: int = 128,
     steps: int = 100_000,
-    size: int = 16,
+    meta_batch_size: int = 16,
     lr: float = 5e-4,
     seed: int = 0,
 ) -> Experiment:
@@ -38,18 +38,28 @@ def recipe(
     optimizer = torch.optim.Adam(learner.parameters(), lr)
     return Experiment(
         learner,
-        qs.GaussianProcess(kernel),
-        qs.GaussianProcess(kernel, ragged=True),
+        qs.tasks.GaussianProcess(kernel),
+        qs.tasks.GaussianProcess(kernel, ragged=True),
         {
-            "rbf": Test(qs.GaussianProcess("rbf", ragged=True), count=6000, size=100),
-            "matern52": Test(qs.GaussianProcess("matern52", ragged=True), count=6000, size=100),
-            "periodic": Test(qs.GaussianProcess("periodic", ragged=True), count=6000, size=100),
+            "rbf": Benchmark(
+                qs.tasks.GaussianProcess("rbf", ragged=True), n_tasks=6000, meta_batch_size=100
+            ),
+            "matern52": Benchmark(
+                qs.tasks.GaussianProcess("matern52", ragged=True),
+                n_tasks=6000,
+                meta_batch_size=100,
+            ),
+            "periodic": Benchmark(
+                qs.tasks.GaussianProcess("periodic", ragged=True),
+                n_tasks=6000,
+                meta_batch_size=100,
+            ),
         },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
-        metrics={"log_likelihood": qs.log_likelihood},
-        validate=5000,
-        validation_count=1000,
+        metrics={"log_likelihood": qs.core.log_likelihood},
+        validate_every=5000,
+        n_validation_tasks=1000,
     )

@@ -15,8 +15,8 @@ Nothing is published by this protocol.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
-from quickstudy.task import batches
+from quickstudy.core.task import batches
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 
@@ -25,7 +25,7 @@ def recipe(
     *,
     shots: int = 10,
     steps: int = 20_000,
-    size: int = 25,
+    meta_batch_size: int = 25,
     inner_lr: float = 0.01,
     inner_steps: int = 1,
     lr: float = 1e-3,
@@ -34,9 +34,9 @@ def recipe(
     temperature: float = 0.1,
     seed: int = 0,
 ) -> Experiment:
-    def functions(queries: int, *, grid: bool = False) -> qs.Mixture:
-        kinds = qs.Sinusoid, qs.Line, qs.Parabola
-        return qs.Mixture(*(kind(shots, queries, grid=grid) for kind in kinds))
+    def functions(queries: int, *, grid: bool = False) -> qs.tasks.Mixture:
+        kinds = qs.Sinusoid, qs.tasks.Line, qs.tasks.Parabola
+        return qs.tasks.Mixture(*(kind(shots, queries, grid=grid) for kind in kinds))
 
     maml = qs.MAML(
         qs.nets.MLP(1, 1, hidden=(40, 40)),
@@ -54,8 +54,8 @@ def recipe(
 
     memories = {f"memory of {past} tasks": None, "memory of 64 tasks": 64, "no memory": 0}
     tests = {
-        f"{s} step{'s' * (s > 1)}, {says}": Test(
-            asked, {"steps": s, "limit": limit}, count=2000
+        f"{s} step{'s' * (s > 1)}, {says}": Benchmark(
+            asked, {"steps": s, "limit": limit}, n_tasks=2000
         )
         for s in (1, 5)
         for says, limit in memories.items()
@@ -68,10 +68,10 @@ def recipe(
         tests,
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         better="min",
-        validate=max(1, steps // 15),
-        validation_count=600,
-        ready=remember,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=600,
+        on_reopen=remember,
     )

@@ -12,7 +12,7 @@ tasks (7 % of the tasks), with the rate falling by a cosine.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 
@@ -22,7 +22,7 @@ def recipe(
     ways: int = 5,
     shots: int = 1,
     steps: int = 8_000,
-    size: int = 16,
+    meta_batch_size: int = 16,
     inner_lr: float = 0.4,
     inner_steps: int = 1,
     lr: float = 1e-3,
@@ -33,7 +33,7 @@ def recipe(
     def tasks(split: qs.datasets.Labelled) -> qs.FewShot:
         return qs.FewShot(split, ways, shots, shots, rotations="random")
 
-    net = qs.use_batch_statistics(qs.nets.Conv4(ways, pool="stride"))
+    net = qs.nets.use_batch_statistics(qs.nets.Conv4(ways, pool="stride"))
     learner = qs.anil(net, lr=inner_lr, steps=inner_steps)
     optimizer = torch.optim.Adam(learner.parameters(), lr)
     test = tasks(data.test)
@@ -42,14 +42,14 @@ def recipe(
         tasks(data.train),
         tasks(data.validation),
         {
-            f"{ways}-way {shots}-shot": Test(test, {"steps": 3}, count=2000),
-            f"{ways}-way {shots}-shot, {inner_steps} step": Test(test, count=2000),
-            f"{ways}-way {shots}-shot, 10 steps": Test(test, {"steps": 10}, count=2000),
+            f"{ways}-way {shots}-shot": Benchmark(test, {"steps": 3}, n_tasks=2000),
+            f"{ways}-way {shots}-shot, {inner_steps} step": Benchmark(test, n_tasks=2000),
+            f"{ways}-way {shots}-shot, 10 steps": Benchmark(test, {"steps": 10}, n_tasks=2000),
         },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
-        validate=1000,
-        validation_count=600,
+        validate_every=1000,
+        n_validation_tasks=600,
     )

@@ -29,8 +29,8 @@ import torch
 from torch import Generator, nn
 
 import quickstudy as qs
-from quickstudy.functional import tree_map
-from quickstudy.recipe import Experiment, Test
+from quickstudy.core.functional import tree_map
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "omniglot_{learner}"
 PAPER = {
@@ -50,10 +50,10 @@ class InOrder(qs.TaskDistribution):
     def __init__(self, tasks: qs.FewShot):
         self.tasks = tasks
 
-    def sample(self, size: int, generator: Generator) -> qs.Task:
-        support, query = self.tasks.sample(size, generator)
+    def sample(self, n_tasks: int, generator: Generator) -> qs.Task:
+        support, query = self.tasks.sample(n_tasks, generator)
         order = support.y.argmax(-1).argsort(dim=1, stable=True)  # (T, S)
-        place = torch.arange(size)[:, None]
+        place = torch.arange(n_tasks)[:, None]
         return qs.Task(tree_map(lambda leaf: leaf[place, order], support), query)
 
     def card(self) -> dict[str, object]:
@@ -78,13 +78,13 @@ def recipe(
     channels: int = 64,
     inner_lr: float = 0.01,
     steps: int = 4_500,
-    size: int = 1,
+    meta_batch_size: int = 1,
     lr: float = 1e-3,
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
     data = qs.datasets.omniglot(convention="lake")
-    train = qs.Trajectories(data.train, 1, shots, remember)
+    train = qs.tasks.OnlineTrajectoryTasks(data.train, 1, shots, remember)
     width, embed = 9 * channels, conv3(channels)
     head = partial(nn.Linear, width)
     gate = nn.Sequential(conv3(channels), head(width))
@@ -100,7 +100,7 @@ def recipe(
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(options)}.")
     chosen = options[learner]()
     chosen.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    chosen.how = "loop"  # one trajectory a step
+    chosen.execution = "loop"  # one trajectory a step
     optimizer = torch.optim.Adam(chosen.parameters(), lr)
 
     known = min(classes, len(data.validation.classes))
@@ -110,35 +110,37 @@ def recipe(
     def choose() -> None:
         def score(rate: float) -> float:
             setattr(chosen, "lr", rate)  # noqa: B010
-            return qs.evaluate(chosen, InOrder(validation), count=4, size=1).mean("accuracy")
+            return qs.evaluate(chosen, InOrder(validation), n_tasks=4, meta_batch_size=1).mean(
+                "accuracy"
+            )
 
         settings["lr"] = max(RATES, key=score)
 
     new = qs.datasets.split_examples(data.test, per_class=15, seed=0)
-    stream = partial(qs.class_incremental, *new, per_task=1, tasks=classes, examples=15)
+    stream = partial(qs.tasks.class_incremental, *new, per_task=1, tasks=classes, examples=15)
     return Experiment(
         chosen,
         train,
         InOrder(qs.FewShot(data.validation, 50, 15, 5)),
         {
-            f"{classes} classes": Test(
-                qs.Streams(stream),
+            f"{classes} classes": Benchmark(
+                qs.tasks.Streams(stream),
                 settings,
-                count=10,
-                size=1,
-                judge=partial(qs.judge_stream, every=max(1, classes // 20)),
+                n_tasks=10,
+                meta_batch_size=1,
+                evaluate_fn=partial(qs.evaluation.stream_report, every=max(1, classes // 20)),
             ),
-            f"{classes} classes, shuffled": Test(
-                qs.FewShot(data.test, classes, 15, 5), settings, count=10, size=1
+            f"{classes} classes, shuffled": Benchmark(
+                qs.FewShot(data.test, classes, 15, 5), settings, n_tasks=10, meta_batch_size=1
             ),
         },
         optimizer,
         steps if learner in ("anml", "oml") else 0,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         clip=10.0,
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=4,
-        ready=choose,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=4,
+        on_reopen=choose,
     )

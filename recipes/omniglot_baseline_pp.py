@@ -12,7 +12,7 @@ by a cosine; see the learner's page for its head.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 
@@ -29,17 +29,17 @@ def recipe(
     seed: int = 0,
 ) -> Experiment:
     data = qs.datasets.omniglot(convention="vinyals")
-    train = qs.Classification(data.train, examples, rotations="classes")
+    train = qs.tasks.Classification(data.train, examples, rotations="classes")
     embed = qs.nets.Conv4()
     learner = qs.baseline_pp(
         embed, embed.width, train.classes, scale=scale, lr=inner_lr, steps=inner_steps
     )
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"  # one large batch a step: nothing to batch over
+    learner.execution = "loop"  # one large batch a step: nothing to batch over
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
-    def test(shots: int) -> Test:
-        return Test(qs.FewShot(data.test, 5, shots, 15, rotations="classes"), count=1000)
+    def test(shots: int) -> Benchmark:
+        return Benchmark(qs.FewShot(data.test, 5, shots, 15, rotations="classes"), n_tasks=1000)
 
     return Experiment(
         learner,
@@ -48,9 +48,9 @@ def recipe(
         {f"5-way {shots}-shot": test(shots) for shots in (1, 5)},
         optimizer,
         steps,
-        size=1,
+        meta_batch_size=1,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

@@ -15,7 +15,7 @@ cosine.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 
@@ -27,7 +27,7 @@ def recipe(
     context: int = 100,
     channels: int = 64,
     steps: int = 5_000,
-    size: int = 16,
+    meta_batch_size: int = 16,
     inner_lr: float = 1.0,
     inner_steps: int = 2,
     lr: float = 1e-3,
@@ -39,9 +39,11 @@ def recipe(
     def tasks(split: qs.datasets.Labelled) -> qs.FewShot:
         return qs.FewShot(split, ways, shots, shots, rotations="random")
 
-    net = qs.film_conv4(ways, context=context, channels=channels, pool="stride")
+    net = qs.learners.gradient.film_conv4(
+        ways, context=context, channels=channels, pool="stride"
+    )
     learner = qs.CAVIA(
-        qs.use_batch_statistics(net),
+        qs.nets.use_batch_statistics(net),
         context=context,
         lr=inner_lr,
         steps=inner_steps,
@@ -52,11 +54,11 @@ def recipe(
         learner,
         tasks(data.train),
         tasks(data.validation),
-        {f"{ways}-way {shots}-shot": Test(tasks(data.test), count=2000)},
+        {f"{ways}-way {shots}-shot": Benchmark(tasks(data.test), n_tasks=2000)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
-        validate=max(1, steps // 15),
-        validation_count=600,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=600,
     )

@@ -16,7 +16,7 @@ the authors' net flattens.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {"5-way 1-shot": {"accuracy": 0.9916, "interval": 0.0035, "steps": 20_000}}
 
@@ -26,7 +26,7 @@ def recipe(
     ways: int = 5,
     shots: int = 1,
     steps: int = 1_000,
-    size: int = 8,
+    meta_batch_size: int = 8,
     inner_lr: float = 0.1,
     inner_steps: int = 16,
     strength: float = 2.0,
@@ -42,7 +42,7 @@ def recipe(
         return qs.FewShot(split, ways, shots, shots, rotations="random")
 
     learner = qs.IMAML(
-        qs.use_batch_statistics(qs.nets.Conv4(ways, pool="stride")),
+        qs.nets.use_batch_statistics(qs.nets.Conv4(ways, pool="stride")),
         lr=inner_lr,
         steps=inner_steps,
         strength=strength,
@@ -57,13 +57,13 @@ def recipe(
         tasks(data.train),
         tasks(data.validation),
         {
-            f"{ways}-way {shots}-shot": Test(test, {"strength": 0.0}, count=2000),
-            f"{ways}-way {shots}-shot, pulled": Test(test, count=2000),
+            f"{ways}-way {shots}-shot": Benchmark(test, {"strength": 0.0}, n_tasks=2000),
+            f"{ways}-way {shots}-shot, pulled": Benchmark(test, n_tasks=2000),
         },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
-        validate=max(1, steps // 15),
-        validation_count=600,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=600,
     )

@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "omniglot_lake_{learner}"
 RUNS, OTHERS = "20 official runs", "20-way 1-shot, within an alphabet"
@@ -39,12 +39,14 @@ Name = Literal["prototypical", "matching", "siamese"]
 
 def siamese() -> qs.SiameseNetwork:
     net = qs.nets.Conv4()
-    return qs.SiameseNetwork(net, qs.WeightedL1(net.width))
+    return qs.SiameseNetwork(net, qs.learners.metric.WeightedL1(net.width))
 
 
 LEARNERS: dict[Name, Callable[[], qs.Learner[Any]]] = {
     "prototypical": lambda: qs.PrototypicalNetwork(qs.nets.Conv4()),
-    "matching": lambda: qs.MatchingNetwork(qs.nets.Conv4(), similarity=qs.Scaled()),
+    "matching": lambda: qs.MatchingNetwork(
+        qs.nets.Conv4(), similarity=qs.core.ScaledSimilarity()
+    ),
     "siamese": siamese,
 }
 
@@ -55,7 +57,7 @@ def recipe(
     ways: int = 60,
     queries: int = 5,
     steps: int = 3_000,
-    size: int = 1,
+    meta_batch_size: int = 1,
     lr: float = 1e-3,
     bfloat16: bool = True,
     seed: int = 0,
@@ -66,20 +68,23 @@ def recipe(
     background = qs.datasets.merge(data.train, data.validation)
     model = LEARNERS[learner]()
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    model.how = "loop"  # one large episode a step: nothing to batch over
+    model.execution = "loop"  # one large episode a step: nothing to batch over
     optimizer = torch.optim.Adam(model.parameters(), lr)
-    runs = qs.Fixed(qs.datasets.omniglot_runs(), "Lake's official runs")
+    runs = qs.tasks.Fixed(qs.datasets.omniglot_runs(), "Lake's official runs")
     others = qs.FewShot(data.test, 20, 1, 1, within_groups=True)
     return Experiment(
         model,
         qs.FewShot(background, ways, 1, queries, rotations="classes"),
         qs.FewShot(data.validation, 20, 1, 1, within_groups=True),
-        {RUNS: Test(runs, count=20, size=20), OTHERS: Test(others, count=1000)},
+        {
+            RUNS: Benchmark(runs, n_tasks=20, meta_batch_size=20),
+            OTHERS: Benchmark(others, n_tasks=1000),
+        },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

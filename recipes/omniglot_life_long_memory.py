@@ -20,7 +20,7 @@ hour.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {
     "5-way 1-shot": {"accuracy": 0.984},
@@ -38,7 +38,7 @@ def recipe(
     slots: int = 128,
     margin: float = 0.1,
     steps: int = 3_000,
-    size: int = 16,
+    meta_batch_size: int = 16,
     lr: float = 1e-3,
     bfloat16: bool = True,
     seed: int = 0,
@@ -46,14 +46,14 @@ def recipe(
     data = qs.datasets.omniglot(convention="vinyals")
     learner = qs.LifeLongMemory(qs.nets.Conv4(128), slots=slots, margin=margin)
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"  # images are most of the work, and vmap does them more slowly
+    learner.execution = "loop"  # images are most of the work, and vmap does them more slowly
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
     def tasks(part: qs.datasets.Labelled, ways: int, shots: int, queries: int) -> qs.FewShot:
         return qs.FewShot(part, ways, shots, queries, rotations="classes")
 
-    def test(ways: int, shots: int) -> Test:
-        return Test(tasks(data.test, ways, shots, 15), count=1000, size=10)
+    def test(ways: int, shots: int) -> Benchmark:
+        return Benchmark(tasks(data.test, ways, shots, 15), n_tasks=1000, meta_batch_size=10)
 
     return Experiment(
         learner,
@@ -62,9 +62,9 @@ def recipe(
         {f"{n}-way {k}-shot": test(n, k) for n in (5, 20) for k in (1, 5)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

@@ -17,7 +17,7 @@ there; the net's activation is ReLU, leaky there.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {"5-way 1-shot": {"accuracy": 0.9947, "steps": 50_000}}
 
@@ -27,7 +27,7 @@ def recipe(
     ways: int = 5,
     shots: int = 1,
     steps: int = 800,
-    size: int = 8,
+    meta_batch_size: int = 8,
     inner_lr: float = 0.1,
     inner_steps: int = 5,
     lr: float = 1e-3,
@@ -41,7 +41,7 @@ def recipe(
         return qs.FewShot(split, ways, shots, shots, rotations="random")
 
     learner = qs.MAMLPlusPlus(
-        qs.use_batch_statistics(qs.nets.Conv4(ways)),
+        qs.nets.use_batch_statistics(qs.nets.Conv4(ways)),
         lr=inner_lr,
         steps=inner_steps,
         multi_step_until=round(multi_step * steps),
@@ -52,11 +52,11 @@ def recipe(
         learner,
         tasks(data.train),
         tasks(data.validation),
-        {f"{ways}-way {shots}-shot": Test(tasks(data.test), count=2000)},
+        {f"{ways}-way {shots}-shot": Benchmark(tasks(data.test), n_tasks=2000)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
-        validate=max(1, steps // 15),
-        validation_count=300,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=300,
     )

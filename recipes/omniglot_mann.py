@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
-from quickstudy.learners.mann import Heard
-from quickstudy.ntm import Machine
-from quickstudy.presentations import accuracy_at
-from quickstudy.recipe import Experiment, Test
+from quickstudy.evaluation.presentations import accuracy_at
+from quickstudy.learners.memory.mann import Heard
+from quickstudy.nets.cells import RecurrentCell
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "omniglot_mann_{slots}"
 ORDINALS = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 5: "5th", 10: "10th"}
@@ -46,7 +46,7 @@ PAPER = {
 class Guided(qs.Learner[Heard]):
     """MANN, whose embedding learns from the loss of prototypes too, on the same images."""
 
-    def __init__(self, embed: nn.Module, machine: Machine[Any], *, again: bool):
+    def __init__(self, embed: nn.Module, machine: RecurrentCell[Any], *, again: bool):
         super().__init__()
         self.embed = embed
         self.mann = qs.MANN(nn.Identity(), machine, again=again)
@@ -62,8 +62,8 @@ class Guided(qs.Learner[Heard]):
         embedded = self._both(task)
         return self.mann.loss(embedded) + self.guide.loss(embedded)
 
-    def weightings(self, task: qs.Task[qs.Examples]) -> dict[str, Tensor]:
-        return self.mann.weightings(self._both(task))
+    def attention_weights(self, task: qs.Task[qs.Examples]) -> dict[str, Tensor]:
+        return self.mann.attention_weights(self._both(task))
 
     def _embedded(self, examples: qs.Examples) -> qs.Examples:
         return examples._replace(x=self.embed(examples.x))
@@ -77,7 +77,7 @@ def recipe(
     slots: int = 128,
     ways: int = 5,
     steps: int = 2_200,
-    size: int = 16,
+    meta_batch_size: int = 16,
     lr: float = 2e-3,
     again: bool = True,
     bfloat16: bool = True,
@@ -91,32 +91,32 @@ def recipe(
     embed = nn.Sequential(qs.nets.Conv4(pool="stride"), nn.LayerNorm(64))
     inputs = (2 if again else 1) * 64 + ways
     machine = (
-        qs.LRUA(inputs, ways, slots=slots)
+        qs.learners.memory.LRUA(inputs, ways, slots=slots)
         if slots
-        else qs.StackedLSTM(inputs, ways, hidden=200, layers=1)
+        else qs.nets.StackedLSTM(inputs, ways, hidden=200, layers=1)
     )
     learner = Guided(embed, machine, again=again)
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
-    def test(presentation: int) -> Test:
+    def test(presentation: int) -> Benchmark:
         metrics = {"accuracy": accuracy_at(presentation)}
-        judge = qs.evaluate_presentations
-        sequences = qs.Presentations(tasks(data.test))
-        return Test(sequences, metrics=metrics, count=600, judge=judge)
+        judge = qs.evaluation.evaluate_presentations
+        sequences = qs.tasks.Presentations(tasks(data.test))
+        return Benchmark(sequences, metrics=metrics, n_tasks=600, evaluate_fn=judge)
 
     return Experiment(
         learner,
         tasks(data.train),
-        qs.Presentations(tasks(data.validation)),
+        qs.tasks.Presentations(tasks(data.validation)),
         {f"{name} presentation": test(number) for number, name in ORDINALS.items()},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         clip=10.0,
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
         embed_together=True,
     )

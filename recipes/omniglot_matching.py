@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "omniglot_matching_{embeddings}"
 PAPER = {
@@ -38,7 +38,7 @@ def recipe(
     shots: int = 1,
     queries: int = 5,
     steps: int = 3_000,
-    size: int = 1,
+    meta_batch_size: int = 1,
     lr: float = 1e-3,
     bfloat16: bool = True,
     seed: int = 0,
@@ -50,19 +50,19 @@ def recipe(
     learner = qs.MatchingNetwork(
         embed,
         similarity=(
-            qs.Scaled(qs.cosine_similarity, scale)
+            qs.core.ScaledSimilarity(qs.core.cosine_similarity, scale)
             if similarity == "cosine"
-            else qs.negative_squared_distance
+            else qs.core.negative_squared_distance
         ),
-        context=qs.FullContext(embed.width) if embeddings == "fce" else None,
+        context=qs.learners.metric.FullContext(embed.width) if embeddings == "fce" else None,
     )
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"  # one large episode a step: nothing to batch over
+    learner.execution = "loop"  # one large episode a step: nothing to batch over
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
-    def test(ways: int, shots: int) -> Test:
+    def test(ways: int, shots: int) -> Benchmark:
         tasks = qs.FewShot(data.test, ways, shots, 15, rotations="classes")
-        return Test(tasks, count=1000, size=10)
+        return Benchmark(tasks, n_tasks=1000, meta_batch_size=10)
 
     return Experiment(
         learner,
@@ -71,9 +71,9 @@ def recipe(
         {f"{n}-way {k}-shot": test(n, k) for n in (5, 20) for k in (1, 5)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=200,
-        validation_count=200,
+        validate_every=200,
+        n_validation_tasks=200,
     )

@@ -15,7 +15,7 @@ for 10,000,000 episodes; the default here is what one CPU core does in about twe
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {"5-way 1-shot": {"accuracy": 0.989}}
 
@@ -27,7 +27,7 @@ def recipe(
     queries: int = 5,
     scale: float = 10.0,
     steps: int = 2_500,
-    size: int = 4,
+    meta_batch_size: int = 4,
     lr: float = 1e-3,
     bfloat16: bool = True,
     seed: int = 0,
@@ -39,10 +39,12 @@ def recipe(
         base,
         base.width,
         ways,
-        similarity=qs.Scaled(scale=scale) if scale else qs.cosine_similarity,
+        similarity=qs.core.ScaledSimilarity(scale=scale)
+        if scale
+        else qs.core.cosine_similarity,
     )
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"
+    learner.execution = "loop"
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
     def tasks(split: qs.datasets.Labelled, queries: int) -> qs.FewShot:
@@ -52,13 +54,17 @@ def recipe(
         learner,
         tasks(data.train, queries),
         tasks(data.validation, 5),
-        {f"{ways}-way {shots}-shot": Test(tasks(data.test, 15), count=1000, size=10)},
+        {
+            f"{ways}-way {shots}-shot": Benchmark(
+                tasks(data.test, 15), n_tasks=1000, meta_batch_size=10
+            )
+        },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         clip=10.0,
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

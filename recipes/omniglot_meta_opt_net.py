@@ -15,7 +15,7 @@ paper's 60,000. The forward pass is in bfloat16, except the support vector machi
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 
@@ -26,7 +26,7 @@ def recipe(
     shots: int = 5,
     queries: int = 6,
     steps: int = 2_000,
-    size: int = 8,
+    meta_batch_size: int = 8,
     lr: float = 2e-3,
     scale: float = 10.0,
     bfloat16: bool = True,
@@ -34,12 +34,12 @@ def recipe(
 ) -> Experiment:
     data = qs.datasets.omniglot(convention="vinyals")
     learner = qs.MetaOptNet(qs.nets.Conv4(), scale=scale)
-    learner.how = "loop"  # under vmap, convolutions would not be cast to bfloat16
+    learner.execution = "loop"  # under vmap, convolutions would not be cast to bfloat16
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
-    def test(ways: int, shots: int) -> Test:
+    def test(ways: int, shots: int) -> Benchmark:
         tasks = qs.FewShot(data.test, ways, shots, 15, rotations="classes")
-        return Test(tasks, count=1000, size=10)
+        return Benchmark(tasks, n_tasks=1000, meta_batch_size=10)
 
     return Experiment(
         learner,
@@ -48,9 +48,9 @@ def recipe(
         {f"{n}-way {k}-shot": test(n, k) for n in (5, 20) for k in (1, 5)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

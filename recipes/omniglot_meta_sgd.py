@@ -15,7 +15,7 @@ cosine; and the default of 4,000 steps of 16 tasks, about twelve minutes of one 
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {"5-way 1-shot": {"accuracy": 0.9953, "interval": 0.0026}}
 
@@ -25,7 +25,7 @@ def recipe(
     ways: int = 5,
     shots: int = 1,
     steps: int = 4000,
-    size: int = 16,
+    meta_batch_size: int = 16,
     first_rates: tuple[float, float] = (0.4, 0.4),
     inner_steps: int = 1,
     lr: float = 1e-3,
@@ -37,18 +37,18 @@ def recipe(
     def tasks(split: qs.datasets.Labelled) -> qs.FewShot:
         return qs.FewShot(split, ways, shots, shots, rotations="random")
 
-    net = qs.use_batch_statistics(qs.nets.Conv4(ways, pool="stride"))
+    net = qs.nets.use_batch_statistics(qs.nets.Conv4(ways, pool="stride"))
     learner = qs.MetaSGD(net, lr=first_rates, steps=inner_steps, first_order=first_order)
     optimizer = torch.optim.Adam(learner.parameters(), lr)
     return Experiment(
         learner,
         tasks(data.train),
         tasks(data.validation),
-        {f"{ways}-way {shots}-shot": Test(tasks(data.test), count=2000)},
+        {f"{ways}-way {shots}-shot": Benchmark(tasks(data.test), n_tasks=2000)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
-        validate=max(1, steps // 15),
-        validation_count=600,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=600,
     )

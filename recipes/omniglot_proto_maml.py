@@ -15,7 +15,7 @@ tasks; the default here is what one CPU core does in twelve minutes, 4,000 steps
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 
@@ -25,7 +25,7 @@ def recipe(
     ways: int = 5,
     shots: int = 1,
     steps: int = 4_000,
-    size: int = 16,
+    meta_batch_size: int = 16,
     inner_lr: float = 0.1,
     inner_steps: int = 1,
     lr: float = 1e-3,
@@ -37,7 +37,7 @@ def recipe(
     def tasks(split: qs.datasets.Labelled) -> qs.FewShot:
         return qs.FewShot(split, ways, shots, shots, rotations="random")
 
-    net = qs.use_batch_statistics(qs.nets.Conv4(pool="stride"))
+    net = qs.nets.use_batch_statistics(qs.nets.Conv4(pool="stride"))
     learner = qs.ProtoMAML(net, lr=inner_lr, steps=inner_steps, first_order=first_order)
     optimizer = torch.optim.Adam(learner.parameters(), lr)
     test = tasks(data.test)
@@ -46,14 +46,14 @@ def recipe(
         tasks(data.train),
         tasks(data.validation),
         {
-            f"{ways}-way {shots}-shot": Test(test, count=2000),
-            f"{ways}-way {shots}-shot, no step": Test(test, {"steps": 0}, count=2000),
-            f"{ways}-way {shots}-shot, 3 steps": Test(test, {"steps": 3}, count=2000),
+            f"{ways}-way {shots}-shot": Benchmark(test, n_tasks=2000),
+            f"{ways}-way {shots}-shot, no step": Benchmark(test, {"steps": 0}, n_tasks=2000),
+            f"{ways}-way {shots}-shot, 3 steps": Benchmark(test, {"steps": 3}, n_tasks=2000),
         },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
-        validate=max(1, steps // 15),
-        validation_count=600,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=600,
     )

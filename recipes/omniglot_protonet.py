@@ -10,7 +10,7 @@ pass is in bfloat16 by default, which a CPU with AMX does twice as fast.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {
     "5-way 1-shot": {"accuracy": 0.988},
@@ -26,7 +26,7 @@ def recipe(
     shots: int = 1,
     queries: int = 5,
     steps: int = 5_000,
-    size: int = 1,
+    meta_batch_size: int = 1,
     lr: float = 1e-3,
     bfloat16: bool = True,
     seed: int = 0,
@@ -34,12 +34,12 @@ def recipe(
     data = qs.datasets.omniglot(convention="vinyals")
     learner = qs.PrototypicalNetwork(qs.nets.Conv4())
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"  # one large episode a step: nothing to batch over
+    learner.execution = "loop"  # one large episode a step: nothing to batch over
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
-    def test(ways: int, shots: int) -> Test:
+    def test(ways: int, shots: int) -> Benchmark:
         tasks = qs.FewShot(data.test, ways, shots, 15, rotations="classes")
-        return Test(tasks, count=1000, size=10)
+        return Benchmark(tasks, n_tasks=1000, meta_batch_size=10)
 
     return Experiment(
         learner,
@@ -48,9 +48,9 @@ def recipe(
         {f"{n}-way {k}-shot": test(n, k) for n in (5, 20) for k in (1, 5)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=500,
-        validation_count=200,
+        validate_every=500,
+        n_validation_tasks=200,
     )

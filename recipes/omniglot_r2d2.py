@@ -16,7 +16,7 @@ regression.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 
@@ -27,7 +27,7 @@ def recipe(
     shots: int = 1,
     queries: int = 5,
     steps: int = 4_000,
-    size: int = 1,
+    meta_batch_size: int = 1,
     lr: float = 2e-3,
     penalty: float = 50.0,
     scale: float = 10.0,
@@ -36,12 +36,12 @@ def recipe(
 ) -> Experiment:
     data = qs.datasets.omniglot(convention="vinyals")
     learner = qs.R2D2(qs.nets.Conv4(), penalty=penalty, scale=scale)
-    learner.how = "loop"  # one large episode a step: nothing to batch over
+    learner.execution = "loop"  # one large episode a step: nothing to batch over
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
-    def test(ways: int, shots: int) -> Test:
+    def test(ways: int, shots: int) -> Benchmark:
         tasks = qs.FewShot(data.test, ways, shots, 15, rotations="classes")
-        return Test(tasks, count=1000, size=10)
+        return Benchmark(tasks, n_tasks=1000, meta_batch_size=10)
 
     return Experiment(
         learner,
@@ -50,9 +50,9 @@ def recipe(
         {f"{n}-way {k}-shot": test(n, k) for n in (5, 20) for k in (1, 5)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "omniglot_relation_{normalise}_{shots}shot"
 PAPER = {
@@ -37,7 +37,7 @@ def recipe(
     shots: int = 1,
     queries: int = 5,
     steps: int = 8_000,
-    size: int = 1,
+    meta_batch_size: int = 1,
     lr: float = 2e-3,
     normalise: Literal["running", "batch"] = "running",
     bfloat16: bool = True,
@@ -46,16 +46,18 @@ def recipe(
     if normalise not in ("running", "batch"):
         raise ValueError(f"normalise={normalise!r} is neither 'running' nor 'batch'.")
     data = qs.datasets.omniglot(convention="characters")
-    learner = qs.RelationNetwork(qs.relation_embedding(), qs.relation_module())
+    learner = qs.RelationNetwork(
+        qs.learners.metric.relation_embedding(), qs.learners.metric.relation_module()
+    )
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"  # one large episode a step: nothing to batch over
+    learner.execution = "loop"  # one large episode a step: nothing to batch over
     if normalise == "batch":
-        qs.use_batch_statistics(learner)
+        qs.nets.use_batch_statistics(learner)
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
-    def test(ways: int) -> Test:
+    def test(ways: int) -> Benchmark:
         tasks = qs.FewShot(data.test, ways, shots, shots, rotations="task")
-        return Test(tasks, count=2000)
+        return Benchmark(tasks, n_tasks=2000)
 
     return Experiment(
         learner,
@@ -64,10 +66,10 @@ def recipe(
         {f"{n}-way {shots}-shot": test(n) for n in (5, 20)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         clip=0.5,
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=600,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=600,
     )

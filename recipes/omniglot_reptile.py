@@ -16,7 +16,7 @@ averages the last 2 x 2 pixels, which the authors' net flattens.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {
     "5-way 1-shot": {"accuracy": 0.9539, "interval": 0.0009, "steps": 100_000},
@@ -30,7 +30,7 @@ def recipe(
     shots: int = 1,
     train_shots: int = 10,
     steps: int = 5_000,
-    size: int = 5,
+    meta_batch_size: int = 5,
     inner_lr: float = 1e-3,
     inner_steps: int = 5,
     inner_batch: int = 10,
@@ -40,7 +40,7 @@ def recipe(
     seed: int = 0,
 ) -> Experiment:
     data = qs.datasets.omniglot(convention="characters")
-    net = qs.use_batch_statistics(qs.nets.Conv4(ways, pool="stride"))
+    net = qs.nets.use_batch_statistics(qs.nets.Conv4(ways, pool="stride"))
     learner = qs.Reptile(net, lr=inner_lr, steps=inner_steps, batch=inner_batch)
     optimizer = torch.optim.SGD(learner.parameters(), lr)
     test = qs.FewShot(data.test, ways, shots, 1)
@@ -51,14 +51,14 @@ def recipe(
         qs.FewShot(data.train, ways, train_shots, 1, rotations="classes"),
         qs.FewShot(data.validation, ways, shots, 1),
         {
-            name: Test(test, {**settings, "transductive": False}, count=1000),
-            f"{name}, transductive": Test(test, settings, count=1000),
-            f"{name}, transductive, {inner_steps} steps": Test(test, count=1000),
+            name: Benchmark(test, {**settings, "transductive": False}, n_tasks=1000),
+            f"{name}, transductive": Benchmark(test, settings, n_tasks=1000),
+            f"{name}, transductive, {inner_steps} steps": Benchmark(test, n_tasks=1000),
         },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps),
-        validate=max(1, steps // 15),
-        validation_count=600,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=600,
     )

@@ -15,7 +15,7 @@ core does in about twelve minutes.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "omniglot_semi_supervised_{distractors}"
 PAPER = {}
@@ -29,7 +29,7 @@ def recipe(
     unlabelled: int = 5,
     distractors: int = 0,
     steps: int = 4_000,
-    size: int = 1,
+    meta_batch_size: int = 1,
     lr: float = 1e-3,
     bfloat16: bool = True,
     seed: int = 0,
@@ -37,7 +37,7 @@ def recipe(
     data = qs.datasets.omniglot(convention="vinyals")
     learner = qs.SemiSupervisedPrototypicalNetwork(qs.nets.Conv4(), distractors=distractors > 0)
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"  # one large episode a step: nothing to batch over
+    learner.execution = "loop"  # one large episode a step: nothing to batch over
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
     def tasks(
@@ -58,16 +58,16 @@ def recipe(
         tasks(data.train, ways, queries),
         tasks(data.validation, 5, 5),
         {
-            f"5-way {shots}-shot": Test(tasks(data.test, 5, 10), count=1000),
-            f"5-way {shots}-shot, all labelled": Test(
-                tasks(data.test, 5, 10, more=False), count=1000
+            f"5-way {shots}-shot": Benchmark(tasks(data.test, 5, 10), n_tasks=1000),
+            f"5-way {shots}-shot, all labelled": Benchmark(
+                tasks(data.test, 5, 10, more=False), n_tasks=1000
             ),
         },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 
@@ -57,7 +57,7 @@ def recipe(
     seed: int = 0,
 ) -> Experiment:
     data = qs.datasets.omniglot(convention="vinyals")
-    train = qs.Classification(data.train, examples, rotations="classes")
+    train = qs.tasks.Classification(data.train, examples, rotations="classes")
     embed = qs.nets.Conv4()
     head = nn.Linear(embed.width, train.classes)
     learner = Shared(
@@ -68,12 +68,12 @@ def recipe(
         TIM=qs.TIM(embed, head, lr=1e-3, steps=100),
     )
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    learner.how = "loop"  # one large batch a step: nothing to batch over
+    learner.execution = "loop"  # one large batch a step: nothing to batch over
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
-    def test(shots: int, by: str) -> Test:
+    def test(shots: int, by: str) -> Benchmark:
         tasks = qs.FewShot(data.test, 5, shots, 15, rotations="classes")
-        return Test(tasks, {"by": by}, count=1000)
+        return Benchmark(tasks, {"by": by}, n_tasks=1000)
 
     names = {"UN": "SimpleShot UN", "L2N": "SimpleShot L2N", "CL2N": "SimpleShot CL2N"}
     return Experiment(
@@ -87,9 +87,9 @@ def recipe(
         },
         optimizer,
         steps,
-        size=1,
+        meta_batch_size=1,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

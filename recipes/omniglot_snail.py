@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 
 import quickstudy as qs
-from quickstudy.learners.snail import BLOCKS
-from quickstudy.recipe import Experiment, Test
+from quickstudy.learners.amortised.snail import BLOCKS
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "omniglot_snail_{blocks}"
 PAPER = {"omniglot_snail_all": {"5-way 1-shot": {"accuracy": 0.9907, "interval": 0.0016}}}
@@ -32,7 +32,7 @@ def recipe(
     queries: int = 3,
     blocks: Literal["all", "temporal"] = "all",
     steps: int = 7_000,
-    size: int = 16,
+    meta_batch_size: int = 16,
     lr: float = 1e-3,
     bfloat16: bool = True,
     seed: int = 0,
@@ -53,14 +53,14 @@ def recipe(
         learner,
         tasks(data.train, queries),
         tasks(data.validation, 5),
-        {f"{ways}-way {shots}-shot": Test(tasks(data.test, 15), count=1000)},
+        {f"{ways}-way {shots}-shot": Benchmark(tasks(data.test, 15), n_tasks=1000)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         clip=10.0,
         precision=torch.bfloat16 if bfloat16 else None,
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
         embed_together=True,
     )

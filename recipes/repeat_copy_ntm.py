@@ -22,13 +22,13 @@ from typing import Any, Literal, get_args
 import torch
 
 import quickstudy as qs
-from quickstudy.ntm import NTM, FeedForward, Machine, StackedLSTM
-from quickstudy.recipe import Experiment, Test
+from quickstudy.nets.cells import NTM, FeedForward, RecurrentCell, StackedLSTM
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "repeat_copy_{learner}"
 
 Name = Literal["ntm", "feed_forward", "lstm"]
-LEARNERS: dict[Name, Callable[[int, int], Machine[Any]]] = {
+LEARNERS: dict[Name, Callable[[int, int], RecurrentCell[Any]]] = {
     "ntm": NTM,
     "feed_forward": lambda inputs, outputs: NTM(inputs, outputs, controller=FeedForward),
     "lstm": StackedLSTM,
@@ -39,35 +39,37 @@ def recipe(
     *,
     learner: Name = "ntm",
     steps: int = 20_000,
-    size: int = 16,
+    meta_batch_size: int = 16,
     lr: float = 1e-4,
     seed: int = 0,
 ) -> Experiment:
     if learner not in LEARNERS:
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     model = qs.SequenceLearner(LEARNERS[learner](10, 9))
-    errors = {"bit_errors": qs.bit_errors}
-    mixed = qs.RepeatCopy(length=(1, 10), repeats=(1, 10), ragged=True)
-    tests = {"lengths 1 to 10, 1 to 10 times": Test(mixed, metrics=errors, count=1000)}
+    errors = {"bit_errors": qs.learners.memory.bit_errors}
+    mixed = qs.tasks.RepeatCopy(length=(1, 10), repeats=(1, 10), ragged=True)
+    tests = {"lengths 1 to 10, 1 to 10 times": Benchmark(mixed, metrics=errors, n_tasks=1000)}
     for length, repeats in ((10, 10), (20, 10), (10, 20)):
-        exactly = qs.RepeatCopy(length=(length, length), repeats=(repeats, repeats))
-        tests[f"length {length}, {repeats} times"] = Test(exactly, metrics=errors, count=400)
+        exactly = qs.tasks.RepeatCopy(length=(length, length), repeats=(repeats, repeats))
+        tests[f"length {length}, {repeats} times"] = Benchmark(
+            exactly, metrics=errors, n_tasks=400
+        )
     optimizer = torch.optim.RMSprop(
         model.parameters(), lr, alpha=0.95, momentum=0.9, eps=1e-4, centered=True
     )
-    once, often = (qs.RepeatCopy(length=(1, 10), repeats=(1, most)) for most in (1, 10))
+    once, often = (qs.tasks.RepeatCopy(length=(1, 10), repeats=(1, most)) for most in (1, 10))
     return Experiment(
         model,
-        qs.Mixture(once, once, once, often, together=True),
+        qs.tasks.Mixture(once, once, once, often, together=True),
         mixed,
         tests,
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=10.0,
-        metrics={"bits": qs.bit_cross_entropy, **errors},
+        metrics={"bits": qs.learners.memory.bit_cross_entropy, **errors},
         better="min",
-        validate=max(1, steps // 15),
-        validation_count=200,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

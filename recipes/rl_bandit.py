@@ -28,7 +28,7 @@ import torch
 
 import quickstudy as qs
 from quickstudy.environments import BernoulliBandit
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "rl_bandit_{learner}_{arms}_arms_{pulls}_pulls"
 ROW = "new bandits"
@@ -52,7 +52,7 @@ def recipe(
     arms: int = 5,
     pulls: int = 10,
     steps: int | None = None,
-    size: int | None = None,
+    meta_batch_size: int | None = None,
     hidden: int = 64,
     lr: float = 3e-3,
     seed: int = 0,
@@ -68,23 +68,32 @@ def recipe(
         credit["decay"] = lambda done: 0.3 if done < ends else 0.9
         credit["entropy"] = lambda done: 0.05 if done < ends else 0.02
     if learner == "rl2":
-        actor = qs.RL2(bandit, hidden=hidden, remembers=pulls, **credit)
+        actor = qs.RL2(bandit, hidden=hidden, timescale=pulls, **credit)
     else:
         blocks = (few, few, (few, few))
         actor = qs.SNAILPolicy(bandit, length=pulls, width=few, blocks=blocks, **credit)
-    trials = qs.Rollouts(bandit, actor, episodes=pulls, trial=True)
-    optimizer = qs.Epochs(torch.optim.Adam(actor.parameters(), lr), 4, parts=4 if long else 1)
+    trials = qs.tasks.Rollouts(bandit, actor, episodes=pulls, trial=True)
+    optimizer = qs.training.MultiEpoch(
+        torch.optim.Adam(actor.parameters(), lr), 4, minibatches=4 if long else 1
+    )
     return Experiment(
         actor,
         trials,
         trials,
-        {ROW: Test(trials, count=10_000, size=500, judge=qs.evaluate_rollouts)},
+        {
+            ROW: Benchmark(
+                trials,
+                n_tasks=10_000,
+                meta_batch_size=500,
+                evaluate_fn=qs.evaluation.evaluate_rollouts,
+            )
+        },
         optimizer,
         steps,
-        size or (256 if long else 5120 // pulls),
+        meta_batch_size or (256 if long else 5120 // pulls),
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=1.0,
-        judge=partial(qs.evaluate_rollouts, size=1000),
-        validate=max(1, steps // 15),
-        validation_count=2000,
+        evaluate_fn=partial(qs.evaluation.evaluate_rollouts, meta_batch_size=1000),
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=2000,
     )

@@ -40,16 +40,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import quickstudy as qs
-from quickstudy.advantages import clipped, gae, linear_baseline
 from quickstudy.environments import (
     Environment,
+    Episodes,
     HalfCheetahDir,
     HalfCheetahVel,
-    Percept,
-    Trajectories,
-    actions_of,
+    PolicyInput,
+    action_distribution,
 )
-from quickstudy.recipe import Experiment, Test
+from quickstudy.rl.advantages import clipped, gae, linear_baseline
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "rl_cheetah_{task}_{learner}_{seed}"
 ROWS = {"dir": "new trials of two directions", "vel": "new velocities"}
@@ -79,32 +79,32 @@ class FromScratch(qs.Actor):
         decay: float = 1.0,
     ):
         super().__init__()
-        self.actions, self.net = actions_of(environment), net
+        self.actions, self.net = action_distribution(environment), net
         self.lr, self.steps, self.clip, self.decay = lr, steps, clip, decay
 
     def begin(self) -> tuple[Any, tuple[()]]:
         return dict(self.net.named_parameters()), ()
 
     def act(
-        self, state: Any, memory: tuple[()], percept: Percept, noise: Tensor
+        self, state: Any, memory: tuple[()], percept: PolicyInput, noise: Tensor
     ) -> tuple[tuple[()], Tensor, Tensor]:
         says = self.predict((state, memory), percept.observation[None])[0]
         return memory, self.actions.draw(says, noise), says
 
-    def adapt(self, support: Trajectories, state: Any = None) -> tuple[Any, tuple[()]]:
+    def adapt(self, support: Episodes, state: Any = None) -> tuple[Any, tuple[()]]:
         start, memory = self.begin() if state is None else state
         seen, reward, weight = support.observation, support.reward, support.weight
         value = linear_baseline(seen, reward, weight, discount=0.99)
         advantage = gae(reward, value, discount=0.99, decay=self.decay)
         advantage = (advantage - advantage.mean()) / advantage.std()
-        then = self.actions.log_probability(support.extras, support.action)
+        then = self.actions.log_prob(support.extras, support.action)
 
         def loss(fast: Any) -> Tensor:
-            now = self.actions.log_probability(self.predict((fast, ()), seen), support.action)
+            now = self.actions.log_prob(self.predict((fast, ()), seen), support.action)
             return -clipped(now - then, advantage, self.clip).mean()
 
         rules = {"lr": self.lr, "steps": self.steps, "first_order": True}
-        return qs.descend(loss, start, **rules), memory
+        return qs.inner_loop.descend(loss, start, **rules), memory
 
     def predict(self, state: Any, x: Tensor) -> Tensor:
         return functional_call(self.net, state[0], (x,))
@@ -115,7 +115,7 @@ def recipe(
     task: Literal["dir", "vel"] = "dir",
     learner: Name = "maml_trpo",
     steps: int | None = None,
-    size: int | None = None,
+    meta_batch_size: int | None = None,
     horizon: int = 100,
     episodes: int = 20,
     inner_lr: float = 0.4,
@@ -146,27 +146,35 @@ def recipe(
             model = qs.MAMLRL(cheetah, net, lr=inner_lr, decay=decay)
     rate = lr or (3e-3 if learner == "promp" else 1e-3)
     adam = torch.optim.Adam(model.parameters(), rate)
-    rollouts = qs.Rollouts(cheetah, model, episodes=explore if learner == "pearl" else episodes)
-    test = Test(rollouts, count=100, judge=qs.evaluate_rollouts)
+    rollouts = qs.tasks.Rollouts(
+        cheetah, model, episodes=explore if learner == "pearl" else episodes
+    )
+    test = Benchmark(rollouts, n_tasks=100, evaluate_fn=qs.evaluation.evaluate_rollouts)
     tests = {ROWS[task]: test}
     if learner == "pearl":
         families = 10 if task == "dir" else 100
         once = 2 * explore * cheetah.horizon  # steps of a task in a collection
         collections = (500_000 - families * once) // (5 * once) + 1
-        train = qs.Replayed(
+        train = qs.tasks.OffPolicyTasks(
             rollouts, tasks=families, every=every, query=128, capacity=600_000 // families
         )
-        likeliest = Test(rollouts, {"greedy": True}, count=100, judge=qs.evaluate_rollouts)
+        likeliest = Benchmark(
+            rollouts, {"greedy": True}, n_tasks=100, evaluate_fn=qs.evaluation.evaluate_rollouts
+        )
         tests[f"{ROWS[task]}, likeliest actions"] = likeliest
-        steps, size, optimizer = steps or collections * every, size or 8, adam
+        steps, meta_batch_size, optimizer = (
+            steps or collections * every,
+            meta_batch_size or 8,
+            adam,
+        )
     else:
         train = rollouts
         optimizer = (
-            qs.Epochs(adam, 5)
+            qs.training.MultiEpoch(adam, 5)
             if learner == "promp"
-            else qs.TRPO(model, max_divergence=max_divergence, fisher_tasks=5)
+            else qs.training.TRPO(model, max_divergence=max_divergence, fisher_tasks=5)
         )
-        steps, size = steps or 126, size or 20
+        steps, meta_batch_size = steps or 126, meta_batch_size or 20
     return Experiment(
         model,
         train,
@@ -174,8 +182,8 @@ def recipe(
         tests,
         optimizer,
         steps if trained else 0,
-        size,
-        judge=partial(qs.evaluate_rollouts, size=40),
-        validate=max(1, steps // 10),
-        validation_count=40,
+        meta_batch_size,
+        evaluate_fn=partial(qs.evaluation.evaluate_rollouts, meta_batch_size=40),
+        validate_every=max(1, steps // 10),
+        n_validation_tasks=40,
     )

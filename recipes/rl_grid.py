@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 import quickstudy as qs
-from quickstudy.acting import total_reward
-from quickstudy.environments import HiddenGoal, Trajectories
-from quickstudy.recipe import Experiment, Test
+from quickstudy.environments import Episodes, HiddenGoal
+from quickstudy.evaluation.rollouts import total_reward
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "rl_grid_{learner}"
 ROW = "new goals"
@@ -31,7 +31,7 @@ Name = Literal["varibad", "rl2"]
 LEARNERS: dict[str, str] = {"varibad": "VariBAD", "rl2": "RL²"}
 
 
-def earned(task: qs.Task[Trajectories], *, episode: int) -> Tensor:
+def earned(task: qs.Task[Episodes], *, episode: int) -> Tensor:
     """The return of an episode."""
     return task.query.reward[episode].sum()
 
@@ -41,7 +41,7 @@ def recipe(
     learner: Name = "varibad",
     episodes: int = 4,
     steps: int = 600,
-    size: int = 64,
+    meta_batch_size: int = 64,
     lr: float | None = None,
     entropy: float = 0.03,
     seed: int = 0,
@@ -49,17 +49,17 @@ def recipe(
     if learner not in get_args(Name):
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     grid = HiddenGoal()
-    settings: dict[str, Any] = {"hidden": 64, "remembers": episodes * grid.horizon}
+    settings: dict[str, Any] = {"hidden": 64, "timescale": episodes * grid.horizon}
     settings |= {"discount": 0.95, "decay": 0.95, "clip": 0.2, "entropy": entropy}
     if learner == "varibad":
         settings |= {"latent": 10, "policy": (128, 128), "decoded": 12, "kl": 0.01}
         actor = qs.VariBAD(grid, **settings)
     else:
         actor = qs.RL2(grid, **settings)
-    trials = qs.Rollouts(grid, actor, episodes=episodes, trial=True)
+    trials = qs.tasks.Rollouts(grid, actor, episodes=episodes, trial=True)
     adam = torch.optim.Adam(actor.parameters(), lr or (2e-3 if learner == "varibad" else 4e-3))
-    optimizer = qs.Epochs(adam, 4, parts=4)
-    metrics: dict[str, Callable[[qs.Task[Trajectories]], Tensor]]
+    optimizer = qs.training.MultiEpoch(adam, 4, minibatches=4)
+    metrics: dict[str, Callable[[qs.Task[Episodes]], Tensor]]
     metrics = {"total reward": total_reward}
     for episode in range(episodes):
         metrics[f"return of episode {episode + 1}"] = partial(earned, episode=episode)
@@ -67,14 +67,21 @@ def recipe(
         actor,
         trials,
         trials,
-        {ROW: Test(trials, count=1000, size=500, judge=qs.evaluate_rollouts)},
+        {
+            ROW: Benchmark(
+                trials,
+                n_tasks=1000,
+                meta_batch_size=500,
+                evaluate_fn=qs.evaluation.evaluate_rollouts,
+            )
+        },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=1.0,
         metrics=metrics,  # pyright: ignore[reportArgumentType]
-        judge=partial(qs.evaluate_rollouts, size=500),
-        validate=max(1, steps // 15),
-        validation_count=500,
+        evaluate_fn=partial(qs.evaluation.evaluate_rollouts, meta_batch_size=500),
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=500,
     )

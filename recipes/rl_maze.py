@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 import quickstudy as qs
-from quickstudy.acting import total_reward
-from quickstudy.environments import GridMaze, Trajectories
-from quickstudy.recipe import Experiment, Test
+from quickstudy.environments import Episodes, GridMaze
+from quickstudy.evaluation.rollouts import total_reward
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "rl_maze_{learner}"
 ROW = "new mazes"
@@ -32,12 +32,12 @@ LEARNERS: dict[str, str] = {"rl2": "RL²", "snail": "SNAIL policy"}
 Name = Literal["rl2", "snail"]
 
 
-def found(task: qs.Task[Trajectories], *, episode: int) -> Tensor:
+def found(task: qs.Task[Episodes], *, episode: int) -> Tensor:
     """1 where the goal was found."""
     return task.query.done[episode].sum()
 
 
-def length(task: qs.Task[Trajectories], *, episode: int) -> Tensor:
+def length(task: qs.Task[Episodes], *, episode: int) -> Tensor:
     """Steps to the goal, or the horizon."""
     return task.query.weight[episode].sum()
 
@@ -47,7 +47,7 @@ def recipe(
     learner: Name = "rl2",
     episodes: int = 2,
     steps: int = 800,
-    size: int = 128,
+    meta_batch_size: int = 128,
     hidden: int = 64,
     lr: float = 3e-3,
     seed: int = 0,
@@ -57,16 +57,16 @@ def recipe(
     maze = GridMaze(4, horizon=30)
     most, few, decay = episodes * maze.horizon, hidden // 4, 0.95
     if learner == "rl2":
-        actor = qs.RL2(maze, hidden=hidden, remembers=most, decay=decay)
+        actor = qs.RL2(maze, hidden=hidden, timescale=most, decay=decay)
     else:
         blocks = (few, (few, few), few, (few, few))  # as in the paper's section 5.4, narrower
         actor = qs.SNAILPolicy(
             maze, length=most, width=few, blocks=blocks, reach=2, decay=decay
         )
     actor.chunk = 64  # which stays in a processor's cache
-    trials = qs.Rollouts(maze, actor, episodes=episodes, trial=True)
-    optimizer = qs.Epochs(torch.optim.Adam(actor.parameters(), lr), 4)
-    metrics: dict[str, Callable[[qs.Task[Trajectories]], Tensor]]
+    trials = qs.tasks.Rollouts(maze, actor, episodes=episodes, trial=True)
+    optimizer = qs.training.MultiEpoch(torch.optim.Adam(actor.parameters(), lr), 4)
+    metrics: dict[str, Callable[[qs.Task[Episodes]], Tensor]]
     metrics = {"total reward": total_reward}
     for episode in range(episodes):
         metrics[f"success in episode {episode + 1}"] = partial(found, episode=episode)
@@ -75,14 +75,21 @@ def recipe(
         actor,
         trials,
         trials,
-        {ROW: Test(trials, count=1000, size=500, judge=qs.evaluate_rollouts)},
+        {
+            ROW: Benchmark(
+                trials,
+                n_tasks=1000,
+                meta_batch_size=500,
+                evaluate_fn=qs.evaluation.evaluate_rollouts,
+            )
+        },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=1.0,
         metrics=metrics,  # pyright: ignore[reportArgumentType]
-        judge=partial(qs.evaluate_rollouts, size=500),
-        validate=max(1, steps // 15),
-        validation_count=500,
+        evaluate_fn=partial(qs.evaluation.evaluate_rollouts, meta_batch_size=500),
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=500,
     )

@@ -25,7 +25,7 @@ import torch
 
 import quickstudy as qs
 from quickstudy.environments import TabularMDP
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "rl_mdp_{learner}_{episodes}_episodes"
 ROW = "new processes"
@@ -42,7 +42,7 @@ def recipe(
     learner: Name = "rl2",
     episodes: int = 10,
     steps: int = 1200,
-    size: int = 128,
+    meta_batch_size: int = 128,
     hidden: int = 64,
     lr: float = 4e-3,
     discount: float = 0.9,
@@ -55,25 +55,34 @@ def recipe(
     length, half = episodes * process.horizon, hidden // 2
     weights = {"discount": discount, "entropy": entropy}
     if learner == "rl2":
-        actor = qs.RL2(process, hidden=hidden, remembers=length, **weights)
+        actor = qs.RL2(process, hidden=hidden, timescale=length, **weights)
     else:
         blocks = (half, (half // 2, half)) * 2
         actor = qs.SNAILPolicy(
             process, length=length, width=half, blocks=blocks, reach=2, **weights
         )
-    trials = qs.Rollouts(process, actor, episodes=episodes, trial=True)
-    optimizer = qs.Epochs(torch.optim.Adam(actor.parameters(), lr), 4, parts=4)
+    trials = qs.tasks.Rollouts(process, actor, episodes=episodes, trial=True)
+    optimizer = qs.training.MultiEpoch(
+        torch.optim.Adam(actor.parameters(), lr), 4, minibatches=4
+    )
     return Experiment(
         actor,
         trials,
         trials,
-        {ROW: Test(trials, count=1000, size=500, judge=qs.evaluate_rollouts)},
+        {
+            ROW: Benchmark(
+                trials,
+                n_tasks=1000,
+                meta_batch_size=500,
+                evaluate_fn=qs.evaluation.evaluate_rollouts,
+            )
+        },
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=1.0,
-        judge=partial(qs.evaluate_rollouts, size=500),
-        validate=max(1, steps // 15),
-        validation_count=500,
+        evaluate_fn=partial(qs.evaluation.evaluate_rollouts, meta_batch_size=500),
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=500,
     )

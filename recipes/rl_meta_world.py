@@ -21,20 +21,20 @@ import torch
 from torch import Tensor
 
 import quickstudy as qs
-from quickstudy.environments import Trajectories, meta_world
-from quickstudy.recipe import Experiment, Test
+from quickstudy.environments import Episodes, meta_world
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "rl_meta_world_{task}_{seed}"
 ROW = "test goals"
 PAPER = {}
 
 
-def success(task: qs.Task[Trajectories], *, episode: int) -> Tensor:
+def success(task: qs.Task[Episodes], *, episode: int) -> Tensor:
     """Whether the goal was reached at some step of an episode."""
     return task.query.info["success"][episode].amax()
 
 
-def earned(task: qs.Task[Trajectories], *, episode: int) -> Tensor:
+def earned(task: qs.Task[Episodes], *, episode: int) -> Tensor:
     """What an episode paid."""
     return task.query.reward[episode].sum()
 
@@ -53,7 +53,7 @@ def recipe(
     *,
     task: str = "reach-v3",
     steps: int = 150,
-    size: int = 20,
+    meta_batch_size: int = 20,
     horizon: int = 100,
     episodes: int = 2,
     hidden: int = 128,
@@ -64,20 +64,29 @@ def recipe(
     """`workers` are the processes that simulate; results are the same for any number."""
     arm = meta_world(task, horizon=horizon, workers=workers)
     unseen = meta_world(task, split="test", horizon=horizon, workers=workers)
-    learner = qs.RL2(arm, hidden=hidden, remembers=episodes * horizon, decay=0.95)
-    trials = qs.Rollouts(arm, learner, episodes=episodes, trial=True)
-    new = qs.Rollouts(unseen, learner, episodes=episodes, trial=True)
+    learner = qs.RL2(arm, hidden=hidden, timescale=episodes * horizon, decay=0.95)
+    trials = qs.tasks.Rollouts(arm, learner, episodes=episodes, trial=True)
+    new = qs.tasks.Rollouts(unseen, learner, episodes=episodes, trial=True)
     return Experiment(
         learner,
         trials,
         trials,
-        {ROW: Test(new, {}, METRICS, count=100, size=size, judge=qs.evaluate_rollouts)},
-        qs.Epochs(torch.optim.Adam(learner.parameters(), lr), 10),
+        {
+            ROW: Benchmark(
+                new,
+                {},
+                METRICS,
+                n_tasks=100,
+                meta_batch_size=meta_batch_size,
+                evaluate_fn=qs.evaluation.evaluate_rollouts,
+            )
+        },
+        qs.training.MultiEpoch(torch.optim.Adam(learner.parameters(), lr), 10),
         steps,
-        size,
+        meta_batch_size,
         clip=1.0,
         metrics=CHOOSING,
-        judge=partial(qs.evaluate_rollouts, size=size),
-        validate=max(1, steps // 10),
-        validation_count=2 * size,
+        evaluate_fn=partial(qs.evaluation.evaluate_rollouts, meta_batch_size=meta_batch_size),
+        validate_every=max(1, steps // 10),
+        n_validation_tasks=2 * meta_batch_size,
     )

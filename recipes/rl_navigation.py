@@ -24,7 +24,7 @@ import torch
 
 import quickstudy as qs
 from quickstudy.environments import Navigation2D
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "rl_navigation_{learner}_{seed}"
 ROW = "new goals, 1 step"
@@ -43,7 +43,7 @@ def recipe(
     *,
     learner: Name = "maml_trpo",
     steps: int = 60,
-    size: int = 20,
+    meta_batch_size: int = 20,
     episodes: int = 20,
     inner_lr: float = 0.1,
     lr: float = 3e-3,
@@ -66,11 +66,11 @@ def recipe(
         case _:
             model = qs.MAMLRL(navigation, net, lr=inner_lr)
     if learner in ("maml_ppo", "promp"):
-        optimizer = qs.Epochs(torch.optim.Adam(model.parameters(), lr), 5)
+        optimizer = qs.training.MultiEpoch(torch.optim.Adam(model.parameters(), lr), 5)
     else:
-        optimizer = qs.TRPO(model, max_divergence=max_divergence, fisher_tasks=5)
-    rollouts = qs.Rollouts(navigation, model, episodes=episodes)
-    test = Test(rollouts, {"lr": inner_lr}, judge=qs.evaluate_rollouts)
+        optimizer = qs.training.TRPO(model, max_divergence=max_divergence, fisher_tasks=5)
+    rollouts = qs.tasks.Rollouts(navigation, model, episodes=episodes)
+    test = Benchmark(rollouts, {"lr": inner_lr}, evaluate_fn=qs.evaluation.evaluate_rollouts)
     return Experiment(
         model,
         rollouts,
@@ -78,8 +78,8 @@ def recipe(
         {ROW: test},
         optimizer,
         0 if learner == "untrained" else steps,
-        size,
-        judge=partial(qs.evaluate_rollouts, size=40),
-        validate=max(1, steps // 15),
-        validation_count=40,
+        meta_batch_size,
+        evaluate_fn=partial(qs.evaluation.evaluate_rollouts, meta_batch_size=40),
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=40,
     )

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 import quickstudy as qs
-from quickstudy.acting import return_after, return_before
+from quickstudy.core.task import Task
 from quickstudy.environments import Environment, Navigation2D, PointRobot, near_goal
-from quickstudy.recipe import Experiment, Test
-from quickstudy.task import Task
+from quickstudy.evaluation.rollouts import return_after, return_before
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "rl_pearl_{environment}"
 ROW = "new goals"
@@ -83,7 +83,7 @@ def recipe(
     *,
     environment: Literal["navigation", "point_robot"] = "navigation",
     steps: int = 30_000,
-    size: int = 8,
+    meta_batch_size: int = 8,
     tasks: int = 100,
     every: int = 100,
     hidden: int = 64,
@@ -94,17 +94,17 @@ def recipe(
     world = family.environment()
     layers = (hidden,) * 3
     learner = qs.PEARL(world, hidden=layers, encoder=layers, **family.settings)
-    rollouts = qs.Rollouts(world, learner, episodes=family.episodes)
-    replayed = qs.Replayed(
+    rollouts = qs.tasks.Rollouts(world, learner, episodes=family.episodes)
+    replayed = qs.tasks.OffPolicyTasks(
         rollouts, tasks=tasks, every=every, support=128, query=128, adapted=family.sparse
     )
-    test = Test(
+    test = Benchmark(
         rollouts,
         {"greedy": family.sparse},
         family.metrics,
-        count=600,
-        size=200,
-        judge=qs.evaluate_rollouts,
+        n_tasks=600,
+        meta_batch_size=200,
+        evaluate_fn=qs.evaluation.evaluate_rollouts,
     )
     return Experiment(
         learner,
@@ -113,9 +113,9 @@ def recipe(
         {ROW: test},
         torch.optim.Adam(learner.parameters(), lr),
         steps,
-        size,
+        meta_batch_size,
         metrics=family.metrics,
-        judge=partial(qs.evaluate_rollouts, size=200),
-        validate=max(1, steps // 15),
-        validation_count=200,
+        evaluate_fn=partial(qs.evaluation.evaluate_rollouts, meta_batch_size=200),
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=200,
     )

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "sinusoid_{learner}"
 
@@ -37,7 +37,7 @@ def recipe(
     learner: Name = "fomaml",
     shots: int = 10,
     steps: int = 40_000,
-    size: int = 25,
+    meta_batch_size: int = 25,
     inner_lr: float = 0.01,
     inner_steps: int = 1,
     lr: float = 1e-3,
@@ -48,8 +48,8 @@ def recipe(
     net = qs.nets.MLP(1, 1, hidden=(40, 40))
     model = LEARNERS[learner](net, lr=inner_lr, steps=inner_steps, criterion=qs.squared_error)
     tests = {
-        f"{k} shots, {s} step{'s' * (s > 1)}": Test(
-            qs.Sinusoid(k, 100, grid=True), {"steps": s}, count=6000
+        f"{k} shots, {s} step{'s' * (s > 1)}": Benchmark(
+            qs.Sinusoid(k, 100, grid=True), {"steps": s}, n_tasks=6000
         )
         for k in (5, 10, 20)
         for s in (1, 10)
@@ -62,9 +62,9 @@ def recipe(
         tests,
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         better="min",
-        validate=max(1, steps // 15),
-        validation_count=600,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=600,
     )

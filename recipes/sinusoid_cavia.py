@@ -13,7 +13,7 @@ clips each entry of each task's gradient at 10; 6,000 tasks are tested instead o
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "sinusoid_cavia_{context}"
 PAPER = {
@@ -31,7 +31,7 @@ def recipe(
     context: int = 5,
     shots: int = 10,
     steps: int = 50_000,
-    size: int = 25,
+    meta_batch_size: int = 25,
     inner_lr: float = 1.0,
     inner_steps: int = 1,
     lr: float = 1e-3,
@@ -39,7 +39,7 @@ def recipe(
     seed: int = 0,
 ) -> Experiment:
     learner = qs.CAVIA(
-        qs.ContextInput(qs.nets.MLP(1 + context, 1, hidden=(40, 40))),
+        qs.learners.gradient.ContextInput(qs.nets.MLP(1 + context, 1, hidden=(40, 40))),
         context=context,
         lr=inner_lr,
         steps=inner_steps,
@@ -52,13 +52,13 @@ def recipe(
         learner,
         qs.Sinusoid(shots, shots),
         tasks,
-        {f"context of {context}": Test(tasks, count=6000)},
+        {f"context of {context}": Benchmark(tasks, n_tasks=6000)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=10.0,
         better="min",
-        validate=steps // 15,
-        validation_count=600,
+        validate_every=steps // 15,
+        n_validation_tasks=600,
     )

@@ -15,7 +15,7 @@ task, and the loss is not a number from then on.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 
@@ -24,7 +24,7 @@ def recipe(
     *,
     shots: int = 10,
     steps: int = 6_000,
-    size: int = 25,
+    meta_batch_size: int = 25,
     inner_lr: float = 0.002,
     inner_steps: int = 32,
     strength: float = 2.0,
@@ -45,8 +45,8 @@ def recipe(
         criterion=qs.squared_error,
     )
     tests = {
-        f"{k} shots, {s} step{'s' * (s > 1)}": Test(
-            qs.Sinusoid(k, 100, grid=True), {"steps": s, "strength": 0.0}, count=6000
+        f"{k} shots, {s} step{'s' * (s > 1)}": Benchmark(
+            qs.Sinusoid(k, 100, grid=True), {"steps": s, "strength": 0.0}, n_tasks=6000
         )
         for k in (5, 10, 20)
         for s in (1, 10, inner_steps)
@@ -59,9 +59,9 @@ def recipe(
         tests,
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         better="min",
-        validate=max(1, steps // 15),
-        validation_count=600,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=600,
     )

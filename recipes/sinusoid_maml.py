@@ -18,7 +18,7 @@ seeds 0 and 1 by validation.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {
     "5 shots, 1 step": {"squared_error": 0.622, "interval": 0.056},
@@ -34,7 +34,7 @@ def recipe(
     *,
     shots: int = 10,
     steps: int = 70_000,
-    size: int = 25,
+    meta_batch_size: int = 25,
     inner_lr: float = 0.01,
     inner_steps: int = 1,
     lr: float = 1e-3,
@@ -49,8 +49,8 @@ def recipe(
         criterion=qs.squared_error,
     )
     tests = {
-        f"{k} shots, {s} step{'s' * (s > 1)}": Test(
-            qs.Sinusoid(k, 100, grid=True), {"steps": s}, count=6000
+        f"{k} shots, {s} step{'s' * (s > 1)}": Benchmark(
+            qs.Sinusoid(k, 100, grid=True), {"steps": s}, n_tasks=6000
         )
         for k in (5, 10, 20)
         for s in (1, 10)
@@ -63,9 +63,9 @@ def recipe(
         tests,
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         better="min",
-        validate=5000,
-        validation_count=600,
+        validate_every=5000,
+        n_validation_tasks=600,
     )

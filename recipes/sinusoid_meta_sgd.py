@@ -15,7 +15,7 @@ initial weights, and 6,000 tasks to test on.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {
     "5 shots, 1 step": {"squared_error": 0.88, "interval": 0.14},
@@ -28,7 +28,7 @@ def recipe(
     *,
     shots: int = 10,
     steps: int = 60_000,
-    size: int = 25,
+    meta_batch_size: int = 25,
     first_rates: tuple[float, float] = (0.005, 0.1),
     inner_steps: int = 1,
     lr: float = 1e-3,
@@ -43,8 +43,8 @@ def recipe(
         criterion=qs.squared_error,
     )
     tests = {
-        f"{k} shots, {inner_steps} step{'s' * (inner_steps > 1)}": Test(
-            qs.Sinusoid(k, 100, grid=True), count=6000
+        f"{k} shots, {inner_steps} step{'s' * (inner_steps > 1)}": Benchmark(
+            qs.Sinusoid(k, 100, grid=True), n_tasks=6000
         )
         for k in (5, 10, 20)
     }
@@ -56,9 +56,9 @@ def recipe(
         tests,
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         better="min",
-        validate=4000,
-        validation_count=600,
+        validate_every=4000,
+        n_validation_tasks=600,
     )

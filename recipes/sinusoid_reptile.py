@@ -12,7 +12,7 @@ diverge now and then); MAML's net of two layers of 40 with ReLU, and MAML's rang
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {}
 
@@ -21,7 +21,7 @@ def recipe(
     *,
     train_shots: int = 50,
     steps: int = 15_000,
-    size: int = 25,
+    meta_batch_size: int = 25,
     inner_lr: float = 0.01,
     inner_steps: int = 10,
     inner_batch: int = 10,
@@ -33,12 +33,12 @@ def recipe(
         lr=inner_lr,
         steps=inner_steps,
         batch=inner_batch,
-        optimizer=qs.SGD,
+        optimizer=qs.inner_loop.SGD,
         criterion=qs.squared_error,
     )
     tests = {
-        f"{k} shots, {s} step{'s' * (s > 1)}": Test(
-            qs.Sinusoid(k, 100, grid=True), {"steps": s, "batch": None}, count=6000
+        f"{k} shots, {s} step{'s' * (s > 1)}": Benchmark(
+            qs.Sinusoid(k, 100, grid=True), {"steps": s, "batch": None}, n_tasks=6000
         )
         for k in (5, 10, 20)
         for s in (1, 10)
@@ -51,9 +51,9 @@ def recipe(
         tests,
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps),
         better="min",
-        validate=max(1, steps // 15),
-        validation_count=600,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=600,
     )

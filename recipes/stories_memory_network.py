@@ -16,7 +16,7 @@ at 40, as there.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "stories_{facts}_memory_network"
 
@@ -29,13 +29,13 @@ def recipe(
     hops: int = 3,
     width: int = 20,
     steps: int = 12_000,
-    size: int = 32,
+    meta_batch_size: int = 32,
     questions: int = 4,
     linear_until: int = 500,
     lr: float = 1e-2,
     seed: int = 0,
 ) -> Experiment:
-    stories = qs.Stories(facts)
+    stories = qs.tasks.Stories(facts)
     learner = qs.story_memory_network(
         len(stories.words), width=width, hops=hops, linear_until=linear_until
     )
@@ -43,14 +43,14 @@ def recipe(
     kind = f"{facts} fact{'s' * (facts > 1)}"
     return Experiment(
         learner,
-        qs.Stories(facts, questions=questions),
+        qs.tasks.Stories(facts, questions=questions),
         stories,
-        {kind: Test(stories, count=2000)},
+        {kind: Benchmark(stories, n_tasks=2000)},
         optimizer,
         steps,
-        size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=40.0,
-        validate=max(1, steps // 15),
-        validation_count=500,
+        validate_every=max(1, steps // 15),
+        n_validation_tasks=500,
     )

@@ -33,7 +33,7 @@ from torch import nn
 
 import quickstudy as qs
 from quickstudy.datasets import TrainTest, split_examples
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "{data}_{stream}_{learner}"
 
@@ -167,18 +167,20 @@ def recipe(
             raise ValueError(f"{value!r}: choose one of {', '.join(get_args(names))}.")
     train, test = halves(data)
     model = make(train, stream, learner, CHOSEN.get(f"{stream} {learner}", {}))
-    tests = {"all": Test(streams(stream, train, test), judge=qs.judge_stream)}
+    tests = {
+        "all": Benchmark(streams(stream, train, test), evaluate_fn=qs.evaluation.stream_report)
+    }
     if stream == "split":
-        known = partial(qs.judge_stream, known_task=True)
-        tests["task known"] = Test(streams(stream, train, test), judge=known)
+        known = partial(qs.evaluation.stream_report, task_incremental=True)
+        tests["task known"] = Benchmark(streams(stream, train, test), evaluate_fn=known)
     return Experiment(
         model,
         streams(stream, train, test),
         streams(stream, train, test),
-        {name: replace(each, count=count) for name, each in tests.items()},
+        {name: replace(each, n_tasks=count) for name, each in tests.items()},
         torch.optim.SGD(model.parameters(), 0.1),
         steps=0,
-        size=1,
+        meta_batch_size=1,
     )
 
 
@@ -195,13 +197,13 @@ def halves(data: Data) -> TrainTest:
 
 def streams(
     stream: Kind, train: qs.datasets.Labelled, test: qs.datasets.Labelled
-) -> qs.Streams:
-    makers: dict[Kind, Callable[..., qs.Stream]] = {
-        "split": partial(qs.class_incremental, per_task=2),
-        "permuted": partial(qs.permuted, tasks=10),
-        "rotated": partial(qs.rotated, tasks=20, examples=1000),
+) -> qs.tasks.Streams:
+    makers: dict[Kind, Callable[..., qs.tasks.Stream]] = {
+        "split": partial(qs.tasks.class_incremental, per_task=2),
+        "permuted": partial(qs.tasks.permuted, tasks=10),
+        "rotated": partial(qs.tasks.rotated, tasks=20, examples=1000),
     }
-    return qs.Streams(partial(makers[stream], train, test))
+    return qs.tasks.Streams(partial(makers[stream], train, test))
 
 
 def make(
@@ -221,7 +223,9 @@ def choose(data: Data, stream: Kind, learner: Name) -> dict[str, float]:
     def accuracy(values: tuple[float, ...]) -> float:
         torch.manual_seed(0)
         model = make(train, stream, learner, dict(zip(TRIED[learner], values, strict=True)))
-        report = qs.evaluate_stream(model, streams(stream, train, held_out), count=1, seed=101)
+        report = qs.evaluation.evaluate_stream(
+            model, streams(stream, train, held_out), n_tasks=1, seed=101
+        )
         return report.report.mean("accuracy")
 
     best = max(product(*TRIED[learner].values()), key=accuracy)

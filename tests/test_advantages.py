@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from quickstudy.advantages import clipped, discounted_returns, gae
+from quickstudy.rl.advantages import clipped, discounted_returns, gae
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -26,9 +26,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from quickstudy import MAML, checkpoint, train
-from quickstudy.checkpoint import CheckpointError, Checkpoints, load, read_facts, save
-from quickstudy.functional import squared_error
+from quickstudy import MAML, train
+from quickstudy.core.functional import squared_error
+from quickstudy.storage import checkpoints
+from quickstudy.storage.checkpoints import CheckpointError, Checkpoints, load, read_facts, save
 from tests.test_train import Waves, assert_equal, maml
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and limits of POSIX")
@@ -49,7 +50,9 @@ def training(*, seed: int = 0) -> Training:
 
 def go_on(run: Training, start: int, steps: int) -> Iterator[int]:
     """Trains, and yields the number of steps done."""
-    for step in train(run.learner, Waves(), run.optimizer, steps=steps, size=4, start=start):
+    for step in train(
+        run.learner, Waves(), run.optimizer, steps=steps, meta_batch_size=4, start=start
+    ):
         run.scheduler.step()
         yield step.number
 
@@ -145,7 +148,7 @@ def optimizers() -> dict[str, Callable[[Any], Optimizer]]:
 @pytest.mark.parametrize("name", optimizers())
 def test_every_optimizer_goes_on_as_if_nothing_had_been(tmp_path: Path, name: str):
     def steps(learner: MAML, optimizer: Optimizer, start: int, steps: int) -> None:
-        list(train(learner, Waves(), optimizer, steps=steps, size=4, start=start))
+        list(train(learner, Waves(), optimizer, steps=steps, meta_batch_size=4, start=start))
 
     one, other = maml(), maml(seed=1)
     a, b = (optimizers()[name](learner.parameters()) for learner in (one, other))
@@ -413,7 +416,7 @@ def test_other_formats_and_other_files(saved: Path, tmp_path: Path):
     path = damaged(saved, tmp_path / "x")[2]
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"format": 7, "versions": {"quickstudy": "9.1"}}))
-    says = rf"has format 7, .* reads format {checkpoint.FORMAT}: use the version .* \(9\.1\)"
+    says = rf"has format 7, .* reads format {checkpoints.FORMAT}: use the version .* \(9\.1\)"
     with refused(says, run):
         load(path.parent, *run)
     for other in "[]", '{"loss": 1}':

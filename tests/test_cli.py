@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from quickstudy.cli import main
+from quickstudy.cli.app import main
 
 RECIPE = '''"""Tiny patterns, told apart by prototypes.
 
@@ -26,7 +26,7 @@ For tests.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {"3-way 2-shot": {"accuracy": 0.9}}
 
@@ -45,12 +45,12 @@ def recipe(*, steps: int = 6, lr: float = 1e-2, seed: int = 0) -> Experiment:
         learner,
         tasks,
         tasks,
-        {"3-way 2-shot": Test(tasks, count=20, size=10)},
+        {"3-way 2-shot": Benchmark(tasks, n_tasks=20, meta_batch_size=10)},
         torch.optim.Adam(learner.parameters(), lr),
         steps,
         4,
-        validate=3,
-        validation_count=10,
+        validate_every=3,
+        n_validation_tasks=10,
     )
 '''
 
@@ -108,17 +108,17 @@ def test_train_evaluate_resume(run: Any, recipe: str, tmp_path: Path) -> None:
     assert run("train", recipe, "--out", straight, "--steps", 9).code == 0
     assert weights(out) == weights(straight)  # to the bit
 
-    asked = run("evaluate", out, "--ways", 4, "--shots", 1, "--count", 12, "--json")
+    asked = run("evaluate", out, "--ways", 4, "--shots", 1, "--n-tasks", 12, "--json")
     report = json.loads(asked.out)["as asked"]
     assert report["card"]["ways"] == 4 and report["card"]["shots"] == 1
     assert len(report["values"]["accuracy"]) == 12
-    again = run("evaluate", out, "--ways", 4, "--shots", 1, "--count", 12, "--json")
+    again = run("evaluate", out, "--ways", 4, "--shots", 1, "--n-tasks", 12, "--json")
     assert again.out == asked.out
     other = run(
-        "evaluate", out, "--ways", 4, "--shots", 1, "--count", 12, "--seed", 7, "--json"
+        "evaluate", out, "--ways", 4, "--shots", 1, "--n-tasks", 12, "--seed", 7, "--json"
     )
     assert other.out != asked.out
-    assert "3-way 2-shot: accuracy" in run("evaluate", out, "--count", 5).out
+    assert "3-way 2-shot: accuracy" in run("evaluate", out, "--n-tasks", 5).out
 
 
 def weights(folder: Path) -> set[str]:
@@ -128,19 +128,19 @@ def weights(folder: Path) -> set[str]:
 
 
 def test_a_limit_of_memory(run: Any, recipe: str, tmp_path: Path) -> None:
-    done = run("train", recipe, "--out", tmp_path / "run", "--memory", "1GiB")
+    done = run("train", recipe, "--out", tmp_path / "run", "--memory-limit", "1GiB")
     assert done.code == 0 and "memory" in done.err and "chosen: " in done.err
     out = tmp_path / "other"
-    assert "One task takes" in run("train", recipe, "--out", out, "--memory", "1B").err
-    both = run("train", recipe, "--out", out, "--memory", "1GiB", "--how", "loop")
-    assert "leave out --how loop" in both.err
+    assert "One task takes" in run("train", recipe, "--out", out, "--memory-limit", "1B").err
+    both = run("train", recipe, "--out", out, "--memory-limit", "1GiB", "--execution", "loop")
+    assert "leave out --execution loop" in both.err
 
 
 def test_a_recipe_of_several_results(
     run: Any, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("quickstudy.recipe.folders", lambda: [tmp_path / "recipes"])
+    monkeypatch.setattr("quickstudy.runs.recipes.folders", lambda: [tmp_path / "recipes"])
     (tmp_path / "recipes").mkdir()
     Path(recipe).write_text(RECIPE + '\n\nRESULT = "tiny_{lr}_{seed}"\n')
     for seed in (0, 1):
@@ -235,8 +235,8 @@ def test_list_doctor_report(run: Any, recipe: str, tmp_path: Path) -> None:
     assert all(found["recipes"].values()), "every recipe says what it is"
     out = tmp_path / "run"
     run("train", recipe, "--out", out)
-    doctor = run("doctor", out)
-    assert doctor.code == 0 and "vmap" in doctor.out and "loop" in doctor.out
+    diagnose = run("diagnose", out)
+    assert diagnose.code == 0 and "vmap" in diagnose.out and "loop" in diagnose.out
     assert run("report", out).code == 0
     assert "3-way 2-shot" in (out / "report.html").read_text()
 
@@ -249,7 +249,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
         "evaluate",
         "adapt",
         "predict",
-        "doctor",
+        "diagnose",
         "compare",
         "report",
         "reproduce",
@@ -270,7 +270,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
         (["train", "{recipe}", "--steps", "many"], "--steps"),
         (["train", "{recipe}", "--out", "{recipe}"], "Cannot write"),
         (["train", "{recipe}", "--device", "cuda"], "CUDA"),
-        (["train", "{recipe}", "--how", "fast"], "--how"),
+        (["train", "{recipe}", "--execution", "fast"], "--execution"),
         (["evaluate", "{empty}"], "holds no checkpoint"),
         (["evaluate", "{run}", "--dataset", "glyfs"], "Did you mean 'glyphs'?"),
         (["evaluate", "{run}", "--dataset", "glyphs"], "the learner takes"),
@@ -279,7 +279,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
         (["adapt", "{run}", "--support", "{empty}/no", "--out", "x"], "no folder"),
         (["adapt", "{run}", "--support", "{empty}", "--out", "x"], "class"),
         (["predict", "{empty}/no.safetensors", "a.png"], "no file"),
-        (["doctor", "nothing"], "no recipe"),
+        (["diagnose", "nothing"], "no recipe"),
         (["report", "{empty}"], "no checkpoint"),
         (["compare", "{empty}", "{empty}"], "finish the run"),
         (["reproduce", "glyphs_protonett"], "Did you mean 'glyphs_protonet'?"),

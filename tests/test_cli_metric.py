@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quickstudy import recipe
-from quickstudy.cli import main
-from quickstudy.verification import FewShotVerifier
+from quickstudy.cli.app import main
+from quickstudy.estimators.verification import FewShotVerifier
+from quickstudy.runs import recipes
 from tests.test_cli import RECIPE, Answer
 
 GRADIENT = '''"""Of the gradient."""
 import torch
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 
 def recipe(*, steps: int = 1, seed: int = 0) -> Experiment:
@@ -26,7 +26,7 @@ def recipe(*, steps: int = 1, seed: int = 0) -> Experiment:
     tasks = qs.FewShot(data, 3, 1, 1)
     optimizer = torch.optim.Adam(learner.parameters())
     return Experiment(
-        learner, tasks, tasks, {"a": Test(tasks)}, optimizer, steps, 1, validation_count=2
+        learner, tasks, tasks, {"a": Benchmark(tasks)}, optimizer, steps, 1, n_validation_tasks=2
     )
 '''
 
@@ -39,8 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(place: Path, text: str) -> Path:
     (place / "tiny.py").write_text(text)
-    run = recipe.start(str(place / "tiny.py"), {}, place / "run")
-    for _ in recipe.go(run):
+    run = recipes.start(str(place / "tiny.py"), {}, place / "run")
+    for _ in recipes.go(run):
         pass
     return run.folder
 
@@ -80,7 +80,7 @@ def test_verify(run: Callable[..., Answer], folder: Path, letters: Path) -> None
     found = json.loads(run("verify", folder, alef, bet, "--support", letters, "--json").out)
     assert len(found["pairs"]) == 9
     assert found["chosen_by"] == {"pairs_of_one_class": 9, "pairs_of_two": 27}
-    learner = recipe.reopen(folder).experiment.learner
+    learner = recipes.reopen(folder).experiment.learner
     files = [letters / name / f"{i}.png" for name in ("alef", "bet", "gimel") for i in range(3)]
     images = np.stack([np.array(Image.open(file)) for file in files])[:, None]
     verifier = FewShotVerifier(learner).fit(images, np.arange(9) // 3)

@@ -9,8 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from quickstudy import StreamReport, progress, recipe, report
-from quickstudy.cli import main
+from quickstudy import console
+from quickstudy.cli.app import main
+from quickstudy.evaluation import StreamReport
+from quickstudy.reports import report
+from quickstudy.runs import recipes
 
 RECIPE = '''"""Tiny streams."""
 
@@ -20,7 +23,7 @@ import torch
 
 import quickstudy as qs
 from quickstudy.datasets import Labelled, split_examples
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 
 def recipe(*, steps: int = 0, lr: float = 0.05, seed: int = 0) -> Experiment:
@@ -33,9 +36,9 @@ def recipe(*, steps: int = 0, lr: float = 0.05, seed: int = 0) -> Experiment:
     learner = qs.ExperienceReplay(
         torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 6)), lr=lr, slots=12
     )
-    streams = qs.Streams(partial(qs.class_incremental, train, test, examples=7))
-    known = partial(qs.judge_stream, known_task=True)
-    tests = {"all": Test(streams, count=2), "task known": Test(streams, count=1, judge=known)}
+    streams = qs.tasks.Streams(partial(qs.tasks.class_incremental, train, test, examples=7))
+    known = partial(qs.evaluation.stream_report, task_incremental=True)
+    tests = {"all": Benchmark(streams, n_tasks=2), "task known": Benchmark(streams, n_tasks=1, evaluate_fn=known)}
     return Experiment(
         learner,
         streams,
@@ -44,13 +47,15 @@ def recipe(*, steps: int = 0, lr: float = 0.05, seed: int = 0) -> Experiment:
         torch.optim.Adam(learner.parameters(), 1e-3),
         steps,
         2,
-        validate=2,
-        validation_count=2,
+        validate_every=2,
+        n_validation_tasks=2,
     )
 '''
 
-PLAIN = RECIPE.replace("Test(streams, count=2)", "Test(qs.Sinusoid(), count=2)").replace(
-    "Test(streams, count=1, judge=known)", "Test(qs.Sinusoid(), count=1)"
+PLAIN = RECIPE.replace(
+    "Benchmark(streams, n_tasks=2)", "Benchmark(qs.Sinusoid(), n_tasks=2)"
+).replace(
+    "Benchmark(streams, n_tasks=1, evaluate_fn=known)", "Benchmark(qs.Sinusoid(), n_tasks=1)"
 )
 ROWS = {"all", "task known"}
 
@@ -102,7 +107,7 @@ def test_a_stream_is_followed_shown_and_stored(
     assert whole.report.mean("accuracy") == pytest.approx(row["accuracy"]["mean"], abs=1e-5)
 
     # Ctrl-C at the seventh line, in the second row; then the same command
-    heading, calls = progress.heading, list[int]()
+    heading, calls = console.heading, list[int]()
 
     def interrupted(*arguments: Any) -> str:
         calls.append(1)
@@ -110,23 +115,23 @@ def test_a_stream_is_followed_shown_and_stored(
             raise KeyboardInterrupt
         return heading(*arguments)
 
-    monkeypatch.setattr(progress, "heading", interrupted)
+    monkeypatch.setattr(console, "heading", interrupted)
     other = tmp_path / "other"
     code, _, shown = run("stream", "--out", other)
     assert code == 130 and "what was done is saved. Go on with: quickstudy stream" in shown
     code, said, shown = run("stream", "--out", other)
     assert code == 0 and "all: accuracy" in said
     assert "experience 1 " not in shown and "known: stream 1, experience 3" in shown
-    again = recipe.result(other)
+    again = recipes.result(other)
     assert numbers(again) == numbers(result)
 
     # by `train` the same, with nothing shown; and longer, by other weights, anew
     code, said, shown = run("train", "--out", tmp_path / "quiet")
     assert code == 0 and "experience" not in shown
-    assert numbers(recipe.result(tmp_path / "quiet")) == numbers(result)
+    assert numbers(recipes.result(tmp_path / "quiet")) == numbers(result)
     code, _, shown = run("train", "--out", out, "--steps", 2)
     assert code == 0, shown
-    longer = recipe.result(out)
+    longer = recipes.result(out)
     assert longer["measured"]["all"]["card"]["selection"] == "step 2, best of 1 validations"
     folders = {each.name for each in (out / "streams" / "all").iterdir()}
     assert folders == {"step-00000000-of-0", "step-00000002-of-1"}
@@ -161,9 +166,9 @@ def after_two(tests: int) -> StreamReport:
 @pytest.mark.parametrize("tests", [4, 30])
 def test_the_matrix_of_a_terminal(tests: int):
     found = after_two(tests)
-    console = Console(width=120, record=True, force_terminal=True, color_system="truecolor")
-    with console.capture() as caught:
-        console.print(progress.matrix("row", found))
+    terminal = Console(width=120, record=True, force_terminal=True, color_system="truecolor")
+    with terminal.capture() as caught:
+        terminal.print(console.matrix("row", found))
     text = caught.get()
     assert "row: stream 1, experience 2 of" in text
     assert f"{100 / tests:.3g}" in text and "\x1b[" in text
@@ -176,7 +181,7 @@ def test_a_terminal_keeps_the_last_matrix_of_each_row(
 ):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress.streaming() as show:
+    with console.streaming() as show:
         show("first", after_two(4))
         show("second", after_two(4))
     text = capsys.readouterr().err

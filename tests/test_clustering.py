@@ -9,18 +9,11 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
-from quickstudy import (
-    MAML,
-    FewShot,
-    PrototypicalNetwork,
-    cluster,
-    datasets,
-    embeddings,
-    evaluate_clustering,
-)
-from quickstudy.nets import MLP
-from quickstudy.task import batches
-from quickstudy.testing import Blobs
+from quickstudy import MAML, FewShot, PrototypicalNetwork, datasets
+from quickstudy.core.task import batches
+from quickstudy.estimators import cluster, embeddings, evaluate_clustering
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 
 def informed() -> PrototypicalNetwork:
@@ -89,7 +82,7 @@ def test_a_learner_without_embeddings_gets_a_sentence():
 
 def test_what_groups_are_worth_over_tasks():
     tasks = Blobs(ways=4, queries=6)
-    learned, pixels = evaluate_clustering(informed(), tasks, count=6, size=3)
+    learned, pixels = evaluate_clustering(informed(), tasks, n_tasks=6, meta_batch_size=3)
     batch = next(iter(batches(tasks, 3, steps=1, seed=1, rank=2**32 - 1)))
     x, y = batch.query.x[0].double().numpy(), batch.query.y[0].argmax(-1).numpy()
     for report, seen in (learned, x[:, :4]), (pixels, x):
@@ -103,9 +96,9 @@ def test_what_groups_are_worth_over_tasks():
 def test_the_number_of_groups_and_padding_over_tasks():
     tasks = FewShot(datasets.digits(), ways=(2, 5), shots=1, queries=8)
     learner = PrototypicalNetwork(nn.Flatten())
-    found = evaluate_clustering(learner, tasks, known=False, count=4, size=4)
+    found = evaluate_clustering(learner, tasks, known=False, n_tasks=4, meta_batch_size=4)
     assert found.learned.compare(found.pixels).mean == 0
     assert 0.3 < found.learned.mean("adjusted_rand_index") <= 1
     assert found.learned.values["clusters"].min() >= 2
-    given = evaluate_clustering(learner, tasks, count=4, size=4).learned
+    given = evaluate_clustering(learner, tasks, n_tasks=4, meta_batch_size=4).learned
     assert set(given.values) == {"adjusted_rand_index"}

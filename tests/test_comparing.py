@@ -8,22 +8,16 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
-from quickstudy import (
-    MAML,
-    FewShot,
-    GaussianProcess,
-    PrototypicalNetwork,
-    RidgeRegression,
-    datasets,
-    report,
-)
-from quickstudy.alike import similarities
-from quickstudy.comparing import comparing, plane
-from quickstudy.nets import MLP
-from quickstudy.recipe import Test as Row
-from quickstudy.task import batches
-from quickstudy.testing import Blobs
-from quickstudy.verification import equal_error_rate
+from quickstudy import MAML, FewShot, PrototypicalNetwork, RidgeRegression, datasets
+from quickstudy.core.task import batches
+from quickstudy.estimators.verification import equal_error_rate
+from quickstudy.evaluation.pairwise import similarities
+from quickstudy.nets.backbones import MLP
+from quickstudy.reports import report
+from quickstudy.reports.embedding import comparing, plane
+from quickstudy.runs.recipes import Benchmark as Row
+from quickstudy.tasks import GaussianProcess
+from quickstudy.testing.learners import Blobs
 from tests.test_report import IMAGES, Page, carry_out
 
 
@@ -43,7 +37,7 @@ def test_the_plane_is_that_of_principal_components():
 
 def test_images_have_a_map_a_curve_and_neighbours():
     learner = PrototypicalNetwork(nn.Sequential(nn.Flatten(), nn.Linear(64, 8)))
-    test = Row(FewShot(datasets.digits(), (3, 4), 2, 4), size=3)
+    test = Row(FewShot(datasets.digits(), (3, 4), 2, 4), meta_batch_size=3)
     html = comparing(learner, test)
     Page(html)
     for says in ("map of an episode", "errors of verification"):
@@ -75,20 +69,25 @@ def test_images_have_a_map_a_curve_and_neighbours():
 
 
 def test_vectors_have_no_neighbours_to_look_at():
-    html = comparing(PrototypicalNetwork(nn.Linear(8, 3)), Row(Blobs(), size=2))
+    html = comparing(PrototypicalNetwork(nn.Linear(8, 3)), Row(Blobs(), meta_batch_size=2))
     Page(html)
     assert "map of an episode" in html
     assert "Nearest" not in html
 
 
 def test_many_classes_have_a_colour_each():
-    html = comparing(PrototypicalNetwork(nn.Linear(8, 3)), Row(Blobs(ways=12), size=1))
+    html = comparing(
+        PrototypicalNetwork(nn.Linear(8, 3)), Row(Blobs(ways=12), meta_batch_size=1)
+    )
     assert "map of an episode" in html
 
 
 def test_nothing_where_nothing_is_compared():
-    assert comparing(MAML(MLP(8, 3)), Row(Blobs(), size=2)) == ""
-    assert comparing(RidgeRegression(nn.Linear(1, 4)), Row(GaussianProcess(), size=2)) == ""
+    assert comparing(MAML(MLP(8, 3)), Row(Blobs(), meta_batch_size=2)) == ""
+    assert (
+        comparing(RidgeRegression(nn.Linear(1, 4)), Row(GaussianProcess(), meta_batch_size=2))
+        == ""
+    )
 
 
 def test_a_report_has_the_pictures(tmp_path: Path):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from quickstudy.comparison import NO_TASKS, NOT_FINITE, OTHER_TASKS, compare, table
-from quickstudy.evaluate import pack, unpack
+from quickstudy.evaluation.protocol import pack, unpack
+from quickstudy.runs.compare_runs import NO_TASKS, NOT_FINITE, OTHER_TASKS, compare, table
 
 CARD = {"tasks": "Waves", "episodes": 500, "batch": 50, "seed": 1}
 
 
 def result(values: Any, *, metric: str = "accuracy", **other: Any) -> Any:
-    """A result of one test, as `quickstudy.recipe.finish` makes it."""
+    """A result of one test, as `quickstudy.runs.recipes.finish` makes it."""
     values = np.asarray(values, dtype=float)
     finite = bool(np.isfinite(values).all())
     number = {

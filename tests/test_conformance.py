@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy import Examples, Learner, PrototypicalNetwork, Task, TaskDistribution
-from quickstudy.testing import CHECKS, Blobs, Case, Lines, Trait, check_learner
+from quickstudy.testing.learners import CHECKS, Blobs, Case, Lines, Trait, check_learner
 from tests.zoo import ZOO
 
 
@@ -268,7 +268,7 @@ def test_checks_leave_the_learner_alone():
     learner = PrototypicalNetwork(nn.Linear(8, 4))
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     random = torch.get_rng_state()
-    check_learner(learner, Blobs(), declared={"additive"}, steps=20, size=8)
+    check_learner(learner, Blobs(), declared={"additive"}, steps=20, meta_batch_size=8)
     assert all(torch.equal(before[name], v) for name, v in learner.state_dict().items())
     assert learner.training and all(p.grad is None for p in learner.parameters())
     assert torch.get_default_dtype() == torch.float32

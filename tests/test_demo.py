@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from quickstudy import recipe
-from quickstudy.checkpoint import Checkpoints
-from quickstudy.demo import PIXELS, demo
-from quickstudy.evaluate import Report
-from quickstudy.progress import bar, clock, said, show
-from quickstudy.recipe import Status
+from quickstudy.cli.demo import PIXELS, demo
+from quickstudy.console import bar, clock, said, show
+from quickstudy.evaluation.protocol import Report
+from quickstudy.runs import recipes
+from quickstudy.runs.recipes import Status
+from quickstudy.storage.checkpoints import Checkpoints
 
 
 class Terminal(io.StringIO):
@@ -45,7 +45,7 @@ def statuses(steps: int = 4) -> Any:
 
 
 def test_demo_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = demo(tmp_path, steps=3, count=8)
+    path = demo(tmp_path, steps=3, n_tasks=8)
     shown = capsys.readouterr()
     assert shown.out.splitlines()[-1] == str(path)
     assert "step 3 of 3" in shown.err
@@ -64,7 +64,7 @@ def test_demo_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture
         name: Checkpoints(tmp_path / name).latest()
         for name in ("glyphs_protonet", "glyphs_fomaml")
     }
-    demo(tmp_path, steps=3, count=8)
+    demo(tmp_path, steps=3, n_tasks=8)
     again = capsys.readouterr()
     assert {
         name: Checkpoints(tmp_path / name).latest()
@@ -76,9 +76,9 @@ def test_demo_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("name", ["glyphs_protonet", "glyphs_fomaml"])
 def test_recipes_never_choose_by_test_scripts(name: str) -> None:
-    experiment: Any = recipe.find(name).recipe(steps=1)
+    experiment: Any = recipes.find(name).recipe(steps=1)
     splits = [experiment.train.dataset, experiment.validation.dataset]
-    splits += [test.tasks.dataset for test in experiment.tests.values()]
+    splits += [test.tasks.dataset for test in experiment.benchmarks.values()]
     assert [part.split for part in splits] == ["train", "validation", "test", "test"]
     scripts = [set(part.group_names) for part in splits[:3]]
     assert not scripts[0] & scripts[1] | scripts[0] & scripts[2] | scripts[1] & scripts[2]
@@ -129,7 +129,7 @@ def test_interrupted_run_is_closed_before_the_error_goes_on(
     def interrupt(*_: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("quickstudy.progress._best", interrupt)
+    monkeypatch.setattr("quickstudy.console._best", interrupt)
     with pytest.raises(KeyboardInterrupt):
         show(a_run(), training())
     assert saved == [True]
@@ -140,7 +140,7 @@ def test_bar_appears_when_it_takes_longer(
     monkeypatch: pytest.MonkeyPatch, seconds: float, appears: bool
 ) -> None:
     watched, now = watch(monkeypatch), time.monotonic()
-    monkeypatch.setattr("quickstudy.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("quickstudy.console.time.monotonic", lambda: now)
     with bar("measuring", 10) as advance:
         now += seconds
         advance(5)
@@ -151,7 +151,7 @@ def test_bar_appears_when_it_takes_longer(
 def test_bar_is_quiet_elsewhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quickstudy.progress.PATIENCE", -1)
+    monkeypatch.setattr("quickstudy.console.PATIENCE", -1)
     with bar("measuring", 10) as advance:
         advance(5)
     assert capsys.readouterr() == ("", "")

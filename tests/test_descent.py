@@ -11,23 +11,15 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.func import functional_call, grad, vmap
 
-from quickstudy import (
-    MAML,
-    SGD,
-    InnerOptimizer,
-    adam,
-    anil,
-    descend,
-    momentum,
-    use_batch_statistics,
-)
-from quickstudy.descent import Checkpoint
-from quickstudy.execution import over_tasks
-from quickstudy.functional import Params, cross_entropy, tree_map
-from quickstudy.learners.meta_curvature import MetaCurvature
-from quickstudy.nets import MLP, Conv4
-from quickstudy.task import Examples, Task
-from quickstudy.testing import Blobs
+from quickstudy import MAML, anil
+from quickstudy.core.functional import Params, cross_entropy, tree_map
+from quickstudy.core.task import Examples, Task
+from quickstudy.execution.batching import over_tasks
+from quickstudy.inner_loop import SGD, InnerOptimizer, adam, descend, momentum
+from quickstudy.inner_loop.descent import Checkpoint
+from quickstudy.learners.gradient.meta_curvature import MetaCurvature
+from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
+from quickstudy.testing.learners import Blobs
 
 Rule = tuple[InnerOptimizer, Callable[[list[Tensor]], torch.optim.Optimizer]]
 RULES: dict[str, Rule] = {
@@ -96,8 +88,8 @@ def agree(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("how", ["loop", "vmap"])
-def test_checkpoints_change_no_derivative(how: Any, rule: str, double: None) -> None:
+@pytest.mark.parametrize("execution", ["loop", "vmap"])
+def test_checkpoints_change_no_derivative(execution: Any, rule: str, double: None) -> None:
     # with respect to the start, parameters that are not adapted, learned rates and inputs, all
     # of which the closure reads
     net, (support, query) = MLP(8, 3, hidden=(5,), activation=nn.Tanh), blobs()
@@ -122,7 +114,7 @@ def test_checkpoints_change_no_derivative(how: Any, rule: str, double: None) -> 
             )
             return functional_call(net, end, (query_x,)).square().sum()
 
-        losses = over_tasks(one, how)(x, support.y, support.weight, query.x)
+        losses = over_tasks(one, execution)(x, support.y, support.weight, query.x)
         found = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
         given = [slope for slope in found if slope is not None]
         assert len(given) == len(wanted) - (0 if lr is rates else len(rates))
@@ -210,27 +202,27 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("how", ["loop", "vmap"])
-def test_checkpoints_of_any_net(how: Any, name: str, double: None) -> None:
+@pytest.mark.parametrize("execution", ["loop", "vmap"])
+def test_checkpoints_of_any_net(execution: Any, name: str, double: None) -> None:
     make, shape = NETS[name]
-    if (name, how) == ("gru", "vmap"):
+    if (name, execution) == ("gru", "vmap"):
         pytest.skip("nn.GRU has no batching rule")
     outcomes = []
     for checkpoint in (None, *CHECKPOINTS):
         torch.manual_seed(1)
         learner = MAML(make(), lr=0.1, steps=3, checkpoint=checkpoint)
-        learner.how = how
+        learner.execution = execution
         losses = learner(blobs(*shape))
         if (name, checkpoint) == ("its own derivative", "mixed"):
             with pytest.raises(ValueError, match="needs a forward derivative"):
                 losses.sum().backward()
             continue
-        if (name, how, checkpoint) == ("attention and dropout", "loop", "mixed"):
+        if (name, execution, checkpoint) == ("attention and dropout", "loop", "mixed"):
             continue  # PyTorch draws other numbers under torch.func.grad
         drawn = torch.rand(())  # as many random numbers were drawn
         slopes = torch.autograd.grad(losses.sum(), list(learner.parameters()))
         outcomes.append([losses, drawn, *slopes])
-    if (name, how) == ("attention and dropout", "loop"):
+    if (name, execution) == ("attention and dropout", "loop"):
         del outcomes[0]  # transforms of torch.func draw other masks than plain autograd
     for outcome in outcomes[1:]:
         agree(outcome, outcomes[0])
@@ -263,7 +255,9 @@ def test_a_learned_rule_is_learned_with_checkpoints(double: None) -> None:
 def test_checkpoints_can_be_nested(double: None) -> None:
     a, b = torch.randn(2, 3, requires_grad=True), torch.randn(3, requires_grad=True)
 
-    def gradients(outside: Checkpoint | None, inside: Checkpoint | None) -> tuple[Tensor, ...]:
+    def gradients(
+        outside: Checkpoint | None, adaptation_trace: Checkpoint | None
+    ) -> tuple[Tensor, ...]:
         def one(a: Tensor, b: Tensor) -> Tensor:
             def outer(params: Params) -> Tensor:
                 def inner(fast: Params) -> Tensor:
@@ -271,7 +265,7 @@ def test_checkpoints_can_be_nested(double: None) -> None:
                         4
                     ).sum()
 
-                fast = descend(inner, params, lr=0.1, steps=2, checkpoint=inside)
+                fast = descend(inner, params, lr=0.1, steps=2, checkpoint=adaptation_trace)
                 return (fast["p"] * a).cos().sum() + (b * params["p"]).square().sum()
 
             end = descend(outer, {"p": a}, lr=0.1, steps=4, checkpoint=outside)
@@ -280,9 +274,9 @@ def test_checkpoints_can_be_nested(double: None) -> None:
         return torch.autograd.grad(vmap(one, (0, None))(a, b).sum(), (a, b))
 
     expected = gradients(None, None)
-    for outside, inside in itertools.product(CHECKPOINTS, CHECKPOINTS):
-        inside = None if outside == "mixed" else inside
-        agree(gradients(outside, inside), expected)
+    for outside, adaptation_trace in itertools.product(CHECKPOINTS, CHECKPOINTS):
+        adaptation_trace = None if outside == "mixed" else adaptation_trace
+        agree(gradients(outside, adaptation_trace), expected)
 
 
 def test_checkpoints_under_transforms(double: None) -> None:
@@ -331,14 +325,14 @@ def test_truncation_is_between_the_orders(double: None) -> None:
     )
 
 
-@pytest.mark.parametrize("how", ["loop", "vmap"])
+@pytest.mark.parametrize("execution", ["loop", "vmap"])
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
-def test_checkpoints_with_lent_parameters(checkpoint: Checkpoint, how: Any) -> None:
+def test_checkpoints_with_lent_parameters(checkpoint: Checkpoint, execution: Any) -> None:
     # what is not adapted is read from the net once more, after its lender has taken it back; in
     # a loop over convolutions on a CPU, the learner itself lends others
     learner = anil(use_batch_statistics(Conv4(3, channels=2, size=16)), lr=0.1, steps=3)
     learner.double()
-    learner.how = how
+    learner.execution = execution
     tasks = blobs(1, 16, 16)
     lent = {n: (p.detach() * 1.1).requires_grad_() for n, p in learner.named_parameters()}
 
@@ -368,7 +362,7 @@ def test_a_loss_that_reads_other_tensors_later_is_refused(checkpoint: Checkpoint
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_running_statistics_would_be_written_twice(checkpoint: Checkpoint) -> None:
     learner = MAML(Conv4(3, channels=2, size=16), steps=2, checkpoint=checkpoint)
-    learner.how = "loop"
+    learner.execution = "loop"
     with pytest.raises(ValueError, match="must change no tensor in place"):
         learner(tree_map(Tensor.float, blobs(1, 16, 16)))
 

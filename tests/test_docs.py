@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import pkgutil
 import re
 import subprocess
@@ -14,8 +15,9 @@ import pytest
 import torch
 
 import quickstudy
-from quickstudy import cli, recipe
-from quickstudy.evaluate import pack
+from quickstudy.cli import app
+from quickstudy.evaluation.protocol import pack
+from quickstudy.runs import recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,7 +40,7 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
 
 def quick(code: str) -> str:
     """With at most three steps of anything, and evaluations of four tasks."""
-    code = re.sub(r"\bcount=[\d_]+", "count=4, size=4", code)
+    code = re.sub(r"\bn_tasks=[\d_]+", "n_tasks=4, meta_batch_size=4", code)
     return re.sub(r"\b(steps ?= ?)([\d_]+)\b", lambda m: f"{m[1]}{min(int(m[2]), 3)}", code)
 
 
@@ -55,15 +57,17 @@ def test_the_code_on_a_page_runs(
 
 def test_few_steps_are_done_where_a_page_says_many() -> None:
     assert quick("train(steps=2_000, size=8)") == "train(steps=3, size=8)"
-    assert quick("steps = 300\nevaluate(count=600)") == "steps = 3\nevaluate(count=4, size=4)"
+    few = "steps = 3\nevaluate(n_tasks=4, meta_batch_size=4)"
+    assert quick("steps = 300\nevaluate(n_tasks=600)") == few
     assert quick("MAML(steps=1)") == "MAML(steps=1)"
 
 
 def test_every_public_name_has_an_entry_and_every_entry_a_name() -> None:
     entries = re.findall(r"^::: (\S+)", "\n".join(p.read_text() for p in PAGES), re.MULTILINE)
     documented = {id(pkgutil.resolve_name(entry)) for entry in entries}
-    public = {f"quickstudy.{name}": vars(quickstudy)[name] for name in quickstudy.__all__}
-    for part in ("nets", "losses", "datasets", "environments", "functional"):
+    every = ((name, getattr(quickstudy, name)) for name in dir(quickstudy))
+    public = {f"quickstudy.{name}": it for name, it in every if not inspect.ismodule(it)}
+    for part in ("nets", "core.losses", "datasets", "environments", "core.functional"):
         module = importlib.import_module(f"quickstudy.{part}")
         names = getattr(module, "__all__", None) or [
             name
@@ -107,7 +111,7 @@ def test_a_new_result_makes_the_pages_out_of_date(tables: ModuleType, tmp_path: 
 
     card = {"split": "test", "transductive": False}
     (tmp_path / "recipes" / "results" / "sine.json").write_text(
-        recipe.json.dumps(
+        json.dumps(
             {
                 "recipe": "sine",
                 "about": "Waves.",
@@ -136,7 +140,7 @@ def test_a_new_result_makes_the_pages_out_of_date(tables: ModuleType, tmp_path: 
     one = {"recipe": "many", "about": "Many.", "paper": {}}
     row = {"accuracy": {"mean": 0.51, "interval": 0.02}, "card": card}
     (tmp_path / "recipes" / "results" / "many_maml_1shot.json").write_text(
-        recipe.json.dumps({**one, "measured": {"5-way": row}})
+        json.dumps({**one, "measured": {"5-way": row}})
     )
     block = tables.renewed("<!-- results: many -->\n<!-- /results -->")
     assert "| `many_maml_1shot` | 5-way | accuracy | 51.0 ± 2.0 % | – |" in block
@@ -151,7 +155,7 @@ def test_a_new_result_makes_the_pages_out_of_date(tables: ModuleType, tmp_path: 
         result = {"measured": {"new": row}, "settings": {"learner": "promp", "seed": seed}}
         result |= {"recipe": "many", "paper": {"new": {"return": 2.5}}, "steps": 9}
         (tmp_path / "recipes" / "results" / f"many_promp_{seed}shot.json").write_text(
-            recipe.json.dumps({**result, "about": "", "seconds": 60.0})
+            json.dumps({**result, "about": "", "seconds": 60.0})
         )
     block = tables.renewed("<!-- results: seeds many -->\n<!-- /results -->")
     # 4.303 / √3: Student's of two degrees of freedom
@@ -171,7 +175,7 @@ def test_tables_of_the_gradient_learners_have_what_there_is(
         hardware = {"processor": "P", "threads": 1, "gpu": None, "torch": "2.13"}
         result = {"recipe": recipe_name, "about": "", "paper": {}, "steps": 900, "size": 16}
         result |= {"measured": measured, "seconds": 60.0, "hardware": hardware, **other}
-        (recipes / "results" / f"{name}.json").write_text(recipe.json.dumps(result))
+        (recipes / "results" / f"{name}.json").write_text(json.dumps(result))
 
     def block(name: str) -> str:
         return tables.renewed(f"<!-- results: {name} -->\n<!-- /results -->")
@@ -215,9 +219,9 @@ def test_commands_that_are_named_exist() -> None:
     pages = [*PAGES, ROOT / "CONTRIBUTING.md"]
     shell = "\n".join(code for page in pages for _, code in blocks(page, "bash"))
     commands = set(re.findall(r"^quickstudy (\w+)", shell, re.MULTILINE))
-    assert commands and commands <= {*cli.COMMANDS, "train", "stream"}
-    recipes = set(re.findall(r"quickstudy (?:train|stream) ([a-z]\w+)", shell))
-    assert recipes and recipes <= set(recipe.names())
+    assert commands and commands <= {*app.COMMANDS, "train", "stream"}
+    named = set(re.findall(r"quickstudy (?:train|stream) ([a-z]\w+)", shell))
+    assert named and named <= set(recipes.names())
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"^make ([\w-]+)", shell, re.MULTILINE)) <= set(targets)
 

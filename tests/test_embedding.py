@@ -11,28 +11,26 @@ from quickstudy import (
     MAML,
     R2D2,
     FewShot,
-    FullContext,
     Learner,
     MatchingNetwork,
     ProtoMAML,
     PrototypicalNetwork,
     RelationNetwork,
     RidgeRegression,
-    Scaled,
     SiameseNetwork,
-    WeightedL1,
     accuracy,
     cross_entropy,
-    embed_once,
     evaluate,
     train,
-    use_batch_statistics,
 )
+from quickstudy.core import ScaledSimilarity
+from quickstudy.core.task import Task
 from quickstudy.datasets import Labelled
-from quickstudy.embedding import EmbedTogether
-from quickstudy.nets import MLP, Conv4
-from quickstudy.task import Task
-from quickstudy.testing import Blobs
+from quickstudy.evaluation import embed_once
+from quickstudy.evaluation.cached_embeddings import EmbedTogether
+from quickstudy.learners.metric import FullContext, WeightedL1
+from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
+from quickstudy.testing.learners import Blobs
 
 METRICS = {"accuracy": accuracy, "cross_entropy": cross_entropy}
 
@@ -57,7 +55,7 @@ def ridge() -> RidgeRegression:
 
 def matching() -> MatchingNetwork:
     net = Conv4(channels=4, size=16)
-    return MatchingNetwork(net, similarity=Scaled(), context=FullContext(net.width))
+    return MatchingNetwork(net, similarity=ScaledSimilarity(), context=FullContext(net.width))
 
 
 def siamese() -> SiameseNetwork:
@@ -75,7 +73,7 @@ def r2d2() -> R2D2:
 def trained(learner: Learner[Any], tasks: FewShot) -> Learner[Any]:
     """With running statistics that are those of images."""
     optimizer = torch.optim.SGD(learner.parameters(), 1e-3)
-    for _ in train(learner, tasks, optimizer, steps=3, size=2):
+    for _ in train(learner, tasks, optimizer, steps=3, meta_batch_size=2):
         pass
     return learner
 
@@ -98,9 +96,9 @@ SETTINGS: list[dict[str, Any]] = [
 def test_numbers_are_those_of_the_usual_evaluation(make: Any, settings: dict[str, Any]):
     tasks = FewShot(pictures(), **{"ways": 4, "queries": 3, **settings})
     learner = trained(make(), tasks)
-    expected = evaluate(learner, tasks, count=8, size=5, metrics=METRICS)
+    expected = evaluate(learner, tasks, n_tasks=8, meta_batch_size=5, metrics=METRICS)
     head, embedded = embed_once(learner, tasks)
-    found = evaluate(head, embedded, count=8, size=5, metrics=METRICS)
+    found = evaluate(head, embedded, n_tasks=8, meta_batch_size=5, metrics=METRICS)
     for name, values in expected.values.items():
         assert torch.allclose(found.values[name], values, rtol=1e-5, atol=1e-5), name
     assert found.card == expected.card
@@ -123,7 +121,7 @@ class Counting(nn.Module):
 def test_every_image_is_embedded_once_for_all_tasks():
     net, data = Counting(), pictures()
     learner = PrototypicalNetwork(net).train()
-    learner.how, learner.chunk = "loop", 3
+    learner.execution, learner.chunk = "loop", 3
     some = [FewShot(data, 3, k, 2, rotations="classes") for k in (1, 2)]
     other = FewShot(data, 3, 1, 2)
     head, *embedded = embed_once(learner, *some, other)
@@ -131,10 +129,12 @@ def test_every_image_is_embedded_once_for_all_tasks():
     assert net.seen == (4 + 1) * len(data) + checks
     assert net.modes == {False} and net.training and learner.training
     for each in embedded:
-        evaluate(head, each, count=10)
+        evaluate(head, each, n_tasks=10)
     assert net.seen == (4 + 1) * len(data) + checks
-    assert learner.embed is net and learner.how == "loop"
-    assert head.how == "vmap" and head.chunk is None  # those of the net do not bind the head
+    assert learner.embed is net and learner.execution == "loop"
+    assert (
+        head.execution == "vmap" and head.chunk is None
+    )  # those of the net do not bind the head
 
 
 def test_the_head_shares_its_parameters_and_has_no_graph():

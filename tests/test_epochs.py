@@ -8,22 +8,25 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
 
 import quickstudy as qs
-from quickstudy.functional import tree_map
+from quickstudy.core.functional import tree_map
 
 
-def made() -> tuple[qs.RidgeRegression, qs.Epochs, ExponentialLR]:
+def made() -> tuple[qs.RidgeRegression, qs.training.MultiEpoch, ExponentialLR]:
     torch.manual_seed(0)
     learner = qs.RidgeRegression(qs.nets.MLP(1, 4, hidden=(8,)))
-    optimizer = qs.Epochs(torch.optim.Adam(learner.parameters(), 0.01), 3)
+    optimizer = qs.training.MultiEpoch(torch.optim.Adam(learner.parameters(), 0.01), 3)
     return learner, optimizer, ExponentialLR(optimizer, 0.5)
 
 
 def test_steps_are_those_of_the_optimizer_inside() -> None:
     weights = [nn.Parameter(torch.tensor([1.0, 2.0])) for _ in range(2)]
     losses = []
-    inside = [torch.optim.Adam([weight], 0.1) for weight in weights]
-    several = qs.Epochs(inside[0], 3)
-    for optimizer, weight, times in ((several, weights[0], 1), (inside[1], weights[1], 3)):
+    adaptation_trace = [torch.optim.Adam([weight], 0.1) for weight in weights]
+    several = qs.training.MultiEpoch(adaptation_trace[0], 3)
+    for optimizer, weight, times in (
+        (several, weights[0], 1),
+        (adaptation_trace[1], weights[1], 3),
+    ):
 
         def closure(optimizer=optimizer, weight=weight):
             optimizer.zero_grad()
@@ -33,33 +36,37 @@ def test_steps_are_those_of_the_optimizer_inside() -> None:
         losses.append([optimizer.step(closure) for _ in range(times)][0])  # noqa: RUF015
     assert torch.equal(*weights) and losses[0] == losses[1] == 5.0
     with pytest.raises(ValueError, match="give 1 or more"):
-        qs.Epochs(inside[0], 0)
+        qs.training.MultiEpoch(adaptation_trace[0], 0)
 
 
 def test_each_time_there_is_a_step_on_every_part() -> None:
     """Against a loop over the same tasks, divided by hand."""
     parts, whole = made(), made()
-    optimizer = qs.Epochs(parts[1].optimizer, 2, parts=2)
+    optimizer = qs.training.MultiEpoch(parts[1].optimizer, 2, minibatches=2)
     tasks, clip = qs.Sinusoid(), 0.1
-    (step,) = qs.train(parts[0], tasks, optimizer, steps=1, size=5, clip=clip)
+    (step,) = qs.train(parts[0], tasks, optimizer, steps=1, meta_batch_size=5, clip=clip)
     (batch,) = qs.batches(tasks, 5, steps=1)
-    learner, inside, losses = whole[0], whole[1].optimizer, []
+    learner, adaptation_trace, losses = whole[0], whole[1].optimizer, []
     for rows in (slice(3), slice(3, 5)) * 2:
-        inside.zero_grad()
+        adaptation_trace.zero_grad()
         own = tree_map(lambda leaf: leaf[rows], batch)  # noqa: B023
         losses.append(learner(own))
         losses[-1].mean().backward()
         nn.utils.clip_grad_norm_(learner.parameters(), clip)
-        inside.step()
+        adaptation_trace.step()
     torch.testing.assert_close(step.loss, torch.cat(losses[:2]))
     for one, other in zip(parts[0].parameters(), learner.parameters(), strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_a_resumed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    def go(parts: tuple[qs.RidgeRegression, qs.Epochs, ExponentialLR], start: int) -> None:
+    def go(
+        parts: tuple[qs.RidgeRegression, qs.training.MultiEpoch, ExponentialLR], start: int
+    ) -> None:
         learner, optimizer, scheduler = parts
-        for step in qs.train(learner, qs.Sinusoid(), optimizer, steps=4, size=2, start=start):
+        for step in qs.train(
+            learner, qs.Sinusoid(), optimizer, steps=4, meta_batch_size=2, start=start
+        ):
             scheduler.step()
             if start == 0 and step.number == 2:
                 qs.save(tmp_path, *parts)

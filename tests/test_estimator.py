@@ -25,12 +25,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor, nn
 
 from quickstudy import MAML, Examples, Learner, PrototypicalNetwork, squared_error
-from quickstudy.checkpoint import CheckpointError
-from quickstudy.estimator import FewShotClassifier, FewShotRegressor, read_model
-from quickstudy.functional import leaves
-from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
-from quickstudy.learners.ridge import RidgeRegression
-from quickstudy.nets import MLP, Conv4, use_batch_statistics
+from quickstudy.core.functional import leaves
+from quickstudy.estimators.few_shot import FewShotClassifier, FewShotRegressor, read_model
+from quickstudy.learners.amortised.conditional_neural_process import ConditionalNeuralProcess
+from quickstudy.learners.heads.ridge import RidgeRegression
+from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
+from quickstudy.storage.checkpoints import CheckpointError
 
 with warnings.catch_warnings():  # it names the checks that need optional packages
     warnings.simplefilter("ignore")

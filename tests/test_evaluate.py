@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from quickstudy import (
     MAML,
-    Difference,
     Examples,
     Learner,
     PrototypicalNetwork,
@@ -22,12 +21,12 @@ from quickstudy import (
     accuracy,
     evaluate,
     squared_error,
-    use_batch_statistics,
 )
-from quickstudy.functional import tree_map
-from quickstudy.nets import MLP, Conv4
-from quickstudy.task import TaskBatch
-from quickstudy.testing import Blobs, Lines
+from quickstudy.core.functional import tree_map
+from quickstudy.core.task import TaskBatch
+from quickstudy.evaluation import Difference
+from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
+from quickstudy.testing.learners import Blobs, Lines
 
 
 def report(*numbers: float, **card: Any) -> Report:
@@ -96,7 +95,7 @@ def test_a_metric_that_is_not_there(call: str):
 
 
 def test_json_round_trip_is_exact(tmp_path: Path):
-    found = evaluate(protonet(), Blobs(), count=7, size=4)
+    found = evaluate(protonet(), Blobs(), n_tasks=7, meta_batch_size=4)
     found.save(tmp_path / "report.json")
     again = Report.load(tmp_path / "report.json")
     assert again.card == found.card
@@ -139,7 +138,12 @@ def test_text_has_numbers_and_protocol():
 
 def test_card_says_the_protocol():
     card = evaluate(
-        protonet(), Blobs(ways=4, shots=3, queries=2), count=5, size=3, seed=9, selection="best"
+        protonet(),
+        Blobs(ways=4, shots=3, queries=2),
+        n_tasks=5,
+        meta_batch_size=3,
+        seed=9,
+        selection="best",
     ).card
     assert card == {
         "tasks": "Blobs",
@@ -168,7 +172,7 @@ IMAGES = Blobs(shape=(1, 16, 16))
 )
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_transductive_is_measured(learner: Any, expected: bool, mode: str):
-    found = evaluate(learner().train(mode == "train"), IMAGES, count=2, size=2)
+    found = evaluate(learner().train(mode == "train"), IMAGES, n_tasks=2, meta_batch_size=2)
     assert found.card["transductive"] is expected
 
 
@@ -178,10 +182,10 @@ class Counting(TaskDistribution):
     def __init__(self) -> None:
         self.drawn = 0
 
-    def sample(self, size: int, generator: torch.Generator) -> TaskBatch:
-        y = torch.arange(self.drawn, self.drawn + size)[:, None, None].float()
-        self.drawn += size
-        examples = Examples(torch.zeros(size, 1, 1), y, torch.ones(size, 1))
+    def sample(self, n_tasks: int, generator: torch.Generator) -> TaskBatch:
+        y = torch.arange(self.drawn, self.drawn + n_tasks)[:, None, None].float()
+        self.drawn += n_tasks
+        examples = Examples(torch.zeros(n_tasks, 1, 1), y, torch.ones(n_tasks, 1))
         return TaskBatch(examples, examples)
 
 
@@ -201,13 +205,17 @@ class Zero(Learner[Tensor]):
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 50), (7, 3), (6, 3)])
 def test_every_task_counts_once(count: int, size: int):
     said: list[int] = []
-    found = evaluate(Zero(), Counting(), count=count, size=size, progress=said.append)
+    found = evaluate(
+        Zero(), Counting(), n_tasks=count, meta_batch_size=size, progress=said.append
+    )
     assert found.values["squared_error"].tolist() == [n**2 for n in range(count)]
     assert said == [min(n, count) for n in range(size, count + size, size)]
 
 
 def test_fewer_tasks_are_the_first_of_more():
-    few, many = (evaluate(protonet(), Blobs(), count=count, size=4) for count in (3, 9))
+    few, many = (
+        evaluate(protonet(), Blobs(), n_tasks=count, meta_batch_size=4) for count in (3, 9)
+    )
     assert torch.equal(few.values["accuracy"], many.values["accuracy"][:3])
 
 
@@ -215,11 +223,11 @@ def test_a_number_is_that_of_adapting_to_the_task():
     learner, seen = protonet(), []
 
     class Spy(Blobs):
-        def sample(self, size: int, generator: torch.Generator) -> TaskBatch:
-            seen.append(super().sample(size, generator))
+        def sample(self, n_tasks: int, generator: torch.Generator) -> TaskBatch:
+            seen.append(super().sample(n_tasks, generator))
             return seen[-1]
 
-    found = evaluate(learner, Spy(), count=3, size=3).values["accuracy"]
+    found = evaluate(learner, Spy(), n_tasks=3, meta_batch_size=3).values["accuracy"]
     for i in range(3):
         task = tree_map(lambda leaf, i=i: leaf[i], seen[0])
         logits = learner.predict(learner.adapt(task.support), task.query.x)
@@ -229,7 +237,7 @@ def test_a_number_is_that_of_adapting_to_the_task():
 
 def test_one_seed_one_result_and_another_seed_another():
     one, same, other = (
-        evaluate(protonet(), Blobs(), count=20, seed=seed).values["accuracy"]
+        evaluate(protonet(), Blobs(), n_tasks=20, seed=seed).values["accuracy"]
         for seed in (1, 1, 2)
     )
     assert torch.equal(one, same) and not torch.equal(one, other)
@@ -249,11 +257,12 @@ class Noisy(Learner[Any]):
 
 def test_random_predictions_repeat_and_leave_the_random_state():
     state = torch.get_rng_state()
-    one = evaluate(Noisy(), Blobs(), count=20, size=8)
+    one = evaluate(Noisy(), Blobs(), n_tasks=20, meta_batch_size=8)
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(123)
     assert torch.equal(
-        one.values["accuracy"], evaluate(Noisy(), Blobs(), count=20, size=8).values["accuracy"]
+        one.values["accuracy"],
+        evaluate(Noisy(), Blobs(), n_tasks=20, meta_batch_size=8).values["accuracy"],
     )
 
 
@@ -261,7 +270,7 @@ def test_no_graph_is_kept_and_modes_are_restored():
     net = MLP(8, 3)
     learner = MAML(net).train()
     net.body.eval()  # as one does with a frozen backbone
-    found = evaluate(learner, Blobs(), count=3)
+    found = evaluate(learner, Blobs(), n_tasks=3)
     assert not found.values["accuracy"].requires_grad
     assert learner.training and net.training and net.head.training and not net.body.training
     assert all(p.grad is None for p in learner.parameters())
@@ -273,7 +282,7 @@ def test_modes_are_restored_after_an_error():
 
     learner, state = protonet().train(), torch.get_rng_state()
     with pytest.raises(RuntimeError, match="no such metric"):
-        evaluate(learner, Blobs(), count=3, metrics={"fail": fail})
+        evaluate(learner, Blobs(), n_tasks=3, metrics={"fail": fail})
     assert learner.training
     assert torch.equal(state, torch.get_rng_state())
 
@@ -285,7 +294,7 @@ def test_the_learner_is_in_evaluation_mode():
             return x
 
     modes: list[bool] = []
-    evaluate(PrototypicalNetwork(Spy()).train(), Blobs(), count=3)
+    evaluate(PrototypicalNetwork(Spy()).train(), Blobs(), n_tasks=3)
     assert modes and not any(modes)
 
 
@@ -294,18 +303,18 @@ def test_metrics_by_name():
         return prediction[0, 0]
 
     found = evaluate(
-        protonet(), Blobs(), count=3, metrics={"accuracy": accuracy, "first": first}
+        protonet(), Blobs(), n_tasks=3, metrics={"accuracy": accuracy, "first": first}
     )
     assert list(found.values) == ["accuracy", "first"]
     assert found.values["first"].dtype == torch.float64
     line = MAML(MLP(1, 1), criterion=squared_error)
-    assert list(evaluate(line, Lines(), count=3).values) == ["squared_error"]
+    assert list(evaluate(line, Lines(), n_tasks=3).values) == ["squared_error"]
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 5), (5, 0), (-1, 5)])
 def test_no_tasks_is_an_error(count: int, size: int):
     with pytest.raises(ValueError, match="at least one task"):
-        evaluate(protonet(), Blobs(), count=count, size=size)
+        evaluate(protonet(), Blobs(), n_tasks=count, meta_batch_size=size)
 
 
 def test_a_metric_that_is_no_number_is_an_error():
@@ -313,12 +322,12 @@ def test_a_metric_that_is_no_number_is_an_error():
         return (prediction.argmax(-1) == examples.y.argmax(-1)).double()
 
     with pytest.raises(ValueError, match=r"'hits' has shape \(12,\) on a task: make it one"):
-        evaluate(protonet(), Blobs(), count=3, metrics={"hits": hits})
+        evaluate(protonet(), Blobs(), n_tasks=3, metrics={"hits": hits})
 
 
 def test_a_better_learner_is_found_better():
-    worse = evaluate(protonet(1), Blobs(), count=200)
-    better = evaluate(PrototypicalNetwork(FirstHalf()), Blobs(), count=200)
+    worse = evaluate(protonet(1), Blobs(), n_tasks=200)
+    better = evaluate(PrototypicalNetwork(FirstHalf()), Blobs(), n_tasks=200)
     difference = better.compare(worse)
     assert difference.mean > 5 * difference.interval and difference.wins > 0.8
 

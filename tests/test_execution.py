@@ -20,16 +20,14 @@ from quickstudy import (
     anil,
     evaluate,
     fomaml,
-    over_tasks,
-    planning,
-    use_batch_statistics,
 )
-from quickstudy.execution import How, explain, inference
-from quickstudy.functional import leaves, tree_map
-from quickstudy.nets import MLP, Conv4
-from quickstudy.planning import Plan, Way, doctor, plan
-from quickstudy.task import TaskBatch
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.task import TaskBatch
+from quickstudy.execution import planning
+from quickstudy.execution.batching import Execution, explain, inference, over_tasks
+from quickstudy.execution.planning import ExecutionOption, Plan, diagnose, plan
+from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
+from quickstudy.testing.learners import Blobs
 
 IMAGES = Blobs(shape=(1, 16, 16))
 
@@ -70,17 +68,17 @@ def outcome(learner: nn.Module, tasks: TaskBatch) -> list[Tensor]:
 def test_vmap_and_chunks_equal_the_loop(name: str, chunk: int | None):
     loop = LEARNERS[name]().double()
     together = copy.deepcopy(loop)
-    loop.how, together.how, together.chunk = "loop", "vmap", chunk
+    loop.execution, together.execution, together.chunk = "loop", "vmap", chunk
     expected = outcome(loop, batch())
     assert len(expected) > 2 and expected[0].shape == (5,)
     torch.testing.assert_close(outcome(together, batch()), expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("how", ["loop", "vmap"])
-def test_running_statistics_are_the_mean_of_what_tasks_make_of_a_copy(how: Any):
+@pytest.mark.parametrize("execution", ["loop", "vmap"])
+def test_running_statistics_are_the_mean_of_what_tasks_make_of_a_copy(execution: Any):
     norm = nn.BatchNorm1d(8).double()
     learner = PrototypicalNetwork(norm)
-    learner.how = how
+    learner.execution = execution
     tasks = batch(3)
     made = []
     for task in zip(tasks.support.x, tasks.query.x, strict=True):
@@ -102,7 +100,7 @@ def test_results_may_be_any_nest():
         return {"a": (task.support.x.sum() * scale,), "b": task.query}
 
     tasks, scales = batch(4), torch.arange(4.0)
-    one, other = (over_tasks(fn, how)(tasks, scales) for how in ("loop", "vmap"))
+    one, other = (over_tasks(fn, execution)(tasks, scales) for execution in ("loop", "vmap"))
     torch.testing.assert_close(leaves(one), leaves(other))
     torch.testing.assert_close(one["a"][0], tasks.support.x.sum((1, 2)) * scales)
     assert isinstance(other["b"], Examples)
@@ -126,18 +124,18 @@ def test_convolutions_are_evaluated_with_channels_last():
     learner = PrototypicalNetwork(Conv4(channels=4, size=16))
     plain = [p.data_ptr() for p in learner.parameters()]
     weight = learner.embed.get_parameter("body.4.weight")
-    with inference(learner) as (how, chunk):
-        assert (how, chunk) == ("loop", None)
+    with inference(learner) as (execution, chunk):
+        assert (execution, chunk) == ("loop", None)
         assert weight.is_contiguous(memory_format=torch.channels_last)
         assert learner.embed.get_parameter("body.0.weight").stride(1) == 1  # it has one channel
     assert [p.data_ptr() for p in learner.parameters()] == plain
     learner.chunk = 2
-    with inference(learner) as (how, chunk):
-        assert (how, chunk) == ("vmap", 2) and weight.is_contiguous()
-    together = evaluate(learner, IMAGES, count=5, size=4).values["accuracy"]
+    with inference(learner) as (execution, chunk):
+        assert (execution, chunk) == ("vmap", 2) and weight.is_contiguous()
+    together = evaluate(learner, IMAGES, n_tasks=5, meta_batch_size=4).values["accuracy"]
     learner.chunk = None
     torch.testing.assert_close(
-        evaluate(learner, IMAGES, count=5, size=4).values["accuracy"], together
+        evaluate(learner, IMAGES, n_tasks=5, meta_batch_size=4).values["accuracy"], together
     )
     with inference(PrototypicalNetwork(mlp())) as way:
         assert way == ("vmap", None)
@@ -155,7 +153,7 @@ def test_weights_come_back_after_an_error():
 
 def test_a_plan_measures_and_leaves_the_learner_alone():
     learner = LEARNERS["running statistics"]().double()
-    learner.how, learner.chunk = "loop", 3
+    learner.execution, learner.chunk = "loop", 3
     outcome(learner, batch())
     state = copy.deepcopy(learner.state_dict())
     grads = [p.grad.clone() for p in learner.parameters() if p.grad is not None]
@@ -165,30 +163,30 @@ def test_a_plan_measures_and_leaves_the_learner_alone():
 
     found = plan(learner, tasks, chunks=(2, 4, 8, 100), repeats=2)
 
-    assert (learner.how, learner.chunk) == ("loop", 3)
+    assert (learner.execution, learner.chunk) == ("loop", 3)
     torch.testing.assert_close(learner.state_dict(), state, rtol=0, atol=0)
     after = [p.grad for p in learner.parameters() if p.grad is not None]
     torch.testing.assert_close(after, grads, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), random)
     torch.testing.assert_close(leaves(tasks), leaves(given), rtol=0, atol=0)
 
-    ways = [(way.how, way.chunk) for way in found.rows]
+    ways = [(way.execution, way.chunk) for way in found.rows]
     assert ways == [("loop", None), ("vmap", None), ("vmap", 2), ("vmap", 4)]
     fastest = min(found.rows, key=lambda way: way.seconds or math.inf)
-    assert (found.how, found.chunk) == (fastest.how, fastest.chunk)
+    assert (found.execution, found.chunk) == (fastest.execution, fastest.chunk)
     assert all(way.note == "agrees with loop" for way in found.rows[1:])
     assert found.apply(learner) is learner
-    assert (learner.how, learner.chunk) == (found.how, found.chunk)
+    assert (learner.execution, learner.chunk) == (found.execution, found.chunk)
     assert str(fastest) in str(found).splitlines()[-1]
 
 
 def test_a_plan_chooses_the_loop_where_vmap_is_slower():
     class Sleeps(PrototypicalNetwork):
         def loss(self, task: Task[Examples]) -> Tensor:
-            time.sleep(0.02 if self.how == "vmap" else 0.001)
+            time.sleep(0.02 if self.execution == "vmap" else 0.001)
             return super().loss(task)
 
-    assert plan(Sleeps(mlp()).double(), batch(2)).how == "loop"
+    assert plan(Sleeps(mlp()).double(), batch(2)).execution == "loop"
 
 
 class Differs(PrototypicalNetwork):
@@ -196,12 +194,16 @@ class Differs(PrototypicalNetwork):
 
     def loss(self, task: Task[Examples]) -> Tensor:
         value = super().loss(task)
-        return value if self.how == "loop" else value.detach() + (value - value.detach()) * 1.01
+        return (
+            value
+            if self.execution == "loop"
+            else value.detach() + (value - value.detach()) * 1.01
+        )
 
 
 def test_a_plan_refuses_a_way_that_differs():
     found = plan(Differs(mlp()).double(), batch(8))
-    assert found.how == "loop"
+    assert found.execution == "loop"
     assert found.rows[1].seconds is None
     assert found.rows[1].note == "not chosen: differs from loop"
 
@@ -217,7 +219,7 @@ class Recurrent(nn.Module):
 
 def test_a_plan_says_why_a_way_is_impossible():
     found = plan(MAML(Recurrent(), steps=1).double(), batch(2))
-    assert found.how == "loop"
+    assert found.execution == "loop"
     assert found.rows[1].note.startswith("impossible: GRU at net.rnn has no batching rule")
     assert "impossible: GRU" in str(found)
 
@@ -249,9 +251,9 @@ def test_no_way_at_all_is_an_error_with_the_remedy():
 
 def test_a_plan_prints_what_was_measured():
     rows = (
-        Way("loop", None, False, 0.1),
-        Way("vmap", 8, False, 0.0125, "agrees with loop"),
-        Way("vmap", None, True, None, "impossible: no"),
+        ExecutionOption("loop", None, False, 0.1),
+        ExecutionOption("vmap", 8, False, 0.0125, "agrees with loop"),
+        ExecutionOption("vmap", None, True, None, "impossible: no"),
     )
     assert str(Plan("vmap", 8, False, 32, rows)).splitlines() == [
         "                    seconds  tasks/s  x loop",
@@ -266,21 +268,21 @@ def test_doctor_tells_what_bears_on_execution():
     net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 8))
     net[3].weight = net[0].weight
     net[3].bias.requires_grad_(False)
-    said = doctor(PrototypicalNetwork(net).double(), batch(4)).splitlines()
+    said = diagnose(PrototypicalNetwork(net).double(), batch(4)).splitlines()
     assert said[0].startswith("BatchNorm1d at embed.1: running statistics")
     assert said[1].startswith("Dropout at embed.2: random")
     assert said[2].startswith("embed.3.bias: frozen")
     assert said[3].startswith("embed.0.weight = embed.3.weight: one tensor")
     assert said[-1].startswith("chosen: ")
 
-    said = doctor(PrototypicalNetwork(Recurrent()).double(), batch(4))
+    said = diagnose(PrototypicalNetwork(Recurrent()).double(), batch(4))
     assert said.startswith("GRU at embed.rnn: no batching rule, loop only; use_cells(net)")
     assert said.endswith("chosen: loop")
 
     many = use_batch_statistics(Conv4(channels=2, size=16))
     tasks = IMAGES.sample(2, torch.Generator())
-    assert "BatchNorm" not in doctor(PrototypicalNetwork(many), tasks)
-    said = doctor(MAML(Conv4(3, channels=2, size=16)), tasks).splitlines()
+    assert "BatchNorm" not in diagnose(PrototypicalNetwork(many), tasks)
+    said = diagnose(MAML(Conv4(3, channels=2, size=16)), tasks).splitlines()
     assert "net.body.9 and 1 more: running statistics" in said[0]
     vmap = next(line for line in said if line.startswith("vmap"))
     assert "impossible: BatchNorm2d at net.body.1" in vmap
@@ -316,11 +318,11 @@ def test_a_plan_can_compile():
     )
 
 
-@pytest.mark.parametrize("how", ["loop", "vmap"])
+@pytest.mark.parametrize("execution", ["loop", "vmap"])
 @pytest.mark.parametrize("name", LEARNERS)
-def test_threads_change_no_result(name: str, how: Any) -> None:
+def test_threads_change_no_result(name: str, execution: Any) -> None:
     alone = LEARNERS[name]().double()
-    alone.how = how
+    alone.execution = execution
     shared = copy.deepcopy(alone)
     shared.threads = 2
     for found, expected in zip(
@@ -340,7 +342,7 @@ def test_threads_are_as_many_as_asked_for_and_leave_no_setting_behind() -> None:
 
     before = torch.get_num_threads()
     learner = PrototypicalNetwork(Watched(8, 8)).double()
-    learner.how, learner.threads = "loop", 2
+    learner.execution, learner.threads = "loop", 2
     learner(batch(4)).sum().backward()
     assert len(seen) == 2 and torch.get_num_threads() == before
 
@@ -359,7 +361,7 @@ def test_threads_leave_the_settings_of_attention_as_they_were() -> None:
     layer = Attends(8, 2, 8, dropout=0.0, batch_first=True)
     learner = PrototypicalNetwork(nn.Sequential(nn.Unflatten(1, (1, 8)), layer, nn.Flatten()))
     learner.double()
-    learner.how, learner.threads, learner.chunk = "loop", 2, 1
+    learner.execution, learner.threads, learner.chunk = "loop", 2, 1
     learner(batch(6)).sum().backward()
     assert set(said) == {(False, False)}  # in every thread, all the time
     assert (torch.backends.cuda.flash_sdp_enabled(), fast()) == before
@@ -367,7 +369,7 @@ def test_threads_leave_the_settings_of_attention_as_they_were() -> None:
 
 def test_an_error_in_a_thread_is_explained() -> None:
     learner = PrototypicalNetwork(Numpy()).double()
-    learner.how, learner.threads = "loop", 2
+    learner.execution, learner.threads = "loop", 2
     learner.scale = nn.Parameter(torch.ones(()))
     with pytest.raises(ValueError, match="takes a tensor out of PyTorch"):
         learner(tree_map(lambda leaf: leaf.requires_grad_(), batch(4)))
@@ -385,8 +387,8 @@ def test_a_loop_of_convolutions_has_channels_last_and_gives_the_weights_back() -
         nn.Sequential(Watched(1, 4, 3), Watched(4, 4, 3), nn.Flatten())
     )
     tasks = IMAGES.sample(2, torch.Generator())
-    ways: tuple[tuple[How, bool], ...] = (("loop", True), ("vmap", False))
-    for learner.how, last in ways:
+    ways: tuple[tuple[Execution, bool], ...] = (("loop", True), ("vmap", False))
+    for learner.execution, last in ways:
         learner(tasks).sum().backward()
         assert layouts and set(layouts) == {last}
         layouts.clear()

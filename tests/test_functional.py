@@ -9,18 +9,10 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.nn import functional as F
 
-from quickstudy import (
-    Examples,
-    accuracy,
-    cross_entropy,
-    gaussian_nll,
-    log_likelihood,
-    squared_distance,
-    squared_error,
-    with_gradient,
-)
-from quickstudy.descent import descend
-from quickstudy.functional import gradient, leaves, tree_map, unstack, weighted_mean
+from quickstudy import Examples, accuracy, cross_entropy, squared_error
+from quickstudy.core import gaussian_nll, log_likelihood, squared_distance, with_gradient
+from quickstudy.core.functional import gradient, leaves, tree_map, unstack, weighted_mean
+from quickstudy.inner_loop.descent import descend
 
 Sizes = st.integers(1, 6)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from quickstudy.functional import tree_map
-from quickstudy.task import batches
+from quickstudy.core.functional import tree_map
+from quickstudy.core.task import batches
 from tests.zoo import ZOO
 
 FILE = Path(__file__).with_name("golden.json")

@@ -16,14 +16,14 @@ from quickstudy import (
     anil,
     boil,
     evaluate,
-    inside,
-    use_cells,
 )
-from quickstudy.functional import accuracy, cross_entropy, tree_map
-from quickstudy.inside import linear_cka
-from quickstudy.nets import MLP
-from quickstudy.task import TaskBatch
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import accuracy, cross_entropy, tree_map
+from quickstudy.core.task import TaskBatch
+from quickstudy.evaluation import adaptation_trace
+from quickstudy.evaluation.adaptation import linear_cka
+from quickstudy.nets import use_cells
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 from tests.zoo import ZOO
 
 LR, STEPS, COUNT = 0.3, 3, 5
@@ -35,8 +35,8 @@ class Exact(TaskDistribution):
     def __init__(self, padding: int = 0):
         self.padding = padding
 
-    def sample(self, size: int, generator: torch.Generator) -> TaskBatch:
-        batch = tree_map(lambda leaf: leaf.double(), Blobs().sample(size, generator))
+    def sample(self, n_tasks: int, generator: torch.Generator) -> TaskBatch:
+        batch = tree_map(lambda leaf: leaf.double(), Blobs().sample(n_tasks, generator))
         if not self.padding:
             return batch
         more = tree_map(lambda leaf: leaf[:, : self.padding] * 7, batch.query)
@@ -51,7 +51,7 @@ def net() -> MLP:
 
 
 def tasks(count: int, size: int) -> list[Task[Examples]]:
-    """The tasks that `inside` is about, of the default seed."""
+    """The tasks that `adaptation_trace` is about, of the default seed."""
     seen: list[Task[Examples]] = []
 
     class Spy(Learner[Any]):
@@ -65,12 +65,12 @@ def tasks(count: int, size: int) -> list[Task[Examples]]:
         return prediction.sum()
 
     class Kept(Exact):
-        def sample(self, size: int, generator: torch.Generator) -> TaskBatch:
-            batch = super().sample(size, generator)
-            seen.extend(tree_map(lambda leaf, i=i: leaf[i], batch) for i in range(size))
+        def sample(self, n_tasks: int, generator: torch.Generator) -> TaskBatch:
+            batch = super().sample(n_tasks, generator)
+            seen.extend(tree_map(lambda leaf, i=i: leaf[i], batch) for i in range(n_tasks))
             return batch
 
-    evaluate(Spy(), Kept(), count=count, size=size, metrics={"any": keep})
+    evaluate(Spy(), Kept(), n_tasks=count, meta_batch_size=size, metrics={"any": keep})
     return seen[:count]
 
 
@@ -104,22 +104,22 @@ def by_hand(net: MLP, task: Task[Examples]) -> list[dict[str, Tensor]]:
 
 def test_the_numbers_after_each_step_are_those_of_evaluate():
     learner = MAML(net(), lr=LR, steps=STEPS)
-    found = inside(learner, Exact(), count=COUNT, size=2)
+    found = adaptation_trace(learner, Exact(), n_tasks=COUNT, meta_batch_size=2)
     assert len(found.after) == STEPS + 1
     for steps, report in enumerate(found.after):
         learner.steps = steps
         metrics = {"cross_entropy": cross_entropy, "accuracy": accuracy}
-        expected = evaluate(learner, Exact(), count=COUNT, size=2, metrics=metrics)
+        expected = evaluate(learner, Exact(), n_tasks=COUNT, meta_batch_size=2, metrics=metrics)
         assert report.values.keys() == expected.values.keys()
         torch.testing.assert_close(dict(report.values), dict(expected.values))
         assert report.card == expected.card
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
-def test_movement_and_similarity_are_those_by_hand(how: Any):
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
+def test_movement_and_similarity_are_those_by_hand(execution: Any):
     learner = MAML(net(), lr=LR, steps=STEPS)
-    learner.how = how
-    found = inside(learner, Exact(), count=COUNT, size=2)
+    learner.execution = execution
+    found = adaptation_trace(learner, Exact(), n_tasks=COUNT, meta_batch_size=2)
     assert list(found.moved) == list(found.similarity) == ["body.0", "head"]
     for i, task in enumerate(tasks(COUNT, 2)):
         path = by_hand(learner.net, task)  # pyright: ignore[reportArgumentType]
@@ -135,7 +135,7 @@ def test_movement_and_similarity_are_those_by_hand(how: Any):
 
 
 def test_a_body_that_is_not_adapted_does_not_move_at_all():
-    found = inside(anil(net(), lr=LR, steps=STEPS), Exact(), count=COUNT)
+    found = adaptation_trace(anil(net(), lr=LR, steps=STEPS), Exact(), n_tasks=COUNT)
     assert not found.moved["body.0"].any()
     torch.testing.assert_close(
         found.similarity["body.0"], torch.ones(COUNT, STEPS + 1).double(), rtol=0, atol=1e-12
@@ -145,7 +145,7 @@ def test_a_body_that_is_not_adapted_does_not_move_at_all():
 
 
 def test_a_head_that_is_not_adapted_does_not_move_but_says_something_else():
-    found = inside(boil(net(), lr=LR, steps=STEPS), Exact(), count=COUNT)
+    found = adaptation_trace(boil(net(), lr=LR, steps=STEPS), Exact(), n_tasks=COUNT)
     assert not found.moved["head"].any()
     assert (found.moved["body.0"].diff() > 0).all()
     assert (found.similarity["head"][:, -1] < 1 - 1e-4).all()
@@ -153,7 +153,9 @@ def test_a_head_that_is_not_adapted_does_not_move_but_says_something_else():
 
 def test_padding_is_not_looked_at():
     learner = MAML(net(), lr=LR, steps=STEPS)
-    bare, padded = (inside(learner, Exact(n), count=COUNT, size=2) for n in (0, 2))
+    bare, padded = (
+        adaptation_trace(learner, Exact(n), n_tasks=COUNT, meta_batch_size=2) for n in (0, 2)
+    )
     torch.testing.assert_close(padded.similarity, bare.similarity)
     torch.testing.assert_close(padded.moved, bare.moved)
 
@@ -175,7 +177,7 @@ def test_the_learner_is_left_as_it_was():
     learner = MAML(net(), lr=LR, steps=STEPS)
     body = learner.net.get_submodule("body").eval()
     before = torch.get_rng_state()
-    inside(learner, Exact(), steps=1, count=2)
+    adaptation_trace(learner, Exact(), steps=1, n_tasks=2)
     assert torch.equal(torch.get_rng_state(), before)
     assert learner.steps == STEPS
     assert learner.training and learner.net.training and not body.training
@@ -189,21 +191,21 @@ def test_hooks_are_removed_when_prediction_fails():
 
     learner = MAML(Fails(8, 3), steps=1)
     with pytest.raises(RuntimeError, match="broken"):
-        inside(learner, Blobs(), count=2)
+        adaptation_trace(learner, Blobs(), n_tasks=2)
     assert learner.steps == 1 and not learner.net._forward_hooks
 
 
 DESCENDS = [  # in `adapt`, where transductive learners do in `predict`
     name
     for name, learner in {name: entry.learner() for name, entry in ZOO.items()}.items()
-    if hasattr(learner, "steps") and not learner.judges_together
+    if hasattr(learner, "steps") and not learner.transductive
 ]
 
 
 @pytest.mark.parametrize("name", DESCENDS)
 def test_every_learner_that_descends_can_be_looked_inside(name: str):
     entry = ZOO[name]
-    found = inside(entry.learner(), entry.tasks, steps=2, count=2)
+    found = adaptation_trace(entry.learner(), entry.tasks, steps=2, n_tasks=2)
     assert any((moved[:, 1:] > 0).all() for moved in found.moved.values())
     for moved in found.moved.values():
         assert moved.shape == (2, 3) and not moved[:, 0].any()
@@ -214,13 +216,13 @@ def test_every_learner_that_descends_can_be_looked_inside(name: str):
 
 
 def test_a_context_moves_and_the_net_does_not():
-    found = inside(ZOO["cavia_line"].learner(), ZOO["cavia_line"].tasks, count=2)
+    found = adaptation_trace(ZOO["cavia_line"].learner(), ZOO["cavia_line"].tasks, n_tasks=2)
     assert list(found.moved)[-1] == "state" and (found.moved["state"][:, -1] > 0).all()
     assert not any(found.moved[name].any() for name in found.similarity)
 
 
 def test_the_head_that_a_task_makes_is_looked_at_too():
-    found = inside(ZOO["proto_maml"].learner(), ZOO["proto_maml"].tasks, count=2)
+    found = adaptation_trace(ZOO["proto_maml"].learner(), ZOO["proto_maml"].tasks, n_tasks=2)
     assert {"params.W", "params.b"} <= set(found.moved) - set(found.similarity)
     assert "sizes" not in found.moved
 
@@ -238,7 +240,7 @@ def test_layers_that_are_called_again_or_read_by_others():
             x = self.encoder(x[:, None] * x[..., None])
             return self.head(self.rnn(x)[0][:, -1])
 
-    found = inside(MAML(Net(), lr=0.1, steps=1), Blobs(), count=2)
+    found = adaptation_trace(MAML(Net(), lr=0.1, steps=1), Blobs(), n_tasks=2)
     # the last layer of attention is not called: its parameters are a part of the state
     assert (found.moved["encoder.layers.0.self_attn.out_proj.weight"][:, 1] > 0).all()
     assert "encoder.layers.0.self_attn" in found.similarity
@@ -248,9 +250,9 @@ def test_layers_that_are_called_again_or_read_by_others():
 @pytest.mark.parametrize("steps", [0, -1])
 def test_without_a_step_there_is_nothing_to_see(steps: int):
     with pytest.raises(ValueError, match="at least one"):
-        inside(MAML(net()), Exact(), steps=steps)
+        adaptation_trace(MAML(net()), Exact(), steps=steps)
 
 
 def test_a_learner_without_steps_is_refused():
     with pytest.raises(ValueError, match=r"PrototypicalNetwork has no `steps` .* `evaluate`\."):
-        inside(PrototypicalNetwork(net()), Exact())
+        adaptation_trace(PrototypicalNetwork(net()), Exact())

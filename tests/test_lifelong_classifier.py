@@ -21,10 +21,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from quickstudy import ExperienceReplay, Learner, LifelongClassifier, LifeLongMemory
-from quickstudy.checkpoint import CheckpointError
-from quickstudy.functional import leaves
-from quickstudy.learners.prototypical import PrototypicalNetwork
-from quickstudy.learners.streaming_lda import StreamingLDA
+from quickstudy.core.functional import leaves
+from quickstudy.learners.lifelong.streaming_lda import StreamingLDA
+from quickstudy.learners.metric.prototypical import PrototypicalNetwork
+from quickstudy.storage.checkpoints import CheckpointError
 
 with warnings.catch_warnings():  # it names the checks that need optional packages
     warnings.simplefilter("ignore")

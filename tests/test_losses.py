@@ -20,7 +20,7 @@ from pytorch_metric_learning.reducers import DoNothingReducer, MeanReducer
 from torch import Tensor
 from torch.nn import functional as F
 
-from quickstudy import losses
+from quickstudy.core import losses
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -22,25 +22,23 @@ from torch.nn import Flatten
 from quickstudy import (
     CAVIA,
     MAML,
-    CheckpointError,
-    ContextInput,
     Examples,
     Learner,
-    Line,
     MappingLibrary,
-    Mixture,
-    Parabola,
     PrototypicalNetwork,
     Sinusoid,
     Task,
     TaskMemory,
     accuracy,
-    mapping_library,
     squared_error,
 )
-from quickstudy.functional import tree_map, unstack
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map, unstack
+from quickstudy.learners.gradient import ContextInput
+from quickstudy.nets.backbones import MLP
+from quickstudy.recall import mapping_library
+from quickstudy.storage import CheckpointError
+from quickstudy.tasks import Line, Mixture, Parabola
+from quickstudy.testing.learners import Blobs
 
 TASKS = Mixture(Sinusoid(), Line(), Parabola())
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals of POSIX")

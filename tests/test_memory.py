@@ -19,15 +19,15 @@ from quickstudy import (
     plan,
     train,
 )
-from quickstudy.descent import Checkpoint, adam, descend
-from quickstudy.functional import tree_map
-from quickstudy.learners.cavia import CAVIA, ContextInput
-from quickstudy.learners.meta_curvature import MetaCurvature
-from quickstudy.learners.meta_sgd import MetaSGD
-from quickstudy.learners.proto_maml import ProtoMAML
-from quickstudy.memory import parse, peak, ran_out, readable
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.execution.chunked import parse, peak, ran_out, readable
+from quickstudy.inner_loop.descent import Checkpoint, adam, descend
+from quickstudy.learners.gradient.cavia import CAVIA, ContextInput
+from quickstudy.learners.gradient.meta_curvature import MetaCurvature
+from quickstudy.learners.gradient.meta_sgd import MetaSGD
+from quickstudy.learners.gradient.proto_maml import ProtoMAML
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 TASKS = Blobs().sample(7, torch.Generator().manual_seed(0))
 
@@ -89,12 +89,12 @@ LEARNERS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("how", ["loop", "vmap"])
+@pytest.mark.parametrize("execution", ["loop", "vmap"])
 @pytest.mark.parametrize("name", ["maml", "anil", "prototypical"])
-def test_chunks_change_no_gradient(name: str, how: Any, weighted: bool, double: None):
+def test_chunks_change_no_gradient(name: str, execution: Any, weighted: bool, double: None):
     tasks = tree_map(lambda leaf: leaf.double(), TASKS)
     learner = LEARNERS[name]()
-    learner.how = how
+    learner.execution = execution
     weights = torch.rand(7) if weighted else torch.full((7,), 1 / 7)
     expected = gradient(learner, weights, tasks)
     for chunk in (1, 3, 7, 9):
@@ -150,8 +150,8 @@ def taken(learner: nn.Module, tasks: Any = TASKS) -> int:
 def test_chunks_bound_memory():
     tasks = Blobs().sample(12, torch.Generator().manual_seed(0))
     learner = MAML(MLP(8, 3, hidden=(30, 30)), lr=0.1, steps=3)
-    for how in ("loop", "vmap"):
-        learner.how, learner.chunk = how, None
+    for execution in ("loop", "vmap"):
+        learner.execution, learner.chunk = execution, None
         whole = taken(learner, tasks)
         learner.chunk = 1
         assert taken(learner, tasks) < whole / 6
@@ -206,12 +206,12 @@ def test_memory_of_adam_by_mixed_modes():
     assert grown <= 14 * PARAMETERS  # what the rule itself remembers
 
 
-@pytest.mark.parametrize("how", ["loop", "vmap"])
-def test_evaluation_keeps_no_graph(how: Any):
+@pytest.mark.parametrize("execution", ["loop", "vmap"])
+def test_evaluation_keeps_no_graph(execution: Any):
     def evaluated(steps: int) -> int:
         learner = MAML(MLP(8, 3, hidden=(30,)), lr=0.1, steps=steps)
-        learner.how = how
-        return peak(lambda: evaluate(learner, Blobs(), count=8, size=8), "cpu")
+        learner.execution = execution
+        return peak(lambda: evaluate(learner, Blobs(), n_tasks=8, meta_batch_size=8), "cpu")
 
     evaluated(1)
     assert evaluated(30) <= evaluated(3) * 1.02
@@ -227,12 +227,12 @@ def deep(steps: int = 5) -> MAML:
 def test_a_plan_stays_below_a_limit():
     learner = deep()
     limit = taken(learner, MANY) // 3
-    found = plan(learner, MANY, memory=limit, repeats=1)
-    assert (learner.how, learner.chunk, learner.checkpoint) == ("vmap", None, None)
+    found = plan(learner, MANY, memory_limit=limit, repeats=1)
+    assert (learner.execution, learner.chunk, learner.checkpoint) == ("vmap", None, None)
     for way in found.rows:
         assert way.memory is not None
         assert way.memory <= limit or way.note.endswith("takes more than " + readable(limit))
-    kept = {way.checkpoint: way.chunk for way in found.rows if way.how == "vmap"}
+    kept = {way.checkpoint: way.chunk for way in found.rows if way.execution == "vmap"}
     assert (kept[None] or 0) < (kept["steps"] or 6)
     head, *_, last = str(found).splitlines()
     assert head.endswith("memory")
@@ -243,15 +243,17 @@ def test_a_plan_stays_below_a_limit():
 
 
 def test_a_plan_with_a_high_limit_is_of_all_tasks_at_once():
-    rows = plan(deep(1), MANY, memory="1GiB", repeats=1, chunks=()).rows
+    rows = plan(deep(1), MANY, memory_limit="1GiB", repeats=1, chunks=()).rows
     assert len(rows) == 2 * 4 and all(way.chunk is None for way in rows)
-    rows = plan(PrototypicalNetwork(MLP(8, 4)), MANY, memory="1GiB", repeats=1, chunks=()).rows
+    rows = plan(
+        PrototypicalNetwork(MLP(8, 4)), MANY, memory_limit="1GiB", repeats=1, chunks=()
+    ).rows
     assert [way.checkpoint for way in rows] == [None, None]  # it has no inner steps
 
 
 def test_a_limit_below_one_task_is_refused():
     with pytest.raises(ValueError, match=r"One task takes .* fewer inner steps"):
-        plan(deep(), MANY, memory="1kB")
+        plan(deep(), MANY, memory_limit="1kB")
 
 
 def test_what_would_fit_is_said_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch):
@@ -265,7 +267,7 @@ def test_what_would_fit_is_said_when_memory_runs_out(monkeypatch: pytest.MonkeyP
 
     learner = deep()
     room = taken(learner, MANY) // 3
-    monkeypatch.setattr("quickstudy.planning.available", lambda device: room)
+    monkeypatch.setattr("quickstudy.execution.planning.available", lambda device: room)
     learner.criterion = criterion
     with pytest.raises(ValueError) as caught:
         learner(MANY)
@@ -280,7 +282,7 @@ def test_what_would_fit_is_said_when_memory_runs_out(monkeypatch: pytest.MonkeyP
         assert taken(learner, MANY) <= room
 
     times.append(1)
-    monkeypatch.setattr("quickstudy.planning.available", lambda device: 1000)
+    monkeypatch.setattr("quickstudy.execution.planning.available", lambda device: 1000)
     with pytest.raises(ValueError, match="do fewer inner steps"):
         learner(MANY)
 
@@ -291,7 +293,9 @@ def test_memory_that_runs_out_in_training_is_explained():
 
     learner = deep(1)
     hook = next(learner.parameters()).register_hook(fail)
-    steps = train(learner, Blobs(), torch.optim.Adam(learner.parameters()), steps=1, size=4)
+    steps = train(
+        learner, Blobs(), torch.optim.Adam(learner.parameters()), steps=1, meta_batch_size=4
+    )
     with pytest.raises(ValueError, match="4 tasks at once do not fit into memory: set"):
         next(steps)
     hook.remove()

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from quickstudy import MAML, Learner, PrototypicalNetwork, anil, evaluate, use_batch_statistics
-from quickstudy.execution import How
-from quickstudy.functional import tree_map
-from quickstudy.task import TaskBatch
-from quickstudy.testing import Blobs
+from quickstudy import MAML, Learner, PrototypicalNetwork, anil, evaluate
+from quickstudy.core.functional import tree_map
+from quickstudy.core.task import TaskBatch
+from quickstudy.execution.batching import Execution
+from quickstudy.nets.backbones import use_batch_statistics
+from quickstudy.testing.learners import Blobs
 
-WAYS: tuple[How, How] = ("loop", "vmap")
+WAYS: tuple[Execution, Execution] = ("loop", "vmap")
 
 
 def batch(size: int = 3) -> TaskBatch:
@@ -212,10 +213,10 @@ def learners() -> dict[str, Callable[[nn.Module], Learner[Any]]]:
     }
 
 
-def outcome(learner: Learner[Any], how: How) -> list[Tensor]:
+def outcome(learner: Learner[Any], execution: Execution) -> list[Tensor]:
     """Losses, gradients, and buffers afterwards."""
     own = copy.deepcopy(learner)
-    own.how = how
+    own.execution = execution
     losses = own(batch())
     losses.sum().backward()
     slopes = [p.grad for p in own.parameters() if p.grad is not None]
@@ -229,8 +230,8 @@ def assert_equal_ways(learner: Learner[Any]) -> None:
     )
 
 
-def refusal(learner: Learner[Any], how: How) -> str:
-    learner.how = how
+def refusal(learner: Learner[Any], execution: Execution) -> str:
+    learner.execution = execution
     with pytest.raises(ValueError) as caught:
         learner(batch())
     sentence = str(caught.value)
@@ -268,8 +269,8 @@ def test_tied_weights_are_adapted_as_one():
 def test_every_task_has_dropout_of_its_own(kind: str):
     learner = learners()[kind](layers(nn.Dropout(0.5))).double()
     one = tree_map(lambda leaf: leaf[:1].expand(4, *leaf.shape[1:]), batch())
-    for how in WAYS:
-        learner.how = how
+    for execution in WAYS:
+        learner.execution = execution
         assert len(learner(one).unique()) == 4
     learner.eval()
     assert_equal_ways(learner)
@@ -277,8 +278,8 @@ def test_every_task_has_dropout_of_its_own(kind: str):
 
 def test_dropout_in_attention_works():
     learner = MAML(encoder(dropout=0.3), lr=0.1, steps=1).double()
-    for how in WAYS:
-        learner.how = how
+    for execution in WAYS:
+        learner.execution = execution
         assert learner(batch()).isfinite().all()
 
 
@@ -293,7 +294,7 @@ def test_running_statistics_ride_along(norm: nn.Module):
 
 def test_running_statistics_in_an_inner_gradient_ride_along_in_a_loop_only():
     learner = MAML(nn.Sequential(nn.Linear(8, 3), nn.Sequential(nn.BatchNorm1d(3)))).double()
-    learner.how = "loop"
+    learner.execution = "loop"
     assert learner(batch()).isfinite().all()
     counted = learner.net.get_buffer("1.0.num_batches_tracked")
     assert counted == learner.steps + 1  # every task starts from a copy, their mean is kept
@@ -323,7 +324,7 @@ def test_recurrent_nets_are_looped(module: type[nn.RNNBase], kind: str):
 def test_the_second_order_of_a_recurrent_net_is_right():
     torch.manual_seed(0)
     learner = MAML(Recurrent(nn.GRU), lr=0.3, steps=2).double()
-    learner.how = "loop"
+    learner.execution = "loop"
     weight = learner.net.get_parameter("rnn.weight_hh_l0")
     learner(batch()).sum().backward()
     slope = weight.grad
@@ -371,11 +372,11 @@ def test_a_buffer_written_in_place_is_refused():
     assert "Calls at net writes in place to a tensor from outside" in sentence
 
 
-@pytest.mark.parametrize("how", WAYS)
-def test_an_input_changed_in_place_is_refused(how: How):
+@pytest.mark.parametrize("execution", WAYS)
+def test_an_input_changed_in_place_is_refused(execution: Execution):
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 3))
-    assert "ReLU at embed.0" in refusal(PrototypicalNetwork(net).double(), how)
-    assert "ReLU at net.0" in refusal(MAML(net).double(), how)
+    assert "ReLU at embed.0" in refusal(PrototypicalNetwork(net).double(), execution)
+    assert "ReLU at net.0" in refusal(MAML(net).double(), execution)
 
 
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.orthogonal])
@@ -403,9 +404,9 @@ def test_statistics_of_a_body_that_is_not_adapted():
 def test_evaluate_explains_too():
     learner = PrototypicalNetwork(Recurrent(nn.GRU))
     with pytest.raises(ValueError, match=r"GRU at embed\.rnn has no batching rule"):
-        evaluate(learner, Blobs(), count=2)
-    learner.how = "loop"
-    assert evaluate(learner, Blobs(), count=2).mean("accuracy") > 0
+        evaluate(learner, Blobs(), n_tasks=2)
+    learner.execution = "loop"
+    assert evaluate(learner, Blobs(), n_tasks=2).mean("accuracy") > 0
 
 
 def test_errors_of_the_user_are_left_alone():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quickstudy.nets import ReLU
+from quickstudy.nets.backbones import ReLU
 
 
 def test_what_is_compiled_is_relu(monkeypatch: pytest.MonkeyPatch) -> None:

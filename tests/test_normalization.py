@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy import MAML, use_batch_statistics
-from quickstudy.execution import How
-from quickstudy.functional import tree_map
-from quickstudy.normalization import make_exact
-from quickstudy.testing import Blobs
+from quickstudy import MAML
+from quickstudy.core.functional import tree_map
+from quickstudy.execution.batching import Execution
+from quickstudy.nets.backbones import use_batch_statistics
+from quickstudy.nets.exact_norm import make_exact
+from quickstudy.testing.learners import Blobs
 
 LAYERS = {
     "BatchNorm1d": lambda: nn.BatchNorm1d(4),
@@ -46,9 +47,9 @@ def test_second_order_gradients_of_vmap_and_loop_are_equal(name: str, mode: str)
     tasks = Blobs().sample(3, torch.Generator().manual_seed(0))
     tasks = tree_map(lambda leaf: leaf.double(), tasks)
 
-    def outcome(how: How) -> tuple[list[Tensor], list[Tensor]]:
+    def outcome(execution: Execution) -> tuple[list[Tensor], list[Tensor]]:
         one = copy.deepcopy(learner)
-        one.how = how
+        one.execution = execution
         one(tasks).sum().backward()
         return [p.grad for p in one.parameters() if p.grad is not None], list(one.buffers())
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quickstudy import Copy, SequenceLearner, bit_errors, evaluate
-from quickstudy.functional import leaves
-from quickstudy.ntm import (
+from quickstudy import SequenceLearner, evaluate
+from quickstudy.core.functional import leaves
+from quickstudy.learners.memory import bit_errors
+from quickstudy.nets.cells import (
     NTM,
     FeedForward,
     LSTMCell,
-    Machine,
+    RecurrentCell,
     StackedLSTM,
     circular_shift,
     content_addressing,
@@ -22,6 +23,7 @@ from quickstudy.ntm import (
     sharpening,
     write,
 )
+from quickstudy.tasks import Copy
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -182,7 +184,7 @@ def test_a_step_is_the_paper_slot_by_slot():
     outputs, state = net(xs)
     close(outputs, np.stack(expected))
     close(state.memory, memory)
-    close(state.weightings, np.stack(where))
+    close(state.attention_weights, np.stack(where))
 
 
 @pytest.mark.parametrize("kind", [LSTMCell, FeedForward, None])
@@ -238,7 +240,7 @@ def test_slopes_are_those_of_finite_differences(kind: Any):
     assert torch.autograd.gradgradcheck(value, given, fast_mode=True)
 
 
-class Wired(Machine[Tensor]):
+class Wired(RecurrentCell[Tensor]):
     """A controller that says its input, and whether the sequence has ended before."""
 
     def __init__(self, inputs: int, hidden: int):
@@ -280,14 +282,14 @@ def test_a_machine_wired_by_hand_copies_without_error():
 
     def wrong(length: int) -> float:
         tasks = Copy(bits, length=(length, length))
-        return evaluate(learner, tasks, count=20, metrics={"n": bit_errors}).mean("n")
+        return evaluate(learner, tasks, n_tasks=20, metrics={"n": bit_errors}).mean("n")
 
     assert [wrong(length) for length in (1, 7, 24)] == [0, 0, 0]
     assert wrong(25) > 0  # the memory is full
     batch = Copy(bits, length=(5, 5)).sample(1, torch.Generator())
     _, states = net.trace(batch.support.x[0])
-    assert [int(s.weightings[1].argmax()) for s in states] == [1, 2, 3, 4, 5, 6]
-    assert [int(s.weightings[0].argmax()) for s in states] == [0] * 6
+    assert [int(s.attention_weights[1].argmax()) for s in states] == [1, 2, 3, 4, 5, 6]
+    assert [int(s.attention_weights[0].argmax()) for s in states] == [0] * 6
 
 
 @pytest.mark.slow

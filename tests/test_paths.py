@@ -4,10 +4,12 @@ import torch
 from torch import Generator
 
 import quickstudy as qs
+from quickstudy.core.functional import unstack
 from quickstudy.environments import BernoulliBandit, GridMaze, Navigation2D, normal, rollout
-from quickstudy.functional import unstack
-from quickstudy.paths import paths
-from quickstudy.recipe import Test as Row  # pytest would take it for tests of its own
+from quickstudy.reports.rl_paths import paths
+from quickstudy.runs.recipes import (
+    Benchmark as Row,  # pytest would take it for tests of its own
+)
 
 
 def test_paths_lead_from_the_first_place_along_what_was_done() -> None:
@@ -48,10 +50,10 @@ def test_the_pictures_are_of_the_first_tasks_and_there_are_none_without_places()
     torch.manual_seed(0)
     for environment in (GridMaze(3, horizon=5), Navigation2D(horizon=5)):
         learner = qs.RL2(environment, hidden=4)
-        tasks = qs.Rollouts(environment, learner, episodes=2, trial=environment.discrete)
+        tasks = qs.tasks.Rollouts(environment, learner, episodes=2, trial=environment.discrete)
         drawn = paths(learner, Row(tasks))
         assert drawn.count("<picture>") == 4 and "before adaptation" in drawn
         assert drawn == paths(learner, Row(tasks))
     bandit = BernoulliBandit(3)
     learner = qs.RL2(bandit, hidden=4)
-    assert paths(learner, Row(qs.Rollouts(bandit, learner, episodes=2, trial=True))) == ""
+    assert paths(learner, Row(qs.tasks.Rollouts(bandit, learner, episodes=2, trial=True))) == ""

@@ -3,7 +3,7 @@
 import torch
 from torch.func import vmap
 
-from quickstudy.randomness import integers, uniform
+from quickstudy.core.counter_rng import integers, uniform
 
 
 def test_splitmix64_is_the_published_one():

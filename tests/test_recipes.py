@@ -7,47 +7,50 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from quickstudy import recipe, train
-from quickstudy.task import batches
+from quickstudy import train
+from quickstudy.core.task import batches
+from quickstudy.runs import recipes
 
 
 @pytest.fixture(scope="module")
 def caltech() -> ModuleType:
-    return recipe.find("caltech101")
+    return recipes.find("caltech101")
 
 
 @pytest.fixture(scope="module")
 def waves() -> ModuleType:
-    return recipe.find("sinusoid")
+    return recipes.find("sinusoid")
 
 
 @pytest.mark.parametrize("name", ["caltech101", "emoji", "omniglot_lake", "sinusoid"])
 def test_every_learner_can_be_chosen_and_names_its_result(name: str) -> None:
-    module = recipe.find(name)
+    module = recipes.find(name)
     assert set(get_args(module.Name)) == set(module.LEARNERS)
-    names = {recipe.result_name(module, {"learner": key}) for key in module.LEARNERS}
+    names = {recipes.result_name(module, {"learner": key}) for key in module.LEARNERS}
     assert len(names) == len(module.LEARNERS)
     with pytest.raises(ValueError, match="choose one of"):
         module.recipe(learner="mamel")
 
 
-@pytest.mark.parametrize("learner", get_args(recipe.find("caltech101").Name))
+@pytest.mark.parametrize("learner", get_args(recipes.find("caltech101").Name))
 def test_learners_of_photographs_share_net_tasks_and_tests(
     caltech: ModuleType, real_data: Path, learner: Any
 ) -> None:
     torch.manual_seed(0)
-    chosen = caltech.recipe(learner=learner, steps=2, size=1)
+    chosen = caltech.recipe(learner=learner, steps=2, meta_batch_size=1)
     convolutions = {p.shape for p in chosen.learner.parameters() if p.ndim == 4}
     if learner == "relation":  # whose net keeps maps of features
         convolutions.remove((32, 64, 3, 3))
     assert convolutions == {(32, 3, 3, 3), (32, 32, 3, 3)}
     usual = caltech.recipe(learner="maml")
-    (test,), (other,) = chosen.tests.values(), usual.tests.values()
-    assert test.tasks.card() == other.tasks.card() and test.count == other.count
+    (test,), (other,) = chosen.benchmarks.values(), usual.benchmarks.values()
+    assert test.tasks.card() == other.tasks.card() and test.n_tasks == other.n_tasks
     mine, others = (next(iter(batches(e.train, 1, steps=1))) for e in (chosen, usual))
     if learner not in caltech.FROM_A_CLASSIFIER:
         assert pictures(mine) == pictures(others)
-    for step in train(chosen.learner, chosen.train, chosen.optimizer, steps=1, size=1):
+    for step in train(
+        chosen.learner, chosen.train, chosen.optimizer, steps=1, meta_batch_size=1
+    ):
         assert step.loss.isfinite().all()
 
 
@@ -57,56 +60,64 @@ def pictures(batch: Any) -> set[tuple[float, ...]]:
     return {tuple(row) for row in torch.stack([x.mean(1), x.std(1), x[:, 99]], 1).tolist()}
 
 
-@pytest.mark.parametrize("learner", get_args(recipe.find("sinusoid").Name))
+@pytest.mark.parametrize("learner", get_args(recipes.find("sinusoid").Name))
 def test_learners_of_waves_begin_as_maml_and_have_its_tests(
     waves: ModuleType, learner: Any
 ) -> None:
-    maml = recipe.find("sinusoid_maml").recipe()
+    maml = recipes.find("sinusoid_maml").recipe()
     torch.manual_seed(0)
-    chosen = waves.recipe(learner=learner, steps=2, size=3)
-    assert list(chosen.tests) == list(maml.tests)
-    for test, other in zip(chosen.tests.values(), maml.tests.values(), strict=True):
-        assert test.tasks.card() == other.tasks.card() and test.count == other.count
-    for step in train(chosen.learner, chosen.train, chosen.optimizer, steps=2, size=3):
+    chosen = waves.recipe(learner=learner, steps=2, meta_batch_size=3)
+    assert list(chosen.benchmarks) == list(maml.benchmarks)
+    for test, other in zip(chosen.benchmarks.values(), maml.benchmarks.values(), strict=True):
+        assert test.tasks.card() == other.tasks.card() and test.n_tasks == other.n_tasks
+    for step in train(
+        chosen.learner, chosen.train, chosen.optimizer, steps=2, meta_batch_size=3
+    ):
         assert step.loss.isfinite().all()
 
 
-@pytest.mark.parametrize("learner", get_args(recipe.find("emoji").Name))
+@pytest.mark.parametrize("learner", get_args(recipes.find("emoji").Name))
 def test_learners_of_emoji_share_tasks_and_tests(real_data: Path, learner: Any) -> None:
-    module = recipe.find("emoji")
+    module = recipes.find("emoji")
     torch.manual_seed(0)
     chosen, usual = (module.recipe(learner=name, steps=2) for name in (learner, "prototypical"))
-    for name, test in chosen.tests.items():
-        other = usual.tests[name]
-        assert test.tasks.card() == other.tasks.card() and test.count == other.count
-    for step in train(chosen.learner, chosen.train, chosen.optimizer, steps=1, size=2):
+    for name, test in chosen.benchmarks.items():
+        other = usual.benchmarks[name]
+        assert test.tasks.card() == other.tasks.card() and test.n_tasks == other.n_tasks
+    for step in train(
+        chosen.learner, chosen.train, chosen.optimizer, steps=1, meta_batch_size=2
+    ):
         assert step.loss.isfinite().all()
 
 
-@pytest.mark.parametrize("learner", get_args(recipe.find("omniglot_lake").Name))
+@pytest.mark.parametrize("learner", get_args(recipes.find("omniglot_lake").Name))
 def test_no_evaluation_alphabet_is_trained_on(real_data: Path, learner: Any) -> None:
-    module = recipe.find("omniglot_lake")
+    module = recipes.find("omniglot_lake")
     torch.manual_seed(0)
     chosen = module.recipe(learner=learner, ways=3, queries=1, steps=1)
     assert len(chosen.train.dataset.classes) == 964
-    runs, others = (test.tasks for test in chosen.tests.values())
+    runs, others = (test.tasks for test in chosen.benchmarks.values())
     assert not {*chosen.train.dataset.classes} & {*others.dataset.classes}
-    assert runs.card()["number"] == 20 and chosen.tests[module.RUNS].count == 20
-    for step in train(chosen.learner, chosen.train, chosen.optimizer, steps=1, size=1):
+    assert runs.card()["number"] == 20 and chosen.benchmarks[module.RUNS].n_tasks == 20
+    for step in train(
+        chosen.learner, chosen.train, chosen.optimizer, steps=1, meta_batch_size=1
+    ):
         assert step.loss.isfinite().all()
 
 
 @pytest.mark.parametrize("labels", ["fixed", "shuffled"])
 def test_alphabets_come_again_by_other_drawers(real_data: Path, labels: Any) -> None:
-    module = recipe.find("alphabets_task_memory")
+    module = recipes.find("alphabets_task_memory")
     torch.manual_seed(0)
-    made = module.recipe(labels=labels, steps=1, size=2, channels=4, past=8, past_steps=1)
-    assert made.ready is not None
-    for step in train(made.learner, made.train, made.optimizer, steps=1, size=2):
+    made = module.recipe(
+        labels=labels, steps=1, meta_batch_size=2, channels=4, past=8, past_steps=1
+    )
+    assert made.on_reopen is not None
+    for step in train(made.learner, made.train, made.optimizer, steps=1, meta_batch_size=2):
         assert step.loss.isfinite().all()
-    made.ready()
+    made.on_reopen()
     assert made.learner.count == 8
-    test = next(iter(made.tests.values())).tasks
+    test = next(iter(made.benchmarks.values())).tasks
     assert not {*made.train.dataset.group_names} & {*test.dataset.group_names}
     classes = {key: int(y) for key, y in zip(keys(test.dataset.x), test.dataset.y, strict=True)}
     assert sorted({*classes.values()}) == list(range(5 * 20)) and len(classes) == 10 * 5 * 20
@@ -124,7 +135,7 @@ def keys(images: torch.Tensor) -> list[bytes]:
 
 
 def test_a_result_is_compared_with_the_numbers_of_its_own() -> None:
-    lake, maml = recipe.find("omniglot_lake"), recipe.find("omniglot_maml")
-    assert recipe.published(lake, {"learner": "siamese"})[lake.RUNS] == {"accuracy": 0.92}
-    assert lake.RUNS not in recipe.published(lake, {"learner": "matching"})
-    assert recipe.published(maml, {}) == maml.PAPER
+    lake, maml = recipes.find("omniglot_lake"), recipes.find("omniglot_maml")
+    assert recipes.published(lake, {"learner": "siamese"})[lake.RUNS] == {"accuracy": 0.92}
+    assert lake.RUNS not in recipes.published(lake, {"learner": "matching"})
+    assert recipes.published(maml, {}) == maml.PAPER

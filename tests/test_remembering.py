@@ -6,21 +6,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from quickstudy import (
-    NTM,
-    Copy,
-    Examples,
-    PrototypicalNetwork,
-    SequenceLearner,
-    StackedLSTM,
-    Task,
-    recipe,
-)
-from quickstudy.functional import tree_map
-from quickstudy.remembering import _map, remembering
-from quickstudy.report import LIGHT
-from quickstudy.task import batches
-from quickstudy.testing import Blobs
+from quickstudy import Examples, PrototypicalNetwork, SequenceLearner, Task
+from quickstudy.core.functional import tree_map
+from quickstudy.core.task import batches
+from quickstudy.nets import NTM, StackedLSTM
+from quickstudy.reports.attention import _map, remembering
+from quickstudy.reports.report import LIGHT
+from quickstudy.runs import recipes
+from quickstudy.tasks import Copy
+from quickstudy.testing.learners import Blobs
 
 WORDS = Copy(4, length=(2, 5), ragged=True)
 
@@ -34,16 +28,18 @@ def learner() -> SequenceLearner:
 def test_weightings_are_those_of_every_step(learner: SequenceLearner):
     batch = Copy(4, length=(3, 3)).sample(1, torch.Generator())
     task = tree_map(lambda leaf: leaf[0], batch)
-    found = learner.weightings(task)
+    found = learner.attention_weights(task)
     assert list(found) == ["read head 1", "read head 2", "write head 1"]
     state = learner.machine.start()
     for step, x in enumerate(torch.cat([task.support.x, torch.zeros(3, 5)])):
         _, state = learner.machine.step(x, state)
         for head, each in enumerate(found.values()):
-            torch.testing.assert_close(each[step], state.weightings[head])
+            torch.testing.assert_close(each[step], state.attention_weights[head])
     later = Examples(*(column[2:] for column in task.query))
     for whole, part in zip(
-        found.values(), learner.weightings(Task(task.support, later)).values(), strict=True
+        found.values(),
+        learner.attention_weights(Task(task.support, later)).values(),
+        strict=True,
     ):
         torch.testing.assert_close(part, whole[[0, 1, 2, 3, 6]])
 
@@ -56,8 +52,8 @@ def test_a_picture_for_each_head_of_the_steps_that_are_no_padding(
     def noted(axes: object, palette: object, *, name: str, **given: object):
         drawn[name] = given
 
-    monkeypatch.setattr("quickstudy.remembering._map", noted)
-    html = remembering(learner, recipe.Test(WORDS, size=3))
+    monkeypatch.setattr("quickstudy.reports.attention._map", noted)
+    html = remembering(learner, recipes.Benchmark(WORDS, meta_batch_size=3))
     assert html.count("<picture>") == 3 and 'alt="the write head 1"' in html
     first = tree_map(lambda leaf: leaf[0], next(iter(batches(WORDS, 3, steps=1, seed=1))))
     length = int(first.query.weight.sum())
@@ -79,7 +75,15 @@ def test_slots_go_up_and_steps_to_the_right():
 
 def test_nothing_is_drawn_of_learners_without_heads():
     assert (
-        remembering(SequenceLearner(StackedLSTM(5, 4, hidden=4)), recipe.Test(WORDS, size=2))
+        remembering(
+            SequenceLearner(StackedLSTM(5, 4, hidden=4)),
+            recipes.Benchmark(WORDS, meta_batch_size=2),
+        )
         == ""
     )
-    assert remembering(PrototypicalNetwork(nn.Linear(8, 4)), recipe.Test(Blobs(), size=2)) == ""
+    assert (
+        remembering(
+            PrototypicalNetwork(nn.Linear(8, 4)), recipes.Benchmark(Blobs(), meta_batch_size=2)
+        )
+        == ""
+    )

@@ -3,9 +3,16 @@
 import torch
 from torch.func import vmap
 
-from quickstudy.functional import tree_map
-from quickstudy.replay import Buffer, draw, empty, minibatches, reservoir, shuffled
-from quickstudy.task import Examples
+from quickstudy.core.functional import tree_map
+from quickstudy.core.task import Examples
+from quickstudy.learners.lifelong.replay_buffer import (
+    Buffer,
+    draw,
+    empty,
+    minibatches,
+    reservoir,
+    shuffled,
+)
 
 
 def numbers(start: int, end: int) -> Examples:
@@ -33,7 +40,7 @@ def test_a_reservoir_holds_every_example_equally_often():
 
 def test_a_reservoir_is_that_of_a_loop():
     buffer, places = empty(numbers(0, 1), 4), [None] * 4
-    from quickstudy.randomness import integers
+    from quickstudy.core.counter_rng import integers
 
     for start in (0, 5, 10, 15):
         new = numbers(start, start + 5)

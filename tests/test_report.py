@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from quickstudy import recipe, report
-from quickstudy.checkpoint import CheckpointError
+from quickstudy.reports import report
+from quickstudy.runs import recipes
+from quickstudy.storage.checkpoints import CheckpointError
 
 IMAGES = '''"""Two < three & "quotes".
 
@@ -23,7 +24,7 @@ Second paragraph.
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 PAPER = {"2-way": {"accuracy": 0.917, "interval": 0.004, "steps": 60_000}}
 
@@ -41,12 +42,12 @@ def recipe(*, steps: int = 4, seed: int = 0) -> Experiment:
         learner,
         tasks,
         tasks,
-        {"2-way": Test(tasks, count=9, size=3), "again": Test(tasks, count=7, size=3)},
+        {"2-way": Benchmark(tasks, n_tasks=9, meta_batch_size=3), "again": Benchmark(tasks, n_tasks=7, meta_batch_size=3)},
         torch.optim.Adam(learner.parameters()),
         steps,
         2,
-        validate=2,
-        validation_count=5,
+        validate_every=2,
+        n_validation_tasks=5,
     )
 '''
 
@@ -55,7 +56,7 @@ FUNCTIONS = '''"""Waves."""
 import torch
 
 import quickstudy as qs
-from quickstudy.recipe import Experiment, Test
+from quickstudy.runs.recipes import Benchmark, Experiment
 
 
 def recipe(*, steps: int = 2, seed: int = 0) -> Experiment:
@@ -65,13 +66,13 @@ def recipe(*, steps: int = 2, seed: int = 0) -> Experiment:
         learner,
         tasks,
         tasks,
-        {"waves": Test(tasks, {}, count=9, size=3)},
+        {"waves": Benchmark(tasks, {}, n_tasks=9, meta_batch_size=3)},
         torch.optim.Adam(learner.parameters()),
         steps,
         2,
         better="min",
-        validate=1,
-        validation_count=5,
+        validate_every=1,
+        n_validation_tasks=5,
     )
 '''
 
@@ -110,11 +111,11 @@ def finished(tmp_path: Path) -> Path:
 def carry_out(text: str, place: Path, *, finish: bool = True) -> Path:
     file = place / "tiny.py"
     file.write_text(text)
-    run = recipe.start(str(file), {}, place / "run")
-    for _ in recipe.go(run):
+    run = recipes.start(str(file), {}, place / "run")
+    for _ in recipes.go(run):
         pass
     if finish:
-        recipe.finish(run)
+        recipes.finish(run)
     return run.folder
 
 
@@ -154,9 +155,9 @@ def test_text_is_escaped(finished: Path) -> None:
 
 def test_episode_says_what_the_learner_says(finished: Path) -> None:
     """The share of right queries is that of the first task that was measured."""
-    run = recipe.reopen(finished)
-    test = run.experiment.tests["2-way"]
-    first = recipe.measure(run, test).values["accuracy"][0]
+    run = recipes.reopen(finished)
+    test = run.experiment.benchmarks["2-way"]
+    first = recipes.measure(run, test).values["accuracy"][0]
     html = report.picture(run.experiment.learner, test)
     assert f"{100 * first:.1f}% are right" in html
     share = html.count('class="right"') / (html.count('class="right"') + html.count("wrong"))
@@ -165,11 +166,11 @@ def test_episode_says_what_the_learner_says(finished: Path) -> None:
 
 def test_classes_are_called_by_their_names(finished: Path) -> None:
     """Equal examples of a class have one name, other examples another."""
-    run = recipe.reopen(finished)
-    html = report.picture(run.experiment.learner, run.experiment.tests["2-way"])
+    run = recipes.reopen(finished)
+    html = report.picture(run.experiment.learner, run.experiment.benchmarks["2-way"])
     taught = html.split("<h3>Query")[0]
     cards = re.findall(r"<figure><div>(.*?)</div><figcaption>(.*?)</figcaption>", taught)
-    data: Any = run.experiment.tests["2-way"].tasks
+    data: Any = run.experiment.benchmarks["2-way"].tasks
     for pictures, caption in cards:
         name = re.sub(r"^<bdi.*?>(.*?)</bdi>$", r"\1", caption)
         place = [c.replace("<", "&lt;").replace(">", "&gt;") for c in data.dataset.classes]
@@ -189,7 +190,7 @@ def test_classes_are_called_by_their_names(finished: Path) -> None:
             "qs.MAML(qs.nets.MLP(1, 1, hidden=(8,)), criterion=qs.squared_error)",
             "qs.Sinusoid(5, 100, grid=True)",
         ),
-        ("qs.ConditionalNeuralProcess(width=8)", "qs.GaussianProcess(ragged=True)"),
+        ("qs.ConditionalNeuralProcess(width=8)", "qs.tasks.GaussianProcess(ragged=True)"),
     ],
 )
 def test_functions_are_drawn(tmp_path: Path, learner: str, tasks: str) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy import recipe
+from quickstudy.core.functional import unstack
 from quickstudy.environments import Environment, Navigation2D
-from quickstudy.functional import unstack
+from quickstudy.runs import recipes
 
 mujoco = pytest.importorskip(
     "mujoco", reason="MuJoCo is not installed: pip install 'quickstudy[rl]'"
@@ -48,14 +48,14 @@ class Sides(Environment):
 
 def from_scratch(world: Environment, **settings: Any) -> Any:
     net = qs.nets.policy_net(world, hidden=(16,))
-    return recipe.find("rl_cheetah").FromScratch(world, net, **settings)
+    return recipes.find("rl_cheetah").FromScratch(world, net, **settings)
 
 
 @pytest.mark.usefixtures("double")
 def test_from_scratch_goes_up_ppos_objective_as_a_loop_does() -> None:
     world = Navigation2D(horizon=10)
     learner = from_scratch(world, lr=0.05, steps=3, clip=0.02)
-    rollouts = qs.Rollouts(world, learner, episodes=4)
+    rollouts = qs.tasks.Rollouts(world, learner, episodes=4)
     task = unstack(rollouts.sample(1, Generator().manual_seed(0)))[0]
     seen = task.support
     found, _ = learner.adapt(seen)
@@ -95,8 +95,10 @@ def test_from_scratch_learns_from_the_episodes_of_a_task() -> None:
     for seed in range(3):
         torch.manual_seed(seed)
         learner = from_scratch(Sides(), lr=0.1, steps=20, clip=0.3)
-        rollouts = qs.Rollouts(Sides(), learner, episodes=20)
-        report = qs.evaluate_rollouts(learner, rollouts, count=100, size=100)
+        rollouts = qs.tasks.Rollouts(Sides(), learner, episodes=20)
+        report = qs.evaluation.evaluate_rollouts(
+            learner, rollouts, n_tasks=100, meta_batch_size=100
+        )
         gain = report.values["return after"] - report.values["return before"]
         assert gain.mean() > 0.5 + 3 * gain.std() / 10, gain.mean()
 
@@ -105,10 +107,16 @@ def test_from_scratch_learns_from_the_episodes_of_a_task() -> None:
 def test_the_recipe_of_cheetahs_is_carried_out(
     learner: str, tmp_path: Path, curves: ModuleType
 ) -> None:
-    settings = {"learner": learner, "steps": 3, "size": 2, "episodes": 2, "horizon": 10}
+    settings = {
+        "learner": learner,
+        "steps": 3,
+        "meta_batch_size": 2,
+        "episodes": 2,
+        "horizon": 10,
+    }
     pearls = {"explore": 1, "every": 2, "hidden": 8}
-    run = recipe.start("rl_cheetah", settings | pearls, tmp_path)
-    run.experiment.validate, run.experiment.validation_count = 3, 2
+    run = recipes.start("rl_cheetah", settings | pearls, tmp_path)
+    run.experiment.validate_every, run.experiment.n_validation_tasks = 3, 2
     rollouts: Any = run.experiment.validation
     counted, act_in = [0], rollouts.act_in
 
@@ -119,14 +127,14 @@ def test_the_recipe_of_cheetahs_is_carried_out(
 
     rollouts.act_in = counting
     taken = {0: 0}
-    for status in recipe.go(run):
+    for status in recipes.go(run):
         taken[status.step] = counted[0]
     rollouts.act_in = act_in
     trained = learner not in ("scratch", "untrained")
     assert list(taken) == ([0, 1, 2, 3] if trained else [0])
     for step in (1, 2) if trained else ():  # after the third there is a validation
         assert curves.acted(run.experiment, step) == taken[step]
-    found = recipe.finish(run, count=2)
+    found = recipes.finish(run, n_tasks=2)
     row = found["measured"]["new trials of two directions"]
     assert found["name"] == f"rl_cheetah_dir_{learner}_0"
     assert -10 < row["return after"]["mean"] < 10
@@ -137,7 +145,7 @@ def test_the_recipe_of_cheetahs_is_carried_out(
 
 @pytest.mark.parametrize("task", ["dir", "vel"])
 def test_budgets_are_as_stated(task: str, curves: ModuleType) -> None:
-    module = recipe.find("rl_cheetah")
+    module = recipes.find("rl_cheetah")
     for learner, low, high in (
         ("maml_trpo", 10_000_000, 10_100_000),
         ("promp", 10_000_000, 10_100_000),
@@ -176,7 +184,7 @@ def test_curves_are_of_what_was_measured(
         1: [1, 0],
         2: [2, 1],
     }
-    monkeypatch.setattr(recipe, "stored", lambda: stored)
+    monkeypatch.setattr(recipes, "stored", lambda: stored)
     drawn: list[Any] = []
     draw = curves.draw
 
@@ -199,10 +207,10 @@ def test_curves_are_of_what_was_measured(
 @pytest.mark.slow
 def test_the_recipe_of_the_arm_is_carried_out(tmp_path: Path) -> None:
     pytest.importorskip("metaworld", reason="pip install 'quickstudy[rl]'")
-    settings = {"steps": 2, "size": 2, "horizon": 5, "hidden": 8}
-    run = recipe.start("rl_meta_world", settings, tmp_path)
-    assert [status.step for status in recipe.go(run)] == [1, 2]
-    found = recipe.finish(run, count=2)
+    settings = {"steps": 2, "meta_batch_size": 2, "horizon": 5, "hidden": 8}
+    run = recipes.start("rl_meta_world", settings, tmp_path)
+    assert [status.step for status in recipes.go(run)] == [1, 2]
+    found = recipes.finish(run, n_tasks=2)
     row = found["measured"]["test goals"]
     assert found["name"] == "rl_meta_world_reach-v3_0"
     assert row["success later"]["mean"] == row["success first"]["mean"] == 0

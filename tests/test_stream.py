@@ -13,19 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy import PrototypicalNetwork, datasets
-from quickstudy.checkpoint import CheckpointError
+from quickstudy.core.functional import leaves
+from quickstudy.core.task import Examples, Task
 from quickstudy.datasets.labelled import split_examples
-from quickstudy.distributions.stream import Streams, class_incremental, permuted
-from quickstudy.functional import leaves
+from quickstudy.evaluation.streams import (
+    StreamReport,
+    evaluate_stream,
+    run_stream,
+    stream_report,
+)
 from quickstudy.learner import Learner
-from quickstudy.learners.dark_experience_replay import DarkExperienceReplay
-from quickstudy.learners.experience_replay import ExperienceReplay
-from quickstudy.learners.fine_tuning import FineTuning
-from quickstudy.learners.joint import Joint
-from quickstudy.nets import MLP
-from quickstudy.replay import draw
-from quickstudy.stream import StreamReport, evaluate_stream, follow, judge_stream
-from quickstudy.task import Examples, Task
+from quickstudy.learners.lifelong.dark_experience_replay import DarkExperienceReplay
+from quickstudy.learners.lifelong.experience_replay import ExperienceReplay
+from quickstudy.learners.lifelong.fine_tuning import FineTuning
+from quickstudy.learners.lifelong.joint import Joint
+from quickstudy.learners.lifelong.replay_buffer import draw
+from quickstudy.nets.backbones import MLP
+from quickstudy.storage.checkpoints import CheckpointError
+from quickstudy.tasks.streams import Streams, class_incremental, permuted
 
 TRAIN, TEST = split_examples(datasets.digits(), 0.7)
 DIGITS = Streams(partial(class_incremental, TRAIN, TEST, examples=30))
@@ -40,7 +45,7 @@ class Recites(Learner[Tensor]):
     """Has answers written down: of experience j after i experiences, right with a frequency of
     `table[i, j]`, where the test of an experience are its number, over and over."""
 
-    how = "loop"
+    execution = "loop"
 
     def __init__(self, table: Tensor):
         super().__init__()
@@ -95,7 +100,7 @@ def test_of_a_stream_without_end_the_past_is_asked():
         yield from recited(TABLE)
         raise AssertionError("too early")
 
-    steps = list(islice(follow(Recites(TABLE), future()), 3))
+    steps = list(islice(run_stream(Recites(TABLE), future()), 3))
     assert [step.number for step in steps] == [1, 2, 3]
     assert [len(step.scores) for step in steps] == [1, 2, 3]
     torch.testing.assert_close(steps[1].scores, TABLE[2, :2].double())
@@ -122,7 +127,7 @@ def test_whoever_knows_the_task_answers_none_of_another():
 
     learner = Says(nn.Flatten())
     blind = evaluate_stream(learner, [stream]).matrix[0, -1]
-    told = evaluate_stream(learner, [stream], known_task=True).matrix[0, -1]
+    told = evaluate_stream(learner, [stream], task_incremental=True).matrix[0, -1]
     share = torch.tensor(
         [float(task.query.y[:, 2 * i + 1].mean()) for i, task in enumerate(stream)]
     )
@@ -131,7 +136,7 @@ def test_whoever_knows_the_task_answers_none_of_another():
 
 
 def test_nearest_class_means_forget_nothing_of_what_they_know():
-    found = evaluate_stream(PrototypicalNetwork(nn.Flatten()), DIGITS, count=2)
+    found = evaluate_stream(PrototypicalNetwork(nn.Flatten()), DIGITS, n_tasks=2)
     means = PrototypicalNetwork(nn.Flatten())
     stream = DIGITS.stream(1)
     everything = Examples(*map(torch.cat, zip(*(t.support for t in stream), strict=True)))
@@ -144,11 +149,11 @@ def test_nearest_class_means_forget_nothing_of_what_they_know():
 
 def test_replay_forgets_less_than_fine_tuning_and_more_than_all_at_once():
     rate, streams = {"lr": 0.1, "epochs": 5}, DIGITS
-    forgetful = evaluate_stream(FineTuning(net(), **rate), streams, count=3).report
+    forgetful = evaluate_stream(FineTuning(net(), **rate), streams, n_tasks=3).report
     replaying = evaluate_stream(
-        ExperienceReplay(net(), slots=60, **rate), streams, count=3
+        ExperienceReplay(net(), slots=60, **rate), streams, n_tasks=3
     ).report
-    knowing = evaluate_stream(Joint(net(), **rate), streams, count=3).report
+    knowing = evaluate_stream(Joint(net(), **rate), streams, n_tasks=3).report
     assert forgetful.mean("accuracy") < 0.35
     assert forgetful.mean("forgetting") > 0.6
     assert replaying.compare(forgetful, "accuracy").mean > 0.3
@@ -205,7 +210,7 @@ def test_joint_training_is_of_everything_whatever_the_order_of_learning():
 
 def test_an_interrupted_evaluation_goes_on(tmp_path: Path):
     learner = ExperienceReplay(net(), lr=0.1, slots=20)
-    whole = evaluate_stream(learner, DIGITS, count=2)
+    whole = evaluate_stream(learner, DIGITS, n_tasks=2)
     calls = 0
 
     def stop(report: StreamReport) -> None:
@@ -216,16 +221,16 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path):
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            evaluate_stream(learner, DIGITS, count=2, folder=tmp_path, progress=stop)
-    found = evaluate_stream(learner, DIGITS, count=2, folder=tmp_path)
+            evaluate_stream(learner, DIGITS, n_tasks=2, folder=tmp_path, progress=stop)
+    found = evaluate_stream(learner, DIGITS, n_tasks=2, folder=tmp_path)
     torch.testing.assert_close(found.matrix, whole.matrix, equal_nan=True, rtol=0, atol=0)
     torch.testing.assert_close(found.bytes, whole.bytes)
     with pytest.raises(CheckpointError, match="choose another folder"):
-        evaluate_stream(learner, DIGITS, count=2, folder=tmp_path, seed=5)
+        evaluate_stream(learner, DIGITS, n_tasks=2, folder=tmp_path, seed=5)
     file = tmp_path / "stream-1.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged"):
-        evaluate_stream(learner, DIGITS, count=2, folder=tmp_path)
+        evaluate_stream(learner, DIGITS, n_tasks=2, folder=tmp_path)
 
 
 def test_a_report_is_json_and_pictures():
@@ -243,8 +248,13 @@ def test_a_report_is_json_and_pictures():
 
 
 def test_as_the_judge_of_a_recipe():
-    report = judge_stream(
-        PrototypicalNetwork(nn.Flatten()), DIGITS, count=2, size=50, seed=1, metrics=None
+    report = stream_report(
+        PrototypicalNetwork(nn.Flatten()),
+        DIGITS,
+        n_tasks=2,
+        meta_batch_size=50,
+        seed=1,
+        metrics=None,
     )
     assert report.card["tasks"] == "class-incremental"
     assert report.card["streams"] == 2
@@ -253,14 +263,14 @@ def test_as_the_judge_of_a_recipe():
 
 def test_permuted_features_are_forgotten():
     streams = Streams(partial(permuted, TRAIN, TEST, tasks=4, examples=500))
-    found = evaluate_stream(FineTuning(net(), lr=0.1), streams, count=1).matrix[0]
+    found = evaluate_stream(FineTuning(net(), lr=0.1), streams, n_tasks=1).matrix[0]
     assert (found[1:].diagonal() > 0.45).all()
     assert found[-1, 0] < found[1, 0] - 0.1
 
 
 def test_nothing_to_follow_is_said():
     with pytest.raises(ValueError, match="at least 1"):
-        evaluate_stream(Recites(TABLE), DIGITS, count=0)
+        evaluate_stream(Recites(TABLE), DIGITS, n_tasks=0)
     with pytest.raises(ValueError, match="one metric"):
         evaluate_stream(Recites(TABLE), DIGITS, metrics={})
 
@@ -268,8 +278,8 @@ def test_nothing_to_follow_is_said():
 def test_streams_of_one_size_are_followed_at_once_with_the_same_result(tmp_path: Path):
     streams = Streams(partial(permuted, TRAIN, TEST, tasks=3, examples=40))
     learner = ExperienceReplay(net(), slots=20)
-    alone = evaluate_stream(learner, streams, count=3, size=1)
-    together = evaluate_stream(learner, streams, count=3, size=2, folder=tmp_path)
+    alone = evaluate_stream(learner, streams, n_tasks=3, meta_batch_size=1)
+    together = evaluate_stream(learner, streams, n_tasks=3, meta_batch_size=2, folder=tmp_path)
     torch.testing.assert_close(together.matrix, alone.matrix)
     torch.testing.assert_close(together.bytes, alone.bytes)
     assert together.card == alone.card
@@ -277,13 +287,13 @@ def test_streams_of_one_size_are_followed_at_once_with_the_same_result(tmp_path:
         "stream-3.safetensors",
         "streams-1-2.safetensors",
     ]
-    again = evaluate_stream(learner, streams, count=3, size=2, folder=tmp_path)
+    again = evaluate_stream(learner, streams, n_tasks=3, meta_batch_size=2, folder=tmp_path)
     torch.testing.assert_close(again.matrix, together.matrix)
 
 
 def test_later_passes_draw_other_examples_each_time(monkeypatch: pytest.MonkeyPatch):
     """Two steps with one draw would see the same past."""
-    from quickstudy.learners import dark_experience_replay, experience_replay
+    from quickstudy.learners.lifelong import dark_experience_replay, experience_replay
 
     drawn: list[tuple[int, int]] = []
 

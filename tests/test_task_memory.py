@@ -11,12 +11,8 @@ from torch.func import functional_call
 from quickstudy import (
     CAVIA,
     MAML,
-    ContextInput,
     Examples,
     FewShot,
-    Line,
-    Mixture,
-    Parabola,
     ProtoMAML,
     PrototypicalNetwork,
     Reptile,
@@ -24,16 +20,18 @@ from quickstudy import (
     Task,
     TaskMemory,
     load,
-    over_tasks,
-    recipe,
     save,
     squared_error,
 )
+from quickstudy.core.functional import tree_map, unstack
 from quickstudy.datasets import Labelled
-from quickstudy.functional import tree_map, unstack
-from quickstudy.nets import MLP
-from quickstudy.retrieving import retrieving
-from quickstudy.testing import Blobs
+from quickstudy.execution.batching import over_tasks
+from quickstudy.learners.gradient import ContextInput
+from quickstudy.nets.backbones import MLP
+from quickstudy.reports.retrieval import retrieving
+from quickstudy.runs import recipes
+from quickstudy.tasks import Line, Mixture, Parabola
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 TASKS = Mixture(Sinusoid(), Line(), Parabola())
@@ -167,8 +165,8 @@ def test_all_tasks_at_once_are_one_after_the_other():
     each = torch.stack([learner.attention(task.support) for task in unstack(tasks)])
     same(over_tasks(learner.attention)(tasks.support), each)
     states = [learner.adapt(task.support) for task in unstack(tasks)]
-    for how in ("vmap", "loop"):
-        found = over_tasks(learner.adapt, how)(tasks.support)
+    for execution in ("vmap", "loop"):
+        found = over_tasks(learner.adapt, execution)(tasks.support)
         same(found, tree_map(lambda *leaves: torch.stack(leaves), *states))
 
 
@@ -214,11 +212,11 @@ def test_learners_without_a_start_are_refused():
 
 
 def test_the_report_says_which_past_tasks_were_retrieved():
-    learner, test = memory(5), recipe.Test(TASKS, {"steps": 1}, size=3)
+    learner, test = memory(5), recipes.Benchmark(TASKS, {"steps": 1}, meta_batch_size=3)
     html = retrieving(learner, test)
     assert html.count("<picture>") == 3 and "task 3" in html and learner.training
     first = tree_map(
-        lambda leaf: leaf[0], next(iter(recipe.batches(TASKS, 3, steps=1, seed=1)))
+        lambda leaf: leaf[0], next(iter(recipes.batches(TASKS, 3, steps=1, seed=1)))
     )
     places, shares = learner.retrieved(first.support)
     assert f"{shares[0]:.0%} of {places[0]}" in html
@@ -252,26 +250,28 @@ def test_the_report_shows_the_images_of_past_tasks():
     torch.manual_seed(0)
     learner = TaskMemory(MAML(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), lr=0.1), size=4)
     learner.remember(tasks.sample(4, torch.Generator().manual_seed(0)))
-    html = retrieving(learner, recipe.Test(tasks, size=2))
+    html = retrieving(learner, recipes.Benchmark(tasks, meta_batch_size=2))
     # 2 new tasks and 3 past ones for each, of 2 classes
     assert html.count("<figure>") == 2 * 4 and html.count("<img") == 2 * 4 * 2
     learner.supports.clear()
-    assert retrieving(learner, recipe.Test(tasks, size=2)).count("<figure>") == 2
+    assert (
+        retrieving(learner, recipes.Benchmark(tasks, meta_batch_size=2)).count("<figure>") == 2
+    )
 
 
 def test_a_run_is_trained_without_the_memory_and_tested_with_it(tmp_path: Path):
-    settings = {"steps": 2, "size": 2, "past": 8, "past_steps": 2}
-    run = recipe.start("multimodal_task_memory", settings, tmp_path)
-    run.experiment.validation_count = 2
-    for _ in recipe.go(run):
+    settings = {"steps": 2, "meta_batch_size": 2, "past": 8, "past_steps": 2}
+    run = recipes.start("multimodal_task_memory", settings, tmp_path)
+    run.experiment.n_validation_tasks = 2
+    for _ in recipes.go(run):
         pass
-    learner = recipe.reopen(tmp_path).experiment.learner
-    again = recipe.reopen(tmp_path).experiment.learner
+    learner = recipes.reopen(tmp_path).experiment.learner
+    again = recipes.reopen(tmp_path).experiment.learner
     assert isinstance(learner, TaskMemory) and isinstance(again, TaskMemory)
     assert learner.count == 8 and learner.steps == 1
     same(learner.states, again.states)
     assert run.experiment.learner.get_buffer("count") == 0
-    measured = recipe.finish(run, count=3)["measured"]
+    measured = recipes.finish(run, n_tasks=3)["measured"]
     assert list(measured) == [
         f"{steps}, {says}"
         for steps in ("1 step", "5 steps")

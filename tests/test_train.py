@@ -14,18 +14,18 @@ from torch.multiprocessing.spawn import spawn
 from torch.optim import Optimizer
 
 from quickstudy import MAML, Examples, Task, TaskDistribution, batches, train
-from quickstudy.functional import squared_error
-from quickstudy.task import TaskBatch
+from quickstudy.core.functional import squared_error
+from quickstudy.core.task import TaskBatch
 
 
 class Waves(TaskDistribution):
     """Sines of random amplitude and phase: 5 points to learn from, 7 to be judged on."""
 
-    def sample(self, size: int, generator: Generator) -> TaskBatch:
-        amplitude, phase = 3 * torch.rand(2, size, 1, 1, generator=generator)
-        x = 10 * torch.rand(size, 12, 1, generator=generator) - 5
+    def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
+        amplitude, phase = 3 * torch.rand(2, n_tasks, 1, 1, generator=generator)
+        x = 10 * torch.rand(n_tasks, 12, 1, generator=generator) - 5
         y = amplitude * (x - phase).sin()
-        weight = torch.ones(size, 12)
+        weight = torch.ones(n_tasks, 12)
         parts = zip(*(leaf.split([5, 7], dim=1) for leaf in (x, y, weight)), strict=True)
         return Task(*(Examples(*part) for part in parts))
 
@@ -41,7 +41,7 @@ def maml(*, dropout: float = 0.0, first_order: bool = False, seed: int = 0) -> M
 
 def run(learner: nn.Module, optimizer: Optimizer, **settings: Any) -> list[Tensor]:
     """The losses of five steps on four tasks each."""
-    settings = {"steps": 5, "size": 4, "seed": 3} | settings
+    settings = {"steps": 5, "meta_batch_size": 4, "seed": 3} | settings
     return [step.loss for step in train(learner, Waves(), optimizer, **settings)]
 
 
@@ -75,7 +75,9 @@ def each(batch: TaskBatch) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
 def test_steps_count_from_one_and_their_losses_are_those_before_the_step():
     learner = maml()
     before = copy.deepcopy(learner)
-    steps = train(learner, Waves(), torch.optim.SGD(learner.parameters(), 0.1), steps=3, size=4)
+    steps = train(
+        learner, Waves(), torch.optim.SGD(learner.parameters(), 0.1), steps=3, meta_batch_size=4
+    )
     first = next(steps)
     assert first.number == 1 and first.loss.shape == (4,) and not first.loss.requires_grad
     torch.testing.assert_close(first.loss, before(next(batches(Waves(), 4, steps=1))).detach())
@@ -84,7 +86,9 @@ def test_steps_count_from_one_and_their_losses_are_those_before_the_step():
 
 def test_meta_training_helps():
     learner = maml()
-    losses = run(learner, torch.optim.Adam(learner.parameters(), 0.01), steps=300, size=16)
+    losses = run(
+        learner, torch.optim.Adam(learner.parameters(), 0.01), steps=300, meta_batch_size=16
+    )
     assert torch.stack(losses[-30:]).mean() < 0.6 * torch.stack(losses[:30]).mean()
 
 
@@ -105,9 +109,9 @@ def test_every_seed_rank_and_step_has_its_own_tasks_and_its_own_noise():
     seeds = []
 
     class Seen(Waves):
-        def sample(self, size: int, generator: Generator) -> TaskBatch:
+        def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
             seeds.append(generator.initial_seed())
-            return super().sample(size, generator)
+            return super().sample(n_tasks, generator)
 
     class Noisy(nn.Module):
         def __init__(self):
@@ -121,7 +125,9 @@ def test_every_seed_rank_and_step_has_its_own_tasks_and_its_own_noise():
     learner = Noisy()
     optimizer = torch.optim.SGD(learner.parameters(), 0.1)
     for seed, rank in (0, 0), (1, 0), (0, 1):
-        list(train(learner, Seen(), optimizer, steps=5, size=4, seed=seed, rank=rank))
+        list(
+            train(learner, Seen(), optimizer, steps=5, meta_batch_size=4, seed=seed, rank=rank)
+        )
     assert len(set(seeds)) == len(seeds) == 30
 
 
@@ -130,7 +136,7 @@ def test_clip_bounds_the_norm_of_the_meta_gradient():
         learner = maml()
         start = nn.utils.parameters_to_vector(learner.parameters()).detach().clone()
         optimizer = torch.optim.SGD(learner.parameters(), 1.0)
-        next(train(learner, Waves(), optimizer, steps=1, size=4, clip=clip))
+        next(train(learner, Waves(), optimizer, steps=1, meta_batch_size=4, clip=clip))
         moved = nn.utils.parameters_to_vector(learner.parameters()).detach() - start
         return moved.norm().item(), moved / moved.norm()
 
@@ -141,17 +147,17 @@ def test_clip_bounds_the_norm_of_the_meta_gradient():
     assert norm(3 * free)[0] == pytest.approx(free)
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
-def test_bfloat16_is_near_float32(how: Literal["vmap", "loop"]):
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
+def test_bfloat16_is_near_float32(execution: Literal["vmap", "loop"]):
     exact, rough = maml(), maml()
-    rough.how = exact.how = how
+    rough.execution = exact.execution = execution
     seen: set[torch.dtype] = set()
     rough.net.register_forward_hook(lambda *args: seen.add(args[-1].dtype))
     losses = {}
     for learner, precision in (exact, None), (rough, torch.bfloat16):
         optimizer = torch.optim.SGD(learner.parameters(), 0.01)
         losses[precision] = torch.stack(run(learner, optimizer, precision=precision)).float()
-    assert torch.bfloat16 in seen and (how == "vmap" or len(seen) == 1)
+    assert torch.bfloat16 in seen and (execution == "vmap" or len(seen) == 1)
     assert {p.dtype for p in rough.parameters()} == {torch.float32}
     assert not torch.equal(losses[None], losses[torch.bfloat16])
     torch.testing.assert_close(losses[None], losses[torch.bfloat16], rtol=0.1, atol=0.05)
@@ -163,7 +169,7 @@ def test_the_users_own_scheduler():
     optimizer = torch.optim.SGD(learner.parameters(), 0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.0)
     snapshots = []
-    for _ in train(learner, Waves(), optimizer, steps=4, size=4):
+    for _ in train(learner, Waves(), optimizer, steps=4, meta_batch_size=4):
         scheduler.step()
         snapshots.append(nn.utils.parameters_to_vector(learner.parameters()).detach().clone())
     assert not torch.equal(snapshots[0], snapshots[1])
@@ -178,12 +184,14 @@ def test_an_optimizer_that_asks_several_times_a_step(dropout: float):
     optimizer = torch.optim.LBFGS(
         learner.parameters(), max_iter=8, line_search_fn="strong_wolfe"
     )
-    step = next(train(learner, Waves(), optimizer, steps=1, size=4))
+    step = next(train(learner, Waves(), optimizer, steps=1, meta_batch_size=4))
     assert optimizer.state[next(learner.parameters())]["func_evals"] > 3
 
     # the same tasks and the same dropout at every call, so the line search can only descend
     def loss_of(module: nn.Module) -> Tensor:
-        return next(train(module, Waves(), _Still(module.parameters()), steps=1, size=4)).loss
+        return next(
+            train(module, Waves(), _Still(module.parameters()), steps=1, meta_batch_size=4)
+        ).loss
 
     torch.testing.assert_close(step.loss, loss_of(before))
     assert loss_of(learner).mean() < 0.8 * step.loss.mean()
@@ -210,9 +218,9 @@ def test_tasks_go_to_the_device_of_the_learner_or_to_the_one_given():
 
     spy = Spy()
     optimizer = torch.optim.SGD(spy.parameters(), 0.1)
-    list(train(spy, Waves(), optimizer, steps=1, size=4))
+    list(train(spy, Waves(), optimizer, steps=1, meta_batch_size=4))
     assert devices == ["cpu"] * 6
-    list(train(spy, Waves(), optimizer, steps=1, size=4, device="meta"))
+    list(train(spy, Waves(), optimizer, steps=1, meta_batch_size=4, device="meta"))
     assert devices[6:] == ["meta"] * 6
 
 

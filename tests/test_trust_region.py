@@ -8,9 +8,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 import quickstudy as qs
-from quickstudy.environments import BernoulliBandit, actions_of
-from quickstudy.learners.maml_rl import MAMLRL
-from quickstudy.trust_region import TRPO
+from quickstudy.environments import BernoulliBandit, action_distribution
+from quickstudy.learners.policies.maml_rl import MAMLRL
+from quickstudy.training.trust_region import TRPO
 from tests.learners.test_maml_rl import Sides, gained
 
 
@@ -124,7 +124,7 @@ def test_nothing_to_gain_moves_nothing() -> None:
 
 def test_of_a_policy_the_divergence_stays_within_its_bound() -> None:
     learner = MAMLRL(Sides(), qs.nets.policy_net(Sides(), hidden=(8,)))
-    tasks = qs.Rollouts(Sides(), learner, episodes=10)
+    tasks = qs.tasks.Rollouts(Sides(), learner, episodes=10)
     batch = tasks.sample(20, Generator().manual_seed(0))
     optimizer = TRPO(learner, max_divergence=0.02)
 
@@ -135,7 +135,7 @@ def test_of_a_policy_the_divergence_stays_within_its_bound() -> None:
 
     before = closure()
     optimizer.step(closure)
-    far = qs.over_tasks(learner.divergence)(batch).mean()
+    far = qs.execution.over_tasks(learner.divergence)(batch).mean()
     assert 0.01 < far <= 0.02 and learner(batch).mean() < before
 
 
@@ -144,13 +144,13 @@ def test_it_learns_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         assert gain.mean - gain.interval > 0.3, gain
         assert abs(before) < 0.5
 
-    def parts() -> tuple[MAMLRL, qs.Rollouts, TRPO]:
+    def parts() -> tuple[MAMLRL, qs.tasks.Rollouts, TRPO]:
         torch.manual_seed(0)
         learner = MAMLRL(Sides(), qs.nets.policy_net(Sides(), hidden=(8,)))
-        return learner, qs.Rollouts(Sides(), learner, episodes=4), TRPO(learner)
+        return learner, qs.tasks.Rollouts(Sides(), learner, episodes=4), TRPO(learner)
 
-    def go(made: tuple[MAMLRL, qs.Rollouts, TRPO], start: int = 0) -> None:
-        for step in qs.train(*made, steps=4, size=3, start=start):
+    def go(made: tuple[MAMLRL, qs.tasks.Rollouts, TRPO], start: int = 0) -> None:
+        for step in qs.train(*made, steps=4, meta_batch_size=3, start=start):
             if start == 0 and step.number == 2:
                 qs.save(tmp_path, made[0], made[2])
 
@@ -164,9 +164,9 @@ def test_it_learns_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_a_learner_without_a_divergence_is_refused() -> None:
     learner = qs.RL2(BernoulliBandit(2), hidden=4)
-    trials = qs.Rollouts(BernoulliBandit(2), learner, episodes=2, trial=True)
+    trials = qs.tasks.Rollouts(BernoulliBandit(2), learner, episodes=2, trial=True)
     with pytest.raises(NotImplementedError, match="another optimizer than TRPO"):
-        next(qs.train(learner, trials, TRPO(learner), steps=1, size=2))
+        next(qs.train(learner, trials, TRPO(learner), steps=1, meta_batch_size=2))
 
 
 @pytest.mark.usefixtures("double")
@@ -175,8 +175,8 @@ def test_divergences_are_those_of_torch() -> None:
     one, other = torch.randn(2, 7, 6)
     kl = torch.distributions.kl_divergence
     categories = [torch.distributions.Categorical(logits=says) for says in (one, other)]
-    found = actions_of(BernoulliBandit(6)).divergence(one, other)
+    found = action_distribution(BernoulliBandit(6)).divergence(one, other)
     torch.testing.assert_close(found, kl(*categories))
     normals = [torch.distributions.Normal(s[:, :3], s[:, 3:].exp()) for s in (one, other)]
-    learner = actions_of(Sides())
+    learner = action_distribution(Sides())
     torch.testing.assert_close(learner.divergence(one, other), kl(*normals).sum(-1))

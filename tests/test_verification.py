@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from quickstudy import (
     MAML,
-    CheckpointError,
     Examples,
     FewShot,
     FewShotClassifier,
@@ -24,15 +23,18 @@ from quickstudy import (
     PrototypicalNetwork,
     cosine_prototypical,
     datasets,
+)
+from quickstudy.core.task import batches
+from quickstudy.estimators import (
     equal_error_rate,
     evaluate_open_set,
     evaluate_verification,
     roc,
 )
-from quickstudy.learners.siamese import SiameseNetwork, WeightedL1
-from quickstudy.nets import MLP
-from quickstudy.task import batches
-from quickstudy.testing import Blobs
+from quickstudy.learners.metric.siamese import SiameseNetwork, WeightedL1
+from quickstudy.nets.backbones import MLP
+from quickstudy.storage import CheckpointError
+from quickstudy.testing.learners import Blobs
 
 # Rates
 
@@ -294,7 +296,7 @@ def test_files(tmp_path: Path):
 def test_rates_over_tasks_are_those_of_each():
     learner = PrototypicalNetwork(nn.Linear(8, 4))
     tasks = Blobs(ways=4, queries=2)
-    report = evaluate_verification(learner, tasks, count=3, size=2, seed=4)
+    report = evaluate_verification(learner, tasks, n_tasks=3, meta_batch_size=2, seed=4)
     assert report.card["pairs"] == "query with support"
     stream = batches(tasks, 2, steps=2, seed=4, rank=2**32 - 1)
     found = []
@@ -317,7 +319,7 @@ def test_rates_over_tasks_are_those_of_each():
     torch.testing.assert_close(report.values["equal_error_rate"], want[:, 0])
     torch.testing.assert_close(report.values["auroc"], want[:, 1])
     pixels = evaluate_verification(
-        PrototypicalNetwork(nn.Flatten()), tasks, count=3, size=2, seed=4
+        PrototypicalNetwork(nn.Flatten()), tasks, n_tasks=3, meta_batch_size=2, seed=4
     )
     assert report.compare(pixels).mean == pytest.approx(
         report.mean("equal_error_rate") - pixels.mean("equal_error_rate")
@@ -327,10 +329,12 @@ def test_rates_over_tasks_are_those_of_each():
 def test_padding_is_of_no_pair():
     letters = datasets.digits()
     tasks = FewShot(letters, ways=(2, 5), shots=(1, 3), queries=4)
-    report = evaluate_verification(PrototypicalNetwork(nn.Flatten()), tasks, count=8, size=4)
+    report = evaluate_verification(
+        PrototypicalNetwork(nn.Flatten()), tasks, n_tasks=8, meta_batch_size=4
+    )
     assert report.mean("auroc") > 0.8
     with pytest.raises(ValueError, match="MAML has no module `embed`"):
-        evaluate_verification(MAML(MLP(64, 5)), tasks, count=1, size=1)
+        evaluate_verification(MAML(MLP(64, 5)), tasks, n_tasks=1, meta_batch_size=1)
 
 
 # None of these
@@ -338,7 +342,7 @@ def test_padding_is_of_no_pair():
 
 def test_the_unknown_are_told_from_the_known():
     learner, tasks = PrototypicalNetwork(nn.Flatten()), FewShot(datasets.digits(), 8, 3, 5)
-    report = evaluate_open_set(learner, tasks, known=5, count=12, size=4)
+    report = evaluate_open_set(learner, tasks, known=5, n_tasks=12, meta_batch_size=4)
     assert report.card["known"] == 5
     batch = next(iter(batches(tasks, 4, steps=1, seed=1, rank=2**32 - 1)))
     x, y, _ = (part[0] for part in batch.support)
@@ -353,9 +357,9 @@ def test_the_unknown_are_told_from_the_known():
     assert 0.6 < report.mean("auroc") < 1
     for known in (1, 8, 9):
         with pytest.raises(ValueError, match=f"known={known} of 8 classes"):
-            evaluate_open_set(learner, tasks, known=known, count=1, size=1)
+            evaluate_open_set(learner, tasks, known=known, n_tasks=1, meta_batch_size=1)
     with pytest.raises(ValueError, match="logits of MAML are no similarities"):
-        evaluate_open_set(MAML(MLP(64, 8)), tasks, known=5, count=1)
+        evaluate_open_set(MAML(MLP(64, 8)), tasks, known=5, n_tasks=1)
 
 
 def digits(shots: int, seed: int = 0) -> tuple[np.ndarray, ...]:

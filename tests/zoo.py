@@ -1,5 +1,5 @@
 """Every learner of the library, one entry each: the list that conformance and golden numbers
-run over. `declared` says what is true of a learner and not of all (`quickstudy.testing.Trait`).
+run over. `declared` says what is true of a learner and not of all (`quickstudy.testing.learners.Trait`).
 """
 
 import operator
@@ -11,66 +11,75 @@ import torch
 from torch import nn
 
 from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
+from quickstudy.core.functional import squared_error
+from quickstudy.core.similarity import ScaledSimilarity
 from quickstudy.datasets import Labelled
-from quickstudy.descent import SGD
-from quickstudy.distributions.classification import Classification
-from quickstudy.distributions.copying import Copy, RepeatCopy
-from quickstudy.distributions.stories import Stories
-from quickstudy.distributions.trajectory import Trajectories
-from quickstudy.functional import squared_error
-from quickstudy.learners.a_gem import AGEM
-from quickstudy.learners.anml import anml
-from quickstudy.learners.baseline import baseline, baseline_pp
-from quickstudy.learners.cavia import CAVIA, ContextInput, FiLM, film_conv4
-from quickstudy.learners.conditional_neural_process import ConditionalNeuralProcess
-from quickstudy.learners.dark_experience_replay import DarkExperienceReplay
-from quickstudy.learners.ewc import EWC, online_ewc
-from quickstudy.learners.experience_replay import ExperienceReplay
-from quickstudy.learners.feat import FEAT
-from quickstudy.learners.fine_tuning import FineTuning
-from quickstudy.learners.gdumb import GDumb
-from quickstudy.learners.imaml import IMAML
-from quickstudy.learners.joint import Joint
-from quickstudy.learners.la_maml import LaMAML, c_maml, sync_la_maml
-from quickstudy.learners.learning_without_forgetting import LearningWithoutForgetting
-from quickstudy.learners.life_long_memory import LifeLongMemory
-from quickstudy.learners.maml_pp import MAMLPlusPlus
-from quickstudy.learners.mann import LRUA, MANN
-from quickstudy.learners.matching import FullContext, MatchingNetwork
-from quickstudy.learners.memory_network import few_shot_memory_network, story_memory_network
-from quickstudy.learners.mer import MER
-from quickstudy.learners.meta_curvature import MetaCurvature
-from quickstudy.learners.meta_net import MetaNet
-from quickstudy.learners.meta_opt_net import MetaOptNet, meta_opt_net_ridge
-from quickstudy.learners.meta_sgd import MetaSGD
-from quickstudy.learners.ntm import SequenceLearner
-from quickstudy.learners.oml import OML
-from quickstudy.learners.proto_maml import ProtoMAML
-from quickstudy.learners.prototypical import cosine_prototypical
-from quickstudy.learners.r2d2 import LRD2, R2D2
-from quickstudy.learners.relation import RelationNetwork, relation_embedding, relation_module
-from quickstudy.learners.relation_reasoning import RelationReasoning
-from quickstudy.learners.reptile import Reptile
-from quickstudy.learners.ridge import RidgeRegression
-from quickstudy.learners.semi_supervised_prototypical import SemiSupervisedPrototypicalNetwork
-from quickstudy.learners.siamese import (
+from quickstudy.inner_loop.descent import SGD
+from quickstudy.learners.amortised.conditional_neural_process import ConditionalNeuralProcess
+from quickstudy.learners.amortised.snail import SNAIL
+from quickstudy.learners.gradient.cavia import CAVIA, ContextInput, FiLM, film_conv4
+from quickstudy.learners.gradient.imaml import IMAML
+from quickstudy.learners.gradient.maml_pp import MAMLPlusPlus
+from quickstudy.learners.gradient.meta_curvature import MetaCurvature
+from quickstudy.learners.gradient.meta_sgd import MetaSGD
+from quickstudy.learners.gradient.proto_maml import ProtoMAML
+from quickstudy.learners.gradient.reptile import Reptile
+from quickstudy.learners.heads.meta_opt_net import MetaOptNet, meta_opt_net_ridge
+from quickstudy.learners.heads.r2d2 import LRD2, R2D2
+from quickstudy.learners.heads.ridge import RidgeRegression
+from quickstudy.learners.lifelong.a_gem import AGEM
+from quickstudy.learners.lifelong.anml import anml
+from quickstudy.learners.lifelong.dark_experience_replay import DarkExperienceReplay
+from quickstudy.learners.lifelong.ewc import EWC, online_ewc
+from quickstudy.learners.lifelong.experience_replay import ExperienceReplay
+from quickstudy.learners.lifelong.fine_tuning import FineTuning
+from quickstudy.learners.lifelong.gdumb import GDumb
+from quickstudy.learners.lifelong.joint import Joint
+from quickstudy.learners.lifelong.la_maml import LaMAML, c_maml, sync_la_maml
+from quickstudy.learners.lifelong.learning_without_forgetting import LearningWithoutForgetting
+from quickstudy.learners.lifelong.mer import MER
+from quickstudy.learners.lifelong.oml import OML
+from quickstudy.learners.lifelong.streaming_lda import StreamingLDA
+from quickstudy.learners.lifelong.synaptic_intelligence import SynapticIntelligence
+from quickstudy.learners.memory.life_long_memory import LifeLongMemory
+from quickstudy.learners.memory.mann import LRUA, MANN
+from quickstudy.learners.memory.memory_network import (
+    few_shot_memory_network,
+    story_memory_network,
+)
+from quickstudy.learners.memory.meta_net import MetaNet
+from quickstudy.learners.memory.sequence_learner import SequenceLearner
+from quickstudy.learners.metric.feat import FEAT
+from quickstudy.learners.metric.matching import FullContext, MatchingNetwork
+from quickstudy.learners.metric.prototypical import cosine_prototypical
+from quickstudy.learners.metric.relation import (
+    RelationNetwork,
+    relation_embedding,
+    relation_module,
+)
+from quickstudy.learners.metric.relation_reasoning import RelationReasoning
+from quickstudy.learners.metric.semi_supervised_prototypical import (
+    SemiSupervisedPrototypicalNetwork,
+)
+from quickstudy.learners.metric.siamese import (
     SiameseNetwork,
     WeightedL1,
     contrastive_siamese,
     triplet_siamese,
 )
-from quickstudy.learners.simple_shot import SimpleShot
-from quickstudy.learners.snail import SNAIL
-from quickstudy.learners.streaming_lda import StreamingLDA
-from quickstudy.learners.synaptic_intelligence import SynapticIntelligence
-from quickstudy.learners.tim import TIM
-from quickstudy.learners.transductive_fine_tuning import TransductiveFineTuning
-from quickstudy.low_rank import lora
-from quickstudy.nets import MLP, Conv4, use_batch_statistics
-from quickstudy.ntm import NTM, FeedForward, StackedLSTM
-from quickstudy.similarity import Scaled
-from quickstudy.task_memory import TaskMemory
-from quickstudy.testing import Blobs, Case, Lines, Trait
+from quickstudy.learners.transfer.baseline import baseline, baseline_pp
+from quickstudy.learners.transfer.simple_shot import SimpleShot
+from quickstudy.learners.transfer.tim import TIM
+from quickstudy.learners.transfer.transductive_fine_tuning import TransductiveFineTuning
+from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
+from quickstudy.nets.cells import NTM, FeedForward, StackedLSTM
+from quickstudy.nets.low_rank import lora
+from quickstudy.recall.task_memory import TaskMemory
+from quickstudy.tasks.classification import Classification
+from quickstudy.tasks.copying import Copy, RepeatCopy
+from quickstudy.tasks.online_trajectories import OnlineTrajectoryTasks
+from quickstudy.tasks.stories import Stories
+from quickstudy.testing.learners import Blobs, Case, Lines, Trait
 
 BLOBS, LINES = Blobs(), Lines()
 HALF_LABELLED = Blobs(shots=1, unlabelled=3)
@@ -87,7 +96,7 @@ def clouds() -> Labelled:
 
 CLOUDS = Classification(clouds(), 20)
 FEW_CLOUDS = Classification(clouds(), 8)
-ALL_CLOUDS = Trajectories(clouds(), ways=5, shots=3, remember=16)
+ALL_CLOUDS = OnlineTrajectoryTasks(clouds(), ways=5, shots=3, remember=16)
 
 
 def with_past() -> TaskMemory:
@@ -205,7 +214,9 @@ ZOO = {
     "imaml": Entry(lambda: IMAML(mlp()), BLOBS, HEAD),
     "imaml_conv": Entry(lambda: IMAML(conv(), steps=1, cg_steps=2), IMAGES, BATCH, steps=10),
     "imaml_head": Entry(
-        lambda: IMAML(mlp(), adapts=partial(operator.contains, ["head.weight", "head.bias"])),
+        lambda: IMAML(
+            mlp(), adapt_parameters=partial(operator.contains, ["head.weight", "head.bias"])
+        ),
         BLOBS,
         HEAD,
     ),
@@ -228,7 +239,7 @@ ZOO = {
     "matching": Entry(lambda: MatchingNetwork(MLP(8, 8)), BLOBS, {"additive"}),
     "matching_fce": Entry(
         lambda: MatchingNetwork(
-            MLP(8, 8), similarity=Scaled(), context=FullContext(8, steps=2)
+            MLP(8, 8), similarity=ScaledSimilarity(), context=FullContext(8, steps=2)
         ),
         BLOBS,
         {"additive", "order matters"},
@@ -333,7 +344,9 @@ ZOO = {
     ),
     "anml": Entry(lambda: anml(MLP(8, 8), MLP(8, 8), 8, 3, lr=0.3), BLOBS, MEMORY),
     "anml_deep": Entry(
-        lambda: anml(MLP(8, 8), MLP(8, 8), 8, 3, lr=0.3, adapts=["embed"]), BLOBS, MEMORY
+        lambda: anml(MLP(8, 8), MLP(8, 8), 8, 3, lr=0.3, adapt_parameters=["embed"]),
+        BLOBS,
+        MEMORY,
     ),
     "streaming_lda": Entry(lambda: StreamingLDA(MLP(8, 8), shrinkage=0.1), BLOBS, {"additive"}),
 }

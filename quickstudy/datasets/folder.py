@@ -104,11 +104,15 @@ def _list(path: Path) -> tuple[list[str], list[Path], np.ndarray]:
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        inside = sorted(p for p in (path / name).iterdir() if not p.name.startswith("."))
-        found = [p for p in inside if p.is_file()]
+        adaptation_trace = sorted(
+            p for p in (path / name).iterdir() if not p.name.startswith(".")
+        )
+        found = [p for p in adaptation_trace if p.is_file()]
         if not found:
             remedy = (
-                "read such splits with `folder_splits`" if inside else "add some, or remove it"
+                "read such splits with `folder_splits`"
+                if adaptation_trace
+                else "add some, or remove it"
             )
             raise ValueError(f"There are no pictures in {path / name}: {remedy}.")
         files += found

@@ -236,11 +236,11 @@ def split_examples(
     sizes = np.bincount(y, minlength=len(data.classes))
     wanted = np.round(fraction * sizes) if per_class is None else np.full_like(sizes, per_class)
     short = np.flatnonzero((wanted < 1) | (wanted >= sizes))
-    how = f"fraction={fraction}" if per_class is None else f"per_class={per_class}"
+    given = f"fraction={fraction}" if per_class is None else f"per_class={per_class}"
     if len(short):
         raise ValueError(
             f"Class {data.classes[short[0]]!r} of {data.name} has {sizes[short[0]]} examples, "
-            f"which {how} does not split into two parts: choose another, or leave it out."
+            f"which {given} does not split into two parts: choose another, or leave it out."
         )
     order = np.random.RandomState(seed).permutation(len(y))
     order = order[np.argsort(y[order], kind="stable")]  # class after class, each shuffled
@@ -253,7 +253,7 @@ def split_examples(
                 data,
                 x=data.x[rows.to(data.x.device)],
                 y=data.y[rows.to(data.y.device)],
-                split=f"examples {how} seed {seed} {part}",
+                split=f"examples {given} seed {seed} {part}",
             )
             for rows, part in zip(parts, TrainTest._fields, strict=True)
         )

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from quickstudy.core.task import Examples, Task
 from quickstudy.datasets.files import (
     Remote,
     bar,
@@ -32,7 +33,6 @@ from quickstudy.datasets.files import (
     roots,
 )
 from quickstudy.datasets.labelled import Labelled, Splits
-from quickstudy.task import Examples, Task
 
 Convention = Literal["vinyals", "lake", "characters"]
 Size = Literal[28, 105]

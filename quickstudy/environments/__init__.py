@@ -1,6 +1,11 @@
 """Environments to act in, thousands at once, and classical agents for bandits."""
 
-from quickstudy.environments.actions import Actions, OneOf, RealNumbers, actions_of
+from quickstudy.environments.actions import (
+    ActionDistribution,
+    Categorical,
+    DiagonalGaussian,
+    action_distribution,
+)
 from quickstudy.environments.bandit import BernoulliBandit, GaussianBandit
 from quickstudy.environments.bandit_agents import (
     at_random,
@@ -36,18 +41,21 @@ from quickstudy.environments.mujoco_families import (
 )
 from quickstudy.environments.navigation import Navigation2D, PointRobot, near_goal
 from quickstudy.environments.physics import Cart, CartPole, Pendulum, Rod
-from quickstudy.environments.rollout import Percept, Policy, Trajectories, rollout
+from quickstudy.environments.rollout import Episodes, Policy, PolicyInput, rollout
 from quickstudy.environments.tabular_mdp import MDP, TabularMDP
 
 __all__ = [
     "MDP",
-    "Actions",
+    "ActionDistribution",
     "AntDir",
     "BernoulliBandit",
     "Body",
     "Cart",
     "CartPole",
+    "Categorical",
+    "DiagonalGaussian",
     "Environment",
+    "Episodes",
     "Factors",
     "GaussianBandit",
     "GridMaze",
@@ -58,19 +66,16 @@ __all__ = [
     "HopperParams",
     "Maze",
     "Navigation2D",
-    "OneOf",
     "Pendulum",
-    "Percept",
     "Places",
     "PointRobot",
     "Policy",
-    "RealNumbers",
+    "PolicyInput",
     "Robot",
     "Rod",
     "TabularMDP",
-    "Trajectories",
     "WalkerParams",
-    "actions_of",
+    "action_distribution",
     "at_random",
     "categorical",
     "epsilon_greedy",

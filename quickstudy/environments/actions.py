@@ -9,7 +9,7 @@ from torch import Tensor
 from quickstudy.environments.environment import Environment, categorical, normal
 
 
-class Actions(ABC):
+class ActionDistribution(ABC):
     """How actions (A,) are drawn from what a net says, rows of `outputs` numbers; pure
     functions, with any axes in front."""
 
@@ -21,7 +21,7 @@ class Actions(ABC):
         """An action (A,), from uniform numbers (A,)."""
 
     @abstractmethod
-    def log_probability(self, says: Tensor, action: Tensor) -> Tensor:
+    def log_prob(self, says: Tensor, action: Tensor) -> Tensor:
         """The logarithm of its probability, or density (...), in nats."""
 
     @abstractmethod
@@ -33,14 +33,14 @@ class Actions(ABC):
         """KL(p || q) (...), in nats: from p, what `says` says, to q, what `other` says."""
 
 
-class OneOf(Actions):
+class Categorical(ActionDistribution):
     """One of A actions, as a one-hot row; the net says logits (A,)."""
 
     def draw(self, says: Tensor, noise: Tensor) -> Tensor:
         """A one-hot row."""
         return categorical(says, noise)
 
-    def log_probability(self, says: Tensor, action: Tensor) -> Tensor:
+    def log_prob(self, says: Tensor, action: Tensor) -> Tensor:
         """Of the action that is 1."""
         return (says.log_softmax(-1) * action).sum(-1)
 
@@ -53,7 +53,7 @@ class OneOf(Actions):
         return (says.softmax(-1) * (says.log_softmax(-1) - other.log_softmax(-1))).sum(-1)
 
 
-class RealNumbers(Actions):
+class DiagonalGaussian(ActionDistribution):
     """Independent normal numbers; the net says means and logarithms of deviations (2A,)."""
 
     def draw(self, says: Tensor, noise: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class RealNumbers(Actions):
         mean, log_deviation = says.chunk(2, -1)
         return mean + log_deviation.exp() * normal(noise)
 
-    def log_probability(self, says: Tensor, action: Tensor) -> Tensor:
+    def log_prob(self, says: Tensor, action: Tensor) -> Tensor:
         """Log-density."""
         mean, log_deviation = says.chunk(2, -1)
         z = (action - mean) * torch.exp(-log_deviation)
@@ -79,7 +79,7 @@ class RealNumbers(Actions):
         return (wide - log_deviation + 0.5 * (squares - 1)).sum(-1)
 
 
-def actions_of(environment: Environment) -> Actions:
+def action_distribution(environment: Environment) -> ActionDistribution:
     """The kind of actions that an environment takes."""
     size = environment.actions
-    return OneOf(size) if environment.discrete else RealNumbers(2 * size)
+    return Categorical(size) if environment.discrete else DiagonalGaussian(2 * size)

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from quickstudy.environments.environment import Environment, Places
 
 if TYPE_CHECKING:
-    from quickstudy.environments.rollout import Trajectories
+    from quickstudy.environments.rollout import Episodes
 
 
 class Maze(NamedTuple):
@@ -72,7 +72,7 @@ class GridMaze(Environment):
         done = (state == task.goal).to(wall.dtype)
         return state, self._around(task, state), done - 0.04 - 0.001 * wall, done
 
-    def places(self, task: Maze, episodes: "Trajectories") -> Places:
+    def places(self, task: Maze, episodes: "Episodes") -> Places:
         """The cells, row by row from above, to be drawn."""
         zero = episodes.reward.new_zeros(1)
         state, _ = self.reset(task, zero)

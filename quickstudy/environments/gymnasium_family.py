@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from quickstudy.core.functional import leaves, tree_map, unstack
 from quickstudy.environments.environment import Environment
-from quickstudy.environments.outside import outside
-from quickstudy.functional import leaves, tree_map, unstack
+from quickstudy.environments.external_call import outside
 
 
 class Moment(NamedTuple):
@@ -52,7 +52,7 @@ class GymnasiumFamily(Environment):
         horizon: H, at most the environment's own limit.
         set_task: tells an environment a task, a nest of NumPy arrays; None: by a method
             of that name.
-        info: which numbers of a step's `info` to keep, for `Trajectories.info`.
+        info: which numbers of a step's `info` to keep, for `Episodes.info`.
         workers: processes; 1: none but this. None: one for each core.
 
     Raises:

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from quickstudy.environments.environment import Environment, Places, one_hot
 
 if TYPE_CHECKING:
-    from quickstudy.environments.rollout import Trajectories
+    from quickstudy.environments.rollout import Episodes
 
 
 class HiddenGoal(Environment):
@@ -58,7 +58,7 @@ class HiddenGoal(Environment):
         away = task // self.size + task % self.size
         return self.horizon - 1.1 * (away - 1)
 
-    def places(self, task: Tensor, episodes: "Trajectories") -> Places:
+    def places(self, task: Tensor, episodes: "Episodes") -> Places:
         """The cells, to be drawn."""
         seen = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
         return Places(self._place(seen.argmax(-1)), self._place(task), seen.new_zeros(0, 2))

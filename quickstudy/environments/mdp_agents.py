@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from quickstudy.environments.environment import one_hot
-from quickstudy.environments.rollout import Percept, rollout
+from quickstudy.environments.rollout import PolicyInput, rollout
 from quickstudy.environments.tabular_mdp import MDP, TabularMDP
 
 Belief: TypeAlias = Callable[[Tensor, Tensor, Generator], MDP]
@@ -65,7 +65,7 @@ def sampled_mdp(visits: Tensor, paid: Tensor, generator: Generator) -> MDP:
 
 
 def _follow(
-    table: Tensor, clock: Tensor, percept: Percept, noise: Tensor
+    table: Tensor, clock: Tensor, percept: PolicyInput, noise: Tensor
 ) -> tuple[Tensor, Tensor, tuple[()]]:
     now = (table * clock[:, None, None]).sum(0)  # (S, A)
     return clock.roll(1), percept.observation @ now, ()

@@ -18,7 +18,7 @@ def meta_world(
     workers: int | None = None,
 ) -> GymnasiumFamily:
     """A benchmark's tasks as a family: a task is the number () of one of its list, 50 goals of
-    each thing to do. Where the goal is, is not seen; `Trajectories.info` has "success", so
+    each thing to do. Where the goal is, is not seen; `Episodes.info` has "success", so
     that `success_rate` is a metric of `evaluate_rollouts`.
 
     It is as slow as Meta-World is: about a millisecond a step, and 20 MB and a third of a

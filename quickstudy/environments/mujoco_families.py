@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from quickstudy.environments.environment import Environment, normal
-from quickstudy.environments.outside import outside
+from quickstudy.environments.external_call import outside
 
 
 class Body(NamedTuple):
@@ -286,8 +286,10 @@ class HopperParams(_Params):
     file = "hopper.xml"
 
     def _stands(self, body: Body) -> Tensor:
-        inside = torch.cat([body.position[2:], body.velocity]).abs() < 100
-        return inside.all() & (body.position[1] > 0.7) & (body.position[2].abs() < 0.2)
+        adaptation_trace = torch.cat([body.position[2:], body.velocity]).abs() < 100
+        return (
+            adaptation_trace.all() & (body.position[1] > 0.7) & (body.position[2].abs() < 0.2)
+        )
 
 
 def _wide(model: Any, noise: Tensor) -> tuple[Tensor, Tensor]:

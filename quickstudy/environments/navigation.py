@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from quickstudy.environments.environment import Environment, Places
 
 if TYPE_CHECKING:
-    from quickstudy.environments.rollout import Trajectories
+    from quickstudy.environments.rollout import Episodes
 
 
 class Navigation2D(Environment):
@@ -54,7 +54,7 @@ class Navigation2D(Environment):
         done = (away.abs() < 0.01).all(-1).to(reward.dtype)
         return position, position, reward, done
 
-    def places(self, task: Tensor, episodes: "Trajectories") -> Places:
+    def places(self, task: Tensor, episodes: "Episodes") -> Places:
         """What is seen, to be drawn."""
         return _places(task, episodes)
 
@@ -91,7 +91,7 @@ class PointRobot(Environment):
         reward = -(position - task).square().sum(-1).sqrt()
         return position, position, reward, torch.zeros_like(reward)
 
-    def places(self, task: Tensor, episodes: "Trajectories") -> Places:
+    def places(self, task: Tensor, episodes: "Episodes") -> Places:
         """What is seen, to be drawn."""
         return _places(task, episodes)
 
@@ -102,6 +102,6 @@ def near_goal(reward: Tensor, radius: float = 0.2) -> Tensor:
     return torch.where(reward >= -radius, 1 + reward, 0)
 
 
-def _places(goal: Tensor, episodes: "Trajectories") -> Places:
+def _places(goal: Tensor, episodes: "Episodes") -> Places:
     path = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
     return Places(path, goal, goal.new_zeros(0, 2))

@@ -8,12 +8,12 @@ import torch
 from torch import Generator, Tensor
 from torch.func import vmap
 
+from quickstudy.core.functional import leaves, tree_map
 from quickstudy.environments.environment import Environment
-from quickstudy.execution import over_tasks
-from quickstudy.functional import leaves, tree_map
+from quickstudy.execution.batching import over_tasks
 
 
-class Percept(NamedTuple):
+class PolicyInput(NamedTuple):
     """What a policy is told before it acts: what RL² feeds to its recurrent net."""
 
     observation: Tensor  # (O,)
@@ -22,7 +22,7 @@ class Percept(NamedTuple):
     done: Tensor  # ()  1 if an episode of this trial has just ended, or been cut off
 
 
-class Trajectories(NamedTuple):
+class Episodes(NamedTuple):
     """Episodes of one task; of a batch of tasks, with one more axis, T, in front.
 
     Episodes that end early are padded to H steps, of weight and reward 0.
@@ -38,7 +38,7 @@ class Trajectories(NamedTuple):
     info: Any = ()  # nest of (E, H): what `Environment.info` said after each step
 
 
-Policy: TypeAlias = Callable[[Any, Any, Percept, Tensor], tuple[Any, Tensor, Any]]
+Policy: TypeAlias = Callable[[Any, Any, PolicyInput, Tensor], tuple[Any, Tensor, Any]]
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def rollout(
     memory: Any = (),
     trial: bool = False,
     draws: int = 0,
-) -> Trajectories:
+) -> Episodes:
     """Acts in `episodes` episodes of each task, and returns what happened (T, E, H, ...).
 
     A policy is a pure function of ONE episode of ONE task,
@@ -108,10 +108,10 @@ def rollout(
     shape = (1 + environment.horizon, size, episodes, width)  # a step's lie together in memory
     noise = torch.rand(shape, generator=generator, device=generator.device).to(device)
 
-    def alone(task: Any, state: Any, memory: Any, noise: Tensor) -> Trajectories:
+    def alone(task: Any, state: Any, memory: Any, noise: Tensor) -> Episodes:
         return _episode(environment, policy, task, state, memory, None, noise)[-1]
 
-    def one_after_another(task: Any, state: Any, memory: Any, noise: Tensor) -> Trajectories:
+    def one_after_another(task: Any, state: Any, memory: Any, noise: Tensor) -> Episodes:
         percept, found = None, []
         for own in noise.unbind():
             memory, percept, steps = _episode(
@@ -130,9 +130,9 @@ def _episode(
     task: Any,
     state: Any,
     memory: Any,
-    last: Percept | None,
+    last: PolicyInput | None,
     noise: Tensor,
-) -> tuple[Any, Percept, Trajectories]:
+) -> tuple[Any, PolicyInput, Episodes]:
     """The memory and the percept after one episode, and its steps (H, ...).
 
     The loop over steps is inside of what is batched, as entering and leaving `vmap` costs more
@@ -140,23 +140,30 @@ def _episode(
     different lengths can be batched.
     """
     numbers = environment.noise
-    inside, observation = environment.reset(task, noise[0, :numbers])
+    adaptation_trace, observation = environment.reset(task, noise[0, :numbers])
     zero = torch.zeros_like(noise[0, 0])
     if last is None:
         idle = torch.zeros_like(noise[0, numbers : numbers + environment.actions])
-        percept = Percept(observation, idle, zero, zero)
+        percept = PolicyInput(observation, idle, zero, zero)
     else:
         percept = last._replace(observation=observation)
-    now, steps = (memory, inside, percept, zero + 1), []
+    now, steps = (memory, adaptation_trace, percept, zero + 1), []
     for luck in noise[1:].unbind():
-        memory, inside, percept, weight = now
+        memory, adaptation_trace, percept, weight = now
         memory, action, extras = policy(state, memory, percept, luck[numbers:])
-        inside, seen, reward, done = environment.step(task, inside, action, luck[:numbers])
+        adaptation_trace, seen, reward, done = environment.step(
+            task, adaptation_trace, action, luck[:numbers]
+        )
         paid, ended = weight * reward, weight * done
-        told = tree_map(weight.mul, environment.info(task, inside))
-        row = Trajectories(percept.observation, action, paid, seen, ended, weight, extras, told)
+        told = tree_map(weight.mul, environment.info(task, adaptation_trace))
+        row = Episodes(percept.observation, action, paid, seen, ended, weight, extras, told)
         steps.append(row)
-        then = (memory, inside, Percept(seen, action, reward, zero), weight * (1 - done))
+        then = (
+            memory,
+            adaptation_trace,
+            PolicyInput(seen, action, reward, zero),
+            weight * (1 - done),
+        )
         if environment.ends:
             then = tree_map(partial(torch.where, weight > 0), then, now)
         now = then

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from quickstudy import Classification
 from quickstudy.datasets import Labelled
+from quickstudy.tasks import Classification
 
 
 def numbered(classes: int = 5, each: int = 4) -> Labelled:

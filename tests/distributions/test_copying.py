@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from quickstudy import Copy, RepeatCopy
-from quickstudy.task import Examples
+from quickstudy.core.task import Examples
+from quickstudy.tasks import Copy, RepeatCopy
 
 
 def seeded(seed: int = 0) -> Generator:

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Generator
 
-from quickstudy import Examples, Fixed, PrototypicalNetwork, Task, evaluate
-from quickstudy.functional import leaves, tree_map
-from quickstudy.task import batches
-from quickstudy.testing import Blobs
+from quickstudy import Examples, PrototypicalNetwork, Task, evaluate
+from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.task import batches
+from quickstudy.tasks import Fixed
+from quickstudy.testing.learners import Blobs
 
 
 def given(number: int = 7) -> Task[Examples]:
@@ -33,7 +34,7 @@ def test_fewer_are_a_choice_by_the_generator_and_none_is_twice() -> None:
 
 def test_each_counts_once_in_an_evaluation() -> None:
     learner, tasks = PrototypicalNetwork(torch.nn.Linear(8, 4)), given(5)
-    report = evaluate(learner, Fixed(tasks, "five blobs"), count=5, size=5)
+    report = evaluate(learner, Fixed(tasks, "five blobs"), n_tasks=5, meta_batch_size=5)
     for i, accuracy in enumerate(report.values["accuracy"]):
         support, query = tree_map(lambda leaf, i=i: leaf[i], tasks)
         guess = learner.predict(learner.adapt(support), query.x).argmax(1)
@@ -41,7 +42,7 @@ def test_each_counts_once_in_an_evaluation() -> None:
         assert accuracy.item() == pytest.approx(hits.mean().item())
     assert report.card["tasks"] == "five blobs" and report.card["number"] == 5
     with pytest.raises(ValueError, match=r"blobs are 5: evaluate with count=5, size=5"):
-        evaluate(learner, Fixed(tasks, "five blobs"), count=10)
+        evaluate(learner, Fixed(tasks, "five blobs"), n_tasks=10)
 
 
 def test_the_card_tells_tasks_apart() -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from quickstudy import Line, Parabola, Task, TaskDistribution
+from quickstudy import Task, TaskDistribution
+from quickstudy.tasks import Line, Parabola
 
 
 def fit(task: Task, degree: int) -> tuple[Tensor, float]:

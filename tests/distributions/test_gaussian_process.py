@@ -17,8 +17,8 @@ from sklearn.gaussian_process.kernels import (
 from torch import Generator, Tensor
 from torch.distributions import Normal
 
-from quickstudy.distributions.gaussian_process import KERNELS, GaussianProcess
-from quickstudy.task import Task
+from quickstudy.core.task import Task
+from quickstudy.tasks.gaussian_process import KERNELS, GaussianProcess
 
 LENGTH, SCALE, PERIOD, NOISE = 0.4, 0.7, 0.3, 0.05
 FIXED: dict[str, Any] = {

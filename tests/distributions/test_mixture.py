@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Generator
 
-from quickstudy import Line, Mixture, Parabola, Sinusoid
+from quickstudy import Sinusoid
+from quickstudy.tasks import Line, Mixture, Parabola
 
 
 def constant(level: float) -> Line:

@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy.environments import Environment, Navigation2D, Percept
-from quickstudy.functional import leaves
+from quickstudy.core.functional import leaves
+from quickstudy.environments import Environment, Navigation2D, PolicyInput
 
 
 class Numbered(Environment):
@@ -46,16 +46,16 @@ class Known(qs.Actor):
     def predict(self, state: Any, x: Tensor) -> Tensor:
         return x
 
-    def act(self, state: Any, memory: Any, percept: Percept, noise: Tensor) -> Any:
+    def act(self, state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
         assert noise.shape == (3,)
         return memory, self.time + state, ()
 
 
-def some(**options: Any) -> tuple[Known, qs.Replayed]:
+def some(**options: Any) -> tuple[Known, qs.tasks.OffPolicyTasks]:
     learner = Known()
-    rollouts = qs.Rollouts(Numbered(), learner, episodes=2)
+    rollouts = qs.tasks.Rollouts(Numbered(), learner, episodes=2)
     settings = {"tasks": 4, "every": 3, "collect": 2, "support": 20, "query": 40}
-    return learner, qs.Replayed(rollouts, **{**settings, "capacity": 30, **options})
+    return learner, qs.tasks.OffPolicyTasks(rollouts, **{**settings, "capacity": 30, **options})
 
 
 def set_time(learner: Known, number: int) -> None:
@@ -145,13 +145,17 @@ def test_a_run_goes_on_to_the_bit_from_a_checkpoint(tmp_path: Path) -> None:
         torch.manual_seed(0)
         environment = Navigation2D(horizon=8)
         learner = qs.PEARL(environment, hidden=[8], encoder=[8], bound=0.1)
-        rollouts = qs.Rollouts(environment, learner, episodes=1)
-        tasks = qs.Replayed(rollouts, tasks=3, every=2, collect=2, support=4, query=4)
+        rollouts = qs.tasks.Rollouts(environment, learner, episodes=1)
+        tasks = qs.tasks.OffPolicyTasks(
+            rollouts, tasks=3, every=2, collect=2, support=4, query=4
+        )
         return learner, tasks, torch.optim.Adam(learner.parameters(), 0.01)
 
     def stepped(parts: Any, start: int, steps: int) -> None:
         learner, tasks, optimizer = parts
-        for _ in qs.train(learner, tasks, optimizer, steps=steps, start=start, size=3):
+        for _ in qs.train(
+            learner, tasks, optimizer, steps=steps, start=start, meta_batch_size=3
+        ):
             pass
 
     whole, half, resumed = begun(), begun(), begun()
@@ -171,7 +175,7 @@ def test_what_cannot_be_kept_is_refused() -> None:
     with pytest.raises(ValueError, match="12 steps"):
         some(capacity=11)
     with pytest.raises(ValueError, match="no trial"):
-        qs.Replayed(qs.Rollouts(Numbered(), Known(), episodes=1, trial=True))
+        qs.tasks.OffPolicyTasks(qs.tasks.Rollouts(Numbered(), Known(), episodes=1, trial=True))
 
 
 def test_the_card_says_how_much_is_kept() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.distributions.sinusoid import Sinusoid
-from quickstudy.task import Task
+from quickstudy.core.task import Task
+from quickstudy.tasks.sinusoid import Sinusoid
 
 
 def seeded(seed: int = 0) -> Generator:

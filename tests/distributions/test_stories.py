@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from quickstudy import Stories
-from quickstudy.distributions.stories import PLACES, THINGS, WORDS
+from quickstudy.tasks import Stories
+from quickstudy.tasks.stories import PLACES, THINGS, WORDS
 
 Sentence = tuple[str, str, str]  # who, what is done, to where or what
 

@@ -9,7 +9,7 @@ import torch
 
 from quickstudy import datasets
 from quickstudy.datasets.labelled import Labelled, split_examples
-from quickstudy.distributions.stream import (
+from quickstudy.tasks.streams import (
     Streams,
     class_incremental,
     permuted,

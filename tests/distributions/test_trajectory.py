@@ -5,18 +5,18 @@ from typing import Any
 import pytest
 import torch
 
-from quickstudy import Trajectories
 from quickstudy.datasets import Labelled
+from quickstudy.tasks import OnlineTrajectoryTasks
 from tests.distributions.test_classification import numbered
 
 
-def draw(tasks: Trajectories, size: int = 6, seed: int = 0) -> Any:
+def draw(tasks: OnlineTrajectoryTasks, size: int = 6, seed: int = 0) -> Any:
     return tasks.sample(size, torch.Generator().manual_seed(seed))
 
 
 def test_classes_come_one_after_the_other_by_the_data_sets_labels():
     data = numbered()
-    support, query = draw(Trajectories(data, ways=2, shots=3, remember=7))
+    support, query = draw(OnlineTrajectoryTasks(data, ways=2, shots=3, remember=7))
     assert support.x.shape == (6, 6, 1) and query.y.shape == (6, 13, 5)
     for part in (support, query):
         assert (part.y.sum(-1) == 1).all() and (part.weight == 1).all()
@@ -29,7 +29,9 @@ def test_classes_come_one_after_the_other_by_the_data_sets_labels():
 
 
 def test_every_example_is_drawn_equally_often():
-    support, query = draw(Trajectories(numbered(), ways=2, shots=3, remember=5), size=4000)
+    support, query = draw(
+        OnlineTrajectoryTasks(numbered(), ways=2, shots=3, remember=5), size=4000
+    )
     for part, each in ((support.x, 6), (query.x[:, 6:], 5)):
         counts = torch.bincount(part.flatten().long(), minlength=20)
         assert (counts - 200 * each).abs().max() < 6 * (200 * each) ** 0.5
@@ -38,7 +40,7 @@ def test_every_example_is_drawn_equally_often():
 def test_turned_classes_have_columns_of_their_own():
     pixels = torch.arange(4).float().reshape(1, 1, 2, 2).repeat(6, 1, 1, 1)
     data = Labelled(pixels, torch.arange(6) // 2, tuple("abc"), name="squares")
-    tasks = Trajectories(data, ways=3, shots=2, remember=4, rotations="classes")
+    tasks = OnlineTrajectoryTasks(data, ways=3, shots=2, remember=4, rotations="classes")
     for part in draw(tasks, size=20):
         turns = part.y.argmax(-1) // 3
         assert part.y.shape[-1] == tasks.classes == 12 and turns.max() == 3
@@ -48,11 +50,11 @@ def test_turned_classes_have_columns_of_their_own():
 
 def test_sizes_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="1 to 5 ways of 1 to 4 shots"):
-        Trajectories(numbered(), shots=5)
+        OnlineTrajectoryTasks(numbered(), shots=5)
     with pytest.raises(ValueError, match="not 'classes'"):
-        Trajectories(numbered(), rotations="random")  # pyright: ignore[reportArgumentType]
+        OnlineTrajectoryTasks(numbered(), rotations="random")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_card_says_what_was_drawn():
-    card = Trajectories(numbered(), 2, 3).card()
+    card = OnlineTrajectoryTasks(numbered(), 2, 3).card()
     assert (card["ways"], card["shots"], card["remember"]) == (2, 3, 64)

@@ -13,6 +13,7 @@ from scipy.stats import chisquare, kstest
 from torch import Generator, Tensor
 from torch.func import vmap
 
+from quickstudy.core.functional import leaves, tree_map, unstack
 from quickstudy.environments import (
     MDP,
     BernoulliBandit,
@@ -34,7 +35,6 @@ from quickstudy.environments import (
     one_hot,
     rollout,
 )
-from quickstudy.functional import leaves, tree_map, unstack
 
 ALL = [
     BernoulliBandit(3),
@@ -68,8 +68,8 @@ def test_many_at_once_are_each_by_itself(environment: Environment, double: None)
     def episode(task: Any, noise: Tensor, luck: Tensor) -> Any:
         state, seen = environment.reset(task, noise[0])
         steps = []
-        for outside, inside in zip(noise[1:], luck[1:], strict=True):
-            action = an_action(environment, inside)
+        for outside, adaptation_trace in zip(noise[1:], luck[1:], strict=True):
+            action = an_action(environment, adaptation_trace)
             state, seen, reward, done = environment.step(task, state, action, outside)
             steps.append((seen, reward, done))
         return tree_map(lambda *leaf: torch.stack(leaf), *steps)

@@ -18,9 +18,9 @@ from torch import Generator, Tensor
 from torch.func import vmap
 
 import quickstudy as qs
-from quickstudy import success_rate
+from quickstudy.core.functional import leaves, tree_map
 from quickstudy.environments import GymnasiumFamily, categorical, normal, rollout
-from quickstudy.functional import leaves, tree_map
+from quickstudy.evaluation import success_rate
 
 
 class Drift(gymnasium.Env[Any, Any]):
@@ -317,12 +317,16 @@ def test_rl2_learns_which_arm_pays() -> None:
     for seed in range(3):
         torch.manual_seed(seed)
         learner = qs.RL2(family, hidden=16)
-        trials = qs.Rollouts(family, learner, episodes=3, trial=True)
-        before = qs.evaluate_rollouts(learner, trials, count=100, size=100)
-        optimizer = qs.Epochs(torch.optim.Adam(learner.parameters(), 0.02), 4)
-        for _ in qs.train(learner, trials, optimizer, steps=15, size=32, seed=seed):
+        trials = qs.tasks.Rollouts(family, learner, episodes=3, trial=True)
+        before = qs.evaluation.evaluate_rollouts(
+            learner, trials, n_tasks=100, meta_batch_size=100
+        )
+        optimizer = qs.training.MultiEpoch(torch.optim.Adam(learner.parameters(), 0.02), 4)
+        for _ in qs.train(learner, trials, optimizer, steps=15, meta_batch_size=32, seed=seed):
             pass
-        after = qs.evaluate_rollouts(learner, trials, count=100, size=100)
+        after = qs.evaluation.evaluate_rollouts(
+            learner, trials, n_tasks=100, meta_batch_size=100
+        )
         gains.append(after.compare(before))
     for gain in gains:
         assert gain.mean - gain.interval > 0.3, gain

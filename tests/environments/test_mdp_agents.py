@@ -5,6 +5,7 @@ from itertools import product
 import torch
 from torch import Generator, Tensor
 
+from quickstudy.core.functional import unstack
 from quickstudy.environments import (
     MDP,
     TabularMDP,
@@ -13,7 +14,6 @@ from quickstudy.environments import (
     play_mdp,
     sampled_mdp,
 )
-from quickstudy.functional import unstack
 
 
 def test_a_plan_is_the_best_of_all_policies() -> None:

@@ -7,9 +7,9 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy import success_rate
+from quickstudy.core.functional import unstack
 from quickstudy.environments import meta_world, rollout
-from quickstudy.functional import unstack
+from quickstudy.evaluation import success_rate
 
 metaworld: Any = pytest.importorskip(
     "metaworld", reason="Meta-World is not installed: pip install 'quickstudy[rl]'"

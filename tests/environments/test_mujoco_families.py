@@ -12,6 +12,7 @@ from torch.func import vmap
 
 pytest.importorskip("mujoco", reason="MuJoCo is not installed: pip install 'quickstudy[rl]'")
 
+from quickstudy.core.functional import leaves, tree_map
 from quickstudy.environments import (
     AntDir,
     Factors,
@@ -23,7 +24,6 @@ from quickstudy.environments import (
     normal,
     rollout,
 )
-from quickstudy.functional import leaves, tree_map
 
 ROBOTS = [
     (HalfCheetahVel(), "HalfCheetah-v5", {}),

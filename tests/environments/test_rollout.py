@@ -8,19 +8,19 @@ from torch import Generator, Tensor
 from torch.func import functional_call, stack_module_state
 
 import quickstudy as qs
+from quickstudy.core.functional import leaves
 from quickstudy.environments import (
     BernoulliBandit,
     CartPole,
     Environment,
     GridMaze,
     Navigation2D,
-    Percept,
+    PolicyInput,
     TabularMDP,
     categorical,
     normal,
     rollout,
 )
-from quickstudy.functional import leaves
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -43,11 +43,11 @@ class Countdown(Environment):
         return state, state[None], state, (state <= 0).to(state.dtype)
 
 
-def counting(state: Any, memory: Tensor, percept: Percept, noise: Tensor) -> Any:
+def counting(state: Any, memory: Tensor, percept: PolicyInput, noise: Tensor) -> Any:
     return memory + 1, memory[None] * 1.0, percept
 
 
-def at_random(state: Any, memory: Any, percept: Percept, noise: Tensor) -> Any:
+def at_random(state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
     return memory, categorical(torch.zeros_like(noise), noise), ()
 
 
@@ -86,7 +86,7 @@ def test_in_a_trial_the_memory_goes_on_where_the_last_episode_ended():
 
 def test_a_trial_tells_of_the_last_action_across_episodes():
     trial, apart = countdown(True), countdown(False)
-    told: Percept = trial.extras
+    told: PolicyInput = trial.extras
     assert told.done[:, :, 1:].max() == 0 and told.done[:, 0].max() == 0
     assert told.done[:, 1, 0].tolist() == [1] * 5  # ended by itself, or cut off
     for task, length in enumerate((1, 2, 3, 4, 4)):
@@ -94,7 +94,7 @@ def test_a_trial_tells_of_the_last_action_across_episodes():
         assert told.action[task, 1, 0, 0] == length - 1
         assert told.reward[task, 1, 0] == task + 1 - length
         assert told.observation[task, 1, 0, 0] == task + 1
-    first: Percept = apart.extras
+    first: PolicyInput = apart.extras
     assert first.done.max() == first.action[:, :, 0].abs().max() == 0
 
 
@@ -119,10 +119,10 @@ def test_without_memory_a_trial_is_episodes_side_by_side(environment: Environmen
 def test_the_luck_of_an_environment_does_not_depend_on_the_policy():
     bandit = BernoulliBandit(2)
 
-    def first(state: Any, memory: Any, percept: Percept, noise: Tensor) -> Any:
+    def first(state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
         return memory, torch.eye(2)[0], noise
 
-    def second(state: Any, memory: Any, percept: Percept, noise: Tensor) -> Any:
+    def second(state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
         return memory, torch.eye(2)[1], noise.flip(0)
 
     tasks = torch.tensor([[0.3, 0.3]])
@@ -136,7 +136,7 @@ def test_each_task_acts_by_its_own_weights():
     environment, nets = Navigation2D(horizon=3), [torch.nn.Linear(2, 2) for _ in range(4)]
     weights, _ = stack_module_state(nets)
 
-    def policy(state: Any, memory: Any, percept: Percept, noise: Tensor) -> Any:
+    def policy(state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
         mean = functional_call(nets[0], state, (percept.observation,))
         return memory, mean + 0.1 * normal(noise), mean
 
@@ -153,7 +153,7 @@ def test_each_task_acts_by_its_own_weights():
 def test_a_policy_may_draw_more_than_its_action(trial: bool):
     environment = Navigation2D(horizon=3)
 
-    def policy(state: Any, memory: Any, percept: Percept, noise: Tensor) -> Any:
+    def policy(state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
         return memory, noise[:2], (noise, percept)
 
     tasks = environment.tasks(2, seeded())

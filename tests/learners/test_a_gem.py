@@ -6,10 +6,10 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from quickstudy import AGEM, Examples, FineTuning
-from quickstudy.learners.a_gem import projected
-from quickstudy.nets import MLP
-from quickstudy.replay import draw
-from quickstudy.testing import Blobs
+from quickstudy.learners.lifelong.a_gem import projected
+from quickstudy.learners.lifelong.replay_buffer import draw
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from quickstudy import OML, Gated, anml, cross_entropy
-from quickstudy.nets import MLP
+from quickstudy import OML, anml, cross_entropy
+from quickstudy.learners.lifelong import Gated
+from quickstudy.nets.backbones import MLP
 from tests.learners.test_oml import (
     by_torch,
     slopes_by_autograd,
@@ -43,7 +44,7 @@ def test_a_closed_gate_lets_nothing_be_learned_or_changed():
     net, gate = smooth(), MLP(8, 6)
     nn.init.zeros_(gate.head.weight)
     nn.init.constant_(gate.head.bias, -100)
-    learner = anml(net, gate, 6, 5, adapts=["embed"])
+    learner = anml(net, gate, 6, 5, adapt_parameters=["embed"])
     head = learner.adapt(one.support)
     assert head.bias.abs().max() > 0.01  # the bias has no gate
     assert head.weight.abs().max() < 1e-40
@@ -54,7 +55,7 @@ def test_a_closed_gate_lets_nothing_be_learned_or_changed():
 def test_the_inner_loop_changes_the_prediction_net_and_not_the_gate():
     one = task()
     net, gate = smooth(), smooth()
-    learner = anml(net, gate, 6, 5, lr=0.3, adapts=["embed"])
+    learner = anml(net, gate, 6, 5, lr=0.3, adapt_parameters=["embed"])
     other = copy.deepcopy(learner)
     seen = one.support.y.any(0)
     other.head.weight.data, other.head.bias.data = started(learner, seen)
@@ -68,8 +69,11 @@ def test_the_inner_loop_changes_the_prediction_net_and_not_the_gate():
     assert not torch.allclose(shallow.loss(one), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("adapts", [(), ["embed"]])
-def test_the_meta_gradient_is_the_derivative(adapts: tuple[()] | list[str]):
-    learner, one = anml(smooth(), smooth(), 6, 5, lr=0.5, adapts=adapts), task(ways=2)
+@pytest.mark.parametrize("adapt_parameters", [(), ["embed"]])
+def test_the_meta_gradient_is_the_derivative(adapt_parameters: tuple[()] | list[str]):
+    learner, one = (
+        anml(smooth(), smooth(), 6, 5, lr=0.5, adapt_parameters=adapt_parameters),
+        task(ways=2),
+    )
     expected = slopes_by_differences(learner, one)
     torch.testing.assert_close(slopes_by_autograd(learner, one), expected, rtol=1e-6, atol=1e-8)

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import pack_sequence
 
-from quickstudy import MAML, MetaSGD, Task, evaluate, is_low_rank, lora, train, use_cells
-from quickstudy.execution import How
-from quickstudy.functional import Params, accuracy, cross_entropy, tree_map
-from quickstudy.nets import MLP, Conv4, use_batch_statistics
-from quickstudy.task import Examples, TaskBatch
-from quickstudy.testing import Blobs
+from quickstudy import MAML, MetaSGD, Task, evaluate, train
+from quickstudy.core.functional import Params, accuracy, cross_entropy, tree_map
+from quickstudy.core.task import Examples, TaskBatch
+from quickstudy.execution.batching import Execution
+from quickstudy.nets import is_low_rank, lora, use_cells
+from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
+from quickstudy.testing.learners import Blobs
 
 LR = 0.3
-WAYS: tuple[How, How] = ("vmap", "loop")
+WAYS: tuple[Execution, Execution] = ("vmap", "loop")
 
 
 def batch(size: int = 3) -> TaskBatch:
@@ -80,8 +81,8 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 def test_vmap_and_loop_have_equal_losses_and_gradients(name: str, first_order: bool):
     learner = MAML(NETS[name](), lr=LR, steps=2, first_order=first_order).double()
     found = []
-    for how in WAYS:
-        learner.how = how
+    for execution in WAYS:
+        learner.execution = execution
         wanted = [p for p in learner.parameters() if p.requires_grad]
         losses = learner(batch())
         slopes = torch.autograd.grad(losses.sum(), wanted)
@@ -94,14 +95,14 @@ def test_vmap_and_loop_have_equal_losses_and_gradients(name: str, first_order: b
 def test_training_and_evaluation_work_in_both_ways(name: str):
     # warnings are errors: so nothing is done task by task behind the user's back
     numbers = []
-    for how in WAYS:
+    for execution in WAYS:
         torch.manual_seed(0)
         learner = MAML(NETS[name](), lr=LR, steps=1)
-        learner.how = how
+        learner.execution = execution
         optimizer = torch.optim.Adam(learner.parameters(), 3e-3)
-        for _ in train(learner, Blobs(), optimizer, steps=2, size=3):
+        for _ in train(learner, Blobs(), optimizer, steps=2, meta_batch_size=3):
             pass
-        numbers.append(evaluate(learner, Blobs(), count=6, metrics={"loss": cross_entropy}))
+        numbers.append(evaluate(learner, Blobs(), n_tasks=6, metrics={"loss": cross_entropy}))
     losses = [number.values["loss"] for number in numbers]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
 
@@ -110,11 +111,11 @@ def test_training_and_evaluation_work_in_both_ways(name: str):
 def test_training_lowers_the_loss(name: str):
     learner = MAML(NETS[name](), lr=LR, steps=2)
     metrics = {"loss": cross_entropy, "accuracy": accuracy}
-    before = evaluate(learner, Blobs(), count=100, metrics=metrics)
+    before = evaluate(learner, Blobs(), n_tasks=100, metrics=metrics)
     optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
-    for _ in train(learner, Blobs(), optimizer, steps=30, size=8):
+    for _ in train(learner, Blobs(), optimizer, steps=30, meta_batch_size=8):
         pass
-    change = evaluate(learner, Blobs(), count=100, metrics=metrics).compare(before, "loss")
+    change = evaluate(learner, Blobs(), n_tasks=100, metrics=metrics).compare(before, "loss")
     assert change.mean + change.interval < 0
 
 
@@ -145,7 +146,7 @@ def test_the_meta_gradient_of_cells_is_that_of_torch():
     theirs = MAML(Recurrent(nn.GRU), lr=LR, steps=2).double()
     cells = copy.deepcopy(theirs)
     use_cells(cells)
-    theirs.how = "loop"
+    theirs.execution = "loop"
     slopes = [
         torch.autograd.grad(learner(batch()).sum(), list(learner.parameters()))
         for learner in (theirs, cells)
@@ -219,11 +220,11 @@ def test_factors_add_their_product(kind: str, training: bool):
     torch.testing.assert_close(net(x), expected)
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
-def test_adapting_factors_is_descent_on_them_by_hand(how: How):
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
+def test_adapting_factors_is_descent_on_them_by_hand(execution: Execution):
     plain = MLP(8, 3, hidden=(6,), activation=nn.Tanh).double()
     learner = MAML(lora(copy.deepcopy(plain), 2, scale=0.7), lr=LR, steps=3)
-    learner.how = how
+    learner.execution = execution
     with torch.no_grad():
         for p in learner.parameters():
             if p.requires_grad:
@@ -261,7 +262,7 @@ def test_training_changes_factors_only():
     learner = MAML(lora(Encoder(), 2), lr=LR, steps=1)
     before = {name: p.detach().clone() for name, p in learner.net.named_parameters()}
     optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
-    for _ in train(learner, Blobs(), optimizer, steps=2, size=3):
+    for _ in train(learner, Blobs(), optimizer, steps=2, meta_batch_size=3):
         pass
     for name, p in learner.net.named_parameters():
         assert torch.equal(p, before[name]) is not is_low_rank(name), name
@@ -277,13 +278,13 @@ def test_factors_of_full_rank_reach_what_the_matrix_does():
         net.lora_B.copy_(torch.eye(3))  # pyright: ignore[reportCallIssue]
         net.lora_A.zero_()  # pyright: ignore[reportCallIssue]
     by_matrix = MAML(plain, lr=LR, steps=3)
-    by_factor = MAML(net, lr=LR, steps=3, adapts=["lora_A"])
+    by_factor = MAML(net, lr=LR, steps=3, adapt_parameters=["lora_A"])
     torch.testing.assert_close(by_factor(batch()), by_matrix(batch()))
 
 
 def test_all_is_meta_learned_and_factors_alone_are_adapted():
     net = lora(MLP(8, 3), 2, freeze=False)
-    learner = MAML(net, adapts=is_low_rank)
+    learner = MAML(net, adapt_parameters=is_low_rank)
     assert all(map(is_low_rank, learner.start())) and len(learner.start()) == 6
     assert all(p.requires_grad for p in learner.parameters())
     assert all(map(is_low_rank, MetaSGD(lora(MLP(8, 3), 2)).adapt(support())))

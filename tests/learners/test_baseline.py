@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import Baseline, Examples, Task, baseline, baseline_pp
-from quickstudy.functional import leaves, tree_map
-from quickstudy.learners.baseline import class_means
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import leaves, tree_map
+from quickstudy.learners.transfer.baseline import class_means
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from quickstudy import CAVIA, ContextInput, Examples, FiLM, Task, film_conv4
-from quickstudy.execution import How
-from quickstudy.functional import cross_entropy, squared_error, tree_map
-from quickstudy.nets import MLP, Conv4, use_batch_statistics
-from quickstudy.testing import Blobs
+from quickstudy import CAVIA, Examples, Task
+from quickstudy.core.functional import cross_entropy, squared_error, tree_map
+from quickstudy.execution.batching import Execution
+from quickstudy.learners.gradient import ContextInput, FiLM, film_conv4
+from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
+from quickstudy.testing.learners import Blobs
 
 LR = 0.7
 CONTEXT = 3
@@ -42,8 +43,8 @@ def shape_of(net: nn.Module) -> tuple[int, ...]:
     return (8,) if isinstance(net, ContextInput) else (1, 4, 4)
 
 
-def gradients(learner: CAVIA, how: How = "vmap") -> tuple[Tensor, ...]:
-    learner.how = how
+def gradients(learner: CAVIA, execution: Execution = "vmap") -> tuple[Tensor, ...]:
+    learner.execution = execution
     losses = learner(batch(3, shape_of(learner.net)))
     return torch.autograd.grad(losses.sum(), list(learner.parameters()))
 
@@ -64,15 +65,15 @@ def by_hand(net: nn.Module, *, steps: int, first_order: bool) -> tuple[Tensor, .
 
 
 @pytest.mark.parametrize("make", [net, film])
-@pytest.mark.parametrize("how", ["vmap", "loop"])
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_meta_gradient_is_that_of_a_loop_by_hand(
-    make: Callable[[], nn.Module], how: How, first_order: bool, steps: int
+    make: Callable[[], nn.Module], execution: Execution, first_order: bool, steps: int
 ):
     learner = CAVIA(make(), context=CONTEXT, lr=LR, steps=steps, first_order=first_order)
     expected = by_hand(learner.net, steps=steps, first_order=first_order)
-    torch.testing.assert_close(gradients(learner, how), expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(gradients(learner, execution), expected, rtol=1e-9, atol=1e-11)
 
 
 def test_the_two_orders_differ():

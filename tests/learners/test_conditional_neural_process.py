@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from quickstudy import Examples, batches, evaluate, log_likelihood, train
-from quickstudy.distributions.gaussian_process import GaussianProcess
-from quickstudy.learners.conditional_neural_process import (
+from quickstudy import Examples, batches, evaluate, train
+from quickstudy.core import log_likelihood
+from quickstudy.core.task import Task, entropy
+from quickstudy.learners.amortised.conditional_neural_process import (
     ConditionalNeuralProcess,
     Gaussian,
 )
-from quickstudy.task import Task, entropy
+from quickstudy.tasks.gaussian_process import GaussianProcess
 
 
 @pytest.fixture
@@ -104,11 +105,11 @@ def test_training_beats_what_knows_no_context_and_stays_below_the_ceiling():
     metrics = {"log_likelihood": log_likelihood}
     torch.manual_seed(0)
     learner = ConditionalNeuralProcess(width=64)
-    untrained = evaluate(learner, tasks, count=400, metrics=metrics)
+    untrained = evaluate(learner, tasks, n_tasks=400, metrics=metrics)
     optimizer = torch.optim.Adam(learner.parameters(), 1e-3)
-    for _ in train(learner, GaussianProcess(), optimizer, steps=600, size=16):
+    for _ in train(learner, GaussianProcess(), optimizer, steps=600, meta_batch_size=16):
         pass
-    trained = evaluate(learner, tasks, count=400, metrics=metrics)
+    trained = evaluate(learner, tasks, n_tasks=400, metrics=metrics)
 
     # The best that one normal distribution of all targets can do; the best that can be done.
     test = list(batches(tasks, 50, steps=8, seed=1))

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import DarkExperienceReplay, Examples, ExperienceReplay, FineTuning
-from quickstudy.learners.dark_experience_replay import Distilled, Said
-from quickstudy.nets import MLP
-from quickstudy.randomness import integers
-from quickstudy.replay import Buffer
-from quickstudy.testing import Blobs
+from quickstudy.core.counter_rng import integers
+from quickstudy.learners.lifelong.dark_experience_replay import Distilled, Said
+from quickstudy.learners.lifelong.replay_buffer import Buffer
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

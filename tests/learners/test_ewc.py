@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy import EWC, FineTuning, evaluate_stream, online_ewc
+from quickstudy import EWC, FineTuning, online_ewc
+from quickstudy.core.functional import Params, select_parameters, squared_error
+from quickstudy.core.task import Examples
 from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples
-from quickstudy.distributions.stream import permuted
-from quickstudy.functional import Params, squared_error, trainable
-from quickstudy.learners.ewc import Anchored
-from quickstudy.nets import MLP
-from quickstudy.task import Examples
+from quickstudy.evaluation import evaluate_stream
+from quickstudy.learners.lifelong.ewc import Anchored
+from quickstudy.nets.backbones import MLP
+from quickstudy.tasks.streams import permuted
 
 
 def classes(size: int, ways: int = 3) -> Examples:
@@ -43,7 +44,7 @@ def test_fisher_information_of_a_linear_gaussian_model():
     """Of density exp(-(y - Wx - b)²): 2 X'X for every output, whatever y."""
     examples = weighted()
     learner = EWC(nn.Linear(4, 3), criterion=squared_error, fisher_batch=3)
-    found = learner.fisher(examples, trainable(learner.net))
+    found = learner.fisher(examples, select_parameters(learner.net))
     expected = 2 * mean(examples.x.square(), examples.weight)
     equal(found, {"weight": expected.expand(3, 4), "bias": torch.full((3,), 2.0)})
 
@@ -52,7 +53,7 @@ def test_fisher_information_of_a_linear_gaussian_model():
 def test_fisher_information_of_softmax_regression():
     """p (1 - p) xx', whatever the labels."""
     examples, net = weighted(), nn.Linear(4, 3)
-    found = EWC(net, fisher_batch=3).fisher(examples, trainable(net))
+    found = EWC(net, fisher_batch=3).fisher(examples, select_parameters(net))
     p = net(examples.x).softmax(-1)
     spread = p * (1 - p)
     x = examples.x.square()
@@ -65,7 +66,7 @@ def test_fisher_information_of_softmax_regression():
 def test_fisher_information_is_the_mean_square_of_slopes(empirical: bool):
     """One example and one label after the other."""
     examples, net = weighted(), MLP(4, 3, hidden=(5,))
-    params = trainable(net)
+    params = select_parameters(net)
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     for x, y, w in zip(*examples, strict=True):
         said = net(x).log_softmax(-1)

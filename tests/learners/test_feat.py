@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import FEAT, Examples, PrototypicalNetwork, Task
-from quickstudy.functional import tree_map
-from quickstudy.learners.feat import SetToSet
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.learners.metric.feat import SetToSet
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from quickstudy import Examples, GDumb, Joint
-from quickstudy.learners.gdumb import greedy, nothing
-from quickstudy.nets import MLP
-from quickstudy.randomness import uniform
-from quickstudy.replay import shuffled
-from quickstudy.testing import Blobs
+from quickstudy.core.counter_rng import uniform
+from quickstudy.learners.lifelong.gdumb import greedy, nothing
+from quickstudy.learners.lifelong.replay_buffer import shuffled
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 
 def labelled(labels: list[int], classes: int) -> Examples:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import IMAML, MAML, Examples, Task
-from quickstudy.functional import Params, cross_entropy, tree_map
-from quickstudy.learners.imaml import conjugate_gradients
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import Params, cross_entropy, tree_map
+from quickstudy.learners.gradient.imaml import conjugate_gradients
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 PAPER: dict[str, Any] = {"cg_damping": 0.0, "strength_damping": 0.0}  # its own equation
@@ -114,12 +114,12 @@ def test_it_is_the_solve_with_the_explicit_hessian(damped: bool):
 @pytest.mark.parametrize("head_only", [False, True])
 def test_at_the_minimum_it_is_differentiating_through_the_descent(head_only: bool):
     # by a loop by hand: of the parameters that are not adapted, too
-    def adapts(name: str) -> bool:
+    def adapt_parameters(name: str) -> bool:
         return name.startswith("head.") or not head_only
 
-    learner = IMAML(net(), cg_steps=60, adapts=adapts, **CONVERGED, **PAPER)
+    learner = IMAML(net(), cg_steps=60, adapt_parameters=adapt_parameters, **CONVERGED, **PAPER)
     params = dict(learner.net.named_parameters())
-    fast = {name: p for name, p in params.items() if adapts(name)}
+    fast = {name: p for name, p in params.items() if adapt_parameters(name)}
     for _ in range(CONVERGED["steps"]):
         logits = functional_call(learner.net, {**params, **fast}, (task().support.x,))
         pull = torch.stack([(p - params[name]).square().sum() for name, p in fast.items()])
@@ -183,7 +183,7 @@ def test_conjugate_gradients_stay_once_they_have_arrived(dtype: torch.dtype):
 
 
 def test_a_state_keeps_no_graph():
-    learner = IMAML(net(), adapts=lambda name: "head" in name)
+    learner = IMAML(net(), adapt_parameters=lambda name: "head" in name)
     state = learner.adapt(task().support, learner.adapt(task().support))
     assert set(state) == {"head.weight", "head.bias"}
     assert not any(p.requires_grad for p in state.values())
@@ -191,7 +191,7 @@ def test_a_state_keeps_no_graph():
 
 def test_nothing_to_adapt_is_an_error():
     with pytest.raises(ValueError, match=r"no trainable parameter.*The net has: body.0.weight"):
-        IMAML(net(), adapts=lambda name: False)
+        IMAML(net(), adapt_parameters=lambda name: False)
 
 
 def test_conjugate_gradients_stop_where_curvature_is_not_positive(double: None) -> None:

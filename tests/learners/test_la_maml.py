@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import Examples, ExperienceReplay, LaMAML, c_maml, sync_la_maml
-from quickstudy.nets import MLP
-from quickstudy.replay import draw, reservoir
-from quickstudy.testing import Blobs
+from quickstudy.learners.lifelong.replay_buffer import draw, reservoir
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

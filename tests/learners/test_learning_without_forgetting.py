@@ -5,13 +5,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy import FineTuning, LearningWithoutForgetting, evaluate_stream
+from quickstudy import FineTuning, LearningWithoutForgetting
+from quickstudy.core.functional import select_parameters
+from quickstudy.core.task import Examples
 from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples
-from quickstudy.distributions.stream import class_incremental
-from quickstudy.functional import trainable
-from quickstudy.nets import MLP
-from quickstudy.task import Examples
+from quickstudy.evaluation import evaluate_stream
+from quickstudy.nets.backbones import MLP
+from quickstudy.tasks.streams import class_incremental
 
 
 def classes(size: int, *labels: int) -> Examples:
@@ -76,7 +77,7 @@ def test_without_strength_or_a_past_it_is_fine_tuning(experiences: int):
 def test_what_was_said_of_classes_never_seen_does_not_count():
     learner = LearningWithoutForgetting(MLP(4, 5))
     examples, known = classes(6, 0, 1), torch.tensor([1.0, 1, 0, 0, 0])
-    params = trainable(learner.net)
+    params = select_parameters(learner.net)
 
     def cost(said: Tensor) -> Tensor:
         return learner.cost(examples, said, known, params)
@@ -101,7 +102,7 @@ def test_split_digits_are_forgotten_less_where_the_task_is_known():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), MLP(64, 10, hidden=(32,)))
     tuned, kept = (
-        evaluate_stream(learner, [stream], known_task=True).report.mean("accuracy")
+        evaluate_stream(learner, [stream], task_incremental=True).report.mean("accuracy")
         for learner in (
             FineTuning(net, lr=0.1, epochs=10),
             LearningWithoutForgetting(net, lr=0.1, epochs=10),

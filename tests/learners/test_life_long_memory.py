@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import Examples, LifeLongMemory, Task
-from quickstudy.functional import tree_map
-from quickstudy.learners.life_long_memory import Memory, memory_loss, write
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.learners.memory.life_long_memory import Memory, memory_loss, write
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -120,7 +120,7 @@ def test_what_is_read_and_written_is_that_of_lists():
     drawn = Blobs().sample(1, torch.Generator().manual_seed(3))
     one: Task[Examples] = tree_map(lambda leaf: leaf[0].double(), drawn)
     learner, lists = LifeLongMemory(MLP(8, 4), slots=3, scale=2.0), Lists(3)
-    found = learner.weightings(one)
+    found = learner.attention_weights(one)
     told = len(one.support.x)
     assert (
         not found["write head"][told:].any()

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import MAML, Examples, Task, anil, boil, fomaml
-from quickstudy.descent import descend
-from quickstudy.execution import How
-from quickstudy.functional import cross_entropy, squared_error, tree_map
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import cross_entropy, squared_error, tree_map
+from quickstudy.execution.batching import Execution
+from quickstudy.inner_loop.descent import descend
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 LR = 0.1
 
@@ -79,21 +79,21 @@ def net(activation: type[nn.Module] = nn.Tanh) -> MLP:
     return MLP(8, 3, hidden=(5,), activation=activation).double()
 
 
-def gradients(learner: MAML, how: How = "vmap") -> dict[str, Tensor]:
-    learner.how = how
+def gradients(learner: MAML, execution: Execution = "vmap") -> dict[str, Tensor]:
+    learner.execution = execution
     found = torch.autograd.grad(learner(batch()).sum(), list(learner.net.parameters()))
     return dict(zip(dict(learner.net.named_parameters()), found, strict=True))
 
 
 def by_hand(
-    net: nn.Module, adapts: Callable[[str], bool], *, steps: int, first_order: bool
+    net: nn.Module, adapt_parameters: Callable[[str], bool], *, steps: int, first_order: bool
 ) -> dict[str, Tensor]:
     """MAML's meta-gradient as a loop over tasks and steps, by `autograd.grad` only."""
     params = dict(net.named_parameters())
     total = torch.zeros(()).double()
     for i in range(3):
         task = tree_map(lambda leaf, i=i: leaf[i], batch())
-        fast = {name: p for name, p in params.items() if adapts(name)}
+        fast = {name: p for name, p in params.items() if adapt_parameters(name)}
         for _ in range(steps):
             # to first order everything that the slope is made of counts as a constant, the
             # parameters that are not adapted too
@@ -127,22 +127,22 @@ def body(name: str) -> bool:
     return name.startswith("body.")
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize(
-    ("variant", "adapts"), [(MAML, everything), (anil, head), (boil, body)]
+    ("variant", "adapt_parameters"), [(MAML, everything), (anil, head), (boil, body)]
 )
 @pytest.mark.parametrize("steps", [1, 3])
 def test_meta_gradient_is_that_of_a_loop_by_hand(
     steps: int,
     variant: Callable[..., MAML],
-    adapts: Callable[[str], bool],
+    adapt_parameters: Callable[[str], bool],
     first_order: bool,
-    how: How,
+    execution: Execution,
 ):
     learner = variant(net(), lr=LR, steps=steps, first_order=first_order)
-    expected = by_hand(learner.net, adapts, steps=steps, first_order=first_order)
-    torch.testing.assert_close(gradients(learner, how), expected, rtol=1e-9, atol=1e-11)
+    expected = by_hand(learner.net, adapt_parameters, steps=steps, first_order=first_order)
+    torch.testing.assert_close(gradients(learner, execution), expected, rtol=1e-9, atol=1e-11)
 
 
 def test_the_two_orders_differ():
@@ -206,12 +206,12 @@ def test_where_the_adapted_part_is_the_net_it_is_maml(variant: Callable[..., MAM
 
 
 def test_what_adapts_is_said_by_names_of_modules_and_parameters():
-    learner = MAML(net(), adapts=["body.0.bias", "head"])
+    learner = MAML(net(), adapt_parameters=["body.0.bias", "head"])
     assert set(learner.start()) == {"body.0.bias", "head.weight", "head.bias"}
-    assert set(MAML(net(), adapts="body").start()) == {"body.0.weight", "body.0.bias"}
+    assert set(MAML(net(), adapt_parameters="body").start()) == {"body.0.weight", "body.0.bias"}
     tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     tied[1].weight = tied[0].weight
-    assert set(MAML(tied, adapts=["1"]).start()) == {"0.weight", "1.bias"}
+    assert set(MAML(tied, adapt_parameters=["1"]).start()) == {"0.weight", "1.bias"}
     assert set(boil(tied, head="1").start()) == {"0.bias"}
 
 
@@ -250,7 +250,7 @@ def test_frozen_parameters_are_not_adapted():
 
 def test_nothing_to_adapt_is_an_error():
     with pytest.raises(ValueError, match=r"no trainable parameter.*The net has: body.0.weight"):
-        MAML(net(), adapts=lambda name: "tail" in name)
+        MAML(net(), adapt_parameters=lambda name: "tail" in name)
 
 
 @pytest.mark.parametrize("variant", [anil, boil])
@@ -300,8 +300,10 @@ class Counted(nn.Module):
         return y + self.head(x) if self.again else y
 
 
-@pytest.mark.parametrize("how", ["loop", "vmap"])
-def test_what_comes_before_the_adapted_part_is_computed_once(how: How, double: None):
+@pytest.mark.parametrize("execution", ["loop", "vmap"])
+def test_what_comes_before_the_adapted_part_is_computed_once(
+    execution: Execution, double: None
+):
     tasks = Blobs().sample(3, torch.Generator().manual_seed(0))
     tasks = tree_map(torch.Tensor.double, tasks)
     slopes = []
@@ -309,12 +311,12 @@ def test_what_comes_before_the_adapted_part_is_computed_once(how: How, double: N
         torch.manual_seed(0)
         net = Counted()
         learner = anil(net, lr=LR, steps=4)
-        learner.how = how
+        learner.execution = execution
         if again:  # every step by the whole net: the hook does not see the end of it
             net.forward = lambda x, net=net: Counted.forward(net, x) + 0  # pyright: ignore
         net.calls = 0
         losses = learner(tasks)
-        batches = 1 if how == "vmap" else 3
+        batches = 1 if execution == "vmap" else 3
         assert net.calls == batches * (1 + again * 4 + 1)  # support, and query
         slopes.append(torch.autograd.grad(losses.sum(), list(net.parameters())))
     torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-12)

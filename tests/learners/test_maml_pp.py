@@ -10,11 +10,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call
 
 from quickstudy import MAML, Examples, MAMLPlusPlus, Task, fomaml, load, save, train
-from quickstudy.execution import How
-from quickstudy.functional import Params, tree_map
+from quickstudy.core.functional import Params, tree_map
+from quickstudy.execution.batching import Execution
 from quickstudy.learner import Learner
-from quickstudy.nets import use_batch_statistics
-from quickstudy.testing import Blobs
+from quickstudy.nets.backbones import use_batch_statistics
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -42,8 +42,8 @@ def disturbed(**settings: Any) -> MAMLPlusPlus:
     return learner
 
 
-def gradients(learner: Learner[Params], how: How = "vmap") -> tuple[Tensor, Params]:
-    learner.how = how
+def gradients(learner: Learner[Params], execution: Execution = "vmap") -> tuple[Tensor, Params]:
+    learner.execution = execution
     losses = learner(batch())
     wanted = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     found = torch.autograd.grad(losses.sum(), [*wanted.values()])
@@ -86,7 +86,7 @@ def by_hand(
     return torch.stack(losses), dict(zip(wanted, found, strict=True))
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize(
     "part",
@@ -100,23 +100,23 @@ def by_hand(
     ids=lambda part: "+".join(part) or "nothing",
 )
 def test_each_part_alone_and_all_are_a_loop_by_hand(
-    part: dict[str, int], first_order: bool, how: How
+    part: dict[str, int], first_order: bool, execution: Execution
 ):
     learner = disturbed(**{**OFF, **part}, first_order_until=5 if first_order else 0)
-    learner.anneal(4)
+    learner.set_step(4)
     weights = (
         [0.2, 0.2, 0.6] if "multi_step_until" in part else [0.0, 0.0, 1.0]
     )  # 0.6 / 3 each + 0.4
     losses, slopes = by_hand(learner, weights, first_order)
-    found, found_slopes = gradients(learner, how)
+    found, found_slopes = gradients(learner, execution)
     torch.testing.assert_close(found, losses)
     torch.testing.assert_close(found_slopes, slopes, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
-def test_with_everything_off_it_is_maml(how: How):
-    losses, slopes = gradients(MAMLPlusPlus(net(), lr=LR, steps=STEPS, **OFF), how)
-    expected, expected_slopes = gradients(MAML(net(), lr=LR, steps=STEPS), how)
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
+def test_with_everything_off_it_is_maml(execution: Execution):
+    losses, slopes = gradients(MAMLPlusPlus(net(), lr=LR, steps=STEPS, **OFF), execution)
+    expected, expected_slopes = gradients(MAML(net(), lr=LR, steps=STEPS), execution)
     torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(slopes, expected_slopes)
 
@@ -126,13 +126,13 @@ def test_the_first_phase_is_fomaml_and_the_second_maml():
     first, second = (gradients(make(net(), lr=LR, steps=STEPS))[1] for make in (fomaml, MAML))
     assert not torch.allclose(first["net.0.weight"], second["net.0.weight"], rtol=1e-2)
     for done, expected in {0: first, 6: first, 7: second, 100: second}.items():
-        learner.anneal(done)
+        learner.set_step(done)
         torch.testing.assert_close(gradients(learner)[1], expected)
 
 
 def test_rates_and_normalisation_have_the_gradient_of_finite_differences():
     learner = disturbed(multi_step_until=10)
-    learner.anneal(5)
+    learner.set_step(5)
     wanted = {name: p for name, p in learner.named_parameters() if not name.startswith("net.")}
     assert set(wanted) == {"rates", "norms.1/weight", "norms.1/bias"}
 
@@ -155,7 +155,7 @@ def test_weights_sum_to_one_and_move_to_the_last_step():
         8: [0, 0, 1],
         99: [0, 0, 1],
     }.items():
-        learner.anneal(done)
+        learner.set_step(done)
         assert sum(weights) == pytest.approx(1)
         expected = sum(v * value for v, value in zip(weights, after, strict=True))
         torch.testing.assert_close(learner(batch()).mean(), expected)
@@ -182,7 +182,7 @@ def test_predictions_do_not_depend_on_the_phase():
     learner = disturbed(multi_step_until=10, first_order_until=5)
     task = tree_map(lambda leaf: leaf[0], batch())
     expected = learner.predict(learner.adapt(task.support), task.query.x)
-    learner.anneal(20)
+    learner.set_step(20)
     torch.testing.assert_close(
         learner.predict(learner.adapt(task.support), task.query.x), expected, rtol=0, atol=0
     )
@@ -194,8 +194,10 @@ def test_training_anneals_and_goes_on_to_the_bit(tmp_path: Path):
         optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
         if start:
             load(folder, learner, optimizer)
-        inside = nn.Sequential(learner)  # `train` looks into wrappers, as DDP is one
-        steps = train(inside, Blobs(), optimizer, steps=stop, size=2, start=start)
+        adaptation_trace = nn.Sequential(learner)  # `train` looks into wrappers, as DDP is one
+        steps = train(
+            adaptation_trace, Blobs(), optimizer, steps=stop, meta_batch_size=2, start=start
+        )
         phases, losses = [], []
         for step in steps:
             phases.append((learner.is_first_order, learner.share.item()))
@@ -230,7 +232,7 @@ def test_compiled_it_is_the_same_and_each_phase_is_compiled_once():
     compiled = torch.compile(learner, fullgraph=True, backend=counter)
     compilations = []
     for done in range(6):
-        learner.anneal(done)
+        learner.set_step(done)
         expected = gradients(learner)
         losses = compiled(batch())
         wanted = [p for p in learner.parameters() if p.requires_grad]

@@ -12,11 +12,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 import quickstudy as qs
-from quickstudy import recipe
-from quickstudy.advantages import dice, ratio, score
-from quickstudy.environments import Environment, Navigation2D, Trajectories, one_hot
-from quickstudy.functional import tree_map, unstack
-from quickstudy.learners.maml_rl import MAMLRL
+from quickstudy.core.functional import tree_map, unstack
+from quickstudy.environments import Environment, Episodes, Navigation2D, one_hot
+from quickstudy.learners.policies.maml_rl import MAMLRL
+from quickstudy.rl.advantages import dice, ratio, score
+from quickstudy.runs import recipes
 
 # a process of two states, two actions and two steps
 FIRST = torch.tensor(
@@ -67,7 +67,7 @@ def table(learner: MAMLRL) -> nn.Parameter:
     return logits
 
 
-def episodes(horizon: int) -> Trajectories:
+def episodes(horizon: int) -> Episodes:
     """All that can happen, an episode each; what the policy said is to be filled in."""
     rows = []
     for a, s, b in itertools.product(range(2), range(2 if horizon == 2 else 1), range(2)):
@@ -78,10 +78,10 @@ def episodes(horizon: int) -> Trajectories:
     states, actions = (torch.tensor(part) for part in zip(*rows, strict=True))
     seen, action = (nn.functional.one_hot(x, 2).double() for x in (states, actions))
     zero = torch.zeros(states.shape)
-    return Trajectories(seen, action, PAYS[states, actions], seen, zero, zero + 1, seen)
+    return Episodes(seen, action, PAYS[states, actions], seen, zero, zero + 1, seen)
 
 
-def chances(logits: Tensor, all_: Trajectories) -> Tensor:
+def chances(logits: Tensor, all_: Episodes) -> Tensor:
     """Of every episode under a policy."""
     says = (all_.observation @ logits).softmax(-1)
     found = (says * all_.action).sum(-1).prod(-1)
@@ -90,12 +90,12 @@ def chances(logits: Tensor, all_: Trajectories) -> Tensor:
     return found
 
 
-def value(logits: Tensor, all_: Trajectories) -> Tensor:
+def value(logits: Tensor, all_: Episodes) -> Tensor:
     """The expected return."""
     return (chances(logits, all_) * all_.reward.sum(1)).sum()
 
 
-def expected(logits: Tensor, all_: Trajectories) -> Trajectories:
+def expected(logits: Tensor, all_: Episodes) -> Episodes:
     """All episodes, each counting as often as it happens."""
     weight = chances(logits, all_).detach()[:, None].expand_as(all_.weight)
     return all_._replace(weight=weight, extras=all_.observation @ logits.detach())
@@ -167,7 +167,7 @@ def test_e_mamls_term_makes_the_gradient_that_of_what_is_done_with_samples(
     logits = table(learner)
     start = logits.detach().clone()
 
-    def supports() -> list[tuple[Tensor, Trajectories]]:
+    def supports() -> list[tuple[Tensor, Episodes]]:
         chance, says = chances(logits, all_), all_.observation @ logits.detach()
         known = all_._replace(extras=says)
         return [
@@ -196,7 +196,7 @@ def acted(**options: Any) -> tuple[MAMLRL, Any]:
     environment = Navigation2D(horizon=7)
     net = qs.nets.policy_net(environment, hidden=(6,), deviation=0.1)
     learner = MAMLRL(environment, net, **options)
-    return learner, qs.Rollouts(environment, learner, episodes=4).sample(
+    return learner, qs.tasks.Rollouts(environment, learner, episodes=4).sample(
         3, Generator().manual_seed(0)
     )
 
@@ -217,10 +217,10 @@ def advantages(seen: Any) -> Tensor:
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("how", ["vmap", "loop"])
-def test_the_meta_gradient_is_that_of_a_naive_loop(how: Any) -> None:
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
+def test_the_meta_gradient_is_that_of_a_naive_loop(execution: Any) -> None:
     learner, task = acted()
-    learner.how = how
+    learner.execution = execution
     task.query.weight[0, 1, 5:] = 0  # as if it had ended
     task.query.reward[0, 1, 5:] = 0
     learner(task).mean().backward()
@@ -256,7 +256,7 @@ def test_the_first_order_is_the_gradient_at_the_adapted_policy() -> None:
         fast, _ = learner.adapt(own.support)
         fast = {name: p.detach().requires_grad_() for name, p in fast.items()}
         says = learner.predict((fast, ()), own.query.observation)
-        likely = learner.actions.log_probability(says, own.query.action)
+        likely = learner.actions.log_prob(says, own.query.action)
         loss = -(likely.flatten() * advantages(own.query)).mean()
         for p, part in zip(total, torch.autograd.grad(loss, list(fast.values())), strict=True):
             p += part / 3
@@ -266,17 +266,17 @@ def test_the_first_order_is_the_gradient_at_the_adapted_policy() -> None:
 @pytest.mark.usefixtures("double")
 def test_what_was_said_is_said_again_by_the_adapted_policy() -> None:
     learner, task = acted()
-    fast = qs.over_tasks(learner.adapt)(task.support)
-    again = qs.over_tasks(learner.predict)(fast, task.query.observation)
+    fast = qs.execution.over_tasks(learner.adapt)(task.support)
+    again = qs.execution.over_tasks(learner.predict)(fast, task.query.observation)
     torch.testing.assert_close(task.query.extras, again)
     torch.testing.assert_close(
         task.support.extras, learner.predict(learner.begin(), task.support.observation)
     )
-    far = qs.over_tasks(learner.divergence)(task)
+    far = qs.execution.over_tasks(learner.divergence)(task)
     torch.testing.assert_close(far, torch.zeros(3))
     with torch.no_grad():
         learner.net.get_parameter("log_deviation").add_(1)
-    assert (qs.over_tasks(learner.divergence)(task) > 0.1).all()
+    assert (qs.execution.over_tasks(learner.divergence)(task) > 0.1).all()
 
 
 class Sides(Environment):
@@ -299,25 +299,27 @@ def gained(
     make: Callable[[Environment, nn.Module], MAMLRL],
     outside: Callable[[MAMLRL], Any],
     steps: int,
-) -> list[tuple[qs.Difference, float]]:
+) -> list[tuple[qs.evaluation.Difference, float]]:
     """By three seeds: how much more is earned after adaptation than untrained; what before."""
     found = []
     for seed in range(3):
         torch.manual_seed(seed)
         learner = make(Sides(), qs.nets.policy_net(Sides(), hidden=(8,)))
-        rollouts = qs.Rollouts(Sides(), learner, episodes=10)
+        rollouts = qs.tasks.Rollouts(Sides(), learner, episodes=10)
         judge: Any = {"count": 200, "size": 200}
-        untrained = qs.evaluate_rollouts(learner, rollouts, **judge)
-        for _ in qs.train(learner, rollouts, outside(learner), steps=steps, size=20, seed=seed):
+        untrained = qs.evaluation.evaluate_rollouts(learner, rollouts, **judge)
+        for _ in qs.train(
+            learner, rollouts, outside(learner), steps=steps, meta_batch_size=20, seed=seed
+        ):
             pass
-        report = qs.evaluate_rollouts(learner, rollouts, **judge)
+        report = qs.evaluation.evaluate_rollouts(learner, rollouts, **judge)
         found.append((report.compare(untrained), report.mean("return before")))
     return found
 
 
 def test_ppo_learns_a_policy_that_one_step_takes_to_either_side() -> None:
-    def outside(learner: MAMLRL) -> qs.Epochs:
-        return qs.Epochs(torch.optim.Adam(learner.parameters(), 0.02), 5)
+    def outside(learner: MAMLRL) -> qs.training.MultiEpoch:
+        return qs.training.MultiEpoch(torch.optim.Adam(learner.parameters(), 0.02), 5)
 
     for gain, before in gained(lambda e, net: MAMLRL(e, net, clip=0.3), outside, 15):
         assert gain.mean - gain.interval > 0.3, gain
@@ -327,22 +329,22 @@ def test_ppo_learns_a_policy_that_one_step_takes_to_either_side() -> None:
 @pytest.mark.parametrize("name", ["maml_trpo", "promp", "untrained"])
 def test_the_recipe_is_carried_out(name: str, tmp_path: Path) -> None:
     settings = {"learner": name, "steps": 2, "size": 3, "episodes": 2}
-    run = recipe.start("rl_navigation", settings, tmp_path)
-    run.experiment.validation_count = 3
-    done = [status.step for status in recipe.go(run)]
+    run = recipes.start("rl_navigation", settings, tmp_path)
+    run.experiment.n_validation_tasks = 3
+    done = [status.step for status in recipes.go(run)]
     assert done == ([] if name == "untrained" else [1, 2])
-    found = recipe.finish(run, count=3)
-    row = found["measured"][recipe.find("rl_navigation").ROW]
+    found = recipes.finish(run, n_tasks=3)
+    row = found["measured"][recipes.find("rl_navigation").ROW]
     assert found["name"] == f"rl_navigation_{name}_0" and row["return after"]["mean"] < 0
     assert ("return after" in found["paper"].get("new goals, 1 step", {})) == ("trpo" in name)
 
 
 def test_the_recipes_learners_are_adapted_alike_and_no_other_is_known() -> None:
-    module = recipe.find("rl_navigation")
+    module = recipes.find("rl_navigation")
     for name in get_args(module.Name):
         chosen = module.recipe(learner=name)
-        (test,) = chosen.tests.values()
+        (test,) = chosen.benchmarks.values()
         assert test.settings == {"lr": 0.1} and test.tasks.learner is chosen.learner
         assert chosen.learner.lr == (0.0 if name == "pretrained" else 0.1)
     with pytest.raises(ValueError, match="choose one of"):
-        recipe.find("rl_navigation").recipe(learner="mamel")
+        recipes.find("rl_navigation").recipe(learner="mamel")

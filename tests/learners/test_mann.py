@@ -10,22 +10,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
-from quickstudy import (
-    LRUA,
-    MANN,
-    MatchingNetwork,
-    Presentations,
-    PrototypicalNetwork,
-    StackedLSTM,
-    evaluate,
-    evaluate_presentations,
-)
-from quickstudy.functional import leaves, tree_map
-from quickstudy.learners.mann import LRUAState, least_used
-from quickstudy.nets import MLP
-from quickstudy.presentations import accuracy_at, plot, table
-from quickstudy.task import Examples, Task, batches
-from quickstudy.testing import Blobs
+from quickstudy import MANN, MatchingNetwork, PrototypicalNetwork, evaluate
+from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.task import Examples, Task, batches
+from quickstudy.evaluation import evaluate_presentations
+from quickstudy.evaluation.presentations import accuracy_at, plot, table
+from quickstudy.learners.memory import LRUA
+from quickstudy.learners.memory.mann import LRUAState, least_used
+from quickstudy.nets import StackedLSTM
+from quickstudy.nets.backbones import MLP
+from quickstudy.tasks import Presentations
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -224,11 +219,11 @@ def test_the_gradient_is_that_of_finite_differences(machine: Any):
 @torch.no_grad()
 def test_weightings_are_of_every_step_and_head():
     mine, one = learner(), task()
-    found = mine.weightings(one)
+    found = mine.attention_weights(one)
     assert list(found) == ["read head 1", "write head 1", "read head 2", "write head 2"]
     assert all(each.shape == (18, 7) for each in found.values())
     close(found["read head 2"].sum(-1), torch.ones(18))
-    assert MANN(MLP(8, 5), StackedLSTM(8, 3)).weightings(one) == {}
+    assert MANN(MLP(8, 5), StackedLSTM(8, 3)).attention_weights(one) == {}
 
 
 def test_presentations_mix_the_same_examples():
@@ -245,7 +240,7 @@ def test_presentations_mix_the_same_examples():
 def test_presentations_are_those_of_a_loop():
     tasks = Presentations(Blobs())
     model = PrototypicalNetwork(MLP(8, 5))
-    report = evaluate_presentations(model, tasks, count=5, size=3, at=(1, 2, 6))
+    report = evaluate_presentations(model, tasks, n_tasks=5, meta_batch_size=3, at=(1, 2, 6))
     found: dict[int, list[float]] = {1: [], 2: [], 6: []}
     drawn = (batch for batch in batches(tasks, 3, steps=2, seed=1, rank=2**32 - 1))
     for batch in drawn:
@@ -283,7 +278,7 @@ def test_reports_are_paired_tabulated_and_drawn():
     tasks, net = Presentations(Blobs()), MLP(8, 5)
     models = {"prototypes": PrototypicalNetwork(net), "matching": MatchingNetwork(net)}
     reports = {
-        name: evaluate_presentations(model, tasks, count=6, at=(1, 2))
+        name: evaluate_presentations(model, tasks, n_tasks=6, at=(1, 2))
         for name, model in models.items()
     }
     first, second = reports.values()
@@ -295,15 +290,15 @@ def test_reports_are_paired_tabulated_and_drawn():
     plot(axes, reports)
     assert len(axes.containers) == 2
     with pytest.raises(ValueError, match="9th: no class"):
-        evaluate_presentations(models["matching"], tasks, count=2, at=(1, 9))
+        evaluate_presentations(models["matching"], tasks, n_tasks=2, at=(1, 9))
 
 
 def test_it_is_another_protocol_than_that_of_evaluate():
     tasks, model = Presentations(Blobs()), PrototypicalNetwork(MLP(8, 5))
     asked = {"1st": accuracy_at(1)}
-    report = evaluate(model, tasks, count=6, metrics=asked)
+    report = evaluate(model, tasks, n_tasks=6, metrics=asked)
     with pytest.raises(ValueError, match="asked"):
-        report.compare(evaluate_presentations(model, tasks, count=6, metrics=asked))
+        report.compare(evaluate_presentations(model, tasks, n_tasks=6, metrics=asked))
 
 
 @pytest.mark.slow

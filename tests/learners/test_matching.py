@@ -7,20 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy import (
-    Examples,
-    FullContext,
-    MatchingNetwork,
-    PrototypicalNetwork,
-    Scaled,
-    Task,
-    cosine_similarity,
-    negative_squared_distance,
-)
-from quickstudy.functional import tree_map
-from quickstudy.learners.matching import log_votes
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy import Examples, MatchingNetwork, PrototypicalNetwork, Task
+from quickstudy.core import ScaledSimilarity, cosine_similarity, negative_squared_distance
+from quickstudy.core.functional import tree_map
+from quickstudy.learners.metric import FullContext
+from quickstudy.learners.metric.matching import log_votes
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -40,9 +33,9 @@ def test_similarities_are_those_of_torch():
     expected = F.cosine_similarity(a[:, None], b[None], dim=-1)
     torch.testing.assert_close(cosine_similarity(a, b), expected)
     torch.testing.assert_close(negative_squared_distance(a, b), -(torch.cdist(a, b) ** 2))
-    torch.testing.assert_close(Scaled(scale=7)(a, b), 7 * expected)
+    torch.testing.assert_close(ScaledSimilarity(scale=7)(a, b), 7 * expected)
     with pytest.raises(ValueError, match="positive"):
-        Scaled(scale=0)
+        ScaledSimilarity(scale=0)
 
 
 def test_attention_is_that_of_loops():

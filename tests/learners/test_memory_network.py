@@ -9,21 +9,21 @@ from quickstudy import (
     Examples,
     MatchingNetwork,
     MemoryNetwork,
-    Stories,
     Task,
     cross_entropy,
     few_shot_memory_network,
     story_memory_network,
     train,
 )
-from quickstudy.functional import accuracy, tree_map
-from quickstudy.learners.memory_network import (
+from quickstudy.core.functional import accuracy, tree_map
+from quickstudy.learners.memory.memory_network import (
     BagsOfWords,
     TemporalEncoding,
     inner_product,
     position_encoding,
 )
-from quickstudy.testing import Blobs
+from quickstudy.tasks import Stories
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -117,7 +117,7 @@ def test_the_last_hop_over_examples_reads_labels() -> None:
 def test_weightings_show_what_was_read() -> None:
     task = story()
     learner = story_memory_network(len(Stories.words), width=5, hops=2, latest=3)
-    shown = learner.weightings(task)
+    shown = learner.attention_weights(task)
     told = int(task.support.weight.sum())
     assert list(shown) == ["hop 1", "hop 2"]
     for weighting in shown.values():
@@ -148,7 +148,7 @@ def test_a_linear_start_is_of_the_loss_alone() -> None:
     learner = story_memory_network(len(Stories.words), width=5, hops=1, linear_until=2)
     said = learner.predict(learner.adapt(task.support), task.query.x)
     usual = learner.loss(task)
-    learner.anneal(1)
+    learner.set_step(1)
     assert torch.equal(learner.predict(learner.adapt(task.support), task.query.x), said)
     keys, values = learner.embed(task.support.x).unbind(1)  # ages begin at 0
     u = learner.embed(task.query.x)[:, 0]
@@ -156,7 +156,7 @@ def test_a_linear_start_is_of_the_loss_alone() -> None:
     assert isinstance(learner.embed, BagsOfWords)
     logits = u @ learner.embed.vectors[:, -1].T
     torch.testing.assert_close(learner.loss(task), cross_entropy(logits, task.query))
-    learner.anneal(2)
+    learner.set_step(2)
     assert torch.equal(learner.loss(task), usual)
 
 
@@ -166,7 +166,7 @@ def test_where_somebody_is_can_be_learned() -> None:
     tasks = Stories(1)
     learner = story_memory_network(len(tasks.words), hops=1)
     optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
-    for _ in train(learner, tasks, optimizer, steps=400, size=32):
+    for _ in train(learner, tasks, optimizer, steps=400, meta_batch_size=32):
         pass
     batch = tasks.sample(200, torch.Generator().manual_seed(9))
     hits = [

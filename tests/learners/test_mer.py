@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from quickstudy import MER, Examples, FineTuning
-from quickstudy.nets import MLP
-from quickstudy.randomness import integers
-from quickstudy.testing import Blobs
+from quickstudy.core.counter_rng import integers
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

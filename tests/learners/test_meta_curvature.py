@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy import MAML, Examples, MetaCurvature, Task, use_batch_statistics
-from quickstudy.execution import How
-from quickstudy.functional import tree_map
-from quickstudy.learners.meta_curvature import modes, transform
-from quickstudy.nets import MLP, Conv4
-from quickstudy.testing import Blobs
+from quickstudy import MAML, Examples, MetaCurvature, Task
+from quickstudy.core.functional import tree_map
+from quickstudy.execution.batching import Execution
+from quickstudy.learners.gradient.meta_curvature import modes, transform
+from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -54,9 +54,9 @@ def written_out(matrices: Sequence[Tensor]) -> Tensor:
 
 
 def gradients(
-    learner: nn.Module, tasks: Blobs = VECTORS, how: How = "vmap"
+    learner: nn.Module, tasks: Blobs = VECTORS, execution: Execution = "vmap"
 ) -> dict[str, Tensor]:
-    learner.how = how  # pyright: ignore[reportArgumentType]
+    learner.execution = execution  # pyright: ignore[reportArgumentType]
     params = dict(learner.named_parameters())
     found = torch.autograd.grad(learner(batch(tasks)).sum(), list(params.values()))
     return dict(zip(params, found, strict=True))
@@ -90,10 +90,17 @@ def test_transform_of_a_matrix_is_a_product_from_both_sides():
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("adapts", [None, ["head"]])
+@pytest.mark.parametrize("adapt_parameters", [None, ["head"]])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_identities_make_it_maml(steps: int, adapts: list[str] | None, first_order: bool):
-    settings = {"lr": LR, "steps": steps, "first_order": first_order, "adapts": adapts}
+def test_identities_make_it_maml(
+    steps: int, adapt_parameters: list[str] | None, first_order: bool
+):
+    settings = {
+        "lr": LR,
+        "steps": steps,
+        "first_order": first_order,
+        "adapt_parameters": adapt_parameters,
+    }
     maml, learner = MAML(net(), **settings), MetaCurvature(net(), **settings)
     torch.testing.assert_close(learner(batch()), maml(batch()))
     found = gradients(learner)
@@ -140,15 +147,19 @@ def by_hand(learner: MetaCurvature, tasks: Blobs) -> dict[str, Tensor]:
     return dict(zip(wanted, torch.autograd.grad(total, list(wanted.values())), strict=True))
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("adapts", [None, ["head"]])
+@pytest.mark.parametrize("adapt_parameters", [None, ["head"]])
 def test_meta_gradients_are_those_of_the_large_matrix(
-    adapts: list[str] | None, first_order: bool, how: How
+    adapt_parameters: list[str] | None, first_order: bool, execution: Execution
 ):
-    learner = bent(MetaCurvature(net(), lr=LR, steps=2, first_order=first_order, adapts=adapts))
+    learner = bent(
+        MetaCurvature(
+            net(), lr=LR, steps=2, first_order=first_order, adapt_parameters=adapt_parameters
+        )
+    )
     expected = by_hand(learner, VECTORS)
-    found = gradients(learner, how=how)
+    found = gradients(learner, execution=execution)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -159,7 +170,7 @@ def test_meta_gradients_are_those_of_the_large_matrix_with_convolutions():
 
 
 def test_meta_gradients_are_those_of_finite_differences():
-    learner = bent(MetaCurvature(net(), lr=LR, steps=2, adapts=["head"]))
+    learner = bent(MetaCurvature(net(), lr=LR, steps=2, adapt_parameters=["head"]))
     params = dict(learner.named_parameters())
 
     def loss(*values: Tensor) -> Tensor:
@@ -226,4 +237,4 @@ def test_adapting_goes_on_from_a_state():
 
 def test_nothing_to_adapt_is_an_error():
     with pytest.raises(ValueError, match="Did you mean 'head'"):
-        MetaCurvature(net(), adapts=["heads"])
+        MetaCurvature(net(), adapt_parameters=["heads"])

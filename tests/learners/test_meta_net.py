@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import Examples, MetaNet, Task
-from quickstudy.functional import leaves, tree_map
-from quickstudy.learners.meta_net import FastWeights, preprocessed
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import leaves, tree_map
+from quickstudy.learners.memory.meta_net import FastWeights, preprocessed
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -98,7 +98,7 @@ def test_one_hot_attention_reads_the_weights_of_that_example() -> None:
     third = tree_map(lambda each: each[2], state.layers)
     expected = torch.stack([by_hand(learner, x, third) for x in query.x])
     torch.testing.assert_close(learner.predict(state, query.x), expected)
-    shown = learner.weightings(Task(support, query))["memory"]
+    shown = learner.attention_weights(Task(support, query))["memory"]
     own, third = torch.eye(6), torch.eye(6)[[2]].expand(len(query.x), -1)
     torch.testing.assert_close(shown, torch.cat([own, third]))
 

@@ -6,9 +6,10 @@ from scipy.optimize import LinearConstraint, minimize
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
-from quickstudy import Examples, MetaOptNet, Task, meta_opt_net_ridge, svm
-from quickstudy.functional import tree_map
-from quickstudy.testing import Blobs
+from quickstudy import Examples, MetaOptNet, Task, meta_opt_net_ridge
+from quickstudy.core.functional import tree_map
+from quickstudy.learners.heads import svm
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import MAML, Examples, MetaSGD, Task
-from quickstudy.execution import How
-from quickstudy.functional import tree_map
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.execution.batching import Execution
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -48,21 +48,29 @@ def scattered(learner: MetaSGD) -> MetaSGD:
     return learner
 
 
-def gradients(learner: nn.Module, how: How = "vmap") -> dict[str, Tensor]:
-    learner.how = how  # pyright: ignore[reportArgumentType]
+def gradients(learner: nn.Module, execution: Execution = "vmap") -> dict[str, Tensor]:
+    learner.execution = execution  # pyright: ignore[reportArgumentType]
     params = dict(learner.named_parameters())
     found = torch.autograd.grad(learner(batch()).sum(), list(params.values()))
     return dict(zip(params, found, strict=True))
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("adapts", [None, ["head"]])
+@pytest.mark.parametrize("adapt_parameters", [None, ["head"]])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_rates_that_are_all_the_same_make_it_maml(
-    steps: int, adapts: list[str] | None, first_order: bool
+    steps: int, adapt_parameters: list[str] | None, first_order: bool
 ):
-    maml = MAML(net(), lr=LR, steps=steps, first_order=first_order, adapts=adapts)
-    learner = MetaSGD(net(), lr=(LR, LR), steps=steps, first_order=first_order, adapts=adapts)
+    maml = MAML(
+        net(), lr=LR, steps=steps, first_order=first_order, adapt_parameters=adapt_parameters
+    )
+    learner = MetaSGD(
+        net(),
+        lr=(LR, LR),
+        steps=steps,
+        first_order=first_order,
+        adapt_parameters=adapt_parameters,
+    )
     torch.testing.assert_close(learner(batch()), maml(batch()))
     found = gradients(learner)
     for name, slope in gradients(maml).items():
@@ -70,11 +78,15 @@ def test_rates_that_are_all_the_same_make_it_maml(
 
 
 def by_hand(
-    learner: MetaSGD, adapts: Callable[[str], bool], *, steps: int, first_order: bool
+    learner: MetaSGD, adapt_parameters: Callable[[str], bool], *, steps: int, first_order: bool
 ) -> dict[str, Tensor]:
     """The meta-gradients as a loop over tasks and steps, by `autograd.grad` only."""
     params = dict(learner.net.named_parameters())
-    rates = {name: learner.get_parameter(f"rates.{name}") for name in params if adapts(name)}
+    rates = {
+        name: learner.get_parameter(f"rates.{name}")
+        for name in params
+        if adapt_parameters(name)
+    }
     total = torch.zeros(())
     for number in range(3):
         task = tree_map(lambda leaf, i=number: leaf[i], batch())
@@ -97,17 +109,19 @@ def by_hand(
     return dict(zip(wanted, torch.autograd.grad(total, list(wanted.values())), strict=True))
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("adapts", [everywhere, in_head])
+@pytest.mark.parametrize("adapt_parameters", [everywhere, in_head])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_meta_gradients_are_those_of_a_loop_by_hand(
-    steps: int, adapts: Callable[[str], bool], first_order: bool, how: How
+    steps: int, adapt_parameters: Callable[[str], bool], first_order: bool, execution: Execution
 ):
-    learner = MetaSGD(net(), steps=steps, first_order=first_order, adapts=adapts)
+    learner = MetaSGD(
+        net(), steps=steps, first_order=first_order, adapt_parameters=adapt_parameters
+    )
     scattered(learner)
-    expected = by_hand(learner, adapts, steps=steps, first_order=first_order)
-    torch.testing.assert_close(gradients(learner, how), expected, rtol=1e-9, atol=1e-11)
+    expected = by_hand(learner, adapt_parameters, steps=steps, first_order=first_order)
+    torch.testing.assert_close(gradients(learner, execution), expected, rtol=1e-9, atol=1e-11)
 
 
 def test_the_gradient_of_a_rate_after_one_step_is_minus_the_product_of_the_two_slopes():
@@ -127,9 +141,9 @@ def test_the_gradient_of_a_rate_after_one_step_is_minus_the_product_of_the_two_s
     torch.testing.assert_close(list(found), expected)
 
 
-@pytest.mark.parametrize("adapts", [None, ["head"]])
-def test_meta_gradients_are_those_of_finite_differences(adapts: list[str] | None):
-    learner = scattered(MetaSGD(net(), steps=2, adapts=adapts))
+@pytest.mark.parametrize("adapt_parameters", [None, ["head"]])
+def test_meta_gradients_are_those_of_finite_differences(adapt_parameters: list[str] | None):
+    learner = scattered(MetaSGD(net(), steps=2, adapt_parameters=adapt_parameters))
     params = dict(learner.named_parameters())
 
     def loss(*values: Tensor) -> Tensor:
@@ -139,7 +153,7 @@ def test_meta_gradients_are_those_of_finite_differences(adapts: list[str] | None
 
 
 def test_rates_have_the_names_and_shapes_of_what_adapts():
-    learner = MetaSGD(net(), adapts=["body"])
+    learner = MetaSGD(net(), adapt_parameters=["body"])
     shapes = {name: p.shape for name, p in learner.rates.named_parameters()}
     expected = {name: p.shape for name, p in net().body.named_parameters(prefix="body")}
     assert shapes == expected == {name: p.shape for name, p in learner.start().items()}
@@ -192,4 +206,4 @@ def test_a_rate_of_zero_freezes_and_a_negative_one_ascends():
 
 def test_nothing_to_adapt_is_an_error():
     with pytest.raises(ValueError, match="Did you mean 'head'"):
-        MetaSGD(net(), adapts=["heads"])
+        MetaSGD(net(), adapt_parameters=["heads"])

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from quickstudy import NTM, Copy, SequenceLearner, StackedLSTM, bit_cross_entropy, bit_errors
-from quickstudy.functional import leaves, tree_map
-from quickstudy.task import Examples, Task
+from quickstudy import SequenceLearner
+from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.task import Examples, Task
+from quickstudy.learners.memory import bit_cross_entropy, bit_errors
+from quickstudy.nets import NTM, StackedLSTM
+from quickstudy.tasks import Copy
 
 pytestmark = pytest.mark.usefixtures("double")
 MACHINES = {

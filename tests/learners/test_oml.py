@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy import OML, Examples, Task, Trajectories, cross_entropy
-from quickstudy.functional import tree_map
-from quickstudy.learners.oml import TOGETHER, Head
-from quickstudy.nets import MLP
+from quickstudy import OML, Examples, Task, cross_entropy
+from quickstudy.core.functional import tree_map
+from quickstudy.learners.lifelong.oml import TOGETHER, Head
+from quickstudy.nets.backbones import MLP
+from quickstudy.tasks import OnlineTrajectoryTasks
 from tests.zoo import clouds
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("double")
 
 def task(ways: int = 1, shots: int = 4, remember: int = 12) -> Task[Examples]:
     """Of the five classes of `clouds`."""
-    tasks = Trajectories(clouds(), ways, shots, remember)
+    tasks = OnlineTrajectoryTasks(clouds(), ways, shots, remember)
     drawn = tasks.sample(1, torch.Generator().manual_seed(3))
     return tree_map(lambda leaf: leaf[0].double(), drawn)
 
@@ -94,42 +95,45 @@ def test_a_stream_is_learned_as_by_torchs_sgd(size: int):
     torch.testing.assert_close(learner.predict(found, queries), expected)
 
 
-@pytest.mark.parametrize("adapts", [(), None, ["head"]])
-def test_the_meta_loss_is_that_of_torchs_sgd(adapts: Any):
-    learner, one = OML(smooth(), 6, 5, lr=0.3, adapts=adapts), task()
+@pytest.mark.parametrize("adapt_parameters", [(), None, ["head"]])
+def test_the_meta_loss_is_that_of_torchs_sgd(adapt_parameters: Any):
+    learner, one = OML(smooth(), 6, 5, lr=0.3, adapt_parameters=adapt_parameters), task()
     other = copy.deepcopy(learner)
     seen = one.support.y.any(0)
     assert seen.sum() == 1
     other.head.weight.data, other.head.bias.data = started(learner, seen)
     net = nn.Sequential(other.embed, other.head)
     parts: list[nn.Module] = [other.head]
-    if adapts is None:
+    if adapt_parameters is None:
         parts = [net]
-    elif adapts:
+    elif adapt_parameters:
         parts.append(other.embed.head)  # pyright: ignore[reportArgumentType]
     by_torch(net, nn.ModuleList(parts), one.support, 0.3)
     expected = cross_entropy(net(one.query.x), one.query)
     torch.testing.assert_close(learner.loss(one), expected)
 
 
-@pytest.mark.parametrize("adapts", [(), None])
-def test_the_meta_gradient_is_the_derivative(adapts: Any):
-    learner, one = OML(smooth(), 6, 5, lr=0.5, adapts=adapts), task(ways=2)
+@pytest.mark.parametrize("adapt_parameters", [(), None])
+def test_the_meta_gradient_is_the_derivative(adapt_parameters: Any):
+    learner, one = OML(smooth(), 6, 5, lr=0.5, adapt_parameters=adapt_parameters), task(ways=2)
     expected = slopes_by_differences(learner, one)
     torch.testing.assert_close(slopes_by_autograd(learner, one), expected, rtol=1e-6, atol=1e-8)
     learner.first_order = True
     assert not torch.allclose(slopes_by_autograd(learner, one), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("adapts", [(), None])
-def test_steps_are_constants_to_the_first_order(adapts: Any):
-    learner, one = OML(smooth(), 6, 5, lr=0.5, adapts=adapts, first_order=True), task()
+@pytest.mark.parametrize("adapt_parameters", [(), None])
+def test_steps_are_constants_to_the_first_order(adapt_parameters: Any):
+    learner, one = (
+        OML(smooth(), 6, 5, lr=0.5, adapt_parameters=adapt_parameters, first_order=True),
+        task(),
+    )
     found = torch.autograd.grad(learner.loss(one), list(learner.parameters()))
     other = copy.deepcopy(learner)
     seen = one.support.y.any(0)
     other.head.weight.data, other.head.bias.data = started(learner, seen)
     net = nn.Sequential(other.embed, other.head)
-    by_torch(net, net if adapts is None else other.head, one.support, 0.5)
+    by_torch(net, net if adapt_parameters is None else other.head, one.support, 0.5)
     # the adapted net's gradient, handed on to where it started from
     loss = cross_entropy(net(one.query.x), one.query)
     expected = torch.autograd.grad(loss, list(other.parameters()))

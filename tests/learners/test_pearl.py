@@ -11,18 +11,18 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 from torch.distributions.kl import kl_divergence
 
 import quickstudy as qs
-from quickstudy import recipe
+from quickstudy.core.functional import tree_map, unstack
 from quickstudy.environments import (
     BernoulliBandit,
     Environment,
+    Episodes,
     Navigation2D,
-    Trajectories,
     near_goal,
     normal,
     rollout,
 )
-from quickstudy.functional import tree_map, unstack
-from quickstudy.learners.pearl import Posterior, squashed
+from quickstudy.learners.policies.pearl import Posterior, squashed
+from quickstudy.runs import recipes
 
 
 class Guess(Environment):
@@ -48,18 +48,18 @@ def small(environment: Environment, **options: Any) -> qs.PEARL:
 
 
 def batch(learner: qs.PEARL, environment: Environment, size: int = 3) -> Any:
-    rollouts = qs.Rollouts(environment, learner, episodes=2)
-    replayed = qs.Replayed(rollouts, tasks=4, support=5, query=6)
+    rollouts = qs.tasks.Rollouts(environment, learner, episodes=2)
+    replayed = qs.tasks.OffPolicyTasks(rollouts, tasks=4, support=5, query=6)
     del learner.replay
     return replayed.sample(size, Generator().manual_seed(0))
 
 
-def seen(episodes: int, steps: int = 4) -> Trajectories:
+def seen(episodes: int, steps: int = 4) -> Episodes:
     """Made up, with padding."""
     shape = episodes, steps
     o, a, r = torch.randn(*shape, 2), torch.randn(*shape, 2), torch.randn(shape)
     weight = (torch.rand(shape) < 0.7).to(r.dtype)
-    return Trajectories(o, a, r, torch.randn(*shape, 2), torch.zeros(shape), weight, extras=())
+    return Episodes(o, a, r, torch.randn(*shape, 2), torch.zeros(shape), weight, extras=())
 
 
 @pytest.mark.usefixtures("double")
@@ -158,7 +158,7 @@ def test_loss_is_the_soft_bellman_error_the_actors_and_the_divergence() -> None:
         expected.append(total / 6 + 0.2 * posterior.divergence())
     found = learner(qs.Task(tasks.support, steps))
     torch.testing.assert_close(found, torch.stack(expected))
-    learner.how = "loop"
+    learner.execution = "loop"
     torch.testing.assert_close(learner(qs.Task(tasks.support, steps)), found)
 
 
@@ -206,13 +206,13 @@ def parts(learner: qs.PEARL, task: Any) -> tuple[Tensor, Tensor, Tensor]:
 def test_averages_follow_the_critics_once_a_step() -> None:
     environment = Navigation2D(horizon=5)
     learner = small(environment, rate=0.25)
-    rollouts = qs.Rollouts(environment, learner, episodes=1)
-    replayed = qs.Replayed(rollouts, tasks=2, support=3, query=3)
+    rollouts = qs.tasks.Rollouts(environment, learner, episodes=1)
+    replayed = qs.tasks.OffPolicyTasks(rollouts, tasks=2, support=3, query=3)
     optimizer = torch.optim.Adam(learner.parameters(), 0.1)
     (name, weight), *_ = learner.critic.named_parameters()
     average = learner.averaged.get_parameter(name)
     expected = before = weight.detach().clone()
-    for _ in qs.train(learner, replayed, optimizer, steps=3, size=2):
+    for _ in qs.train(learner, replayed, optimizer, steps=3, meta_batch_size=2):
         expected = expected + 0.25 * (before - expected)
         before = weight.detach().clone()
         torch.testing.assert_close(average, expected)
@@ -251,7 +251,7 @@ def test_greedy_is_without_noise_but_that_of_z() -> None:
     environment = Navigation2D(horizon=4)
     learner = small(environment, bound=0.1)
     sure = Posterior(torch.full((3,), 1e12), torch.full((3,), 0.5e12))
-    percept = qs.environments.Percept(torch.ones(2), torch.zeros(2), *torch.zeros(2))
+    percept = qs.environments.PolicyInput(torch.ones(2), torch.zeros(2), *torch.zeros(2))
     _, nothing = learner.begin()
     learner.greedy = True
     _, first, _ = learner.act(sure, nothing, percept, torch.full((5,), 0.3))
@@ -283,13 +283,17 @@ def trained(seed: int, tasks: int, count: int = 200) -> Any:
     """A learner of `tasks` numbers, its rollouts, and what they earned before and earn now."""
     torch.manual_seed(seed)
     learner = small(Guess(), latent=1, hidden=[32, 32], reward_scale=20.0)
-    rollouts = qs.Rollouts(Guess(), learner, episodes=4)
-    replayed = qs.Replayed(rollouts, tasks=tasks, every=10, support=8, query=32, seed=seed)
-    before = qs.evaluate_rollouts(learner, rollouts, count=200, size=200)
+    rollouts = qs.tasks.Rollouts(Guess(), learner, episodes=4)
+    replayed = qs.tasks.OffPolicyTasks(
+        rollouts, tasks=tasks, every=10, support=8, query=32, seed=seed
+    )
+    before = qs.evaluation.evaluate_rollouts(
+        learner, rollouts, n_tasks=200, meta_batch_size=200
+    )
     optimizer = torch.optim.Adam(learner.parameters(), 0.01)
-    for _ in qs.train(learner, replayed, optimizer, steps=count, size=8, seed=seed):
+    for _ in qs.train(learner, replayed, optimizer, steps=count, meta_batch_size=8, seed=seed):
         pass
-    now = qs.evaluate_rollouts(learner, rollouts, count=200, size=200)
+    now = qs.evaluation.evaluate_rollouts(learner, rollouts, n_tasks=200, meta_batch_size=200)
     return learner, replayed, before, now
 
 
@@ -319,14 +323,14 @@ def test_learns_to_infer_the_number_and_then_to_say_it() -> None:
 
 
 def test_the_recipe_is_carried_out(tmp_path: Path) -> None:
-    settings = {"steps": 2, "size": 2, "hidden": 4, "tasks": 3}
+    settings = {"steps": 2, "meta_batch_size": 2, "hidden": 4, "tasks": 3}
     for environment in ("navigation", "point_robot"):
-        run = recipe.start(
+        run = recipes.start(
             "rl_pearl", {**settings, "environment": environment}, tmp_path / environment
         )
-        run.experiment.validation_count = 4
-        assert [status.step for status in recipe.go(run)] == [1, 2]
-        found = recipe.finish(run, count=3)
+        run.experiment.n_validation_tasks = 4
+        assert [status.step for status in recipes.go(run)] == [1, 2]
+        found = recipes.finish(run, n_tasks=3)
         measured = found["measured"]["new goals"]
         assert set(measured) == {"return after", "return before", "card"}
         assert (measured["return after"]["mean"] >= 0) == (environment == "point_robot")

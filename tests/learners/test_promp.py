@@ -8,17 +8,17 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy.advantages import ratio
-from quickstudy.functional import unstack
-from quickstudy.learners.maml_rl import MAMLRL
-from quickstudy.learners.promp import adapt_penalty, promp
+from quickstudy.core.functional import unstack
+from quickstudy.learners.policies.maml_rl import MAMLRL
+from quickstudy.learners.policies.promp import adapt_penalty, promp
+from quickstudy.rl.advantages import ratio
 from tests.learners.test_maml_rl import Sides, gained
 
 
 def acted(**options: Any) -> tuple[MAMLRL, Any]:
     torch.manual_seed(0)
     learner = promp(Sides(), qs.nets.policy_net(Sides(), hidden=(6,)), **options)
-    rollouts = qs.Rollouts(Sides(), learner, episodes=5)
+    rollouts = qs.tasks.Rollouts(Sides(), learner, episodes=5)
     return learner, rollouts.sample(3, Generator().manual_seed(0))
 
 
@@ -56,7 +56,9 @@ def test_a_greater_penalty_moves_the_policy_less() -> None:
             optimizer.zero_grad()
             learner(task).mean().backward()
             optimizer.step()
-        moved = qs.over_tasks(lambda own, it=learner: it.moved(it.begin(), own.support))(task)
+        moved = qs.execution.over_tasks(
+            lambda own, it=learner: it.moved(it.begin(), own.support)
+        )(task)
         far.append(moved.mean().item())
     assert far[0] > 1.5 * far[1] > 3 * far[2] > 0
 
@@ -97,10 +99,10 @@ def test_the_inner_step_weighs_what_has_become_likelier_since_the_policy_acted()
 @pytest.mark.parametrize(("lr", "factor"), [(0.0, 0.5), (0.3, 2.0)])
 def test_the_penalty_follows_how_far_a_step_moves(lr: float, factor: float) -> None:
     learner, _ = acted()
-    rollouts = qs.Rollouts(Sides(), learner, episodes=5)
-    optimizer = qs.Epochs(torch.optim.SGD(learner.parameters(), lr), 3)
+    rollouts = qs.tasks.Rollouts(Sides(), learner, episodes=5)
+    optimizer = qs.training.MultiEpoch(torch.optim.SGD(learner.parameters(), lr), 3)
     adapt_penalty(learner, optimizer)
-    for _ in qs.train(learner, rollouts, optimizer, steps=2, size=4):
+    for _ in qs.train(learner, rollouts, optimizer, steps=2, meta_batch_size=4):
         pass
     assert learner.penalty is not None
     assert learner.penalty.item() == pytest.approx(5e-4 * factor**2)
@@ -108,7 +110,7 @@ def test_the_penalty_follows_how_far_a_step_moves(lr: float, factor: float) -> N
 
 def test_within_its_bounds_the_penalty_stays() -> None:
     learner, task = acted()
-    optimizer = qs.Epochs(torch.optim.SGD(learner.parameters(), 0.1), 1)
+    optimizer = qs.training.MultiEpoch(torch.optim.SGD(learner.parameters(), 0.1), 1)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -116,9 +118,11 @@ def test_within_its_bounds_the_penalty_stays() -> None:
         return loss
 
     optimizer.step(closure)
-    far = qs.over_tasks(lambda own: learner.moved(learner.begin(), own.support))(task).mean()
+    far = qs.execution.over_tasks(lambda own: learner.moved(learner.begin(), own.support))(
+        task
+    ).mean()
     learner, task = acted()
-    optimizer = qs.Epochs(torch.optim.SGD(learner.parameters(), 0.1), 1)
+    optimizer = qs.training.MultiEpoch(torch.optim.SGD(learner.parameters(), 0.1), 1)
     adapt_penalty(learner, optimizer, target=1.2 * far.item())
     optimizer.step(closure)
     assert learner.penalty is not None and learner.penalty.item() == pytest.approx(5e-4)
@@ -135,8 +139,8 @@ def test_the_penalty_is_saved_with_the_weights(tmp_path: Path) -> None:
 
 
 def test_it_learns_a_policy_that_one_step_takes_to_either_side() -> None:
-    def outside(learner: MAMLRL) -> qs.Epochs:
-        return qs.Epochs(torch.optim.Adam(learner.parameters(), 0.02), 5)
+    def outside(learner: MAMLRL) -> qs.training.MultiEpoch:
+        return qs.training.MultiEpoch(torch.optim.Adam(learner.parameters(), 0.02), 5)
 
     for gain, before in gained(promp, outside, 15):
         assert gain.mean - gain.interval > 0.3, gain

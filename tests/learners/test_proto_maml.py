@@ -9,10 +9,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from quickstudy import Examples, Learner, ProtoMAML, PrototypicalNetwork, Task
-from quickstudy.execution import How
-from quickstudy.functional import tree_map
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.execution.batching import Execution
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 LR = 0.03
 
@@ -75,12 +75,14 @@ def by_hand(embed: nn.Module, *, steps: int, first_order: bool) -> tuple[Tensor,
     return torch.autograd.grad(total, list(learned.values()))
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_meta_gradient_is_that_of_a_loop_by_hand(steps: int, first_order: bool, how: How):
+def test_meta_gradient_is_that_of_a_loop_by_hand(
+    steps: int, first_order: bool, execution: Execution
+):
     learner = ProtoMAML(embed(), lr=LR, steps=steps, first_order=first_order)
-    learner.how = how
+    learner.execution = execution
     expected = by_hand(learner.embed, steps=steps, first_order=first_order)
     torch.testing.assert_close(gradients(learner, batch()), expected, rtol=1e-9, atol=1e-11)
 

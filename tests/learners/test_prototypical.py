@@ -7,9 +7,9 @@ from sklearn.neighbors import NearestCentroid
 from torch import Tensor, nn
 
 from quickstudy import Examples, PrototypicalNetwork, Task, cosine_prototypical
-from quickstudy.functional import tree_map
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 
 def task(ways: int = 4, shots: int = 3) -> Task[Examples]:

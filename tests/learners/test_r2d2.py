@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor, nn
 
 from quickstudy import LRD2, R2D2, Examples, Learner, RidgeRegression, Task
-from quickstudy.functional import tree_map
-from quickstudy.learners.r2d2 import logistic, ridge
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.learners.heads.r2d2 import logistic, ridge
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -6,17 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quickstudy import (
-    Examples,
-    PrototypicalNetwork,
-    RelationNetwork,
-    Task,
-    relation_embedding,
-    relation_module,
-)
-from quickstudy.functional import tree_map
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy import Examples, PrototypicalNetwork, RelationNetwork, Task
+from quickstudy.core.functional import tree_map
+from quickstudy.learners.metric import relation_embedding, relation_module
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

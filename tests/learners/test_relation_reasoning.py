@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy import Examples, RelationReasoning, Task
-from quickstudy.functional import tree_map
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

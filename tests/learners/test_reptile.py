@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from quickstudy import SGD, Examples, Reptile, Task, evaluate, use_batch_statistics
-from quickstudy.execution import How
-from quickstudy.functional import cross_entropy, tree_map
-from quickstudy.learners.reptile import passes
-from quickstudy.nets import MLP
-from quickstudy.testing import (
+from quickstudy import Examples, Reptile, Task, evaluate
+from quickstudy.core.functional import cross_entropy, tree_map
+from quickstudy.execution.batching import Execution
+from quickstudy.inner_loop import SGD
+from quickstudy.learners.gradient.reptile import passes
+from quickstudy.nets.backbones import MLP, use_batch_statistics
+from quickstudy.testing.learners import (
     Blobs,
     Case,
     a_metric_improves,
@@ -56,15 +57,15 @@ def adapted(net: nn.Module, batches: list[Examples], adam: bool = True) -> nn.Mo
     return own
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
 @pytest.mark.parametrize("adam", [True, False])
 @pytest.mark.parametrize("rate", [1.0, 0.3])
 def test_a_step_of_sgd_moves_the_start_towards_the_mean_of_loops_by_hand(
-    adam: bool, how: How, rate: float
+    adam: bool, execution: Execution, rate: float
 ):
     # at a rate of 1 this is model averaging: the start becomes the mean of the adapted models
     learner = Reptile(net(), lr=LR, batch=None, optimizer=None if adam else SGD)
-    learner.how = how
+    learner.execution = execution
     models = [adapted(learner.net, [one(i).support] * 5, adam) for i in range(3)]
     ends = zip(*(model.parameters() for model in models), strict=True)
     means = [torch.stack(same).mean(0) for same in ends]
@@ -145,10 +146,10 @@ def test_two_steps_lower_the_slope_of_the_second_by_the_hessian():
         torch.testing.assert_close(second, h, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
-def test_inductive_predictions_are_made_one_by_one_among_the_support(how: How):
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
+def test_inductive_predictions_are_made_one_by_one_among_the_support(execution: Execution):
     learner = Reptile(normed(), lr=LR, transductive=False)
-    learner.how = how
+    learner.execution = execution
     task = one()
     state = learner.adapt(task.support)
     expected = []
@@ -164,7 +165,7 @@ def test_inductive_predictions_are_made_one_by_one_among_the_support(how: How):
 def test_the_report_says_which_it_was(transductive: bool):
     learner = Reptile(normed(), lr=LR)
     learner.transductive = transductive  # as the settings of a recipe's test do
-    assert evaluate(learner, Blobs(), count=2).card["transductive"] == transductive
+    assert evaluate(learner, Blobs(), n_tasks=2).card["transductive"] == transductive
 
 
 def test_without_batch_statistics_the_two_are_one():

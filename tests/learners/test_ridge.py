@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from quickstudy.functional import leaves
-from quickstudy.learners.ridge import RidgeRegression
-from quickstudy.task import Examples, Task
+from quickstudy.core.functional import leaves
+from quickstudy.core.task import Examples, Task
+from quickstudy.learners.heads.ridge import RidgeRegression
 
 
 def draw(seed: int, n: int, d: int, c: int, shift: float = 0.0) -> Examples:

@@ -8,11 +8,11 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy import recipe
+from quickstudy.core.functional import unstack
 from quickstudy.environments import Environment, Pendulum
-from quickstudy.functional import unstack
-from quickstudy.report import write
-from quickstudy.trials import in_order
+from quickstudy.reports.report import write
+from quickstudy.rl.ppo import in_order
+from quickstudy.runs import recipes
 
 
 class OneArmPays(Environment):
@@ -44,7 +44,7 @@ class Uneven(OneArmPays):
 def acted(environment: Environment, episodes: int, **options: Any) -> tuple[qs.RL2, Any]:
     torch.manual_seed(0)
     learner = qs.RL2(environment, hidden=8, **options)
-    rollouts = qs.Rollouts(environment, learner, episodes=episodes, trial=True)
+    rollouts = qs.tasks.Rollouts(environment, learner, episodes=episodes, trial=True)
     return learner, rollouts.sample(3, Generator().manual_seed(0))
 
 
@@ -133,7 +133,7 @@ def test_functions_of_steps_are_what_they_are_then() -> None:
     names, numbers = ("discount", "decay", "entropy"), (0.7, 0.8, 0.05)
     learner, task = acted(Uneven(), 4, **dict.fromkeys(names, lambda done: 0.1 * done))
     for done in (3, 9):
-        learner.anneal(done)
+        learner.set_step(done)
         same, again = acted(Uneven(), 4, **dict.fromkeys(names, 0.1 * done))
         torch.testing.assert_close(learner(task), same(again))
     other, again = acted(Uneven(), 4, **dict(zip(names, numbers, strict=True)))
@@ -144,13 +144,13 @@ def test_functions_of_steps_are_what_they_are_then() -> None:
 def test_a_loop_finds_what_vmap_does() -> None:
     learner, task = acted(Uneven(), 2)
     together = learner(task)
-    learner.how = "loop"
+    learner.execution = "loop"
     torch.testing.assert_close(learner(task), together)
 
 
 def test_batches_are_functions_of_seed_and_weights() -> None:
     learner, task = acted(OneArmPays(), 4)
-    rollouts = qs.Rollouts(OneArmPays(), learner, episodes=4, trial=True)
+    rollouts = qs.tasks.Rollouts(OneArmPays(), learner, episodes=4, trial=True)
     again = rollouts.sample(3, Generator().manual_seed(0))
     assert torch.equal(task.query.action, again.query.action)
     with torch.no_grad():
@@ -160,8 +160,10 @@ def test_batches_are_functions_of_seed_and_weights() -> None:
 
 def test_without_a_trial_it_goes_on_from_what_it_adapted_to() -> None:
     learner, _ = acted(OneArmPays(), 4)
-    task = qs.Rollouts(OneArmPays(), learner, episodes=4).sample(3, Generator().manual_seed(0))
-    _, memory = qs.over_tasks(learner.adapt)(task.support)
+    task = qs.tasks.Rollouts(OneArmPays(), learner, episodes=4).sample(
+        3, Generator().manual_seed(0)
+    )
+    _, memory = qs.execution.over_tasks(learner.adapt)(task.support)
     first = learner.predict(((), torch.zeros(8)), unstack(task.support)[0])[0]
     begun = task.support.extras.says[:, :, 0]
     torch.testing.assert_close(begun, begun[:, :1].expand_as(begun))  # each has a new memory
@@ -173,17 +175,21 @@ def test_without_a_trial_it_goes_on_from_what_it_adapted_to() -> None:
 
 
 def test_learns_to_try_the_arms_and_to_stay() -> None:
-    def earned(learner: qs.RL2, rollouts: qs.Rollouts) -> qs.Report:
-        return qs.evaluate_rollouts(learner, rollouts, count=300, size=300)
+    def earned(learner: qs.RL2, rollouts: qs.tasks.Rollouts) -> qs.Report:
+        return qs.evaluation.evaluate_rollouts(
+            learner, rollouts, n_tasks=300, meta_batch_size=300
+        )
 
     gains = []
     for seed in range(3):
         torch.manual_seed(seed)
         learner = qs.RL2(OneArmPays(), hidden=16)
-        rollouts = qs.Rollouts(OneArmPays(), learner, episodes=6, trial=True)
+        rollouts = qs.tasks.Rollouts(OneArmPays(), learner, episodes=6, trial=True)
         before = earned(learner, rollouts)
-        optimizer = qs.Epochs(torch.optim.Adam(learner.parameters(), 0.02), 4)
-        for _ in qs.train(learner, rollouts, optimizer, steps=25, size=64, seed=seed):
+        optimizer = qs.training.MultiEpoch(torch.optim.Adam(learner.parameters(), 0.02), 4)
+        for _ in qs.train(
+            learner, rollouts, optimizer, steps=25, meta_batch_size=64, seed=seed
+        ):
             pass
         after = earned(learner, rollouts)
         assert after.mean("total reward") <= 5.5 + after.interval("total reward")
@@ -193,18 +199,18 @@ def test_learns_to_try_the_arms_and_to_stay() -> None:
 
 
 def test_the_recipe_is_carried_out(tmp_path: Path) -> None:
-    settings = {"steps": 2, "size": 4, "hidden": 4, "pulls": 3}
-    run = recipe.start("rl_bandit", settings, tmp_path)
-    run.experiment.validation_count = 4
-    assert [status.step for status in recipe.go(run)] == [1, 2]
+    settings = {"steps": 2, "meta_batch_size": 4, "hidden": 4, "pulls": 3}
+    run = recipes.start("rl_bandit", settings, tmp_path)
+    run.experiment.n_validation_tasks = 4
+    assert [status.step for status in recipes.go(run)] == [1, 2]
     assert run.history[-1]["validation total reward"] == run.history[-1]["score"]
-    found = recipe.finish(run, count=6)
+    found = recipes.finish(run, n_tasks=6)
     assert 0 <= found["measured"]["new bandits"]["total reward"]["mean"] <= 3
     assert "Protocol" in write(tmp_path).read_text()
 
 
 def test_another_learner_is_not_judged_by_these_rollouts() -> None:
     learner, _ = acted(OneArmPays(), 2)
-    other = qs.Rollouts(OneArmPays(), qs.RL2(OneArmPays(), hidden=8), episodes=2)
+    other = qs.tasks.Rollouts(OneArmPays(), qs.RL2(OneArmPays(), hidden=8), episodes=2)
     with pytest.raises(ValueError, match="of this one"):
-        qs.evaluate_rollouts(learner, other)
+        qs.evaluation.evaluate_rollouts(learner, other)

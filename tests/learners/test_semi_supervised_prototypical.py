@@ -14,9 +14,9 @@ from quickstudy import (
     Task,
     evaluate,
 )
-from quickstudy.functional import tree_map
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -117,6 +117,6 @@ def test_unlabelled_examples_help():
     tasks = Blobs(ways=3, shots=1, unlabelled=10)
     embed = nn.Linear(8, 4, bias=False)
     embed.weight.data = torch.eye(4, 8)  # what tells classes apart, found already
-    with_them = evaluate(SemiSupervisedPrototypicalNetwork(embed), tasks, count=300)
-    change = with_them.compare(evaluate(PrototypicalNetwork(embed), tasks, count=300))
+    with_them = evaluate(SemiSupervisedPrototypicalNetwork(embed), tasks, n_tasks=300)
+    change = with_them.compare(evaluate(PrototypicalNetwork(embed), tasks, n_tasks=300))
     assert change.mean > 3 * change.interval

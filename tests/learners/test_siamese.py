@@ -14,16 +14,16 @@ from quickstudy import (
     PrototypicalNetwork,
     SiameseNetwork,
     Task,
-    WeightedL1,
     contrastive_siamese,
-    losses,
     triplet_siamese,
 )
-from quickstudy.functional import tree_map
-from quickstudy.learners.siamese import UnitLength, pair_cross_entropy
-from quickstudy.nets import MLP
-from quickstudy.similarity import cosine_similarity
-from quickstudy.testing import Blobs
+from quickstudy.core import losses
+from quickstudy.core.functional import tree_map
+from quickstudy.core.similarity import cosine_similarity
+from quickstudy.learners.metric import WeightedL1
+from quickstudy.learners.metric.siamese import L2Normalize, pair_cross_entropy
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -159,7 +159,7 @@ def test_an_unseen_class_is_impossible():
 
 
 def test_unit_length():
-    rows = UnitLength()(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    rows = L2Normalize()(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     torch.testing.assert_close(rows, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from quickstudy import Examples, PrototypicalNetwork, SimpleShot, Task, load, save
-from quickstudy.execution import How
-from quickstudy.functional import tree_map
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.execution.batching import Execution
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -59,10 +59,10 @@ def test_transformed_by_hand(transform: Any):
     np.testing.assert_allclose(found, -(distance**2), rtol=1e-10)
 
 
-@pytest.mark.parametrize("how", ["vmap", "loop"])
-def test_training_takes_note_of_the_mean(how: How):
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
+def test_training_takes_note_of_the_mean(execution: Execution):
     mine, tasks = learner().train(), batch()
-    mine.centre.running_mean, mine.how = torch.zeros(5), how
+    mine.centre.running_mean, mine.execution = torch.zeros(5), execution
     mine(tasks).mean().backward()
     mean = mine.embed(tasks.query.x.flatten(0, 1)).mean(0).detach()
     torch.testing.assert_close(mine.centre.running_mean, 0.01 * mean)

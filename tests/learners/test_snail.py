@@ -6,16 +6,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import SNAIL, Examples, Task
-from quickstudy.functional import tree_map
-from quickstudy.learners.snail import (
+from quickstudy.core.functional import tree_map
+from quickstudy.learners.amortised.snail import (
     BLOCKS,
     Block,
     CausalAttention,
     TemporalConvolution,
     steps_ago,
 )
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
 

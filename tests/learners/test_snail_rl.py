@@ -9,11 +9,11 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy import recipe
+from quickstudy.core.functional import leaves, tree_map, unstack
 from quickstudy.environments import Environment, Pendulum
-from quickstudy.functional import leaves, tree_map, unstack
-from quickstudy.learners.snail import CausalAttention, TemporalConvolution
-from quickstudy.trials import in_order
+from quickstudy.learners.amortised.snail import CausalAttention, TemporalConvolution
+from quickstudy.rl.ppo import in_order
+from quickstudy.runs import recipes
 from tests.learners.test_rl2 import OneArmPays, Uneven
 
 BLOCKS = (4, (3, 2), 3, (2, 4))
@@ -26,7 +26,7 @@ def acted(
     torch.manual_seed(0)
     length = length or episodes * environment.horizon
     learner = qs.SNAILPolicy(environment, length=length, width=5, blocks=BLOCKS, **options)
-    rollouts = qs.Rollouts(environment, learner, episodes=episodes, trial=True)
+    rollouts = qs.tasks.Rollouts(environment, learner, episodes=episodes, trial=True)
     return learner, rollouts.sample(3, Generator().manual_seed(0))
 
 
@@ -126,27 +126,33 @@ def test_an_end_of_an_episode_is_told_and_a_new_trial_begins_with_nothing() -> N
 @pytest.mark.usefixtures("double")
 def test_adapting_in_parts_is_adapting_at_once_and_a_loop_finds_what_vmap_does() -> None:
     learner, task = acted(Uneven(), 4)
-    whole = qs.over_tasks(learner.adapt)(task.support)
+    whole = qs.execution.over_tasks(learner.adapt)(task.support)
     first = tree_map(lambda x: x[:, :2], task.support)
     then = tree_map(lambda x: x[:, 2:], task.support)
-    parts = qs.over_tasks(learner.adapt)(then, qs.over_tasks(learner.adapt)(first))
+    parts = qs.execution.over_tasks(learner.adapt)(
+        then, qs.execution.over_tasks(learner.adapt)(first)
+    )
     alike(parts, whole)
     together = learner(task)
-    learner.how = "loop"
+    learner.execution = "loop"
     torch.testing.assert_close(learner(task), together)
 
 
 def test_learns_to_try_the_arms_and_to_stay() -> None:
-    def earned(learner: qs.SNAILPolicy, rollouts: qs.Rollouts) -> qs.Report:
-        return qs.evaluate_rollouts(learner, rollouts, count=300, size=300)
+    def earned(learner: qs.SNAILPolicy, rollouts: qs.tasks.Rollouts) -> qs.Report:
+        return qs.evaluation.evaluate_rollouts(
+            learner, rollouts, n_tasks=300, meta_batch_size=300
+        )
 
     for seed in range(3):
         torch.manual_seed(seed)
         learner = qs.SNAILPolicy(OneArmPays(), length=6, width=8, blocks=(4, (8, 8)))
-        rollouts = qs.Rollouts(OneArmPays(), learner, episodes=6, trial=True)
+        rollouts = qs.tasks.Rollouts(OneArmPays(), learner, episodes=6, trial=True)
         before = earned(learner, rollouts)
-        optimizer = qs.Epochs(torch.optim.Adam(learner.parameters(), 0.02), 4)
-        for _ in qs.train(learner, rollouts, optimizer, steps=25, size=64, seed=seed):
+        optimizer = qs.training.MultiEpoch(torch.optim.Adam(learner.parameters(), 0.02), 4)
+        for _ in qs.train(
+            learner, rollouts, optimizer, steps=25, meta_batch_size=64, seed=seed
+        ):
             pass
         after = earned(learner, rollouts)
         assert after.mean("total reward") <= 5.5 + after.interval("total reward")
@@ -161,12 +167,18 @@ def test_recipes_are_carried_out_and_resume_to_the_bit(
     name: str, learner: str, tmp_path: Path
 ) -> None:
     short = {"rl_mdp": {"episodes": 2}, "rl_maze": {"episodes": 2}, "rl_bandit": {"pulls": 3}}
-    settings = {"steps": 3, "size": 3, "hidden": 4, "learner": learner, **short[name]}
+    settings = {
+        "steps": 3,
+        "meta_batch_size": 3,
+        "hidden": 4,
+        "learner": learner,
+        **short[name],
+    }
 
-    def run(folder: str, stop: int) -> recipe.Run:
-        run = recipe.start(name, settings, tmp_path / folder)
-        run.experiment.validation_count = 4
-        statuses = recipe.go(run)
+    def run(folder: str, stop: int) -> recipes.Run:
+        run = recipes.start(name, settings, tmp_path / folder)
+        run.experiment.n_validation_tasks = 4
+        statuses = recipes.go(run)
         for status in statuses:
             if status.step == stop:
                 break
@@ -180,6 +192,6 @@ def test_recipes_are_carried_out_and_resume_to_the_bit(
         strict=True,
     ):
         assert torch.equal(a, b)
-    found = recipe.finish(parts, count=5)
+    found = recipes.finish(parts, n_tasks=5)
     for row in found["measured"].values():
         assert all(math.isfinite(value["mean"]) for key, value in row.items() if key != "card")

@@ -6,7 +6,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
 from quickstudy import Examples, PrototypicalNetwork, StreamingLDA
-from quickstudy.nets import MLP
+from quickstudy.nets.backbones import MLP
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from quickstudy import FineTuning, SynapticIntelligence, evaluate_stream
+from quickstudy import FineTuning, SynapticIntelligence
+from quickstudy.core.functional import select_parameters
+from quickstudy.core.task import Examples
 from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples
-from quickstudy.distributions.stream import permuted
-from quickstudy.functional import trainable
-from quickstudy.nets import MLP
-from quickstudy.task import Examples
+from quickstudy.evaluation import evaluate_stream
+from quickstudy.nets.backbones import MLP
+from quickstudy.tasks.streams import permuted
 
 
 def classes(size: int) -> Examples:
@@ -69,7 +70,7 @@ def test_the_integral_is_the_fall_of_the_loss():
     """For small steps on all examples: ω of all weights sums to it."""
     examples, xi = classes(10), 0.1
     learner = SynapticIntelligence(MLP(4, 3), damping=xi, lr=0.002, batch=10, epochs=150)
-    start = trainable(learner.net)
+    start = select_parameters(learner.net)
     state = learner.adapt(examples)
     gain = sum(
         (big * ((state.params[name] - start[name]).square() + xi)).sum()

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import TIM, Examples, FewShotClassifier, Task, evaluate
-from quickstudy.functional import tree_map
-from quickstudy.learners.tim import conditional_entropy, marginal_entropy
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.learners.transfer.tim import conditional_entropy, marginal_entropy
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 
 @pytest.fixture
@@ -120,9 +120,9 @@ def test_information_raises_accuracy():
     embed = nn.Linear(8, 4, bias=False)
     embed.weight.data = torch.eye(4, 8)  # the features that tell classes apart
     mine = TIM(embed, nn.Linear(4, 9), lr=0.01, steps=40)
-    after = evaluate(mine, tasks, count=200)
+    after = evaluate(mine, tasks, n_tasks=200)
     mine.steps = 0
-    gain = after.compare(evaluate(mine, tasks, count=200))
+    gain = after.compare(evaluate(mine, tasks, n_tasks=200))
     assert gain.mean > 2 * gain.interval > 0, gain
     assert after.card["transductive"] is True
 

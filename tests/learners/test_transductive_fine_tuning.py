@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import Examples, Task, TransductiveFineTuning, evaluate
-from quickstudy.functional import tree_map
-from quickstudy.nets import MLP
-from quickstudy.testing import Blobs
+from quickstudy.core.functional import tree_map
+from quickstudy.nets.backbones import MLP
+from quickstudy.testing.learners import Blobs
 
 
 @pytest.fixture
@@ -82,4 +82,4 @@ def test_a_class_without_examples_is_left_out(task: Task[Examples]):
 
 def test_the_report_says_transductive_however_small_the_steps():
     mine = TransductiveFineTuning(MLP(8, 20), lr=1e-9, steps=1)
-    assert evaluate(mine, Blobs(), count=2).card["transductive"] is True
+    assert evaluate(mine, Blobs(), n_tasks=2).card["transductive"] is True

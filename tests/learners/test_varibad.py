@@ -9,10 +9,10 @@ from torch import Generator, Tensor
 from torch.distributions import Normal, kl_divergence
 
 import quickstudy as qs
-from quickstudy import recipe
+from quickstudy.core.functional import tree_map, unstack
 from quickstudy.environments import Environment, HiddenGoal, Pendulum, normal
-from quickstudy.functional import tree_map, unstack
-from quickstudy.trials import in_order, ppo
+from quickstudy.rl.ppo import in_order, ppo
+from quickstudy.runs import recipes
 from tests.learners.test_rl2 import OneArmPays, Uneven
 
 
@@ -21,7 +21,7 @@ def acted(environment: Environment, episodes: int, **options: Any) -> tuple[qs.V
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"latent": 2, "hidden": 6, "policy": [5], "decoder": [7, 4]}
     learner = qs.VariBAD(environment, **{**sizes, **options})
-    rollouts = qs.Rollouts(environment, learner, episodes=episodes, trial=True)
+    rollouts = qs.tasks.Rollouts(environment, learner, episodes=episodes, trial=True)
     return learner, rollouts.sample(3, Generator().manual_seed(0))
 
 
@@ -181,7 +181,7 @@ def test_padding_changes_nothing_and_a_loop_finds_what_vmap_does(decoded: int | 
     changed = qs.Task(changed, changed)
     found = learner(task)
     torch.testing.assert_close(learner(changed), found)
-    learner.how = "loop"
+    learner.execution = "loop"
     torch.testing.assert_close(learner(task), found)
     for a, b in zip(unstack(task.query), unstack(changed.query), strict=True):
         torch.testing.assert_close(learner.adapt(a)[1], learner.adapt(b)[1])
@@ -200,12 +200,20 @@ def test_learns_to_try_the_arms_and_to_stay_and_then_is_sure() -> None:
     for seed in range(3):
         torch.manual_seed(seed)
         learner = qs.VariBAD(OneArmPays(), latent=2, hidden=16, entropy=0.01, clip=0.2)
-        rollouts = qs.Rollouts(OneArmPays(), learner, episodes=4, trial=True)
-        before = qs.evaluate_rollouts(learner, rollouts, count=300, size=300)
-        optimizer = qs.Epochs(torch.optim.Adam(learner.parameters(), 0.01), 4, parts=4)
-        for _ in qs.train(learner, rollouts, optimizer, steps=14, size=64, seed=seed):
+        rollouts = qs.tasks.Rollouts(OneArmPays(), learner, episodes=4, trial=True)
+        before = qs.evaluation.evaluate_rollouts(
+            learner, rollouts, n_tasks=300, meta_batch_size=300
+        )
+        optimizer = qs.training.MultiEpoch(
+            torch.optim.Adam(learner.parameters(), 0.01), 4, minibatches=4
+        )
+        for _ in qs.train(
+            learner, rollouts, optimizer, steps=14, meta_batch_size=64, seed=seed
+        ):
             pass
-        after = qs.evaluate_rollouts(learner, rollouts, count=300, size=300)
+        after = qs.evaluation.evaluate_rollouts(
+            learner, rollouts, n_tasks=300, meta_batch_size=300
+        )
         assert after.mean("total reward") <= 3.5 + after.interval("total reward")
         gain = after.compare(before)
         assert gain.mean - gain.interval > 0.5, gain
@@ -216,12 +224,12 @@ def test_learns_to_try_the_arms_and_to_stay_and_then_is_sure() -> None:
 
 
 def test_the_recipe_is_carried_out_and_resumes_to_the_bit(tmp_path: Path) -> None:
-    settings = {"steps": 3, "size": 4, "episodes": 1}
+    settings = {"steps": 3, "meta_batch_size": 4, "episodes": 1}
 
-    def run(folder: str, stop: int, learner: str = "varibad") -> recipe.Run:
-        run = recipe.start("rl_grid", {**settings, "learner": learner}, tmp_path / folder)
-        run.experiment.validation_count = 4
-        statuses = recipe.go(run)
+    def run(folder: str, stop: int, learner: str = "varibad") -> recipes.Run:
+        run = recipes.start("rl_grid", {**settings, "learner": learner}, tmp_path / folder)
+        run.experiment.n_validation_tasks = 4
+        statuses = recipes.go(run)
         for status in statuses:
             if status.step == stop:
                 break
@@ -232,7 +240,7 @@ def test_the_recipe_is_carried_out_and_resumes_to_the_bit(tmp_path: Path) -> Non
     pairs = (run.experiment.learner.parameters() for run in (whole, parts))
     assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
     for done in (parts, run("other", 1, "rl2")):
-        measured = recipe.finish(done, count=5)["measured"]["new goals"]
+        measured = recipes.finish(done, n_tasks=5)["measured"]["new goals"]
         assert -1.51 < measured["return of episode 1"]["mean"] <= 15
 
 

@@ -1,0 +1,214 @@
+"""What a person watches meanwhile: on stderr, and only when that is a terminal."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from quickstudy.evaluation.streams import StreamReport
+from quickstudy.runs.recipes import Run, Status
+
+PATIENCE = 2.0  # seconds without a bar
+MEMORY = 0.97  # weight of the past in the loss shown, per step
+WIDE = 20  # experiences of which a whole matrix is shown
+LOW, HIGH = (235, 110, 100), (110, 200, 120)  # the colours of scores of 0 and 1
+
+
+def show(run: Run, statuses: Iterator[Status]) -> None:
+    """Carries out `recipe.go(run)`, showing how far it is.
+
+    A terminal has a bar, the smoothed loss, the last validation, tasks per second, and the
+    time left; elsewhere each validation is a line. Closes `statuses` however it ends, so that
+    an interrupted run is saved by then.
+    """
+    try:
+        if int(os.environ.get("RANK", 0)) > 0:
+            for _ in statuses:
+                pass
+        elif sys.stderr.isatty() and run.experiment.steps:
+            _live(run, statuses)
+        else:
+            _lines(run, statuses)
+    finally:
+        if isinstance(statuses, Generator):
+            statuses.close()
+
+
+@contextmanager
+def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function to be told how many of `total` are done; there is a bar if that takes
+    longer than two seconds."""
+    progress = _progress()
+    task = progress.add_task(description, total=total)
+    begun, started = time.monotonic(), False
+
+    def advance(done: int) -> None:
+        nonlocal started
+        progress.update(task, completed=done)
+        if not started and done < total and time.monotonic() - begun > PATIENCE:
+            started = sys.stderr.isatty()
+            if started:
+                progress.start()
+
+    try:
+        yield advance
+    finally:
+        if started:
+            progress.stop()
+
+
+@contextmanager
+def streaming() -> Iterator[Callable[[str, StreamReport], None]]:
+    """Gives a function to be told, after every experience, of which test and what is known of
+    it: the `watch` of `recipe.finish`. A terminal has the matrix of the stream that is being
+    learned, elsewhere every experience is a line."""
+    if not sys.stderr.isatty():
+        yield lambda row, report: print(heading(row, report), file=sys.stderr, flush=True)
+        return
+    with Live(console=Console(stderr=True), auto_refresh=False) as live:
+        last = ""
+
+        def show(row: str, report: StreamReport) -> None:
+            nonlocal last
+            if last not in ("", row):
+                live.console.print(live.get_renderable())  # which else would be gone
+            last = row
+            live.update(matrix(row, report), refresh=True)
+
+        yield show
+
+
+def matrix(row: str, report: StreamReport) -> Group:
+    """The scores of the streams that are being learned (their mean), a row after each
+    experience, coloured; of more than twenty only those of now."""
+    _, now, scores = _latest(report)
+    tests = scores.shape[-1]
+    number = 100 if report.metric == "accuracy" else 1
+
+    def cell(after: int, test: int) -> Text:
+        value = float(scores[after, test])
+        if value != value:
+            return Text("")
+        share = min(max(value, 0.0), 1.0)
+        mix = (int(a + share * (b - a)) for a, b in zip(LOW, HIGH, strict=True))
+        style = f"black on rgb({','.join(map(str, mix))})"
+        return Text(f"{number * value:.3g}", "dim" if test >= after else style)
+
+    title = Text(heading(row, report))
+    if tests > WIDE:
+        table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
+        cells = [cell(now, test) for test in range(now)]
+        for at in range(0, now, WIDE):
+            table.add_row(Text(f"{at + 1}", "dim"), *cells[at : at + WIDE])
+        return Group(title, table)
+    table = Table("after", *(str(test + 1) for test in range(tests)), box=None)
+    for after in range(1, now + 1):
+        table.add_row(str(after), *(cell(after, test) for test in range(tests)))
+    return Group(title, table)
+
+
+def heading(row: str, report: StreamReport) -> str:
+    """Where the streams stand that are being learned, in a line."""
+    name, now, scores = _latest(report)
+    text = f"{row}: {name}, experience {now} of {scores.shape[-1]}"
+    if now and not scores[now, :now].isnan().all():
+        mean, new = float(scores[now, :now].nanmean()), float(scores[now, now - 1])
+        text += f", {report.metric} of all so far {said(report.metric, mean)}"
+        text += f", of the last {said(report.metric, new)}"
+    return text
+
+
+def _latest(report: StreamReport) -> tuple[str, int, Tensor]:
+    """Of the streams that are as far as the last: what they are called, how many experiences
+    they have, and the mean of their scores (E + 1, E)."""
+    learned = (~report.seconds.isnan()).sum(1)
+    those = report.matrix[learned == learned[-1]]
+    several = f"mean of {len(those)} streams"
+    name = several if len(those) > 1 else f"stream {len(report.matrix)}"
+    return name, int(learned[-1]), those.mean(0)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of 1, which people read in percent."""
+    return metric == "accuracy" or metric.startswith("success")
+
+
+def said(metric: str, mean: float, interval: float | None = None) -> str:
+    """A number as people read it: accuracies, successes in percent, others to four digits."""
+    share = is_share(metric)
+    scale, form = (100, ".2f") if share else (1, "#.4g")
+    text = f"{mean * scale:{form}}"
+    if interval is not None and interval == interval:  # one task has no interval: NaN
+        width = f"{interval * scale:{'.2f' if share else '.2g'}}"
+        text += f" ± {width}"
+    return f"{text} %" if share else text
+
+
+def clock(seconds: float) -> str:
+    """75 -> 1:15."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _live(run: Run, statuses: Iterator[Status]) -> None:
+    fields = TextColumn("loss {task.fields[loss]:.3f}{task.fields[rest]}")
+    total, weight, validation, begun = 0.0, 0.0, "", time.monotonic()
+    with _progress(fields, transient=False) as progress:
+        steps, name = run.experiment.steps, run.folder.name
+        task = progress.add_task(name, total=steps, completed=run.start, loss=0.0, rest="")
+        for status in statuses:
+            total, weight = MEMORY * total + status.loss, MEMORY * weight + 1
+            if status.validation is not None:
+                validation = f" · validation {_best(status)}"
+            # by the clock on the wall, which runs on through validations
+            pace = (time.monotonic() - begun) / (status.step - run.start)
+            speed = f" · {status.tasks / status.seconds:.0f} tasks/s"
+            left = f" · {clock(pace * (steps - status.step))} left"
+            rest = validation + speed + (left if status.step < steps else "")
+            progress.update(task, completed=status.step, loss=total / weight, rest=rest)
+
+
+def _lines(run: Run, statuses: Iterator[Status]) -> None:
+    losses: list[float] = []
+    for status in statuses:
+        losses.append(status.loss)
+        if status.validation is not None:
+            line = (
+                f"{run.folder.name}: step {status.step} of {run.experiment.steps}, "
+                f"loss {sum(losses) / len(losses):.4f}, validation {_best(status)}, "
+                f"{status.tasks / status.seconds:.0f} tasks/s"
+            )
+            print(line, file=sys.stderr, flush=True)
+            losses.clear()
+
+
+def _best(status: Status) -> str:
+    """The validation's first metric, by which the checkpoint is chosen; of a return after
+    adapting also the one before."""
+    report = status.validation
+    assert report is not None
+    first = next(iter(report.values))
+    text = f"{first} {said(first, report.mean(first), report.interval(first))}"
+    before = first.replace("after", "before")
+    known = before != first and before in report.values
+    return text + (f" (before {said(before, report.mean(before))})" if known else "")
+
+
+def _progress(*columns: TextColumn, transient: bool = True) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        console=Console(stderr=True),
+        transient=transient,
+    )

@@ -1,0 +1,173 @@
+"""Losses of metric learning: functions of embeddings (N, D), y (N, C) and weight (N,).
+
+Small where examples of one class are close and those of two are apart. `y` has one-hot rows;
+examples of weight 0 are padding, and count for nothing. Each function says which of the
+definitions in use it is, and what it is the mean over; where there is nothing to take a mean
+over (no two examples of one class, say), that mean is 0.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quickstudy.core.functional import squared_distance, weighted_mean
+
+Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+Mine: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def pairs(y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pairs are of one class and which of two: weights (N, N) each.
+
+    A pair weighs the product of its examples' weights. Nothing is paired with itself, and what
+    has no label (a row of zeros) with nothing.
+    """
+    weight = weight * y.sum(-1)
+    both = weight[:, None] * weight * (1 - torch.eye(len(y)).to(weight))
+    same = (y @ y.T > 0.5).to(both)
+    return both * same, both * (1 - same)
+
+
+def contrastive(
+    embeddings: Tensor, y: Tensor, weight: Tensor, *, margin: float = 1.0
+) -> Tensor:
+    """Hadsell, Chopra & LeCun (2006, doi:10.1109/CVPR.2006.100, eq. 4): examples of one class
+    attract each other, those of two are pushed `margin` apart.
+
+    With the Euclidean distance D, half of: the mean of D² over all pairs of one class, plus the
+    mean of max(0, margin - D)² over all pairs of two. (The paper sums over a given list of
+    pairs; of all pairs in a batch most are of two classes, so each kind has its own mean.)
+    """
+    same, other = pairs(y, weight)
+    square = squared_distance(embeddings, embeddings)
+    apart = square > 0  # where not, the root has no slope: zero is used
+    distance = torch.where(apart, torch.where(apart, square, 1).sqrt(), 0)
+    push = (margin - distance).relu().square()
+    return 0.5 * (weighted_mean(square, same) + weighted_mean(push, other))
+
+
+def all_triplets(square: Tensor, same: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Every anchor with every positive and every negative.
+
+    Args:
+        square: squared distances (N, N).
+        same: weights of the pairs of one class (N, N).
+        other: weights of the pairs of two (N, N).
+
+    Returns:
+        ‖a - p‖² - ‖a - n‖² and the weight of each triplet, both (N, N, N).
+    """
+    weight = same[:, :, None] * other[:, None]
+    return square[:, :, None] - square[:, None], weight
+
+
+def semi_hard_triplets(square: Tensor, same: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of `all_triplets` whose negative is farther away than the positive: `triplet` then
+    has what FaceNet calls semi-hard, as those beyond the margin are zero."""
+    gap, weight = all_triplets(square, same, other)
+    return gap, weight * (gap < 0)
+
+
+def hard_triplets(square: Tensor, same: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Every anchor with its farthest positive and its nearest negative (batch hard: Hermans,
+    Beyer & Leibe, 2017, arXiv:1703.07737, eq. 5), as `all_triplets`, both (N,).
+
+    Among equals the gradient is shared.
+    """
+    far = torch.where(same > 0, square, -torch.inf).amax(1)
+    near = torch.where(other > 0, square, torch.inf).amin(1)
+    exists = far.isfinite() & near.isfinite()
+    # an anchor's triplet weighs the largest that one of its triplets weighs
+    return torch.where(exists, far - near, 0), same.amax(1) * other.amax(1)
+
+
+def triplet(
+    embeddings: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    *,
+    margin: float = 0.2,
+    mine: Mine = all_triplets,
+) -> Tensor:
+    """FaceNet's (Schroff, Kalenichenko & Philbin, 2015, arXiv:1503.03832, eq. 3): an anchor is
+    to be closer to its own class than to another, by `margin`.
+
+    The mean of max(0, ‖a - p‖² - ‖a - n‖² + margin), squared Euclidean distances, over those
+    mined triplets for which that is not zero: many are soon, and would only dilute it. Give
+    embeddings of unit length, as the paper does, or a margin that fits their scale.
+
+    Args:
+        mine: `all_triplets`, `hard_triplets` or `semi_hard_triplets`.
+    """
+    gap, counts = mine(squared_distance(embeddings, embeddings), *pairs(y, weight))
+    violation = (gap + margin).relu()
+    return weighted_mean(violation, counts * (violation > 0))
+
+
+def center(embeddings: Tensor, y: Tensor, weight: Tensor, centers: Tensor) -> Tensor:
+    """Wen et al. (2016, doi:10.1007/978-3-319-46478-7_31, eq. 2): half the squared distance to
+    the centre of one's class, the mean over examples (the paper: the sum over a batch).
+
+    Alone it is smallest where everything is one point: add it, times a small number (0.003 in
+    the paper), to a loss that keeps classes apart. That number times the size of a batch is
+    the paper's, as this is a mean.
+
+    Args:
+        centers: (C, D), which `update_centers` learns.
+    """
+    square = (embeddings - y @ centers).square().sum(-1)
+    return weighted_mean(0.5 * square, weight * y.sum(-1))
+
+
+def update_centers(
+    centers: Tensor, embeddings: Tensor, y: Tensor, weight: Tensor, *, rate: float = 0.5
+) -> Tensor:
+    """The centres (C, D) after a batch, without a graph: each goes `rate` of the way that eq. 4
+    of Wen et al. says, sum(c - x) / (1 + n) over the n examples of its class."""
+    member = y * weight[:, None]  # (N, C)
+    sizes = member.sum(0)[:, None]  # (C, 1)
+    change = (sizes * centers - member.T @ embeddings) / (1 + sizes)
+    return (centers - rate * change).detach()
+
+
+def n_pairs(embeddings: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Sohn's (N+1)-tuplet loss (2016, "Improved deep metric learning with multi-class N-pair
+    loss objective", eq. 6): softmax classification of a positive among negatives.
+
+    The mean over all ordered pairs (a, p) of one class of log(1 + Σ exp(a·n - a·p)), dot
+    products, the sum over all examples n of other classes. (Sohn's batch is of two examples of
+    each class, and of each other class only one is a negative.) His penalty on the length of
+    embeddings is not part of it.
+    """
+    same, other = pairs(y, weight)
+    alike = embeddings @ embeddings.T
+    negatives = torch.logsumexp(_only(other > 0, alike), 1, keepdim=True)
+    return weighted_mean(F.softplus(negatives - alike), same)
+
+
+def info_nce(
+    embeddings: Tensor, y: Tensor, weight: Tensor, *, temperature: float = 0.1
+) -> Tensor:
+    """Supervised InfoNCE: the SupCon loss of Khosla et al. (2020, arXiv:2004.11362, eq. 2,
+    "out"), which is InfoNCE (van den Oord, Li & Vinyals, 2018) with labels for views.
+
+    With s the cosine similarity over `temperature`: -log(exp s(a, p) / Σ exp s(a, k)), k being
+    every other example, of a's class too; the mean over the positives p of an anchor, and then
+    over the anchors that have any.
+    """
+    same, other = pairs(y, weight)
+    unit = F.normalize(embeddings, dim=-1)
+    alike = _only(same + other > 0, unit @ unit.T / temperature)
+    nats = torch.where(same > 0, alike.logsumexp(1, keepdim=True) - alike, 0)
+    positives = same.sum(1)
+    each = (nats * same).sum(1) / positives.clamp_min(1e-12)
+    return weighted_mean(each, weight * (positives > 0))
+
+
+def _only(mask: Tensor, values: Tensor) -> Tensor:
+    """`values` where `mask`, elsewhere what counts for nothing in a softmax. Not -inf: of a row
+    of these, the gradient would be NaN."""
+    return torch.where(mask, values, torch.finfo(values.dtype).min / 2)

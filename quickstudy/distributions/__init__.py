@@ -1,1 +1,0 @@
-"""Where tasks come from: one file per distribution."""

@@ -1,0 +1,158 @@
+"""Clustering by a learned metric: groups of examples of classes that nobody has named.
+
+>>> from sklearn.datasets import load_iris
+>>> X, _ = load_iris(return_X_y=True)
+>>> cluster(PrototypicalNetwork(nn.Flatten()), X[[0, 1, 2, 148, 149]]).tolist()
+[0, 0, 0, 1, 1]
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.utils import check_array
+from torch import Tensor, nn
+
+from quickstudy.core.task import Examples, TaskDistribution
+from quickstudy.estimators.few_shot import _like
+from quickstudy.evaluation.adaptation import _evaluating
+from quickstudy.evaluation.pairwise import embed
+from quickstudy.evaluation.protocol import Report, evaluate
+from quickstudy.learner import Learner
+from quickstudy.learners.metric.prototypical import PrototypicalNetwork
+
+
+def embeddings(learner: Learner[Any], X: Any) -> np.ndarray:
+    """What the learner's module `embed` makes of examples, in float64 (N, D).
+
+    Args:
+        X: (N, *features), as `FewShotClassifier` takes it: bytes become floats in [0, 1].
+
+    Raises:
+        ValueError: the learner has no `embed`, or `X` is not as it should be.
+    """
+    X = np.asarray(check_array(X, dtype=None, allow_nd=True))  # pyright: ignore[reportArgumentType]
+    like = _like(learner)
+    x = torch.from_numpy(X.astype(np.float64)).to(like)
+    with _evaluating(learner), torch.no_grad():
+        found = embed(learner, x / 255 if X.dtype == np.uint8 else x)
+    return found.cpu().double().numpy()
+
+
+def cluster(
+    learner: Learner[Any], X: Any, n_clusters: int | None = None, *, most: int = 20
+) -> np.ndarray:
+    """Groups unlabelled examples by Ward's method on their embeddings: (N,) integers from 0, in
+    the order of their first examples.
+
+    Args:
+        X: (N, *features), as `FewShotClassifier` takes it.
+        n_clusters: how many groups; None: as many, from 2 to `most`, as have the highest
+            silhouette (Rousseeuw, 1987, doi:10.1016/0377-0427(87)90125-7).
+
+    Raises:
+        ValueError: the learner has no module `embed`, or there are too few examples.
+    """
+    return _groups(embeddings(learner, X), n_clusters, most)
+
+
+class Clustering(NamedTuple):
+    """How well groups agree with classes, on the same tasks: `learned.compare(pixels)`."""
+
+    learned: Report  # by the learner's embedding
+    pixels: Report  # by the inputs as they are
+
+
+def evaluate_clustering(
+    learner: Learner[Any],
+    tasks: TaskDistribution,
+    *,
+    known: bool = True,
+    n_tasks: int = 100,
+    meta_batch_size: int = 50,
+    seed: int = 1,
+) -> Clustering:
+    """How well clusters of a task's query set agree with its classes, on `n_tasks` tasks.
+
+    The reports have the adjusted Rand index (Hubert & Arabie, 1985, doi:10.1007/BF01908075): 1
+    where groups are classes, 0 where they have nothing to do with each other. Support sets are
+    not looked at.
+
+    Args:
+        known: whether the number of classes is given; otherwise it is found as `cluster` does
+            it, and the reports also have the number of `clusters`.
+
+    Raises:
+        ValueError: the learner has no module `embed`.
+    """
+
+    def groups(embedded: Tensor, query: Examples) -> tuple[np.ndarray, np.ndarray]:
+        real = query.weight > 0
+        truth = query.y[real].argmax(-1).cpu().numpy()
+        wanted = len(np.unique(truth)) if known else None
+        return truth, _groups(embedded[real].cpu().double().numpy(), wanted)
+
+    def adjusted_rand_index(embedded: Tensor, query: Examples) -> Tensor:
+        return torch.tensor(adjusted_rand_score(*groups(embedded, query)))
+
+    def clusters(embedded: Tensor, query: Examples) -> Tensor:
+        return torch.tensor(float(groups(embedded, query)[1].max() + 1))
+
+    metrics = {"adjusted_rand_index": adjusted_rand_index}
+    metrics |= {} if known else {"clusters": clusters}
+    reports = []
+    for each in (learner, PrototypicalNetwork(nn.Flatten())):
+        asked = _Embedding(each)
+        report = evaluate(
+            asked,
+            tasks,
+            n_tasks=n_tasks,
+            meta_batch_size=meta_batch_size,
+            seed=seed,
+            metrics=metrics,
+        )
+        card = {**report.card, "clusters": "as many as classes" if known else "by silhouette"}
+        reports.append(Report(report.values, card))
+    return Clustering(*reports)
+
+
+class _Embedding(Learner[Tensor]):
+    """`learner`, asked for embeddings only."""
+
+    execution = "loop"  # clusters are computed outside of torch
+
+    def __init__(self, learner: Learner[Any]):
+        super().__init__()
+        self.learner = learner
+
+    def adapt(self, support: Examples, state: Tensor | None = None) -> Tensor:
+        return support.weight
+
+    def predict(self, state: Tensor, x: Tensor) -> Tensor:
+        return embed(self.learner, x)
+
+
+def _groups(embedded: np.ndarray, n_clusters: int | None, most: int = 20) -> np.ndarray:
+    size = len(embedded)
+    if n_clusters is not None:
+        if not (1 <= n_clusters <= size and size > 1):
+            raise ValueError(
+                f"{n_clusters} clusters of {size} example(s): give two examples at least, and "
+                "ask for as many clusters at most as there are examples."
+            )
+        return _ward(embedded, n_clusters)
+    if size < 3:
+        raise ValueError(
+            f"How many clusters {size} example(s) have cannot be found: give `n_clusters`, or "
+            "more examples."
+        )
+    found = [_ward(embedded, number) for number in range(2, min(most, size - 1) + 1)]
+    return max(found, key=lambda labels: silhouette_score(embedded, labels))
+
+
+def _ward(embedded: np.ndarray, number: int) -> np.ndarray:
+    labels = AgglomerativeClustering(number).fit_predict(embedded)
+    _, first, label = np.unique(labels, return_index=True, return_inverse=True)
+    return first.argsort().argsort()[label]

@@ -1,0 +1,7 @@
+"""Learners: heads."""
+
+from quickstudy.learners.heads.meta_opt_net import MetaOptNet, meta_opt_net_ridge, svm
+from quickstudy.learners.heads.r2d2 import LRD2, R2D2
+from quickstudy.learners.heads.ridge import RidgeRegression
+
+__all__ = ["LRD2", "R2D2", "MetaOptNet", "RidgeRegression", "meta_opt_net_ridge", "svm"]

@@ -1,0 +1,259 @@
+r"""Neural Turing machines (Graves, Wayne & Danihelka, 2014, arXiv:1410.5401).
+
+A controller reads from and writes to a memory of M slots of width W. Where, is said by the
+weightings of its heads, each a distribution over slots, which are found in four steps
+(section 3.3): by content (eq. 5, 6), interpolated with where the head was before (eq. 7), moved
+around (eq. 8), and sharpened (eq. 9):
+
+$$w^c \propto \exp(\beta \cos(k, M)), \quad w^g = g\,w^c + (1 - g)\,w_{t-1}, \quad
+  \tilde w(i) = \sum_j w^g(j)\, s(i - j), \quad w_t \propto \tilde w^\gamma$$
+
+Everything is tensors and linear layers, so that it can be batched over tasks, differentiated
+twice and compiled. Shapes are those of one sequence, after any axes in front: H heads, M slots
+of width W.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import reduce
+from operator import mul
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quickstudy.core.functional import tree_map
+
+State = TypeVar("State")
+LSTMState: TypeAlias = tuple[Tensor, Tensor]  # the output and the cell
+
+
+def cosine(keys: Tensor, memory: Tensor) -> Tensor:
+    """Cosine of the angle (eq. 6) of every key (H, W) to every slot (M, W): (H, M).
+
+    Of vectors shorter than a thousandth it tends to 0, and its slope stays finite.
+    """
+    key, slot = ((v.square().sum(-1) + 1e-6).sqrt() for v in (keys, memory))
+    return keys @ memory.mT / (key[..., :, None] * slot[..., None, :])
+
+
+def content_addressing(keys: Tensor, strength: Tensor, memory: Tensor) -> Tensor:
+    """Where the content is like the keys (H, W), the more so the higher the strength (H,)
+    (eq. 5): (H, M)."""
+    return (strength[..., None] * cosine(keys, memory)).softmax(-1)
+
+
+def interpolation(content: Tensor, previous: Tensor, gate: Tensor) -> Tensor:
+    """The content's weighting (H, M) as far as the gate (H,) is open, and otherwise the
+    previous one (eq. 7): (H, M)."""
+    return previous + gate[..., None] * (content - previous)
+
+
+def circular_shift(weighting: Tensor, shift: Tensor) -> Tensor:
+    """Moves weightings (H, M) around by the shifts -k to k, in the shares (H, 2k + 1)
+    (eq. 8): (H, M)."""
+    k = shift.shape[-1] // 2
+    moved = torch.stack([weighting.roll(j, -1) for j in range(-k, k + 1)], -1)  # (H, M, 2k + 1)
+    return (moved @ shift[..., None]).squeeze(-1)
+
+
+def sharpening(weighting: Tensor, power: Tensor) -> Tensor:
+    """Weightings (H, M) to a power (H,) of at least 1, as distributions again (eq. 9)."""
+    # relative to the largest, as a power of 1 / M may be 0 in floating point
+    relative = weighting / weighting.amax(-1, keepdim=True).detach()
+    sharp = relative.pow(power[..., None])
+    return sharp / sharp.sum(-1, keepdim=True)
+
+
+def write(memory: Tensor, weighting: Tensor, erase: Tensor, add: Tensor) -> Tensor:
+    """The memory (M, W) after every head has erased (H, W), a share of what was there, and then
+    added (H, W), each where its weighting (H, M) is (eq. 3, 4)."""
+    kept = 1 - weighting[..., None] * erase[..., None, :]  # (H, M, W)
+    return memory * reduce(mul, kept.unbind(-3)) + weighting.mT @ add
+
+
+class RecurrentCell(nn.Module, ABC, Generic[State]):
+    """What goes through a sequence step by step; called as `nn.LSTM` is."""
+
+    inputs: int  # width of a step's input
+
+    @abstractmethod
+    def start(self) -> State:
+        """The state before the first step."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """(inputs,) and a state -> (outputs,) and the next state."""
+
+    @final
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """(L, inputs) or (L, N, inputs), and a state (None: the first) -> outputs (L, outputs)
+        or (L, N, outputs), and the last state."""
+        outputs, states = self.trace(x, state)
+        return outputs, states[-1]
+
+    @final
+    def trace(self, x: Tensor, state: State | None = None) -> tuple[Tensor, list[State]]:
+        """As `forward`, with the state after every step."""
+        batch = x.shape[1:-1]
+        if state is None:
+            state = tree_map(lambda part: part.expand(*batch, *part.shape), self.start())
+        now = cast(State, state)
+        outputs: list[Tensor] = []
+        states: list[State] = []
+        for given in x.unbind():
+            output, now = self.step(given, now)
+            outputs.append(output)
+            states.append(now)
+        return torch.stack(outputs), states
+
+
+class LSTMCell(RecurrentCell[LSTMState]):
+    """A cell of a long short-term memory, whose first state is learned."""
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__()
+        self.inputs = inputs
+        self.gates = nn.Linear(inputs + hidden, 4 * hidden)
+        self.first = nn.Parameter(torch.zeros(2, hidden))
+
+    def start(self) -> LSTMState:
+        """The output and the cell, (hidden,) each."""
+        return self.first[0], self.first[1]
+
+    def step(self, x: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """(inputs,) -> (hidden,)."""
+        i, f, g, o = self.gates(torch.cat([x, state[0]], -1)).chunk(4, -1)
+        cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+        output = o.sigmoid() * cell.tanh()
+        return output, (output, cell)
+
+
+class FeedForward(RecurrentCell[tuple[()]]):
+    """A hidden layer, which remembers nothing."""
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__()
+        self.inputs = inputs
+        self.layer = nn.Linear(inputs, hidden)
+
+    def start(self) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+    def step(self, x: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
+        """(inputs,) -> (hidden,)."""
+        return self.layer(x).tanh(), state
+
+
+class StackedLSTM(RecurrentCell[tuple[LSTMState, ...]]):
+    """Layers of `LSTMCell` below a linear one: what the paper compares with.
+
+    Args:
+        inputs: width of a step's input.
+        outputs: width of a step's output.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, hidden: int = 256, layers: int = 3):
+        super().__init__()
+        self.inputs = inputs
+        widths = [inputs] + [hidden] * (layers - 1)
+        self.layers = nn.ModuleList(LSTMCell(width, hidden) for width in widths)
+        self.output = nn.Linear(hidden, outputs)
+
+    def start(self) -> tuple[LSTMState, ...]:
+        """That of every layer."""
+        return tuple(cast(LSTMCell, layer).start() for layer in self.layers)
+
+    def step(
+        self, x: Tensor, state: tuple[LSTMState, ...]
+    ) -> tuple[Tensor, tuple[LSTMState, ...]]:
+        """(inputs,) -> (outputs,)."""
+        after = []
+        for layer, before in zip(self.layers, state, strict=True):
+            x, now = cast(LSTMCell, layer).step(x, before)
+            after.append(now)
+        return self.output(x), tuple(after)
+
+
+class NTMState(NamedTuple):
+    """What a neural Turing machine is in after a step."""
+
+    memory: Tensor  # (M, W)
+    attention_weights: Tensor  # (H, M)  of the read heads, then of the write heads
+    read: Tensor  # (R, W)  what each read head sees
+    controller: Any  # its own state
+
+
+class NTM(RecurrentCell[NTMState]):
+    """A neural Turing machine.
+
+    Args:
+        inputs: width of a step's input.
+        outputs: width of a step's output.
+        hidden: width of the controller.
+        slots: M.
+        width: W.
+        reads: read heads.
+        writes: write heads.
+        shifts: k, how far a head can move in a step.
+        controller: made of the widths of its input and output; `FeedForward` is the other one.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden: int = 100,
+        slots: int = 128,
+        width: int = 20,
+        reads: int = 1,
+        writes: int = 1,
+        shifts: int = 1,
+        controller: Callable[[int, int], RecurrentCell[Any]] = LSTMCell,
+    ):
+        super().__init__()
+        self.inputs = inputs
+        self.heads, self.slots, self.width = (reads, writes), slots, width
+        self.parts = (width, 2 * shifts + 1, 1, 1, 1)
+        self.controller = controller(inputs + reads * width, hidden)
+        self.address = nn.Linear(hidden, (reads + writes) * sum(self.parts))
+        self.change = nn.Linear(hidden, writes * 2 * width)
+        self.output = nn.Linear(hidden + reads * width, outputs)
+        # at the first slot: from a weighting that is the same everywhere no head finds out
+        first = torch.zeros(reads + writes, slots)
+        first[:, 0] = 2 * math.log(slots)
+        self.first = nn.Parameter(first)
+
+    def names(self) -> list[str]:
+        """Of the heads, in their order."""
+        reads, writes = (range(1, 1 + number) for number in self.heads)
+        return [*(f"read head {i}" for i in reads), *(f"write head {i}" for i in writes)]
+
+    def start(self) -> NTMState:
+        """The state before the first step: an empty memory, and what is learned."""
+        attention_weights = self.first.softmax(-1)
+        memory = self.first.new_zeros(self.slots, self.width)
+        read = attention_weights[: self.heads[0]] @ memory
+        return NTMState(memory, attention_weights, read, self.controller.start())
+
+    def step(self, x: Tensor, state: NTMState) -> tuple[Tensor, NTMState]:
+        """(inputs,) and a state -> (outputs,) and the next state."""
+        reads, writes = self.heads
+        given = torch.cat([x, state.read.flatten(-2)], -1)
+        hidden, controller = self.controller.step(given, state.controller)
+        said = self.address(hidden).unflatten(-1, (reads + writes, -1))
+        key, shift, strength, gate, power = said.split(self.parts, -1)
+        where = content_addressing(key, F.softplus(strength[..., 0]), state.memory)
+        where = interpolation(where, state.attention_weights, gate[..., 0].sigmoid())
+        where = circular_shift(where, shift.softmax(-1))
+        where = sharpening(where, 1 + F.softplus(power[..., 0]))
+        erase, add = self.change(hidden).unflatten(-1, (writes, -1)).chunk(2, -1)
+        written = where[..., reads:, :]
+        memory = write(state.memory, written, erase.sigmoid(), add)
+        read = where[..., :reads, :] @ memory
+        output = self.output(torch.cat([hidden, read.flatten(-2)], -1))
+        return output, NTMState(memory, where, read, controller)

@@ -1,0 +1,161 @@
+"""Finished runs beside each other: how good, better by how much, and at what cost.
+
+Two runs are paired by task where they were measured on the same episodes, so that what a task
+is worth by itself, which is most of the scatter, falls out of their difference.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from quickstudy.console import said
+from quickstudy.core.task import Json
+from quickstudy.evaluation.protocol import Difference, Report, unpack
+
+OTHER_TASKS, NO_TASKS, NOT_FINITE = "other episodes", "no number per task stored", "not finite"
+HEAD = ["Run", "Difference to the best", "Better on", "Steps", "Tasks", "Training", "Per task"]
+
+
+class Entry(NamedTuple):
+    """A run on one test."""
+
+    name: str
+    mean: float  # over tasks; NaN where it was not finite
+    interval: float  # half the width of the 95 % interval of the mean
+    difference: Difference | None  # to the best, by task; `wins`: how often this is better
+    unpaired: str  # why there is no difference; "" for the best itself
+    steps: int
+    tasks: int | None  # meta-trained on
+    seconds: float  # of meta-training
+    milliseconds: float | None  # of adapting to a task and predicting its queries
+    hardware: Mapping[str, Json]
+
+
+class Comparison(NamedTuple):
+    """All runs on one test, the best first."""
+
+    test: str
+    metric: str
+    entries: list[Entry]
+
+    def to_json(self) -> Json:
+        """All of it; NaN becomes null."""
+
+        def plain(value: Json) -> Json:
+            return None if isinstance(value, float) and math.isnan(value) else value
+
+        entries = [
+            {
+                **{key: plain(value) for key, value in entry._asdict().items()},
+                "difference": entry.difference and entry.difference._asdict(),
+            }
+            for entry in self.entries
+        ]
+        return {"test": self.test, "metric": self.metric, "entries": entries}
+
+
+def compare(results: Mapping[str, Json]) -> list[Comparison]:
+    """Of every test that at least two of the results have, by its first metric.
+
+    Args:
+        results: what `quickstudy.runs.recipes.finish` returned, by name.
+
+    Raises:
+        ValueError: no two of them share a test.
+    """
+    tests = dict.fromkeys(test for result in results.values() for test in result["measured"])
+    sharing = {
+        test: {name: r for name, r in results.items() if test in r["measured"]}
+        for test in tests
+    }
+    found = [_on(test, those) for test, those in sharing.items() if len(those) > 1]
+    if not found:
+        each = "; ".join(f"{name}: {', '.join(r['measured'])}" for name, r in results.items())
+        raise ValueError(f"These results share no test ({each}). Compare runs of one test.")
+    return found
+
+
+def table(comparison: Comparison) -> list[list[str]]:
+    """As texts: a row of titles, and a row for each run."""
+
+    def number(mean: float, interval: float) -> str:
+        return NOT_FINITE if math.isnan(mean) else said(comparison.metric, mean, interval)
+
+    def row(entry: Entry) -> list[str]:
+        gap, cost = entry.difference, entry.milliseconds
+        best = entry.unpaired or "the best"
+        return [
+            entry.name,
+            number(entry.mean, entry.interval),
+            f"{'+' * (gap.mean > 0)}{number(*gap[:2])}" if gap else best,
+            f"{gap.wins:.0%} of tasks" if gap else "",
+            f"{entry.steps:,}",
+            "not stored" if entry.tasks is None else f"{entry.tasks:,}",
+            f"{entry.seconds:,.0f} s on {_machine(entry.hardware)}",
+            f"{cost:.3g} ms" if cost else "not measured",
+        ]
+
+    metric = comparison.metric.replace("_", " ").capitalize()
+    return [[HEAD[0], metric, *HEAD[1:]], *map(row, comparison.entries)]
+
+
+def _on(test: str, results: Mapping[str, Json]) -> Comparison:
+    first = next(iter(results.values()))
+    metric = next(name for name in first["measured"][test] if name != "card")
+    results = {name: r for name, r in results.items() if metric in r["measured"][test]}
+    sign = -1 if first.get("better") == "min" else 1
+
+    def place(name: str) -> float:
+        mean = results[name]["measured"][test][metric]["mean"]
+        return math.inf if mean is None else -sign * mean
+
+    best = _report(results[min(results, key=place)], test, metric)
+    names = sorted(results, key=place)
+    entries = [_entry(name, results[name], test, metric, best, sign) for name in names]
+    entries[0] = entries[0]._replace(difference=None, unpaired="")
+    return Comparison(test, metric, entries)
+
+
+def _entry(
+    name: str, result: Json, test: str, metric: str, best: Report | None, sign: int
+) -> Entry:
+    number = result["measured"][test][metric]
+    mean, interval = number["mean"], number["interval"]
+    mine = _report(result, test, metric)
+    difference, unpaired = None, ""
+    if mine is None or best is None:
+        unpaired = NO_TASKS
+    elif mean is None:
+        unpaired = NOT_FINITE
+    else:
+        try:
+            gap = mine.compare(best, metric)
+            difference = gap if sign > 0 else gap._replace(wins=1 - gap.wins)
+        except ValueError:  # their cards differ
+            unpaired = OTHER_TASKS
+    size = result.get("size")
+    return Entry(
+        name,
+        math.nan if mean is None else mean,
+        math.nan if interval is None else interval,
+        difference,
+        unpaired,
+        result["steps"],
+        size and size * result["steps"],
+        result["seconds"],
+        result.get("milliseconds", {}).get(test),
+        result["hardware"],
+    )
+
+
+def _machine(hardware: Mapping[str, Json]) -> str:
+    if hardware.get("gpu"):
+        return hardware["gpu"]
+    threads = hardware["threads"]
+    return f"{threads} CPU thread{'s' * (threads != 1)}"
+
+
+def _report(result: Json, test: str, metric: str) -> Report | None:
+    row = result["measured"][test]
+    packed = row[metric].get("values")
+    return Report({metric: unpack(packed)}, row["card"]) if packed else None

@@ -1,0 +1,103 @@
+"""Ordinary supervised classification as a task distribution: one task has all classes.
+
+For learners that first train a classifier of the training classes, and then use its embedding:
+the classes of `FewShot` are new in every task, those here are the same in all.
+"""
+
+from typing import Literal, Self
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from quickstudy.core.task import Examples, Json, Task, TaskDistribution
+from quickstudy.datasets.labelled import Labelled
+from quickstudy.tasks.few_shot import (
+    Augment,
+    Normalise,
+    _check_square,
+    _prepared,
+    _rotate,
+)
+
+
+class Classification(TaskDistribution):
+    """Every task: random mini-batches of a data set as support and query set, with no example
+    in both. Column c of the labels is class c of the data set, always.
+
+    Args:
+        dataset: where classes and examples come from.
+        examples: in the support set, and as many in the query set.
+        rotations: "classes": each class turned by 90, 180 and 270 degrees is another class, in
+            column c + K, c + 2 K or c + 3 K, of K classes.
+        normalise: as in `FewShot`.
+        augment: as in `FewShot`.
+
+    Raises:
+        ValueError: the data set has too few examples.
+    """
+
+    def __init__(
+        self,
+        dataset: Labelled,
+        examples: int = 128,
+        *,
+        rotations: Literal["classes"] | None = None,
+        normalise: Normalise | None = None,
+        augment: Augment | None = None,
+    ):
+        self.dataset, self.examples = dataset, examples
+        self.rotations: Literal["classes"] | None = rotations
+        self.normalise, self.augment = normalise, augment
+        if rotations not in (None, "classes"):
+            raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
+        if rotations is not None:
+            _check_square(dataset, rotations)
+        self._copies = 1 if rotations is None else 4
+        self.classes = len(dataset.classes) * self._copies  # columns of a label
+        most = len(dataset) * self._copies // 2
+        if not 1 <= examples <= most:
+            raise ValueError(
+                f"examples={examples}: {dataset.name} has enough for 1 to {most} in the "
+                "support set and as many in the query set."
+            )
+        self._pixels = dataset.x
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the examples to a device, so that batches are made there."""
+        self._pixels = self._pixels.to(device)
+        return self
+
+    def card(self) -> dict[str, Json]:
+        """Data set, its hash, split, and the size of a batch."""
+        data = self.dataset
+        facts = {"rotations": self.rotations, "augmented": self.augment is not None}
+        return {
+            "tasks": "classification",
+            "dataset": data.name,
+            "hash": data.hash,
+            "split": data.split,
+            "examples": self.examples,
+            **{key: value for key, value in facts.items() if value},
+        }
+
+    def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
+        """Draws `n_tasks` tasks; labels (T, N, C) have a column for every class."""
+        scores = torch.rand(n_tasks, len(self.dataset) * self._copies, generator=generator)
+        picks = scores.topk(2 * self.examples).indices  # distinct, in random order
+        support, query = picks.chunk(2, 1)  # (T, N) each
+        return Task(self._examples(support, generator), self._examples(query, generator))
+
+    def _examples(self, picks: Tensor, generator: Generator) -> Examples:
+        rows, turns = picks % len(self.dataset), picks // len(self.dataset)
+        flat = rows.flatten().to(self._pixels.device)
+        x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
+        if self.rotations is not None:
+            x = _rotate(x, turns.to(x.device))
+        x = _prepared(x, self.normalise)
+        if self.augment is not None:
+            x = self.augment(x, generator)
+        label = self.dataset.y[rows.to(self.dataset.y.device)].to(x.device)
+        label = label + turns.to(x.device) * len(self.dataset.classes)
+        y = F.one_hot(label, self.classes).to(x)
+        return Examples(x, y, torch.ones_like(y[..., 0]))

@@ -1,0 +1,305 @@
+"""N-way K-shot classification tasks, drawn from a labelled data set.
+
+Episodic sampling as in Vinyals et al. (2016, arXiv:1606.04080); variable ways and shots as in
+Triantafillou et al. (2020, arXiv:1903.03096); unlabelled support as in Ren et al. (2018,
+arXiv:1803.00676).
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Literal, Self, TypeAlias, get_args
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from quickstudy.core.task import Examples, Json, Task, TaskDistribution
+from quickstudy.datasets.labelled import Labelled
+
+Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
+Rotations: TypeAlias = Literal["classes", "random", "task"]
+Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
+
+
+class FewShot(TaskDistribution):
+    """Every task: `ways` classes, `shots` examples of each to learn from, `queries` of each
+    to be judged on. The two never share an example, and both are in random order.
+
+    A whole batch is drawn by a few tensor operations from the data set, which stays
+    resident; images in bytes become floats in [0, 1].
+
+    Args:
+        dataset: where classes and examples come from.
+        ways: classes of a task; (low, high): a number drawn for each task, inclusive. Then
+            labels have `high` columns and absent classes' examples weight 0.
+        shots: support examples of a class; (low, high): a number drawn for each task.
+        queries: query examples of a class.
+        unlabelled: further support examples of a class, whose rows of y are all zeros.
+        distractors: further classes, of which the support has `unlabelled` examples and nothing
+            else.
+        imbalanced: draw the number of shots for each class of a task instead.
+        rotations: "classes": each class turned by 90, 180 and 270 degrees is another class;
+            "random": each class of a task is turned by a random multiple of 90 degrees;
+            "task": all classes of a task by the same.
+        within_groups: all classes of a task belong to one superclass (an alphabet, say),
+            which is drawn uniformly.
+        ordered: the classes of a task keep the order of the data set, so that a label says the
+            same in all tasks of the same classes. Else their order is random.
+        normalise: (mean, standard deviation), subtracted from and divided into the examples;
+            numbers, or tensors that broadcast with one example.
+        augment: changes a batch of examples (T, N, *features), given the generator.
+
+    Raises:
+        ValueError: the data set has too few classes, or a class too few examples; or `ordered`
+            with a number of ways that varies.
+    """
+
+    def __init__(
+        self,
+        dataset: Labelled,
+        ways: int | tuple[int, int] = 5,
+        shots: int | tuple[int, int] = 1,
+        queries: int = 15,
+        *,
+        unlabelled: int = 0,
+        distractors: int = 0,
+        imbalanced: bool = False,
+        rotations: Rotations | None = None,
+        within_groups: bool = False,
+        ordered: bool = False,
+        normalise: Normalise | None = None,
+        augment: Augment | None = None,
+    ):
+        self.dataset, self.queries = dataset, queries
+        self.ways, self.shots = _bounds("ways", ways), _bounds("shots", shots)
+        self.unlabelled, self.distractors = unlabelled, distractors
+        self.imbalanced = imbalanced
+        self.rotations: Rotations | None = rotations
+        self.within_groups, self.ordered = within_groups, ordered
+        self.normalise, self.augment = normalise, augment
+        if queries < 1:
+            raise ValueError(f"queries={queries}: a task is judged on at least one query.")
+        if unlabelled < 0 or distractors < 0 or (distractors and not unlabelled):
+            raise ValueError(
+                f"unlabelled={unlabelled}, distractors={distractors}: give numbers from 0; "
+                "distractors need unlabelled examples."
+            )
+        if ordered and self.ways[0] < self.ways[1]:
+            raise ValueError(f"ways={ways}: give one number of ways for classes in order.")
+        if rotations not in (None, *get_args(Rotations)):
+            raise ValueError(
+                f"rotations={rotations!r} is not 'classes', 'random', 'task' or None."
+            )
+        if rotations is not None:
+            _check_square(dataset, rotations)
+        self._members, self._sizes = _members(dataset)  # (K, most), (K,)
+        self._check()
+        self._pixels = dataset.x  # where images are read from; moved by `to`
+        self._given = False  # whether by `with_inputs`, so prepared and turned
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the examples to a device, so that batches are made there."""
+        self._pixels = self._pixels.to(device)
+        return self
+
+    def inputs(self, size: int = 64) -> Iterator[Tensor]:
+        """Every example as tasks have it (N, *features), and where there are `rotations` all of
+        them in each turn, `size` at a time.
+
+        Raises:
+            ValueError: `augment` makes another example at every draw.
+        """
+        if self.augment is not None:
+            raise ValueError(
+                "These tasks change their examples at random when they are drawn: leave "
+                "`augment` out to have each of them once."
+            )
+        for turn in range(1 if self.rotations is None else 4):
+            for x in self.dataset.x.split(size):
+                turned = torch.rot90(x, turn, (-2, -1)) if turn else x
+                yield _prepared(turned, self.normalise)
+
+    def with_inputs(self, x: Tensor) -> Self:
+        """The same draws with others in the place of `inputs`, such as their embeddings."""
+        same = copy.copy(self)
+        same._pixels, same._given = x, True
+        return same
+
+    def card(self) -> dict[str, Json]:
+        """Data set, its hash, split, and the shape of a task."""
+        data = self.dataset
+        facts = {"rotations": self.rotations, "within_groups": self.within_groups}
+        facts |= {"ordered": self.ordered}
+        facts |= {"imbalanced": self.imbalanced, "augmented": self.augment is not None}
+        facts |= {"unlabelled": self.unlabelled, "distractors": self.distractors}
+        return {
+            "tasks": "few-shot",
+            "dataset": data.name,
+            "hash": data.hash,
+            "split": data.split,
+            "ways": _said(self.ways),
+            "shots": _said(self.shots),
+            "queries": self.queries,
+            **{key: value for key, value in facts.items() if value},
+        }
+
+    def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
+        """Draws `n_tasks` tasks. Support sets have (C + distractors) * (shots + unlabelled)
+        examples, query sets C * queries, C being `ways`."""
+        high, most = self.ways[1], self.shots[1]
+        classes, turns = self._classes(n_tasks, generator)  # (T, C + distractors) each
+        all_classes = classes.shape[1]
+        present = self._draw(self.ways, (n_tasks, 1), generator) > torch.arange(high)  # (T, C)
+        shots = self._draw(self.shots, (n_tasks, high if self.imbalanced else 1), generator)
+
+        scores = torch.rand(n_tasks, all_classes, self._members.shape[1], generator=generator)
+        scores.masked_fill_(
+            torch.arange(scores.shape[2]) >= self._sizes[classes][..., None], -1
+        )
+        picks = scores.topk(most + self.queries + self.unlabelled).indices  # distinct
+        rows = self._members[classes].gather(2, picks)  # rows of the data set
+        known, asked, loose = rows.split([most, self.queries, self.unlabelled], 2)
+
+        given = (shots[..., None] > torch.arange(most)) & present[..., None]  # (T, C, shots)
+        given = F.pad(given, (0, 0, 0, self.distractors))
+        there = F.pad(present, (0, self.distractors), value=True)[..., None]
+        given = torch.cat([given, there.expand_as(loose)], 2)
+        return Task(
+            self._examples(torch.cat([known, loose], 2), given, most, turns, generator),
+            self._examples(
+                asked[:, :high],
+                present[..., None].expand(-1, -1, self.queries),
+                self.queries,
+                turns,
+                generator,
+            ),
+        )
+
+    def _classes(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The classes of every task and by how many right angles each is turned."""
+        copies = 4 if self.rotations == "classes" else 1
+        scores = torch.rand(size, len(self._sizes) * copies, generator=generator)
+        if self.within_groups:
+            groups = self.dataset.groups
+            assert groups is not None  # by _check
+            fit = torch.nonzero(torch.bincount(groups) * copies >= self._needed).flatten()
+            drawn = fit[torch.randint(len(fit), (size, 1), generator=generator)]  # (T, 1)
+            scores.masked_fill_(groups.repeat(copies) != drawn, -1)
+        picks = scores.topk(self._needed).indices
+        if self.ordered:  # the distractors stay behind
+            labelled, others = picks.split([self.ways[1], self.distractors], 1)
+            picks = torch.cat([labelled.sort(1).values, others], 1)
+        if self.rotations == "random":
+            return picks, torch.randint(4, picks.shape, generator=generator)
+        if self.rotations == "task":
+            return picks, torch.randint(4, (size, 1), generator=generator).expand_as(picks)
+        return picks % len(self._sizes), picks // len(self._sizes)
+
+    def _examples(
+        self, rows: Tensor, real: Tensor, labelled: int, turns: Tensor, generator: Generator
+    ) -> Examples:
+        """The examples in `rows` (T, C, S), shuffled within each task; (T, C * S) of them. The
+        first `labelled` of S have labels."""
+        tasks, ways, each = rows.shape
+        order = torch.rand(tasks, ways * each, generator=generator).argsort(1)
+        label = order // each  # (T, N)
+        rows, weight = rows.flatten(1).gather(1, order), real.flatten(1).gather(1, order)
+        if self._given and self.rotations is not None:
+            rows = rows + len(self.dataset) * turns.gather(1, label)
+        flat = rows.flatten().to(self._pixels.device)  # index_select copies whole rows: fast
+        x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
+        if not self._given:
+            if self.rotations is not None:
+                x = _rotate(x, turns.gather(1, label).to(x.device))
+            x = _prepared(x, self.normalise)
+        if self.augment is not None:
+            x = self.augment(x, generator)
+        weight = weight.to(x)
+        told = weight * (order % each < labelled).to(x)
+        y = F.one_hot(label, ways)[..., : self.ways[1]].to(x)
+        return Examples(x, y * told[..., None], weight)
+
+    @property
+    def _needed(self) -> int:
+        """Classes that a task is drawn from."""
+        return self.ways[1] + self.distractors
+
+    @staticmethod
+    def _draw(bounds: tuple[int, int], shape: tuple[int, ...], generator: Generator) -> Tensor:
+        return torch.randint(bounds[0], bounds[1] + 1, shape, generator=generator)
+
+    def _check(self) -> None:
+        data, copies = self.dataset, 4 if self.rotations == "classes" else 1
+        need = self.shots[1] + self.queries + self.unlabelled
+        poor = torch.nonzero(self._sizes < need).flatten().tolist()
+        if poor:
+            raise ValueError(
+                f"{len(poor)} of {len(self._sizes)} classes have fewer than "
+                f"{self.shots[1]} shots + {self.queries} queries"
+                f"{f' + {self.unlabelled} unlabelled' if self.unlabelled else ''} = {need} "
+                "examples, "
+                f"such as {data.classes[poor[0]]!r} with {int(self._sizes[poor[0]])}. "
+                "Lower these numbers, or leave these classes out."
+            )
+        most = len(self._sizes)
+        if self.within_groups:
+            if data.groups is None:
+                raise ValueError(
+                    f"within_groups needs superclasses, which {data.name!r} has not."
+                )
+            most = int(torch.bincount(data.groups).max())
+        if most * copies < self._needed:
+            where = "its largest superclass" if self.within_groups else "the data set"
+            raise ValueError(
+                f"{self.ways[1]} ways"
+                f"{f' + {self.distractors} distractors' if self.distractors else ''} "
+                f"were asked for, but {where} has {most * copies} classes. "
+                "Lower ways or add classes."
+            )
+
+
+def _check_square(dataset: Labelled, rotations: str) -> None:
+    if dataset.x.ndim < 3 or dataset.x.shape[-1] != dataset.x.shape[-2]:
+        raise ValueError(
+            f"rotations={rotations!r} needs square images, not examples of shape "
+            f"{tuple(dataset.x.shape[1:])}. Resize the images or leave rotations out."
+        )
+
+
+def _prepared(x: Tensor, normalise: Normalise | None) -> Tensor:
+    """Examples as nets are given them."""
+    if x.dtype == torch.uint8:
+        x = x.float().div_(255)
+    x = x.to(torch.get_default_dtype())
+    return x if normalise is None else (x - normalise[0]) / normalise[1]
+
+
+def _rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Images x (T, N, C, H, W), each turned by `turns` (T, N) right angles."""
+    for quarter in (1, 2, 3):
+        chosen = turns == quarter
+        x[chosen] = torch.rot90(x[chosen], quarter, (-2, -1))
+    return x
+
+
+def _members(dataset: Labelled) -> tuple[Tensor, Tensor]:
+    """The rows of every class (K, most), padded by its own end, and their numbers (K,)."""
+    sizes = torch.bincount(dataset.y, minlength=len(dataset.classes))  # (K,)
+    order = dataset.y.argsort(stable=True)
+    start = sizes.cumsum(0) - sizes
+    column = torch.arange(int(sizes.max()))
+    return order[(start[:, None] + column).clamp_max(len(order) - 1)], sizes
+
+
+def _bounds(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    low, high = (value, value) if isinstance(value, int) else value
+    least = 2 if name == "ways" else 1
+    if not least <= low <= high:
+        raise ValueError(
+            f"{name}={value!r}: give a number from {least}, or (low, high) in order."
+        )
+    return low, high
+
+
+def _said(bounds: tuple[int, int]) -> Json:
+    return bounds[0] if bounds[0] == bounds[1] else list(bounds)

@@ -1,0 +1,118 @@
+"""Short streams to meta-train lifelong learners on (Javed & White, 2019, arXiv:1905.12588)."""
+
+from typing import Literal, Self
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from quickstudy.core.task import Examples, Json, Task, TaskDistribution
+from quickstudy.datasets.labelled import Labelled
+from quickstudy.tasks.few_shot import (
+    Normalise,
+    _check_square,
+    _members,
+    _prepared,
+    _rotate,
+)
+
+
+class OnlineTrajectoryTasks(TaskDistribution):
+    """Every task: a few classes to learn one after the other, without forgetting the rest.
+
+    The support set has `shots` examples of each of `ways` classes, class after class. The query
+    set has these again, then `remember` random examples of the whole data set. Column c of the
+    labels is class c of the data set, always.
+
+    Args:
+        dataset: where classes and examples come from.
+        ways: classes to learn.
+        shots: different examples of each.
+        remember: other examples to be judged on, drawn with replacement.
+        rotations: "classes": each class turned by 90, 180 and 270 degrees is another class, in
+            column c + K, c + 2 K or c + 3 K, of K classes.
+        normalise: as in `FewShot`.
+
+    Raises:
+        ValueError: the data set has too few classes, or a class too few examples.
+    """
+
+    def __init__(
+        self,
+        dataset: Labelled,
+        ways: int = 1,
+        shots: int = 20,
+        remember: int = 64,
+        *,
+        rotations: Literal["classes"] | None = None,
+        normalise: Normalise | None = None,
+    ):
+        self.dataset, self.ways, self.shots = dataset, ways, shots
+        self.remember, self.normalise = remember, normalise
+        self.rotations: Literal["classes"] | None = rotations
+        if rotations not in (None, "classes"):
+            raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
+        if rotations is not None:
+            _check_square(dataset, rotations)
+        self._members, self._sizes = _members(dataset)  # (K, most), (K,)
+        self._copies = 1 if rotations is None else 4
+        self.classes = len(dataset.classes) * self._copies  # columns of a label
+        fewest = int(self._sizes.min())
+        if not (1 <= ways <= self.classes and 1 <= shots <= fewest and remember >= 0):
+            raise ValueError(
+                f"ways={ways}, shots={shots}, remember={remember}: {dataset.name} has enough "
+                f"for 1 to {self.classes} ways of 1 to {fewest} shots; remember any number."
+            )
+        self._pixels = dataset.x
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the examples to a device, so that batches are made there."""
+        self._pixels = self._pixels.to(device)
+        return self
+
+    def card(self) -> dict[str, Json]:
+        """Data set, its hash, split, and the shape of a trajectory."""
+        data = self.dataset
+        facts = {"rotations": self.rotations} if self.rotations else {}
+        return {
+            "tasks": "trajectories",
+            "dataset": data.name,
+            "hash": data.hash,
+            "split": data.split,
+            "ways": self.ways,
+            "shots": self.shots,
+            "remember": self.remember,
+            **facts,
+        }
+
+    def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
+        """Draws `n_tasks` tasks of C * shots support and C * shots + remember query examples, C
+        being `ways`; labels have a column for every class of the data set."""
+        known = len(self._sizes)
+        scores = torch.rand(n_tasks, self.classes, generator=generator)
+        picks = scores.topk(self.ways).indices  # (T, C)
+        classes, turns = picks % known, picks // known
+        scores = torch.rand(n_tasks, self.ways, self._members.shape[1], generator=generator)
+        scores.masked_fill_(
+            torch.arange(scores.shape[2]) >= self._sizes[classes][..., None], -1
+        )
+        chosen = scores.topk(self.shots).indices  # distinct
+        rows = self._members[classes].gather(2, chosen).flatten(1)  # (T, C * shots)
+        turns = turns.repeat_interleave(self.shots, 1)
+        every = (n_tasks, self.remember)
+        past = torch.randint(len(self.dataset), every, generator=generator)
+        turned = torch.randint(self._copies, every, generator=generator)
+        everything = self._examples(torch.cat([rows, past], 1), torch.cat([turns, turned], 1))
+        support = Examples(*(leaf[:, : rows.shape[1]].clone() for leaf in everything))
+        return Task(support, everything)
+
+    def _examples(self, rows: Tensor, turns: Tensor) -> Examples:
+        flat = rows.flatten().to(self._pixels.device)
+        x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
+        if self.rotations is not None:
+            x = _rotate(x, turns.to(x.device))
+        x = _prepared(x, self.normalise)
+        label = self.dataset.y[rows.to(self.dataset.y.device)].to(x.device)
+        label = label + turns.to(x.device) * len(self._sizes)
+        y = F.one_hot(label, self.classes).to(x)
+        return Examples(x, y, torch.ones_like(y[..., 0]))

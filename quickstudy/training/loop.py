@@ -1,0 +1,84 @@
+"""Meta-training: a loop that the caller holds in hand."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from quickstudy.core.functional import tree_map
+from quickstudy.core.task import TaskDistribution, batches, entropy
+from quickstudy.execution.batching import fitting
+from quickstudy.learner import Learner
+from quickstudy.training.multi_epoch import MultiEpoch
+
+
+class Step(NamedTuple):
+    """What one step of meta-training saw."""
+
+    number: int  # counts from 1
+    loss: Tensor  # (T,)  the loss of every task of the batch, before the first step on it
+
+
+def train(
+    learner: nn.Module,
+    tasks: TaskDistribution,
+    optimizer: Optimizer,
+    *,
+    steps: int,
+    meta_batch_size: int,
+    start: int = 0,
+    seed: int = 0,
+    rank: int = 0,
+    clip: float | None = None,
+    precision: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Iterator[Step]:
+    """Does a step, yields, does the next.
+
+    There are no callbacks: log, evaluate, schedule, save and stop in the `for` that
+    drives this. Tasks and torch's global random state are functions of (seed, rank, step), and
+    what learners anneal is one of the step, so a run that stopped after step n goes on, to the
+    bit, with `start=n`.
+
+    Args:
+        learner: a `Learner`, or one inside DDP, FSDP or `torch.compile`.
+        meta_batch_size: tasks in a step (per process).
+        clip: largest norm of the meta-gradient.
+        precision: a dtype, such as `torch.bfloat16`, to autocast the forward pass to. PyTorch
+            then leaves linear layers and convolutions as they are that run under `vmap` and no
+            inner gradient (pytorch/pytorch#105442); with `execution="loop"` it casts them too.
+        device: where tasks are sent (None: where the learner is).
+    """
+    where = torch.device(device) if device is not None else next(learner.parameters()).device
+    stream = batches(tasks, meta_batch_size, steps=steps, start=start, seed=seed, rank=rank)
+    parts = (
+        min(optimizer.minibatches, meta_batch_size) if isinstance(optimizer, MultiEpoch) else 1
+    )
+    learners = [module for module in learner.modules() if isinstance(module, Learner)]
+    for number, batch in enumerate(stream, start + 1):
+        for each in learners:
+            each.set_step(number - 1)
+        batch = tree_map(lambda leaf: leaf.to(where, non_blocking=True), batch)
+        noise = entropy(seed, rank, number) + 1  # + 1: not the numbers of the next tasks
+        seen: list[Tensor] = []
+
+        def closure() -> Tensor:
+            torch.manual_seed(noise)  # noqa: B023  (again for optimizers that ask again)
+            turn = len(seen) % parts  # noqa: B023
+            part = tree_map(lambda leaf: leaf.tensor_split(parts)[turn], batch)  # noqa: B023
+            optimizer.zero_grad()
+            with torch.autocast(where.type, precision) if precision else nullcontext():
+                losses = learner(part)
+            loss = losses.mean()
+            with fitting(learner, part):
+                loss.backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(learner.parameters(), clip)
+            seen.append(losses.detach())  # noqa: B023
+            return loss
+
+        optimizer.step(closure)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        yield Step(number, torch.cat(seen[:parts]))
