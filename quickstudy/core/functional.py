@@ -1,6 +1,5 @@
 """The few functions that learners are written with."""
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -11,6 +10,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.func import grad
 
 from quickstudy.core.task import Examples
+from quickstudy.hints import suggest
 
 Params: TypeAlias = dict[str, Tensor]
 Criterion: TypeAlias = Callable[[Any, Examples], Tensor]
@@ -153,8 +153,7 @@ def parameters_in(net: nn.Module, places: Sequence[str]) -> frozenset[str]:
     known = [*(name for name, _ in net.named_modules() if name), *(name for name, _ in called)]
     for place in places:
         if place not in known:
-            near = difflib.get_close_matches(place, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known)}."
+            hint = suggest(place, known, f"It has: {', '.join(known)}.")
             raise ValueError(f"The net has no module or parameter {place!r}. {hint}")
         found |= {names[p] for name, p in called if f"{name}.".startswith(f"{place}.")}
     return frozenset(found)

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.execution.batching import _pixels_together, explained, inference, over_tasks
@@ -113,7 +114,7 @@ def _without_net(learner: Learner[Any]) -> Learner[Any]:
 def _embeddings(learner: Learner[Any], tasks: FewShot) -> Tensor:
     """Of all `inputs` of `tasks`, where their images are."""
     net = learner.get_submodule("embed")
-    where = next((p.device for p in net.parameters()), torch.device("cpu"))
+    where = device_of(net)
     parts: list[Tensor] = []
     for x in tasks.inputs():
         parts.append(net(x.to(where)))
@@ -134,7 +135,7 @@ def _outcome(learner: Learner[Any], tasks: FewShot) -> tuple[Any, Any]:
         state = learner.adapt(task.support)
         return state, learner.predict(state, task.query.x)
 
-    where = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    where = device_of(learner)
     batch = tree_map(lambda x: x.to(where), tasks.sample(2, Generator().manual_seed(0)))
     torch.manual_seed(0)
     with explained(learner, batch), inference(learner) as (execution, chunk):

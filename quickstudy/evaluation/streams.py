@@ -217,7 +217,7 @@ def _follow(
         execution = learner.execution if len(batch.support.x) > 1 else "loop"
         with evaluating(learner), explained(learner, batch):
             if apart is None:
-                few = Examples(*(leaf[:, :10] for leaf in batch.support))
+                few = batch.support.take((slice(None), slice(10)))
                 apart = is_transductive(learner, Task(few, batch.query))
             ask = partial(
                 _scores,

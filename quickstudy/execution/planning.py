@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import TaskBatch
 from quickstudy.execution.batching import Execution, explained, named
 from quickstudy.execution.chunked import available, parse, peak, readable
@@ -124,7 +125,7 @@ def plan(
         ValueError: the learner can be executed in no way; names the module and the remedy.
     """
     limit, compiling = None if memory_limit is None else parse(memory_limit), 0.0
-    where = next((p.device for p in learner.parameters()), "cpu") if device is None else device
+    where = device_of(learner) if device is None else device
     batch = tree_map(lambda leaf: leaf.to(where), batch)
     size = len(leaves(batch)[0])
     some = (size // 4, size // 16) if chunks is None else chunks

@@ -85,7 +85,7 @@ def test_mini_batches_are_those_of_a_loop_by_hand():
     learner, support = Reptile(net(), lr=LR, steps=7, batch=2), one().support
     torch.manual_seed(5)
     rows = passes(support.weight, 14).view(7, 2)
-    batches = [Examples(*(leaf[row] for leaf in support)) for row in rows]
+    batches = [support.take(row) for row in rows]
     expected = adapted(learner.net, batches)
     torch.manual_seed(5)
     found = learner.adapt(support).params
@@ -108,7 +108,7 @@ def test_every_pass_is_through_all_real_examples():
 def test_padding_is_not_adapted_to():
     support = one().support
     nothing = support._replace(weight=0 * support.weight)
-    padded = Examples(*map(torch.cat, zip(nothing, support, strict=True)))
+    padded = Examples.cat(nothing, support)
     wild = padded._replace(x=torch.where(padded.weight[:, None] > 0, padded.x, 1e3))
     learner = Reptile(net(), lr=LR, steps=6, batch=2)
     torch.manual_seed(1)
