@@ -28,7 +28,7 @@ from .estimators.lifelong_classifier import LifelongClassifier as LifelongClassi
 from .estimators.verification import FewShotVerifier as FewShotVerifier
 from .evaluation.protocol import Report as Report
 from .evaluation.protocol import evaluate as evaluate
-from .execution.planning import diagnose as diagnose
+from .execution.diagnosis import diagnose as diagnose
 from .execution.planning import plan as plan
 from .learner import Learner as Learner
 from .learners.amortised.conditional_neural_process import (

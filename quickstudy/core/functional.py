@@ -1,15 +1,15 @@
 """The few functions that learners are written with."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack
 from torch.func import grad
 
 from quickstudy.core.task import Examples
+from quickstudy.core.torch_private import in_transform
 from quickstudy.hints import suggest
 
 Params: TypeAlias = dict[str, Tensor]
@@ -85,7 +85,7 @@ def gradient(fn: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
     """
 
     def slopes(params: Params) -> Params:
-        if torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
+        if torch.compiler.is_compiling() or in_transform():
             return grad(fn)(params)
         again = torch.is_grad_enabled()
         with torch.enable_grad():
@@ -174,6 +174,17 @@ def leaves(tree: Any) -> list[Tensor]:
     found: list[Tensor] = []
     tree_map(found.append, tree)
     return found
+
+
+def unflatten(like: Any, tensors: Iterable[Tensor]) -> Any:
+    """Return a tree of the structure of `like` with `tensors` in order; undoes `leaves`.
+
+    Examples:
+        >>> unflatten({"a": torch.zeros(1), "b": ()}, [torch.ones(2)])
+        {'a': tensor([1., 1.]), 'b': ()}
+    """
+    stream = iter(tensors)
+    return tree_map(lambda _: next(stream), like)
 
 
 def unstack(tree: Any) -> list[Any]:

@@ -10,7 +10,7 @@ Reinforcement learning adds:
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Generator, Tensor, device
 
 Data = TypeVar("Data")
 Json: TypeAlias = Any  # None, bool, int, float, str, and lists and dictionaries of these
+Checkpoint: TypeAlias = Literal["sqrt", "steps", "mixed"]  # of inner steps; see `descend`
 
 
 class Examples(NamedTuple):

@@ -15,7 +15,8 @@ from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.evaluation.protocol import evaluating
-from quickstudy.execution.batching import _pixels_together, explained, inference, over_tasks
+from quickstudy.execution.batching import channels_last, inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.tasks.few_shot import FewShot
 
@@ -84,7 +85,7 @@ class EmbedTogether(nn.Module):
     def forward(self, tasks: TaskBatch) -> Tensor:
         """The loss of every task (T,)."""
         parts = [part.x for part in tasks]  # (T, N, *features) each
-        flat = torch.cat([_pixels_together(x.flatten(0, 1)) for x in parts])
+        flat = torch.cat([channels_last(x.flatten(0, 1)) for x in parts])
         embedded = self.learner.get_submodule("embed")(flat).to(parts[0].dtype)
         found = embedded.split([len(x) * x.shape[1] for x in parts])
         support, query = (

@@ -24,7 +24,8 @@ from quickstudy.core.task import (
     batches,
     seeds,
 )
-from quickstudy.execution.batching import explained, inference, over_tasks
+from quickstudy.execution.batching import inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import _replace
 

@@ -30,7 +30,8 @@ from quickstudy.evaluation.protocol import (
     evaluating,
     is_transductive,
 )
-from quickstudy.execution.batching import Execution, explained, over_tasks
+from quickstudy.execution.batching import Execution, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import CheckpointError, _replace
 from quickstudy.tasks.streams import Stream, Streams

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from quickstudy.core.torch_private import ConvBase
 from quickstudy.hints import suggest
 from quickstudy.nets.backbones import Net
 
@@ -107,7 +107,7 @@ class _Linear(_Factored, nn.Linear):
         return F.linear(input, self._own(), self.bias) + self.scale * added
 
 
-class _Conv(_Factored, _ConvNd):
+class _Conv(_Factored, ConvBase):
     @property
     def weight(self) -> Tensor:
         return self._sum()

@@ -19,7 +19,8 @@ from torch.func import vmap
 from quickstudy.core.functional import leaves, tree_map, unstack
 from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.evaluation.protocol import evaluating
-from quickstudy.execution.batching import Execution, explained, inference, over_tasks
+from quickstudy.execution.batching import Execution, inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from quickstudy.core.functional import tree_map
 from quickstudy.core.task import TaskDistribution, batches, seeds
-from quickstudy.execution.batching import fitting
+from quickstudy.execution.errors import fitting
 from quickstudy.learner import Learner
 from quickstudy.training.multi_epoch import MultiEpoch
 
