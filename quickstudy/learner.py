@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar, final
 
 from torch import Tensor, nn
 
-from quickstudy.core.functional import Criterion, cross_entropy
+from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.task import Task, TaskBatch
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.losses import losses_over_tasks

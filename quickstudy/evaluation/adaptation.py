@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core.functional import leaves, tree_map, unstack
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskDistribution, batches, seeds
 from quickstudy.core.torch_private import is_functorch_wrapped_tensor
+from quickstudy.core.tree import leaves, tree_map, unstack
 from quickstudy.evaluation.protocol import _APART, Metric, Report, default_metrics, evaluate
 from quickstudy.execution.batching import inference, over_tasks
 from quickstudy.execution.errors import explained

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskBatch
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.execution.batching import channels_last, inference, over_tasks
 from quickstudy.execution.errors import explained

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from quickstudy.core.functional import accuracy, cross_entropy, leaves, tree_map
+from quickstudy.core.criteria import accuracy, cross_entropy
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import (
     Examples,
@@ -24,6 +24,7 @@ from quickstudy.core.task import (
     batches,
     seeds,
 )
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.execution.batching import inference, over_tasks
 from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 
 State = TypeVar("State")
 LSTMState: TypeAlias = tuple[Tensor, Tensor]  # the output and the cell
@@ -80,7 +80,7 @@ class RecurrentCell(nn.Module, ABC, Generic[State]):
     inputs: int  # width of a step's input
 
     @abstractmethod
-    def start(self) -> State:
+    def initial_state(self) -> State:
         """The state before the first step."""
 
     @abstractmethod
@@ -99,7 +99,9 @@ class RecurrentCell(nn.Module, ABC, Generic[State]):
         """As `forward`, with the state after every step."""
         batch = x.shape[1:-1]
         if state is None:
-            state = tree_map(lambda part: part.expand(*batch, *part.shape), self.start())
+            state = tree_map(
+                lambda part: part.expand(*batch, *part.shape), self.initial_state()
+            )
         now = cast(State, state)
         outputs: list[Tensor] = []
         states: list[State] = []
@@ -119,7 +121,7 @@ class LSTMCell(RecurrentCell[LSTMState]):
         self.gates = nn.Linear(inputs + hidden, 4 * hidden)
         self.first = nn.Parameter(torch.zeros(2, hidden))
 
-    def start(self) -> LSTMState:
+    def initial_state(self) -> LSTMState:
         """The output and the cell, (hidden,) each."""
         return self.first[0], self.first[1]
 
@@ -139,7 +141,7 @@ class FeedForward(RecurrentCell[tuple[()]]):
         self.inputs = inputs
         self.layer = nn.Linear(inputs, hidden)
 
-    def start(self) -> tuple[()]:
+    def initial_state(self) -> tuple[()]:
         """Nothing."""
         return ()
 
@@ -163,9 +165,9 @@ class StackedLSTM(RecurrentCell[tuple[LSTMState, ...]]):
         self.layers = nn.ModuleList(LSTMCell(width, hidden) for width in widths)
         self.output = nn.Linear(hidden, outputs)
 
-    def start(self) -> tuple[LSTMState, ...]:
+    def initial_state(self) -> tuple[LSTMState, ...]:
         """That of every layer."""
-        return tuple(cast(LSTMCell, layer).start() for layer in self.layers)
+        return tuple(cast(LSTMCell, layer).initial_state() for layer in self.layers)
 
     def step(
         self, x: Tensor, state: tuple[LSTMState, ...]
@@ -233,12 +235,12 @@ class NTM(RecurrentCell[NTMState]):
         reads, writes = (range(1, 1 + number) for number in self.heads)
         return [*(f"read head {i}" for i in reads), *(f"write head {i}" for i in writes)]
 
-    def start(self) -> NTMState:
+    def initial_state(self) -> NTMState:
         """The state before the first step: an empty memory, and what is learned."""
         attention_weights = self.first.softmax(-1)
         memory = self.first.new_zeros(self.slots, self.width)
         read = attention_weights[: self.heads[0]] @ memory
-        return NTMState(memory, attention_weights, read, self.controller.start())
+        return NTMState(memory, attention_weights, read, self.controller.initial_state())
 
     def step(self, x: Tensor, state: NTMState) -> tuple[Tensor, NTMState]:
         """(inputs,) and a state -> (outputs,) and the next state."""

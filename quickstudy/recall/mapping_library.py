@@ -28,9 +28,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy.core.functional import cross_entropy, leaves, tree_map
+from quickstudy.core.criteria import cross_entropy
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Json, Task
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation import pairwise
 from quickstudy.evaluation.protocol import default_metrics, evaluating
 from quickstudy.execution.batching import over_tasks

@@ -13,9 +13,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from quickstudy.core.functional import tree_map, unstack
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, batches
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.estimators.verification import equal_error_rate, roc
 from quickstudy.evaluation.adaptation import _evaluating
 from quickstudy.evaluation.pairwise import compares, embed, similarities

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from quickstudy.core.functional import Params, tree_map
+from quickstudy.core.linear import axpy, conjugate_gradients, dot
+from quickstudy.core.parameters import Params
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import over_tasks
-from quickstudy.learners.gradient.imaml import conjugate_gradients, dot, plus
 from quickstudy.rl.actor import Actor
 
 
@@ -86,7 +87,7 @@ class TRPO(Optimizer):
 
         before = {name: p.detach().clone() for name, p in params.items()}
         for _ in range(group["tries"]):
-            self._set(params, plus(before, -length, direction))
+            self._set(params, axpy(before, -length, direction))
             after, far = self._judged(tasks)
             if after < loss and far <= group["max_divergence"]:
                 return loss
@@ -105,7 +106,7 @@ class TRPO(Optimizer):
             found = torch.autograd.grad(
                 along, values, retain_graph=True, materialize_grads=True
             )
-            return plus(dict(zip(names, found, strict=True)), damping, vector)
+            return axpy(dict(zip(names, found, strict=True)), damping, vector)
 
         return product
 

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.core.functional import (
-    Criterion,
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.parameters import (
     ParameterSelection,
     Params,
-    cross_entropy,
     parameters_in,
     select_parameters,
 )
