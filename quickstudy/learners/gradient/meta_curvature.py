@@ -94,11 +94,11 @@ class MetaCurvature(Learner[Params]):
         """The parameters that adaptation changes."""
         return {name: p for name, p in self.net.named_parameters() if name in self.names}
 
-    def update(self, slopes: Params, memory: Memory) -> tuple[Params, Memory]:
+    def update(self, grads: Params, memory: Memory) -> tuple[Params, Memory]:
         """The transformed gradients, as an `InnerOptimizer` gives them."""
         return {
-            name: transform(slope, self.curvature.get_submodule(name).parameters())
-            for name, slope in slopes.items()
+            name: transform(grad, self.curvature.get_submodule(name).parameters())
+            for name, grad in grads.items()
         }, memory
 
 
