@@ -18,13 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from quickstudy.core.functional import (
-    Criterion,
-    Params,
-    cross_entropy,
-    select_parameters,
-    with_gradient,
-)
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.gradients import with_gradient
+from quickstudy.core.parameters import Params, select_parameters
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import InnerOptimizer, adam, descend
 from quickstudy.learner import Learner
@@ -118,7 +114,7 @@ class Reptile(Learner[Adapted]):
         if self.batch is None or self.batch >= len(support.x):
             return [support] * self.steps
         rows = passes(support.weight, self.steps * self.batch).view(self.steps, self.batch)
-        return [Examples(*(leaf[row] for leaf in support)) for row in rows.unbind()]
+        return [support.take(row) for row in rows.unbind()]
 
 
 def passes(weight: Tensor, draws: int) -> Tensor:

@@ -17,10 +17,10 @@ code, the contrast is of embeddings before T with means after it, of support and
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core.functional import squared_distance
+from quickstudy.core.prototypes import Prototypes
+from quickstudy.core.similarity import squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
-from quickstudy.learners.metric.prototypical import Prototypes
 
 
 class FEAT(Learner[Prototypes]):
@@ -66,7 +66,7 @@ class FEAT(Learner[Prototypes]):
     def loss(self, task: Task[Examples]) -> Tensor:
         """The criterion on the query set, and `balance` times the contrast (eq. 8)."""
         support, query = (part._replace(x=self.embed(part.x)) for part in task)
-        both = Examples(*map(torch.cat, zip(support, query, strict=True)))
+        both = Examples.cat(support, query)
         plain = self.criterion(self._compare(_sums(support), query.x), query)
         return plain + self.balance * self.criterion(self._contrast(both), both)
 
