@@ -126,10 +126,10 @@ def triplet_siamese(
     embed: nn.Module,
     *,
     margin: float = 0.2,
-    mine: losses.Mine = losses.semi_hard_triplets,
+    miner: losses.Miner = losses.semi_hard_triplets,
 ) -> SiameseNetwork:
     """FaceNet (2015): embeddings of unit length, Euclidean distances and `losses.triplet`."""
-    objective = partial(losses.triplet, margin=margin, mine=mine)
+    objective = partial(losses.triplet, margin=margin, miner=miner)
     unit = nn.Sequential(embed, L2Normalize())
     return SiameseNetwork(unit, negative_squared_distance, objective)
 
