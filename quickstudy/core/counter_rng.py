@@ -1,9 +1,9 @@
 """Random numbers as a function of a key, for learners that draw while they adapt.
 
 `adapt` must be a function of its arguments, so that a resumed stream equals one without an
-interruption. So a state holds a counter, and the draws are its hash, by SplitMix64 (Steele, Lea &
-Flood, 2014, doi:10.1145/2660193.2660195). Integers of 64 bits are the same on every device, and
-under vmap.
+interruption. So a state holds a counter, and the draws are its hash, by SplitMix64 (Steele, Lea
+& Flood, 2014, doi:10.1145/2660193.2660195). Integers of 64 bits are the same on every device,
+and under vmap.
 """
 
 import math
@@ -24,7 +24,8 @@ def uniform(key: Tensor, *shape: int, salt: int = 0) -> Tensor:
 
     Examples:
         >>> key = torch.tensor(5)
-        >>> uniform(key, 2).equal(uniform(key, 2)), uniform(key, 2).equal(uniform(key, 2, salt=1))
+        >>> first = uniform(key, 2)
+        >>> first.equal(uniform(key, 2)), first.equal(uniform(key, 2, salt=1))
         (True, False)
     """
     return _shift_right(_bits(key, salt, math.prod(shape)), 40).float().reshape(shape) / 2**24
