@@ -42,7 +42,7 @@ def recipe(
     learner = {
         "pairs": lambda: qs.SiameseNetwork(net, qs.learners.metric.WeightedL1(net.width)),
         "contrastive": lambda: qs.contrastive_siamese(net, margin=10.0),
-        "triplet": lambda: qs.triplet_siamese(net, mine=qs.core.losses.all_triplets),
+        "triplet": lambda: qs.triplet_siamese(net, miner=qs.core.losses.all_triplets),
     }[loss]()
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     learner.execution = "loop"  # one large episode a step: nothing to batch over

@@ -10,6 +10,7 @@ from quickstudy.core.functional import (
     squared_error,
     with_gradient,
 )
+from quickstudy.core.prototypes import Prototypes, class_logits, class_sums
 from quickstudy.core.similarity import (
     ScaledSimilarity,
     cosine_similarity,
@@ -19,11 +20,14 @@ from quickstudy.core.task import Examples, Task, TaskDistribution, batches
 
 __all__ = [
     "Examples",
+    "Prototypes",
     "ScaledSimilarity",
     "Task",
     "TaskDistribution",
     "accuracy",
     "batches",
+    "class_logits",
+    "class_sums",
     "cosine_similarity",
     "cross_entropy",
     "gaussian_nll",

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from quickstudy.core.functional import squared_distance, weighted_mean
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-Mine: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Miner: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def pairs(y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def triplet(
     weight: Tensor,
     *,
     margin: float = 0.2,
-    mine: Mine = all_triplets,
+    miner: Miner = all_triplets,
 ) -> Tensor:
     """FaceNet's (Schroff, Kalenichenko & Philbin, 2015, arXiv:1503.03832, eq. 3): an anchor is
     to be closer to its own class than to another, by `margin`.
@@ -100,9 +100,9 @@ def triplet(
     embeddings of unit length, as the paper does, or a margin that fits their scale.
 
     Args:
-        mine: `all_triplets`, `hard_triplets` or `semi_hard_triplets`.
+        miner: `all_triplets`, `hard_triplets` or `semi_hard_triplets`.
     """
-    gap, counts = mine(squared_distance(embeddings, embeddings), *pairs(y, weight))
+    gap, counts = miner(squared_distance(embeddings, embeddings), *pairs(y, weight))
     violation = (gap + margin).relu()
     return weighted_mean(violation, counts * (violation > 0))
 
