@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from quickstudy import Examples, Learner
 from quickstudy.core import squared_distance
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 
 
 class NearestExamplesState(NamedTuple):

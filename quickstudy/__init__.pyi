@@ -15,9 +15,9 @@ from . import storage as storage
 from . import tasks as tasks
 from . import testing as testing
 from . import training as training
-from .core.functional import accuracy as accuracy
-from .core.functional import cross_entropy as cross_entropy
-from .core.functional import squared_error as squared_error
+from .core.criteria import accuracy as accuracy
+from .core.criteria import cross_entropy as cross_entropy
+from .core.criteria import squared_error as squared_error
 from .core.task import Examples as Examples
 from .core.task import Task as Task
 from .core.task import TaskDistribution as TaskDistribution
@@ -28,7 +28,7 @@ from .estimators.lifelong_classifier import LifelongClassifier as LifelongClassi
 from .estimators.verification import FewShotVerifier as FewShotVerifier
 from .evaluation.protocol import Report as Report
 from .evaluation.protocol import evaluate as evaluate
-from .execution.planning import diagnose as diagnose
+from .execution.diagnosis import diagnose as diagnose
 from .execution.planning import plan as plan
 from .learner import Learner as Learner
 from .learners.amortised.conditional_neural_process import (

@@ -6,9 +6,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from quickstudy import Examples, PrototypicalNetwork, SequenceLearner, Task
-from quickstudy.core.functional import tree_map
+from quickstudy import PrototypicalNetwork, SequenceLearner, Task
 from quickstudy.core.task import batches
+from quickstudy.core.tree import tree_map
 from quickstudy.nets import NTM, StackedLSTM
 from quickstudy.reports.attention import _map, remembering
 from quickstudy.reports.report import LIGHT
@@ -30,12 +30,12 @@ def test_weightings_are_those_of_every_step(learner: SequenceLearner):
     task = tree_map(lambda leaf: leaf[0], batch)
     found = learner.attention_weights(task)
     assert list(found) == ["read head 1", "read head 2", "write head 1"]
-    state = learner.cell.start()
+    state = learner.cell.initial_state()
     for step, x in enumerate(torch.cat([task.support.x, torch.zeros(3, 5)])):
         _, state = learner.cell.step(x, state)
         for head, each in enumerate(found.values()):
             torch.testing.assert_close(each[step], state.attention_weights[head])
-    later = Examples(*(column[2:] for column in task.query))
+    later = task.query.take(slice(2, None))
     for whole, part in zip(
         found.values(),
         learner.attention_weights(Task(task.support, later)).values(),

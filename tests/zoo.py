@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
-from quickstudy.core.functional import squared_error
+from quickstudy.core.criteria import squared_error
 from quickstudy.core.similarity import ScaledSimilarity
 from quickstudy.datasets import Labelled
-from quickstudy.inner_loop.descent import SGD
+from quickstudy.inner_loop.descent import steepest_descent
 from quickstudy.learners.amortised.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.amortised.snail import SNAIL
 from quickstudy.learners.gradient.cavia import CAVIA, ContextInput, FiLM, film_conv4
@@ -201,7 +201,9 @@ ZOO = {
     "cavia_film": Entry(lambda: CAVIA(film(), context=16, steps=2), IMAGES, BATCH),
     "proto_maml": Entry(lambda: ProtoMAML(MLP(8, 8), steps=3), BLOBS, set()),
     "reptile": Entry(
-        lambda: Reptile(mlp(), lr=0.05, batch_size=None, optimizer=SGD), BLOBS, HEAD
+        lambda: Reptile(mlp(), lr=0.05, batch_size=None, optimizer=steepest_descent),
+        BLOBS,
+        HEAD,
     ),
     "reptile_adam": Entry(
         lambda: Reptile(line(), lr=0.02, batch_size=None, criterion=squared_error),
@@ -209,7 +211,9 @@ ZOO = {
         {"empty support"},
     ),
     "reptile_inductive": Entry(
-        lambda: Reptile(normed(), lr=0.05, batch_size=None, optimizer=SGD, transductive=False),
+        lambda: Reptile(
+            normed(), lr=0.05, batch_size=None, optimizer=steepest_descent, transductive=False
+        ),
         BLOBS,
         BATCH,
     ),

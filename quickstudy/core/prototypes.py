@@ -67,3 +67,16 @@ def class_logits(
         tensor([[-1., -inf]])
     """
     return similarity(x, prototypes.means).masked_fill(prototypes.sizes == 0, -torch.inf)
+
+
+def class_means(features: Tensor, examples: Examples) -> Tensor:
+    """Return the mean (C, D) of the features (N, D) of each class; 0 without examples.
+
+    Examples:
+        >>> pair = Examples(torch.zeros(2, 1), torch.eye(2, 3), torch.ones(2))
+        >>> class_means(torch.tensor([[1.0], [2.0]]), pair).squeeze(1)
+        tensor([1., 2., 0.])
+    """
+    member = examples.y * examples.weight[:, None]  # (N, C)
+    sizes = examples.weight @ examples.y  # (C,)
+    return member.T @ features / sizes.clamp_min(1e-12)[:, None]

@@ -29,8 +29,8 @@ from torch.nn import Flatten
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Json
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.pairwise import require_distance
 from quickstudy.learner import Learner
 from quickstudy.learners.heads.ridge import RidgeRegression

@@ -23,8 +23,8 @@ from sklearn.utils.validation import _num_samples
 from torch import Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.functional import leaves
 from quickstudy.core.task import Json
+from quickstudy.core.tree import leaves
 from quickstudy.estimators.few_shot import _Classifier
 from quickstudy.learner import Learner
 from quickstudy.learners.lifelong.streaming_lda import StreamingLDA

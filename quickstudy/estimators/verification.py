@@ -359,7 +359,7 @@ class _Teaching(Learner[State]):
 
 
 def _rows(examples: Examples, rows: Tensor) -> Examples:
-    return Examples(*(part[rows] for part in examples))
+    return examples.take(rows)
 
 
 def _truth(same: Any, size: int) -> np.ndarray:

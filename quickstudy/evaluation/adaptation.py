@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 
-from quickstudy.core.functional import leaves, tree_map, unstack
-from quickstudy.core.task import Examples, Task, TaskDistribution, batches, entropy
+from quickstudy.core.parameters import device_of
+from quickstudy.core.task import Examples, Task, TaskDistribution, batches, seeds
+from quickstudy.core.torch_private import is_functorch_wrapped_tensor
+from quickstudy.core.tree import leaves, tree_map, unstack
 from quickstudy.evaluation.protocol import _APART, Metric, Report, default_metrics, evaluate
-from quickstudy.execution.batching import explained, inference, over_tasks
+from quickstudy.execution.batching import inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 
 
@@ -142,14 +144,14 @@ def _changes(
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """For every task how far each part moved, and how similar each layer's outputs stayed, by 0
     to `last` steps (K + 1,). Sets `learner.steps`."""
-    where = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    where = device_of(learner)
     stream = batches(tasks, size, steps=-(-count // size), seed=seed, rank=_APART)
     for number, batch in enumerate(stream):
         batch = tree_map(lambda leaf, n=number: leaf[: count - n * size].to(where), batch)
         states = []
         with torch.random.fork_rng(), explained(learner, batch):
             for learner.steps in range(last + 1):
-                torch.manual_seed(entropy(seed, _APART, number) + 1)  # as `evaluate` does
+                torch.manual_seed(seeds(seed, _APART, number)[1])  # as `evaluate` does
                 with inference(learner) as (execution, chunk):
                     states.append(
                         unstack(over_tasks(learner.adapt, execution, chunk)(batch.support))

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskBatch
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import evaluating
-from quickstudy.execution.batching import _pixels_together, explained, inference, over_tasks
+from quickstudy.execution.batching import channels_last, inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.tasks.few_shot import FewShot
 
@@ -83,7 +85,7 @@ class EmbedTogether(nn.Module):
     def forward(self, tasks: TaskBatch) -> Tensor:
         """The loss of every task (T,)."""
         parts = [part.x for part in tasks]  # (T, N, *features) each
-        flat = torch.cat([_pixels_together(x.flatten(0, 1)) for x in parts])
+        flat = torch.cat([channels_last(x.flatten(0, 1)) for x in parts])
         embedded = self.learner.get_submodule("embed")(flat).to(parts[0].dtype)
         found = embedded.split([len(x) * x.shape[1] for x in parts])
         support, query = (
@@ -113,7 +115,7 @@ def _without_net(learner: Learner[Any]) -> Learner[Any]:
 def _embeddings(learner: Learner[Any], tasks: FewShot) -> Tensor:
     """Of all `inputs` of `tasks`, where their images are."""
     net = learner.get_submodule("embed")
-    where = next((p.device for p in net.parameters()), torch.device("cpu"))
+    where = device_of(net)
     parts: list[Tensor] = []
     for x in tasks.inputs():
         parts.append(net(x.to(where)))
@@ -134,7 +136,7 @@ def _outcome(learner: Learner[Any], tasks: FewShot) -> tuple[Any, Any]:
         state = learner.adapt(task.support)
         return state, learner.predict(state, task.query.x)
 
-    where = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    where = device_of(learner)
     batch = tree_map(lambda x: x.to(where), tasks.sample(2, Generator().manual_seed(0)))
     torch.manual_seed(0)
     with explained(learner, batch), inference(learner) as (execution, chunk):

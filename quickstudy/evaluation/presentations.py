@@ -137,7 +137,7 @@ class _Presented(Learner[Tensor]):
         guesses: list[Tensor] = []
         known: Any = None
         for i in range(len(support.x)):
-            one = Examples(*(leaf[i : i + 1] for leaf in support))
+            one = support.take(slice(i, i + 1))
             if known is None:
                 nothing = one._replace(weight=torch.zeros_like(one.weight))
                 asked = self.learner.adapt(nothing)

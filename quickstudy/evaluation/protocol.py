@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from quickstudy.core.functional import accuracy, cross_entropy, leaves, tree_map
+from quickstudy.core.criteria import accuracy, cross_entropy
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import (
     Examples,
     Json,
@@ -21,9 +22,11 @@ from quickstudy.core.task import (
     TaskBatch,
     TaskDistribution,
     batches,
-    entropy,
+    seeds,
 )
-from quickstudy.execution.batching import explained, inference, over_tasks
+from quickstudy.core.tree import leaves, tree_map
+from quickstudy.execution.batching import inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import _replace
 
@@ -212,7 +215,7 @@ def evaluate(
                 )
         return numbers
 
-    where = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    where = device_of(learner)
     transductive = False
     done = 0
     parts: list[dict[str, Tensor]] = []
@@ -220,7 +223,7 @@ def evaluate(
         for batch in batches(
             tasks, meta_batch_size, steps=-(-n_tasks // meta_batch_size), seed=seed, rank=_APART
         ):
-            noise = entropy(seed, _APART, len(parts)) + 1  # + 1: not the tasks' numbers
+            _, noise = seeds(seed, _APART, len(parts))
             torch.manual_seed(noise)
             batch = tree_map(lambda leaf: leaf[: n_tasks - done].to(where), batch)  # noqa: B023
             if not parts:

@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Json, Task, TaskBatch
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import (
     Metric,
     Report,
@@ -30,7 +30,8 @@ from quickstudy.evaluation.protocol import (
     evaluating,
     is_transductive,
 )
-from quickstudy.execution.batching import Execution, explained, over_tasks
+from quickstudy.execution.batching import Execution, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import CheckpointError, _replace
 from quickstudy.tasks.streams import Stream, Streams
@@ -217,7 +218,7 @@ def _follow(
         execution = learner.execution if len(batch.support.x) > 1 else "loop"
         with evaluating(learner), explained(learner, batch):
             if apart is None:
-                few = Examples(*(leaf[:, :10] for leaf in batch.support))
+                few = batch.support.take((slice(None), slice(10)))
                 apart = is_transductive(learner, Task(few, batch.query))
             ask = partial(
                 _scores,

@@ -13,7 +13,6 @@ Adaptation starts from the mean state $\phi$, in which the learned start $\phi_0
 as in `TaskMemory`; or the predictions are mixed.
 """
 
-import difflib
 import json
 import re
 import warnings
@@ -29,11 +28,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy.core.functional import cross_entropy, leaves, tree_map
+from quickstudy.core.criteria import cross_entropy
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Json, Task
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation import pairwise
 from quickstudy.evaluation.protocol import default_metrics, evaluating
 from quickstudy.execution.batching import over_tasks
+from quickstudy.hints import suggest
 from quickstudy.learner import Learner
 from quickstudy.recall.task_memory import attention, flat, misfits
 from quickstudy.storage.checkpoints import CheckpointError, _json, _kind, _replace
@@ -547,12 +549,11 @@ class MappingLibrary:
 
     def _require(self, name: str) -> None:
         if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else "`names()` lists those there are."
+            hint = suggest(name, self._entries, "`names()` lists those there are.")
             raise ValueError(f"There is no mapping {name!r} in {self.folder}. {hint}")
 
     def _device(self) -> torch.device:
-        return next((p.device for p in self.learner.parameters()), torch.device("cpu"))
+        return device_of(self.learner)
 
     def _here(self, examples: Examples) -> Examples:
         where = self._device()

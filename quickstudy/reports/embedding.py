@@ -13,8 +13,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from quickstudy.core.functional import tree_map, unstack
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, batches
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.estimators.verification import equal_error_rate, roc
 from quickstudy.evaluation.adaptation import _evaluating
 from quickstudy.evaluation.pairwise import compares, embed, similarities
@@ -39,7 +40,7 @@ def comparing(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
     batch = next(iter(batches(test.tasks, test.meta_batch_size, steps=1, seed=seed)))
     if not (compares(learner) and hasattr(learner, "embed") and _has_classes(batch.query.y)):
         return ""
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = device_of(learner)
     tasks = [_real(task, device) for task in unstack(batch)[:TASKS]]
     with _evaluating(learner):
         embedded = [embed(learner, part.x).cpu() for part in tasks[0]]

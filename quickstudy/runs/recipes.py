@@ -32,8 +32,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Json, Task, TaskDistribution, batches
+from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.cached_embeddings import EmbedTogether, embed_once
 from quickstudy.evaluation.protocol import Metric, Report, evaluate, pack
 from quickstudy.evaluation.streams import StreamReport, stream_report

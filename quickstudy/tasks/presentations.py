@@ -6,8 +6,8 @@ from typing import Self
 import torch
 from torch import Generator
 
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples, Json, Task, TaskDistribution
+from quickstudy.core.tree import tree_map
 
 
 class Presentations(TaskDistribution):
@@ -40,6 +40,6 @@ class Presentations(TaskDistribution):
         task = torch.arange(n_tasks, device=order.device)[:, None]
         mixed = tree_map(lambda a, b: torch.cat([a, b], 1)[task, order], support, query)
         return Task(
-            Examples(*(leaf[:, :shots] for leaf in mixed)),
-            Examples(*(leaf[:, shots:] for leaf in mixed)),
+            mixed.take((slice(None), slice(shots))),
+            mixed.take((slice(None), slice(shots, None))),
         )

@@ -10,7 +10,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from quickstudy import CAVIA, Examples, Task
-from quickstudy.core.functional import cross_entropy, squared_error, tree_map
+from quickstudy.core.criteria import cross_entropy, squared_error
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.learners.gradient import ContextInput, FiLM, film_conv4
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
@@ -153,7 +154,7 @@ def test_adapting_goes_on_from_a_state():
 
 def test_padding_does_not_shorten_the_inner_step():
     support = tree_map(lambda leaf: leaf[0], batch()).support
-    twice = Examples(*map(torch.cat, zip(support, support, strict=True)))
+    twice = Examples.cat(support, support)
     padded = twice._replace(weight=torch.cat([support.weight, 0 * support.weight]))
     learner = CAVIA(net(), context=CONTEXT, lr=LR)
     torch.testing.assert_close(learner.adapt(padded), learner.adapt(support))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import MAML, Examples, Task, anil, boil, fomaml
-from quickstudy.core.functional import cross_entropy, squared_error, tree_map
+from quickstudy.core.criteria import cross_entropy, squared_error
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.inner_loop.descent import descend
 from quickstudy.nets.backbones import MLP
@@ -247,7 +248,7 @@ def test_adapting_goes_on_from_a_state():
 
 def test_padding_does_not_shorten_the_inner_step():
     support = tree_map(lambda leaf: leaf[0], batch()).support
-    twice = Examples(*map(torch.cat, zip(support, support, strict=True)))
+    twice = Examples.cat(support, support)
     padded = twice._replace(weight=torch.cat([support.weight, 0 * support.weight]))
     learner = MAML(net(), lr=LR)
     torch.testing.assert_close(learner.adapt(padded), learner.adapt(support))

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
 from quickstudy import MANN, MatchingNetwork, PrototypicalNetwork, evaluate
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Task, batches
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation import evaluate_presentations
 from quickstudy.evaluation.presentations import accuracy_at, plot, table
 from quickstudy.learners.memory import LRUA
@@ -44,7 +44,7 @@ def task(seed: int = 0) -> Task[Examples]:
 
 
 def part(examples: Examples, rows: slice) -> Examples:
-    return Examples(*(leaf[rows] for leaf in examples))
+    return examples.take(rows)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def by_hand(machine: LRUA, key: Tensor, add: Tensor, strength: float, gate: floa
 def test_what_is_written_to_the_least_used_slot_is_read_by_its_key():
     machine = small(heads=1)
     what = torch.tensor([0.9, -0.5, 0.2, 0.1])
-    before: LRUAState = machine.start()._replace(
+    before: LRUAState = machine.initial_state()._replace(
         memory=torch.randn(7, 4), usage=torch.tensor([3.0, 2, 4, 1, 5, 6, 7])
     )
     by_hand(machine, what, what.atanh(), 500.0, -500.0)  # the gate is shut: not where it read
@@ -184,7 +184,7 @@ def test_a_sequence_in_two_parts_is_the_sequence_and_padding_is_not_heard():
     parts = part(sequence, slice(2)), part(sequence, slice(2, None))
     close(leaves(mine.adapt(parts[1], mine.adapt(parts[0]))), expected)
     junk = Examples(torch.randn(3, 8), torch.rand(3, 3), torch.zeros(3))
-    padded = Examples(*map(torch.cat, zip(parts[0], junk, parts[1], junk, strict=True)))
+    padded = Examples.cat(parts[0], junk, parts[1], junk)
     close(leaves(mine.adapt(padded)), expected)
 
 

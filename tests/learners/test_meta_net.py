@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import Examples, MetaNet, Task
-from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.learners.memory.meta_net import MetaNetState, preprocess
 from quickstudy.testing.learners import Blobs
 
@@ -114,9 +114,7 @@ def test_without_fast_weights_it_is_the_slow_net() -> None:
 
 def test_later_examples_are_read_too() -> None:
     learner, (support, _) = meta_net(), task()
-    first, later = (
-        Examples(*(leaf[part] for leaf in support)) for part in (slice(4), slice(4, 6))
-    )
+    first, later = (support.take(part) for part in (slice(4), slice(4, 6)))
     state = learner.adapt(later, learner.adapt(first))
     before, whole = learner.adapt(first), learner.adapt(support)
     torch.testing.assert_close(state.representation, before.representation)

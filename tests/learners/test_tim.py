@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import TIM, Examples, FewShotClassifier, Task, evaluate
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.transfer.tim import conditional_entropy, marginal_entropy
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
@@ -108,7 +108,7 @@ def test_a_class_without_examples_is_left_out(task: Task[Examples]):
     support, query = task
     mine = learner()
     found = mine.predict(mine.adapt(support._replace(weight=1 - support.y[:, 2])), query.x)
-    three = Examples(*(leaf[support.y[:, 2] == 0] for leaf in support))
+    three = support.take(support.y[:, 2] == 0)
     three = three._replace(y=three.y[:, [0, 1, 3]])
     expected = mine.predict(mine.adapt(three), query.x)
     torch.testing.assert_close(found[:, [0, 1, 3]], expected)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from quickstudy.core.functional import Criterion, gaussian_nll
+from quickstudy.core.criteria import Criterion, gaussian_nll
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import MLP
@@ -108,5 +108,5 @@ class ConditionalNeuralProcess(Learner[ConditionalNeuralProcessState]):
 
     def loss(self, task: Task[Examples]) -> Tensor:
         """Return the criterion on support and query together (eq. 4)."""
-        both = Examples(*map(torch.cat, zip(task.support, task.query, strict=True)))
+        both = Examples.cat(task.support, task.query)
         return self.criterion(self.predict(self.adapt(task.support), both.x), both)

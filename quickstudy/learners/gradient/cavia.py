@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core.functional import Criterion, Params, cross_entropy
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import Checkpoint, descend
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.parameters import Params
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import Conv4
 

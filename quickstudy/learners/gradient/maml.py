@@ -18,16 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.core.functional import (
-    Criterion,
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.parameters import (
     ParameterSelection,
     Params,
-    cross_entropy,
     parameters_in,
     select_parameters,
 )
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import SGD, Checkpoint, InnerOptimizer, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import InnerOptimizer, descend, steepest_descent
 from quickstudy.learner import Learner
 
 
@@ -67,7 +66,7 @@ class MAML(Learner[Params]):
         steps: int = 5,
         first_order: bool = False,
         adapt_parameters: ParameterSelection = None,
-        optimizer: InnerOptimizer = SGD,
+        optimizer: InnerOptimizer = steepest_descent,
         checkpoint: Checkpoint | None = None,
         truncate: int | None = None,
         criterion: Criterion = cross_entropy,

@@ -21,15 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.core.functional import (
-    Criterion,
-    ParameterSelection,
-    Params,
-    cross_entropy,
-    select_parameters,
-)
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import SGD, Checkpoint, Memory, descend
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import Memory, descend, steepest_descent
 from quickstudy.learner import Learner
 from quickstudy.learners.gradient.meta_sgd import parameter_tree
 
@@ -101,7 +96,7 @@ class MetaCurvature(Learner[Params]):
             lr=self.lr,
             steps=self.steps,
             first_order=self.first_order,
-            optimizer=SGD._replace(update=self.update),
+            optimizer=steepest_descent._replace(update=self.update),
             checkpoint=self.checkpoint,
         )
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.core.functional import Params
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import Checkpoint, descend
+from quickstudy.core.parameters import Params
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 

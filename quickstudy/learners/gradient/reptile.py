@@ -19,13 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from quickstudy.core.functional import (
-    Criterion,
-    Params,
-    cross_entropy,
-    select_parameters,
-    with_gradient,
-)
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.gradients import with_gradient
+from quickstudy.core.parameters import Params, select_parameters
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import InnerOptimizer, adam, descend
 from quickstudy.learner import Learner
@@ -133,7 +129,7 @@ class Reptile(Learner[ReptileState]):
         if self.batch_size is None or self.batch_size >= len(support.x):
             return [support] * self.steps
         rows = epoch_order(support.weight, self.steps * self.batch_size).view(self.steps, -1)
-        return [Examples(*(leaf[row] for leaf in support)) for row in rows.unbind()]
+        return [support.take(row) for row in rows.unbind()]
 
 
 def epoch_order(weight: Tensor, draws: int) -> Tensor:

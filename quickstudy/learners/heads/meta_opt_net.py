@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core.functional import Criterion, cross_entropy
+from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 from quickstudy.learners.heads.r2d2 import BaseLearner, FittedHead, fit, ridge, scores

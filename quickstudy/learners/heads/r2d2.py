@@ -18,14 +18,14 @@ is D wide where D is smaller; LR-D2 with several classes fits each class against
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core.functional import Criterion, cross_entropy
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.linear import without_autocast
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 
@@ -173,8 +173,8 @@ def fit(
     """
     examples = support._replace(x=x)
     if state is not None:
-        examples = Examples(*map(torch.cat, zip(state.examples, examples, strict=True)))
-    with in_full(x):
+        examples = Examples.cat(state.examples, examples)
+    with without_autocast(x):
         return FittedHead(examples, base(examples))
 
 
@@ -188,7 +188,7 @@ def scores(state: FittedHead, x: Tensor) -> Tensor:
         >>> scores(FittedHead(examples, W=3 * torch.eye(2)), torch.tensor([[1.0, 2.0]]))
         tensor([[3., 6.]])
     """
-    with in_full(x):
+    with without_autocast(x):
         return x.to(state.W) @ state.W
 
 
@@ -201,14 +201,6 @@ def append_one(x: Tensor) -> Tensor:
         tensor([[0., 0., 1.]])
     """
     return torch.cat([x, torch.ones_like(x[:, :1])], 1)
-
-
-def in_full(x: Tensor) -> AbstractContextManager[Any]:
-    """A context in which nothing is cast that is computed where `x` is."""
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
 
 
 def _eye(x: Tensor, axis: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core.functional import Criterion, squared_error
+from quickstudy.core.criteria import Criterion, squared_error
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 

@@ -29,11 +29,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy.core.functional import tree_map, weighted_mean
+from quickstudy.core.attention import attention, log_votes
+from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
-from quickstudy.learners.memory.memory_network import attention
-from quickstudy.learners.metric.matching import log_votes
 
 
 class LifeLongMemoryState(NamedTuple):
@@ -92,7 +92,7 @@ class LifeLongMemory(Learner[LifeLongMemoryState]):
     def loss(self, task: Task[Examples]) -> Tensor:
         """Return the mean memory loss of all examples, each before it is written."""
         support, query = task
-        sequence = Examples(*map(torch.cat, zip(support, query, strict=True)))
+        sequence = Examples.cat(support, query)
         queries = self.queries(sequence.x)
         before = self.memories(queries, sequence)[:-1]
         memories = tree_map(lambda *parts: torch.stack(parts), *before)

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
 from quickstudy.nets.cells import LSTMCell, RecurrentCell, content_addressing, interpolation
 
@@ -46,7 +46,7 @@ def least_used(usage: Tensor, number: int) -> Tensor:
 
 def _sequence(task: Task[Examples]) -> Examples:
     """Concatenate the support set and the query set."""
-    return Examples(*map(torch.cat, zip(task.support, task.query, strict=True)))
+    return Examples.cat(task.support, task.query)
 
 
 class LRUAState(NamedTuple):
@@ -112,13 +112,13 @@ class LRUA(RecurrentCell[LRUAState]):
         with torch.no_grad():  # β of about 10; at 1 to 2 a read is the mean of all slots
             self.address.bias.unflatten(0, (heads, -1))[:, -2] += 9.0
 
-    def start(self) -> LRUAState:
+    def initial_state(self) -> LRUAState:
         """Return the state before the first step: an empty and unused memory."""
         zeros = self.output.weight.new_zeros
         slots, heads, width = self.slots, self.heads, self.parts[0]
         weights = zeros(heads, slots)
         memory, read = zeros(slots, width), zeros(heads, width)
-        controller = self.controller.start()
+        controller = self.controller.initial_state()
         return LRUAState(memory, zeros(slots), weights, weights, read, controller)
 
     def step(self, x: Tensor, state: LRUAState) -> tuple[Tensor, LRUAState]:
@@ -209,7 +209,7 @@ class MANN(Learner[MANNState]):
         if self.show_label_with_input:
             labels = torch.cat([embedded, labels], -1)
         if state is None:
-            state = MANNState(self.cell.start(), labels.new_zeros(labels.shape[-1]))
+            state = MANNState(self.cell.initial_state(), labels.new_zeros(labels.shape[-1]))
         logits, states = [], [state]
         for x, label, weight in zip(embedded, labels, examples.weight, strict=True):
             before = states[-1]

@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from quickstudy.core.functional import Criterion, cross_entropy, tree_map
+from quickstudy.core.attention import attention
+from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
-from quickstudy.learners.memory.memory_network import attention
 from quickstudy.nets.cells import LSTMCell
 
 Layers = tuple[Tensor, Tensor]  # of b: (..., hidden, width) and (..., C, hidden)
@@ -173,7 +174,7 @@ class MetaNet(Learner[MetaNetState]):
     def generate_representation(self, grads: Tensor, weight: Tensor) -> Tensor:
         """Apply d to gradients (S, hidden, width), one after the other; return Q*."""
         shape = grads.shape[1:]
-        state = tree_map(lambda part: part.expand(*shape, -1), self.d.start())
+        state = tree_map(lambda part: part.expand(*shape, -1), self.d.initial_state())
         for entries, is_real in zip(preprocess(grads), weight > 0, strict=True):
             _, new = self.d.step(entries, state)
             state = tree_map(partial(torch.where, is_real), new, state)

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.functional import Criterion, tree_map, weighted_mean
+from quickstudy.core.criteria import Criterion, weighted_mean
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
 from quickstudy.nets.cells import NTM, RecurrentCell
 
@@ -77,7 +78,7 @@ class SequenceLearner(Learner[Any]):
 
     def adapt(self, support: Examples, state: Any = None) -> Any:
         """Read the examples, one after the other; return the state of the cell."""
-        state = self.cell.start() if state is None else state
+        state = self.cell.initial_state() if state is None else state
         for x, weight in zip(support.x.unbind(), support.weight.unbind(), strict=True):
             _, new = self.cell.step(x, state)
             state = tree_map(partial(torch.where, weight > 0), new, state)

@@ -18,8 +18,8 @@ query.
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core.functional import squared_distance
 from quickstudy.core.prototypes import Prototypes, class_sums
+from quickstudy.core.similarity import squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 
@@ -80,7 +80,7 @@ class FEAT(Learner[Prototypes]):
     def loss(self, task: Task[Examples]) -> Tensor:
         """Return the criterion on the query set plus `balance` times the contrast (eq. 8)."""
         support, query = (part._replace(x=self.embed(part.x)) for part in task)
-        both = Examples(*map(torch.cat, zip(support, query, strict=True)))
+        both = Examples.cat(support, query)
         logits = self._query_logits(class_sums(support.x, support), query.x)
         contrast = self.criterion(self._contrast_logits(both), both)
         return self.criterion(logits, query) + self.balance * contrast

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.core.attention import log_votes
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
@@ -130,12 +131,3 @@ def _hidden_states(lstm: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """Return the output of an LSTM at each example (S, D); it reads padding last."""
     order = (weight == 0).byte().argsort(stable=True)
     return lstm(x[order])[0][order.argsort()]
-
-
-def log_votes(score: Tensor, votes: Tensor) -> Tensor:
-    """log of sum over examples of exp(score) * votes: (Q, S), (S, C) -> (Q, C); -inf for a
-    class without a vote. Nothing underflows, and the derivative is finite."""
-    counts = votes > 0
-    each = score[:, :, None] + torch.where(counts, votes, 1).log()  # (Q, S, C)
-    each = each.masked_fill(~counts, torch.finfo(score.dtype).min)
-    return each.logsumexp(1).masked_fill(~counts.any(0), -torch.inf)

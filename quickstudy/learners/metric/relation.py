@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy.core.functional import squared_error
+from quickstudy.core.criteria import squared_error
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 

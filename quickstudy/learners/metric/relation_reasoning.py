@@ -57,7 +57,7 @@ class RelationReasoning(Learner[Examples]):
         new = support._replace(x=self.embed(support.x))
         if state is None:
             return new
-        return Examples(*map(torch.cat, zip(state, new, strict=True)))
+        return Examples.cat(state, new)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Return logits (Q, C); -inf for a class without examples."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.core import losses
-from quickstudy.core.functional import weighted_mean
+from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.similarity import Similarity, negative_squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
@@ -188,4 +188,4 @@ def triplet_siamese(
 
 
 def _union(a: Examples, b: Examples) -> Examples:
-    return Examples(*map(torch.cat, zip(a, b, strict=True)))
+    return Examples.cat(a, b)

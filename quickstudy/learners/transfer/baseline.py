@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy.core.functional import Params
+from quickstudy.core.parameters import Params
+from quickstudy.core.prototypes import class_means
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
@@ -117,12 +118,6 @@ class Baseline(Learner[BaselineState]):
             has = has_examples.view(-1, *[1] * (p.ndim - 1))
             start[name] = torch.where(has, p, start[name])
         return BaselineState(start, sizes + state.sizes)
-
-
-def class_means(features: Tensor, examples: Examples) -> Tensor:
-    """The mean (C, D) of the features (N, D) of each class; 0 for a class without examples."""
-    member = examples.y * examples.weight[:, None]  # (N, C)
-    return member.T @ features / _sizes(examples).clamp_min(1e-12)[:, None]
 
 
 def _sizes(examples: Examples) -> Tensor:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from quickstudy.core.functional import Params
+from quickstudy.core.parameters import Params
+from quickstudy.core.prototypes import class_means
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learner import Learner
-from quickstudy.learners.transfer.baseline import class_means
 from quickstudy.learners.transfer.tim import conditional_entropy
 
 
@@ -56,7 +56,7 @@ class TransductiveFineTuning(Learner[Examples]):
         """Append the examples to those of `state`."""
         if state is None:
             return support
-        return Examples(*map(torch.cat, zip(state, support, strict=True)))
+        return Examples.cat(state, support)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Return logits (Q, C) of the net fine-tuned to support set and queries.
