@@ -86,7 +86,7 @@ LEARNERS: dict[Name, Callable[[int], qs.Learner[Any]]] = {  # of the number of m
     "meta_sgd": lambda _: qs.MetaSGD(net(), lr=(INNER["lr"],) * 2, steps=INNER["steps"]),
     "meta_curvature": lambda _: qs.MetaCurvature(net(), **INNER),
     "maml_pp": lambda steps: qs.MAMLPlusPlus(net(), **INNER, multi_step_until=steps // 10),
-    "reptile": lambda _: qs.Reptile(net(), lr=1e-3, steps=8, batch=10),
+    "reptile": lambda _: qs.Reptile(net(), lr=1e-3, steps=8, batch_size=10),
     "imaml": lambda _: qs.IMAML(net(), lr=0.1, steps=8, strength=0.5, cg_steps=3),
     "cavia": lambda _: cavia(),
     "proto_maml": lambda _: qs.ProtoMAML(embedding(), lr=0.1, steps=3),

@@ -41,7 +41,7 @@ def recipe(
 ) -> Experiment:
     data = qs.datasets.omniglot(convention="characters")
     net = qs.nets.use_batch_statistics(qs.nets.Conv4(ways, pool="stride"))
-    learner = qs.Reptile(net, lr=inner_lr, steps=inner_steps, batch=inner_batch)
+    learner = qs.Reptile(net, lr=inner_lr, steps=inner_steps, batch_size=inner_batch)
     optimizer = torch.optim.SGD(learner.parameters(), lr)
     test = qs.FewShot(data.test, ways, shots, 1)
     settings = {"steps": test_steps, "batch": test_batch}

@@ -32,7 +32,7 @@ def recipe(
         qs.nets.MLP(1, 1, hidden=(40, 40)),
         lr=inner_lr,
         steps=inner_steps,
-        batch=inner_batch,
+        batch_size=inner_batch,
         optimizer=qs.inner_loop.steepest_descent,
         criterion=qs.squared_error,
     )

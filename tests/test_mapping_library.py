@@ -91,7 +91,7 @@ def row(state: dict[str, Tensor]) -> Tensor:
 def by_hand(past: list[Examples], new: Examples, k: int, temperature: float) -> list[Any]:
     """Weights and states of the start and the nearest, by loops; no code of the library's."""
     plain = maml()
-    zero = row(plain.start())
+    zero = row(plain.initial_params())
     moved = row(plain.adapt(new)) - zero
     states = [plain.adapt(support) for support in past]
     cosines = [
@@ -99,7 +99,7 @@ def by_hand(past: list[Examples], new: Examples, k: int, temperature: float) -> 
         for s in states
     ]
     nearest = sorted(range(len(past)), key=lambda i: -cosines[i])[:k]
-    chosen: list[tuple[str | None, Any]] = [(None, plain.start())]
+    chosen: list[tuple[str | None, Any]] = [(None, plain.initial_params())]
     chosen += [(f"task {i}", states[i]) for i in nearest]
     loss = [
         (functional_call(plain.net, state, (new.x,)) - new.y).square().sum(1).mean()
@@ -146,7 +146,7 @@ def test_tasks_resemble_themselves_most(tmp_path: Path):
 
 def test_an_empty_library_starts_from_the_learned_start(tmp_path: Path):
     library, new = MappingLibrary(tmp_path / "none", maml()), tasks(1)[0].support
-    same(library.start(new), maml().start())
+    same(library.start(new), maml().initial_params())
     assert library.resembling(new) == [] and library.names() == [] and len(library) == 0
     assert not (tmp_path / "none").exists()  # reading writes nothing
     with pytest.raises(ValueError, match=r"None of the 0 mappings .* can be combined"):

@@ -66,7 +66,7 @@ def same(a: Any, b: Any) -> None:
 def by_hand(past: Task[Examples], support: Examples, temperature: float) -> dict[str, Tensor]:
     """The start, a loop over past tasks; no code of the memory's."""
     plain = maml()
-    states = [plain.start(), *(plain.adapt(task.support) for task in unstack(past))]
+    states = [plain.initial_params(), *(plain.adapt(task.support) for task in unstack(past))]
     misfits = []
     for state in states:
         gap = functional_call(plain.net, state, (support.x,)) - support.y
@@ -106,7 +106,7 @@ def test_a_single_state_that_fits_is_where_adaptation_starts():
 
 def test_a_very_low_temperature_takes_the_best_and_a_very_high_one_the_mean():
     plain, support = maml(), one(7).support
-    states = [plain.start(), *map(plain.adapt, (task.support for task in unstack(batch(5))))]
+    states = [plain.initial_params(), *map(plain.adapt, (task.support for task in unstack(batch(5))))]
     best = min(states, key=lambda s: squared_error(plain.predict(s, support.x), support).item())
     same(memory(5, temperature=TINY).adapt(support), plain.adapt(support, best))
     mean = {name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]}
@@ -204,7 +204,7 @@ def test_learners_without_a_start_are_refused():
         with pytest.raises(ValueError, match="a learner that descends"):
             TaskMemory(learner)
     blobs = Blobs().sample(2, torch.Generator())
-    with pytest.raises(ValueError, match="Reptile has no start"):
+    with pytest.raises(ValueError, match="Reptile has no initial_params"):
         TaskMemory(Reptile(MLP(8, 3))).remember(tree_map(torch.Tensor.double, blobs))
     for size, temperature in ((0, 1.0), (1, 0.0)):
         with pytest.raises(ValueError, match="at least 1 place"):

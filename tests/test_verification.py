@@ -108,7 +108,7 @@ def blobs(classes: int = 3, n: int = 12, seed: int = 0) -> tuple[np.ndarray, np.
 class Nearness(Learner[Examples]):
     """Compares inputs by a method, and has no embedding."""
 
-    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+    def pair_logits(self, a: Tensor, b: Tensor) -> Tensor:
         return -(a - b).abs().sum(-1)
 
     def adapt(self, support: Examples, state: Any = None) -> Examples:
@@ -127,7 +127,7 @@ def cosine(learner: Any, a: Tensor, b: Tensor) -> Tensor:
 
 
 def own(learner: Any, a: Tensor, b: Tensor) -> Tensor:
-    return learner.similarity(a, b)
+    return learner.pair_logits(a, b)
 
 
 @pytest.mark.parametrize(

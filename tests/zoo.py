@@ -201,16 +201,18 @@ ZOO = {
     "cavia_film": Entry(lambda: CAVIA(film(), context=16, steps=2), IMAGES, BATCH),
     "proto_maml": Entry(lambda: ProtoMAML(MLP(8, 8), steps=3), BLOBS, set()),
     "reptile": Entry(
-        lambda: Reptile(mlp(), lr=0.05, batch=None, optimizer=steepest_descent), BLOBS, HEAD
+        lambda: Reptile(mlp(), lr=0.05, batch_size=None, optimizer=steepest_descent),
+        BLOBS,
+        HEAD,
     ),
     "reptile_adam": Entry(
-        lambda: Reptile(line(), lr=0.02, batch=None, criterion=squared_error),
+        lambda: Reptile(line(), lr=0.02, batch_size=None, criterion=squared_error),
         LINES,
         {"empty support"},
     ),
     "reptile_inductive": Entry(
         lambda: Reptile(
-            normed(), lr=0.05, batch=None, optimizer=steepest_descent, transductive=False
+            normed(), lr=0.05, batch_size=None, optimizer=steepest_descent, transductive=False
         ),
         BLOBS,
         BATCH,

@@ -1,9 +1,9 @@
 """What a learner makes of inputs outside of any task: embeddings, and how alike two inputs are.
 
 For learners that compare: those with a module `embed`, (N, *features) -> (N, D). How alike two
-embeddings are is said by the learner's `compare` or `similarity`, otherwise by minus their
-squared distance. A learner may also have, instead of `embed`, a method `similarity` of two
-batches of inputs, (N, *features) each, to (N,).
+embeddings are is said by the learner's `similarity`, otherwise by minus their squared distance.
+A learner may also have, instead of `embed`, a method `pair_logits` of two batches of inputs,
+(N, *features) each, to (N,).
 """
 
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def similarities(learner: Learner[Any], a: Tensor, b: Tensor) -> Tensor:
         ValueError: the learner does not compare.
     """
     own = _of_inputs(learner)
-    if own is not None and getattr(learner, "compare", None) is None:
+    if own is not None and getattr(learner, "similarity", None) is None:
         return torch.cat([own(x.expand_as(b), b)[None] for x in a.split(1)])
     compare, those = _of_embeddings(learner), embed(learner, b)
     return torch.cat([compare(part, those) for part in embed(learner, a).split(CHUNK)])
@@ -70,13 +70,13 @@ def compares(learner: Learner[Any]) -> bool:
 def require_distance(learner: Learner[Any]) -> None:
     """Refuses a learner whose logits only say which class is nearest, and not how near.
 
-    Those of learners that have a `similarity` are similarities, larger for what is more alike,
-    and can be compared from query to query.
+    Those of learners that have a `similarity` or `pair_logits` are similarities, larger for what
+    is more alike, and can be compared from query to query.
 
     Raises:
         ValueError: the learner has none.
     """
-    if not callable(getattr(learner, "similarity", None)):
+    if _of_inputs(learner) is None and not callable(getattr(learner, "similarity", None)):
         raise ValueError(
             f"The logits of {type(learner).__name__} are no similarities, so they cannot tell "
             "what is far from every class: give a learner that has a `similarity`, such as "
@@ -89,13 +89,9 @@ def _embedding(learner: Learner[Any]) -> Any:
 
 
 def _of_inputs(learner: Learner[Any]) -> Callable[[Tensor, Tensor], Tensor] | None:
-    # a method; what was given to the constructor is of embeddings
-    return getattr(learner, "similarity") if hasattr(type(learner), "similarity") else None  # noqa: B009
+    return getattr(learner, "pair_logits", None)
 
 
 def _of_embeddings(learner: Learner[Any]) -> Similarity:
-    names = ["compare"] if _of_inputs(learner) is not None else ["compare", "similarity"]
-    given = (getattr(learner, name, None) for name in names)
-    return next(
-        (execution for execution in given if execution is not None), negative_squared_distance
-    )
+    own = getattr(learner, "similarity", None)
+    return negative_squared_distance if own is None else own

@@ -594,7 +594,7 @@ def task_embedding(learner: Learner[Any], support: Examples) -> Tensor:
         if before.shape == after.shape:
             return after - before
     raise ValueError(
-        f"{type(learner).__name__} has neither a module `embed` nor a start() that is like "
+        f"{type(learner).__name__} has neither a module `embed` nor initial_params() that is like "
         "its states, by which its tasks could be compared: give the library a function `embed` "
         "of a support set to a vector."
     )
@@ -602,7 +602,7 @@ def task_embedding(learner: Learner[Any], support: Examples) -> Tensor:
 
 def _learned_start(learner: Any) -> Any:
     try:
-        return learner.start()
+        return learner.initial_params()
     except (AttributeError, TypeError):  # ProtoMAML's is made from a support set
         return None
 

@@ -52,7 +52,7 @@ class TaskMemory(Learner[Any]):
     `remember`, as states of other parameters are of no use. It is saved with the learner.
 
     Args:
-        learner: one with a `start()` that is like its states: MAML and its family, CAVIA.
+        learner: one with `initial_params()` that is like its states: MAML and its family, CAVIA.
         size: how many tasks are remembered at most; after that, each new one takes the place
             of the oldest.
         temperature: in units of the criterion. Towards 0 the one state that fits best is the
@@ -178,7 +178,7 @@ class TaskMemory(Learner[Any]):
 
 
 _NO_START = (
-    "{} has no start() that is like the states it adapts to, so that past states could be "
+    "{} has no initial_params() that is like the states it adapts to, so that past states could be "
     "averaged to a start: give TaskMemory a learner that descends, such as MAML or CAVIA."
 )
 
@@ -191,7 +191,7 @@ def _forget_supports(memory: nn.Module, keys: Any) -> None:
 
 def _start(learner: Any) -> Any:
     try:
-        return learner.start()
+        return learner.initial_params()
     except (AttributeError, TypeError):  # ProtoMAML's is made from a support set
         raise ValueError(_NO_START.format(type(learner).__name__)) from None
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from quickstudy import Examples, LifeLongMemory, Task
 from quickstudy.core.tree import tree_map
-from quickstudy.learners.memory.life_long_memory import Memory, memory_loss, write
+from quickstudy.learners.memory.life_long_memory import LifeLongMemoryState, memory_loss, write
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
 
@@ -20,11 +20,11 @@ def direction(degrees: float) -> Tensor:
     return torch.tensor([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
 
 
-def memory(*slots: tuple[float, int, float], classes: int = 3) -> Memory:
+def memory(*slots: tuple[float, int, float], classes: int = 3) -> LifeLongMemoryState:
     """Of (degrees, label, age) each."""
     degrees, labels, ages = zip(*slots, strict=True)
     keys = torch.stack([direction(d) for d in degrees])
-    return Memory(keys, torch.eye(classes)[list(labels)], torch.tensor(ages))
+    return LifeLongMemoryState(keys, torch.eye(classes)[list(labels)], torch.tensor(ages))
 
 
 class Lists:
@@ -150,14 +150,16 @@ def test_memory_loss_by_hand():
     assert loss(0, 1) == pytest.approx(1 - 0.5 + 0.1)
     assert loss(30, 1) == pytest.approx(0.1)  # as near to the one as to the other
     assert loss(90, 2) == pytest.approx(1 + 0.1)  # nothing of class 2 is known: 0
-    empty = Memory(torch.zeros(3, 2), torch.zeros(3, 3), torch.zeros(3))
+    empty = LifeLongMemoryState(torch.zeros(3, 2), torch.zeros(3, 3), torch.zeros(3))
     found = memory_loss(empty, direction(0), torch.eye(3)[0], margin=0.1)
     assert found == pytest.approx(0.1)
 
 
 def test_keys_vote_by_a_softmax_and_empty_slots_do_not():
     one = memory((0, 0, 1.0), (60, 1, 2.0), (90, 1, 3.0))
-    padded = Memory(*(torch.cat([leaf, torch.zeros_like(leaf[:1])]) for leaf in one))
+    padded = LifeLongMemoryState(
+        *(torch.cat([leaf, torch.zeros_like(leaf[:1])]) for leaf in one)
+    )
     logits = LifeLongMemory(nn.Identity(), slots=4, scale=2.0).predict(
         padded, 3 * direction(0)[None]
     )
