@@ -62,7 +62,7 @@ class Lists:
 def test_writing_is_that_of_lists(slots: int):
     queries = F.normalize(torch.randn(40, 3), dim=-1)
     labels = torch.randint(4, (40,))
-    learner, lists = LifeLongMemory(nn.Identity(), slots=slots), Lists(slots)
+    learner, lists = LifeLongMemory(nn.Identity(), memory_size=slots), Lists(slots)
     examples = Examples(queries, torch.eye(4)[labels], torch.ones(40))
     found = learner.memories(queries, examples)
     for now, query, label in zip(found[1:], queries, labels.tolist(), strict=True):
@@ -76,7 +76,7 @@ def test_writing_is_that_of_lists(slots: int):
 def test_loss_and_its_gradient_are_those_of_lists():
     drawn = Blobs().sample(1, torch.Generator().manual_seed(3))
     one: Task[Examples] = tree_map(lambda leaf: leaf[0].double(), drawn)
-    learner = LifeLongMemory(MLP(8, 4), slots=7, margin=0.3)
+    learner = LifeLongMemory(MLP(8, 4), memory_size=7, margin=0.3)
     lists, losses = Lists(7), []
     for part in one:
         embedded = learner.embed(part.x)
@@ -106,7 +106,7 @@ def test_where_the_neighbour_is_wrong_the_oldest_is_forgotten():
 
 def test_empty_slots_are_filled_before_any_is_forgotten():
     state = None
-    learner = LifeLongMemory(nn.Identity(), slots=3)
+    learner = LifeLongMemory(nn.Identity(), memory_size=3)
     held = []
     for label in range(5):
         x = direction(60.0 * label)[None]
@@ -119,7 +119,7 @@ def test_empty_slots_are_filled_before_any_is_forgotten():
 def test_what_is_read_and_written_is_that_of_lists():
     drawn = Blobs().sample(1, torch.Generator().manual_seed(3))
     one: Task[Examples] = tree_map(lambda leaf: leaf[0].double(), drawn)
-    learner, lists = LifeLongMemory(MLP(8, 4), slots=3, scale=2.0), Lists(3)
+    learner, lists = LifeLongMemory(MLP(8, 4), memory_size=3, scale=2.0), Lists(3)
     found = learner.attention_weights(one)
     told = len(one.support.x)
     assert (
@@ -158,7 +158,7 @@ def test_memory_loss_by_hand():
 def test_keys_vote_by_a_softmax_and_empty_slots_do_not():
     one = memory((0, 0, 1.0), (60, 1, 2.0), (90, 1, 3.0))
     padded = Memory(*(torch.cat([leaf, torch.zeros_like(leaf[:1])]) for leaf in one))
-    logits = LifeLongMemory(nn.Identity(), slots=4, scale=2.0).predict(
+    logits = LifeLongMemory(nn.Identity(), memory_size=4, scale=2.0).predict(
         padded, 3 * direction(0)[None]
     )
     votes = [math.exp(2.0), math.exp(1.0), math.exp(0.0)]
@@ -169,7 +169,7 @@ def test_keys_vote_by_a_softmax_and_empty_slots_do_not():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler itself
 def test_compiled_it_is_the_same():
-    learner = LifeLongMemory(MLP(8, 5), slots=20)
+    learner = LifeLongMemory(MLP(8, 5), memory_size=20)
     batch = Blobs().sample(2, torch.Generator().manual_seed(0))
     batch = tree_map(lambda leaf: leaf.double(), batch)
     compiled = torch.compile(learner, fullgraph=True, backend="aot_eager")

@@ -50,7 +50,7 @@ class LifeLongMemory(Learner[Memory]):
     The order of examples matters: the memory is written one by one.
 
     Args:
-        slots: M; with at least as many as examples, nothing is forgotten.
+        memory_size: M; with at least as many as examples, nothing is forgotten.
         margin: α.
         scale: t of the paper, by which cosines are multiplied before the softmax.
     """
@@ -59,12 +59,17 @@ class LifeLongMemory(Learner[Memory]):
         self,
         embed: nn.Module,
         *,
-        slots: int = 256,
+        memory_size: int = 256,
         margin: float = 0.1,
         scale: float = 40.0,
     ):
         super().__init__()
-        self.embed, self.slots, self.margin, self.scale = embed, slots, margin, scale
+        self.embed, self.memory_size, self.margin, self.scale = (
+            embed,
+            memory_size,
+            margin,
+            scale,
+        )
 
     def adapt(self, support: Examples, state: Memory | None = None) -> Memory:
         """The memory after all examples were written to it, in order."""
@@ -101,7 +106,7 @@ class LifeLongMemory(Learner[Memory]):
             read.append(attention(self.scale * queries @ memory.keys.mT, there.to(queries)))
         ages = torch.stack([memory.ages for memory in memories[1:]])
         written = (ages == 0) & (support.weight > 0)[:, None]
-        nothing = written.new_zeros(len(asked), self.slots)
+        nothing = written.new_zeros(len(asked), self.memory_size)
         return {
             "read head": torch.cat(read),
             "write head": torch.cat([written, nothing]).to(told),
@@ -113,9 +118,9 @@ class LifeLongMemory(Learner[Memory]):
         """The N + 1 memories before, between and after N examples are written."""
         queries, y = queries.detach(), examples.y
         if memory is None:
-            keys = queries.new_zeros(self.slots, queries.shape[-1])
-            values = y.new_zeros(self.slots, y.shape[-1])
-            memory = Memory(keys, values, queries.new_zeros(self.slots))
+            keys = queries.new_zeros(self.memory_size, queries.shape[-1])
+            values = y.new_zeros(self.memory_size, y.shape[-1])
+            memory = Memory(keys, values, queries.new_zeros(self.memory_size))
         found = [memory]
         for query, value, weight in zip(queries, y, examples.weight, strict=True):
             written = write(found[-1], query, value)
