@@ -16,8 +16,8 @@ from quickstudy import PrototypicalNetwork, datasets
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import leaves
 from quickstudy.datasets.labelled import split_examples
+from quickstudy.evaluation.stream_measures import StreamReport
 from quickstudy.evaluation.streams import (
-    StreamReport,
     evaluate_stream,
     run_stream,
     stream_report,
@@ -30,7 +30,8 @@ from quickstudy.learners.lifelong.joint import Joint
 from quickstudy.learners.lifelong.replay_buffer import sample
 from quickstudy.nets.backbones import MLP
 from quickstudy.storage.checkpoints import CheckpointError
-from quickstudy.tasks.streams import Streams, class_incremental, permuted
+from quickstudy.tasks.scenarios import class_incremental, permuted
+from quickstudy.tasks.streams import Streams
 
 TRAIN, TEST = split_examples(datasets.digits(), 0.7)
 DIGITS = Streams(partial(class_incremental, TRAIN, TEST, examples=30))
@@ -80,6 +81,37 @@ TABLE = torch.tensor(
         [0.6, 0.4, 1.0],
     ]
 )
+
+
+def matrix_of(table: list[list[float]]) -> StreamReport:
+    """A report of one stream: each experience has 4 examples and takes 2 seconds, 3 bytes."""
+    matrix = torch.tensor([table]).double()
+    facts = torch.ones(1, matrix.shape[-1]).double()
+    return StreamReport(matrix, seconds=2 * facts, examples=4 * facts, bytes=3 * facts)
+
+
+def test_forgetting_is_from_the_best_score_since_learning():
+    """The first test improves after learning; the second and third have a better score before
+    their experience, which does not count. NaN was not measured."""
+    nan = math.nan
+    table = [
+        [0.1, 0.95, 0.2],
+        [0.6, 0.90, 1.0],
+        [0.8, 0.5, 0.9],
+        [0.7, 0.3, 0.4],
+    ]
+    report = matrix_of(table).report
+    assert round(report.mean("forgetting"), 6) == round(((0.8 - 0.7) + (0.5 - 0.3)) / 2, 6)
+    assert round(report.mean("backward transfer"), 6) == round((0.1 - 0.2) / 2, 6)
+    assert round(report.mean("forward transfer"), 6) == round((-0.05 + 0.7) / 2, 6)
+    area = (0.6 + (0.8 + 0.5) / 2 + (0.7 + 0.3 + 0.4) / 3) / 3
+    assert round(report.mean("area"), 6) == round(area, 6)
+    assert report.mean("milliseconds per example") == 500
+    assert report.mean("kilobytes") == 0.003
+    table[2] = [nan, nan, nan]
+    report = matrix_of(table).report
+    assert round(report.values["area"].item(), 6) == round((0.6 + 1.4 / 3) / 2, 6)
+    assert round(report.mean("backward transfer"), 6) == round(0.7 - 0.6, 6)
 
 
 def test_measures_are_their_definitions():

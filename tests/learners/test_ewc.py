@@ -16,7 +16,7 @@ from quickstudy.datasets.labelled import split_examples
 from quickstudy.evaluation import evaluate_stream
 from quickstudy.learners.lifelong.ewc import EWCState
 from quickstudy.nets.backbones import MLP
-from quickstudy.tasks.streams import permuted
+from quickstudy.tasks.scenarios import permuted
 
 
 def classes(size: int, ways: int = 3) -> Examples:

@@ -12,7 +12,7 @@ from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples
 from quickstudy.evaluation import evaluate_stream
 from quickstudy.nets.backbones import MLP
-from quickstudy.tasks.streams import class_incremental
+from quickstudy.tasks.scenarios import class_incremental
 
 
 def classes(size: int, *labels: int) -> Examples:

@@ -14,7 +14,7 @@ from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples
 from quickstudy.evaluation import evaluate_stream
 from quickstudy.nets.backbones import MLP
-from quickstudy.tasks.streams import permuted
+from quickstudy.tasks.scenarios import permuted
 
 
 def classes(size: int) -> Examples:

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from quickstudy.core.linear import without_autocast
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import tree_map
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
-from quickstudy.learners.heads.r2d2 import in_full
 from quickstudy.learners.lifelong.replay_buffer import minibatches
 
 CHUNK = 64  # steps whose logits are computed at once; changes speed only
@@ -147,7 +147,7 @@ def learn(
     """
     features = features.to(head.weight)
     parts = (leaf.split(CHUNK) for leaf in (features, examples.y, examples.weight))
-    with in_full(features):
+    with without_autocast(features):
         for x, y, weight in zip(*parts, strict=True):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
                 step = _steps(head, x, y, lr * weight)
@@ -169,5 +169,5 @@ def _steps(head: OMLState, x: Tensor, y: Tensor, lr: Tensor) -> OMLState:
 
 
 def _logits(head: OMLState, features: Tensor) -> Tensor:
-    with in_full(features):
+    with without_autocast(features):
         return F.linear(features.to(head.weight), *head)
