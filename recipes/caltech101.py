@@ -116,7 +116,7 @@ LEARNERS: dict[Name, Callable[[int], qs.Learner[Any]]] = {  # of the number of m
         similarity=qs.core.ScaledSimilarity(),
         context=qs.learners.metric.FullContext(WIDTH),
     ),
-    "life_long_memory": lambda _: qs.LifeLongMemory(embedding(), slots=128),
+    "life_long_memory": lambda _: qs.LifeLongMemory(embedding(), memory_size=128),
     "mann": lambda _: qs.MANN(embedding(), qs.learners.memory.LRUA(WIDTH + WAYS, WAYS)),
     "memory_network": lambda _: qs.few_shot_memory_network(embedding(), WIDTH),
     "meta_net": lambda _: qs.MetaNet(embedding(), embedding(), WIDTH, WAYS),

@@ -91,9 +91,9 @@ def recipe(
     options: dict[Name, Callable[[], qs.Learner[Any]]] = {
         "anml": lambda: qs.anml(embed, gate, width, train.classes, lr=inner_lr),
         "oml": lambda: qs.OML(embed, width, train.classes, lr=inner_lr),
-        "fine_tuning": lambda: qs.FineTuning(nn.Sequential(embed, head(classes)), batch=5),
+        "fine_tuning": lambda: qs.FineTuning(nn.Sequential(embed, head(classes)), batch_size=5),
         "experience_replay": lambda: qs.ExperienceReplay(
-            nn.Sequential(embed, head(classes)), batch=5, slots=500
+            nn.Sequential(embed, head(classes)), batch_size=5, memory_size=500
         ),
     }
     if learner not in options:

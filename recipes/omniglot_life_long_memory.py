@@ -44,7 +44,7 @@ def recipe(
     seed: int = 0,
 ) -> Experiment:
     data = qs.datasets.omniglot(convention="vinyals")
-    learner = qs.LifeLongMemory(qs.nets.Conv4(128), slots=slots, margin=margin)
+    learner = qs.LifeLongMemory(qs.nets.Conv4(128), memory_size=slots, margin=margin)
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     learner.execution = "loop"  # images are most of the work, and vmap does them more slowly
     optimizer = torch.optim.Adam(learner.parameters(), lr)

@@ -96,7 +96,7 @@ def clouds() -> Labelled:
 
 CLOUDS = Classification(clouds(), 20)
 FEW_CLOUDS = Classification(clouds(), 8)
-ALL_CLOUDS = OnlineTrajectoryTasks(clouds(), ways=5, shots=3, remember=16)
+ALL_CLOUDS = OnlineTrajectoryTasks(clouds(), ways=5, shots=3, replay_examples=16)
 
 
 def with_past() -> TaskMemory:
@@ -150,30 +150,36 @@ STREAM: set[Trait] = {"class order matters", "empty support", "order matters"}
 BATCH: set[Trait] = {"class order matters", "padding counts"}
 
 ZOO = {
-    "fine_tuning": Entry(lambda: FineTuning(mlp(), batch=5), BLOBS, STREAM),
+    "fine_tuning": Entry(lambda: FineTuning(mlp(), batch_size=5), BLOBS, STREAM),
     "experience_replay": Entry(
-        lambda: ExperienceReplay(mlp(), batch=5, slots=10), BLOBS, STREAM
+        lambda: ExperienceReplay(mlp(), batch_size=5, memory_size=10), BLOBS, STREAM
     ),
-    "ewc": Entry(lambda: EWC(mlp(), batch=5), BLOBS, STREAM),
-    "ewc_empirical": Entry(lambda: EWC(mlp(), batch=5, empirical=True), BLOBS, STREAM),
-    "ewc_online": Entry(lambda: online_ewc(mlp(), batch=5), BLOBS, STREAM),
-    "synaptic_intelligence": Entry(lambda: SynapticIntelligence(mlp(), batch=5), BLOBS, STREAM),
+    "ewc": Entry(lambda: EWC(mlp(), batch_size=5), BLOBS, STREAM),
+    "ewc_empirical": Entry(lambda: EWC(mlp(), batch_size=5, empirical=True), BLOBS, STREAM),
+    "ewc_online": Entry(lambda: online_ewc(mlp(), batch_size=5), BLOBS, STREAM),
+    "synaptic_intelligence": Entry(
+        lambda: SynapticIntelligence(mlp(), batch_size=5), BLOBS, STREAM
+    ),
     "learning_without_forgetting": Entry(
-        lambda: LearningWithoutForgetting(mlp(), batch=5), BLOBS, STREAM
+        lambda: LearningWithoutForgetting(mlp(), batch_size=5), BLOBS, STREAM
     ),
     "dark_experience_replay": Entry(
-        lambda: DarkExperienceReplay(mlp(), batch=3), BLOBS, STREAM
+        lambda: DarkExperienceReplay(mlp(), batch_size=3), BLOBS, STREAM
     ),
-    "gdumb": Entry(lambda: GDumb(mlp(), batch=2, slots=4, epochs=3), BLOBS, STREAM | MEMORY),
-    "la_maml": Entry(lambda: LaMAML(mlp(), batch=3, glances=2), BLOBS, STREAM),
+    "gdumb": Entry(
+        lambda: GDumb(mlp(), batch_size=2, memory_size=4, epochs=3), BLOBS, STREAM | MEMORY
+    ),
+    "la_maml": Entry(lambda: LaMAML(mlp(), batch_size=3, glances=2), BLOBS, STREAM),
     "la_maml_exact": Entry(
-        lambda: LaMAML(mlp(), batch=3, glances=2, first_order=False), BLOBS, STREAM
+        lambda: LaMAML(mlp(), batch_size=3, glances=2, first_order=False), BLOBS, STREAM
     ),
-    "sync_la_maml": Entry(lambda: sync_la_maml(mlp(), batch=3, glances=1), BLOBS, STREAM),
-    "c_maml": Entry(lambda: c_maml(mlp(), batch=3, glances=1), BLOBS, STREAM),
-    "mer": Entry(lambda: MER(mlp(), beta=0.5, batches=2, replay=1), BLOBS, STREAM | MEMORY),
-    "a_gem": Entry(lambda: AGEM(mlp(), batch=5, slots=10), BLOBS, STREAM),
-    "joint": Entry(lambda: Joint(mlp(), batch=5, epochs=2), BLOBS, STREAM | MEMORY),
+    "sync_la_maml": Entry(lambda: sync_la_maml(mlp(), batch_size=3, glances=1), BLOBS, STREAM),
+    "c_maml": Entry(lambda: c_maml(mlp(), batch_size=3, glances=1), BLOBS, STREAM),
+    "mer": Entry(
+        lambda: MER(mlp(), beta=0.5, n_batches=2, replay_batch_size=1), BLOBS, STREAM | MEMORY
+    ),
+    "a_gem": Entry(lambda: AGEM(mlp(), batch_size=5, memory_size=10), BLOBS, STREAM),
+    "joint": Entry(lambda: Joint(mlp(), batch_size=5, epochs=2), BLOBS, STREAM | MEMORY),
     "maml": Entry(lambda: MAML(mlp(), lr=0.1), BLOBS, HEAD),
     "maml_conv": Entry(lambda: MAML(conv(), lr=0.1, steps=1), IMAGES, BATCH, steps=20),
     "maml_line": Entry(
@@ -307,7 +313,7 @@ ZOO = {
         lambda: SNAIL(MLP(8, 8), 8, 5, length=9, blocks=(8,)), FEW_CLOUDS, MEMORY | HEAD
     ),
     "life_long_memory": Entry(
-        lambda: LifeLongMemory(MLP(8, 8), slots=20), BLOBS, {"additive", "order matters"}
+        lambda: LifeLongMemory(MLP(8, 8), memory_size=20), BLOBS, {"additive", "order matters"}
     ),
     "task_memory": Entry(with_past, BLOBS, HEAD),
     "task_memory_cavia": Entry(

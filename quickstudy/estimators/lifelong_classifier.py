@@ -55,7 +55,7 @@ class LifelongClassifier(_Classifier):
         path: a file where all that is known is kept after every call, as a whole or not at all;
             a model that is new goes on from what is in it. `fit` begins it anew.
         budget: the most that the state may take, in MB (1,000,000 bytes). A learner with
-            `slots` gets as many of them as fit, at most its own number; classes that do not
+            `memory_size` gets as many of them as fit, at most its own number; classes that do not
             fit are refused. None: no limit.
         input_shape: as of `FewShotClassifier`.
         random_state: as of `FewShotClassifier`.
@@ -223,21 +223,21 @@ class LifelongClassifier(_Classifier):
     def _choose_slots(self, x: Tensor, index: np.ndarray, weight: Tensor, count: int) -> None:
         """Gives a learner with a memory as many slots as the budget has room for."""
         own: Any = self.learner_
-        if self.budget is None or not hasattr(own, "slots"):
+        if self.budget is None or not hasattr(own, "memory_size"):
             return
         sizes = list[int]()
         for slots in (1, 2):
             self.learner_ = _with_slots(own, slots)
             sizes.append(_bytes(self._start(x, index, weight, count)[0]))
         each = sizes[1] - sizes[0]
-        room = int((self.budget * MEGABYTE - sizes[0]) // each) + 1 if each else own.slots
+        room = int((self.budget * MEGABYTE - sizes[0]) // each) + 1 if each else own.memory_size
         if room < 1:
             raise ValueError(
                 f"A state of {_class(own)} with a single slot takes "
                 f"{sizes[0] / MEGABYTE:.3g} MB, and the budget is {self.budget:g} MB: raise "
                 "`budget`, or give a smaller net."
             )
-        self.learner_ = own if room >= own.slots else _with_slots(own, room)
+        self.learner_ = own if room >= own.memory_size else _with_slots(own, room)
 
     def _check_finite(self, state: Any) -> None:
         if not all(leaf.isfinite().all() for leaf in leaves(state)):
@@ -277,5 +277,5 @@ def _put(state: Any, names: Iterable[str], at: Tensor, some: Any) -> None:
 def _with_slots(learner: Learner[Any], slots: int) -> Learner[Any]:
     """The learner, its parameters included, with another number of slots."""
     other: Any = copy(learner)
-    other.slots = slots
+    other.memory_size = slots
     return other

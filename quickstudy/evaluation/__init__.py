@@ -5,8 +5,8 @@ from quickstudy.evaluation.cached_embeddings import EmbedTogether, embed_once
 from quickstudy.evaluation.presentations import evaluate_presentations
 from quickstudy.evaluation.protocol import Difference, Report, evaluate
 from quickstudy.evaluation.rollouts import evaluate_rollouts, success_rate
+from quickstudy.evaluation.stream_measures import StreamReport
 from quickstudy.evaluation.streams import (
-    StreamReport,
     evaluate_stream,
     run_stream,
     stream_report,

@@ -36,7 +36,8 @@ from quickstudy.core.task import Json, Task, TaskDistribution, batches
 from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.cached_embeddings import EmbedTogether, embed_once
 from quickstudy.evaluation.protocol import Metric, Report, evaluate, pack
-from quickstudy.evaluation.streams import StreamReport, stream_report
+from quickstudy.evaluation.stream_measures import StreamReport
+from quickstudy.evaluation.streams import stream_report
 from quickstudy.execution.batching import Execution, inference, over_tasks
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import CheckpointError, Checkpoints, load, read_facts

@@ -11,17 +11,16 @@ from quickstudy.tasks.off_policy import OffPolicyTasks
 from quickstudy.tasks.online_trajectories import OnlineTrajectoryTasks
 from quickstudy.tasks.presentations import Presentations
 from quickstudy.tasks.rollouts import Rollouts
-from quickstudy.tasks.sinusoid import Sinusoid
-from quickstudy.tasks.stories import Stories
-from quickstudy.tasks.streams import (
-    Stream,
-    Streams,
+from quickstudy.tasks.scenarios import (
     class_incremental,
     permuted,
     recurring,
     rotated,
     split_domains,
 )
+from quickstudy.tasks.sinusoid import Sinusoid
+from quickstudy.tasks.stories import Stories
+from quickstudy.tasks.streams import Stream, Streams
 
 __all__ = [
     "Classification",

@@ -51,7 +51,7 @@ class LifeLongMemory(Learner[LifeLongMemoryState]):
 
     Args:
         embed: the embedding.
-        slots: M, number of slots; with one for each example, nothing is forgotten.
+        memory_size: M, number of slots; with one for each example, nothing is forgotten.
         margin: α.
         scale: t in the paper, the factor of the cosines in the softmax.
 
@@ -59,7 +59,7 @@ class LifeLongMemory(Learner[LifeLongMemoryState]):
         >>> import torch
         >>> import quickstudy as qs
         >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.eye(2)
-        >>> learner = qs.LifeLongMemory(torch.nn.Identity(), slots=8)
+        >>> learner = qs.LifeLongMemory(torch.nn.Identity(), memory_size=8)
         >>> state = learner.adapt(qs.Examples(x, y, torch.ones(2)))
         >>> learner.predict(state, torch.tensor([[3.0, 1.0], [1.0, 3.0]])).argmax(-1)
         tensor([0, 1])
@@ -69,12 +69,17 @@ class LifeLongMemory(Learner[LifeLongMemoryState]):
         self,
         embed: nn.Module,
         *,
-        slots: int = 256,
+        memory_size: int = 256,
         margin: float = 0.1,
         scale: float = 40.0,
     ):
         super().__init__()
-        self.embed, self.slots, self.margin, self.scale = embed, slots, margin, scale
+        self.embed, self.memory_size, self.margin, self.scale = (
+            embed,
+            memory_size,
+            margin,
+            scale,
+        )
 
     def adapt(
         self, support: Examples, state: LifeLongMemoryState | None = None
@@ -116,7 +121,7 @@ class LifeLongMemory(Learner[LifeLongMemoryState]):
             read.append(attention(self.scale * q @ memory.keys.mT, is_written.to(q)))
         ages = torch.stack([memory.ages for memory in memories[1:]])
         written = (ages == 0) & (support.weight > 0)[:, None]
-        zeros = written.new_zeros(len(queries), self.slots)
+        zeros = written.new_zeros(len(queries), self.memory_size)
         return {
             "read head": torch.cat(read),
             "write head": torch.cat([written, zeros]).to(queries),
@@ -128,9 +133,9 @@ class LifeLongMemory(Learner[LifeLongMemoryState]):
         """Return the N + 1 memories before, between and after the N examples are written."""
         queries, y = queries.detach(), examples.y
         if memory is None:
-            keys = queries.new_zeros(self.slots, queries.shape[-1])
-            values = y.new_zeros(self.slots, y.shape[-1])
-            memory = LifeLongMemoryState(keys, values, queries.new_zeros(self.slots))
+            keys = queries.new_zeros(self.memory_size, queries.shape[-1])
+            values = y.new_zeros(self.memory_size, y.shape[-1])
+            memory = LifeLongMemoryState(keys, values, queries.new_zeros(self.memory_size))
         memories = [memory]
         for query, value, weight in zip(queries, y, examples.weight, strict=True):
             written = write(memories[-1], query, value)
