@@ -5,7 +5,7 @@ import torch
 from torch import Generator
 
 from quickstudy import Sinusoid
-from quickstudy.tasks import Line, Mixture, Parabola
+from quickstudy.tasks import Line, Mixture
 
 
 def constant(level: float) -> Line:
@@ -29,14 +29,6 @@ def test_support_and_query_are_of_one_task():
     batch = Mixture(constant(0), constant(1)).sample(50, Generator().manual_seed(0))
     assert torch.equal(batch.support.y[:, 0], batch.query.y[:, 0])
     assert (batch.query.y == batch.query.y[:, :1]).all()
-
-
-def test_a_seed_decides():
-    tasks = Mixture(Sinusoid(), Line(), Parabola())
-    first, again, other = (tasks.sample(9, Generator().manual_seed(s)) for s in (0, 0, 1))
-    assert torch.equal(first.query.y, again.query.y)
-    assert not torch.equal(first.query.y, other.query.y)
-    assert tasks.sample(1, Generator().manual_seed(0)).query.y.shape == (1, 10, 1)
 
 
 def test_the_card_says_what_is_shared_and_what_is_not():
