@@ -8,17 +8,18 @@ from typing import Literal, Self
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from quickstudy.core.task import Examples, Json, Task, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
-from quickstudy.tasks.few_shot import (
-    Augment,
+from quickstudy.tasks.examples import (
     Normalise,
-    _check_square,
-    _prepared,
-    _rotate,
+    check_square,
+    fixed_label_examples,
+    gather_rows,
+    prepare,
+    rotate,
 )
+from quickstudy.tasks.few_shot import Augment
 
 
 class Classification(TaskDistribution):
@@ -52,7 +53,7 @@ class Classification(TaskDistribution):
         if rotations not in (None, "classes"):
             raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
         if rotations is not None:
-            _check_square(dataset, rotations)
+            check_square(dataset, rotations)
         self._copies = 1 if rotations is None else 4
         self.classes = len(dataset.classes) * self._copies  # columns of a label
         most = len(dataset) * self._copies // 2
@@ -90,14 +91,10 @@ class Classification(TaskDistribution):
 
     def _examples(self, picks: Tensor, generator: Generator) -> Examples:
         rows, turns = picks % len(self.dataset), picks // len(self.dataset)
-        flat = rows.flatten().to(self._pixels.device)
-        x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
+        x = gather_rows(self._pixels, rows)
         if self.rotations is not None:
-            x = _rotate(x, turns.to(x.device))
-        x = _prepared(x, self.normalise)
+            x = rotate(x, turns.to(x.device))
+        x = prepare(x, self.normalise)
         if self.augment is not None:
             x = self.augment(x, generator)
-        label = self.dataset.y[rows.to(self.dataset.y.device)].to(x.device)
-        label = label + turns.to(x.device) * len(self.dataset.classes)
-        y = F.one_hot(label, self.classes).to(x)
-        return Examples(x, y, torch.ones_like(y[..., 0]))
+        return fixed_label_examples(self.dataset, x, rows, turns, self.classes)

@@ -15,10 +15,17 @@ from torch.nn import functional as F
 
 from quickstudy.core.task import Examples, Json, Task, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
+from quickstudy.tasks.examples import (
+    Normalise,
+    check_square,
+    class_members,
+    gather_rows,
+    prepare,
+    rotate,
+)
 
 Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
 Rotations: TypeAlias = Literal["classes", "random", "task"]
-Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
 
 
 class FewShot(TaskDistribution):
@@ -91,8 +98,8 @@ class FewShot(TaskDistribution):
                 f"rotations={rotations!r} is not 'classes', 'random', 'task' or None."
             )
         if rotations is not None:
-            _check_square(dataset, rotations)
-        self._members, self._sizes = _members(dataset)  # (K, most), (K,)
+            check_square(dataset, rotations)
+        self._members, self._sizes = class_members(dataset)  # (K, most), (K,)
         self._check()
         self._pixels = dataset.x  # where images are read from; moved by `to`
         self._given = False  # whether by `with_inputs`, so prepared and turned
@@ -117,7 +124,7 @@ class FewShot(TaskDistribution):
         for turn in range(1 if self.rotations is None else 4):
             for x in self.dataset.x.split(size):
                 turned = torch.rot90(x, turn, (-2, -1)) if turn else x
-                yield _prepared(turned, self.normalise)
+                yield prepare(turned, self.normalise)
 
     def with_inputs(self, x: Tensor) -> Self:
         """The same draws with others in the place of `inputs`, such as their embeddings."""
@@ -206,12 +213,11 @@ class FewShot(TaskDistribution):
         rows, weight = rows.flatten(1).gather(1, order), real.flatten(1).gather(1, order)
         if self._given and self.rotations is not None:
             rows = rows + len(self.dataset) * turns.gather(1, label)
-        flat = rows.flatten().to(self._pixels.device)  # index_select copies whole rows: fast
-        x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
+        x = gather_rows(self._pixels, rows)  # (T, N, *features)
         if not self._given:
             if self.rotations is not None:
-                x = _rotate(x, turns.gather(1, label).to(x.device))
-            x = _prepared(x, self.normalise)
+                x = rotate(x, turns.gather(1, label).to(x.device))
+            x = prepare(x, self.normalise)
         if self.augment is not None:
             x = self.augment(x, generator)
         weight = weight.to(x)
@@ -256,39 +262,6 @@ class FewShot(TaskDistribution):
                 f"were asked for, but {where} has {most * copies} classes. "
                 "Lower ways or add classes."
             )
-
-
-def _check_square(dataset: Labelled, rotations: str) -> None:
-    if dataset.x.ndim < 3 or dataset.x.shape[-1] != dataset.x.shape[-2]:
-        raise ValueError(
-            f"rotations={rotations!r} needs square images, not examples of shape "
-            f"{tuple(dataset.x.shape[1:])}. Resize the images or leave rotations out."
-        )
-
-
-def _prepared(x: Tensor, normalise: Normalise | None) -> Tensor:
-    """Examples as nets are given them."""
-    if x.dtype == torch.uint8:
-        x = x.float().div_(255)
-    x = x.to(torch.get_default_dtype())
-    return x if normalise is None else (x - normalise[0]) / normalise[1]
-
-
-def _rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Images x (T, N, C, H, W), each turned by `turns` (T, N) right angles."""
-    for quarter in (1, 2, 3):
-        chosen = turns == quarter
-        x[chosen] = torch.rot90(x[chosen], quarter, (-2, -1))
-    return x
-
-
-def _members(dataset: Labelled) -> tuple[Tensor, Tensor]:
-    """The rows of every class (K, most), padded by its own end, and their numbers (K,)."""
-    sizes = torch.bincount(dataset.y, minlength=len(dataset.classes))  # (K,)
-    order = dataset.y.argsort(stable=True)
-    start = sizes.cumsum(0) - sizes
-    column = torch.arange(int(sizes.max()))
-    return order[(start[:, None] + column).clamp_max(len(order) - 1)], sizes
 
 
 def _bounds(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
