@@ -36,6 +36,12 @@ class Classification(TaskDistribution):
 
     Raises:
         ValueError: the data set has too few examples.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> tasks = qs.tasks.Classification(qs.datasets.digits(), 32)
+        >>> tasks.sample(1, torch.Generator().manual_seed(0)).support.y.shape
+        torch.Size([1, 32, 10])
     """
 
     def __init__(

@@ -14,7 +14,8 @@ class Fixed(TaskDistribution):
     """The tasks of a batch, and no others.
 
     As many as there are: all of them, in their order. Fewer: a random choice, none twice. So
-    `evaluate(learner, tasks, n_tasks=len(tasks), meta_batch_size=len(tasks))` counts every task once.
+    `evaluate(learner, tasks, n_tasks=len(tasks), meta_batch_size=len(tasks))` counts every task
+    once.
 
     Args:
         tasks: a batch; as tasks have one shape, pad smaller ones by `weight` 0.
@@ -22,6 +23,13 @@ class Fixed(TaskDistribution):
 
     Raises:
         ValueError: more tasks are asked for at a time than there are.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> drawn = qs.Sinusoid().sample(3, torch.Generator().manual_seed(0))
+        >>> tasks = qs.tasks.Fixed(drawn, "three waves")
+        >>> len(tasks), tasks.card()["tasks"]
+        (3, 'three waves')
     """
 
     def __init__(self, tasks: TaskBatch, name: str = "given"):
@@ -44,8 +52,8 @@ class Fixed(TaskDistribution):
         """All of the tasks, or `n_tasks` of them."""
         if n_tasks > len(self):
             raise ValueError(
-                f"{n_tasks} tasks were asked for, but {self.name} are {len(self)}: evaluate with "
-                f"n_tasks={len(self)}, meta_batch_size={len(self)}, so that each counts once."
+                f"n_tasks={n_tasks}, but {self.name} are {len(self)}: evaluate with n_tasks="
+                f"{len(self)}, meta_batch_size={len(self)}, so that each counts once."
             )
         if n_tasks == len(self):
             return self.tasks

@@ -17,18 +17,33 @@ Range = tuple[float, float]  # lowest, highest
 
 
 def rbf(gap: Tensor, length: Tensor, period: Tensor) -> Tensor:
-    """Correlation of values whose inputs lie `gap` apart: the squared exponential."""
+    """Correlation of values whose inputs lie `gap` apart: the squared exponential.
+
+    Examples:
+        >>> rbf(torch.tensor([0.0, 1.0]), torch.tensor(1.0), torch.tensor(1.0))
+        tensor([1.0000, 0.6065])
+    """
     return torch.exp(-0.5 * (gap / length).square())
 
 
 def matern52(gap: Tensor, length: Tensor, period: Tensor) -> Tensor:
-    """Matérn's correlation of smoothness 5/2."""
+    """Matérn's correlation of smoothness 5/2.
+
+    Examples:
+        >>> matern52(torch.tensor([0.0, 1.0]), torch.tensor(1.0), torch.tensor(1.0))
+        tensor([1.0000, 0.5240])
+    """
     r = 5**0.5 * gap.abs() / length
     return (1 + r + r.square() / 3) * torch.exp(-r)
 
 
 def periodic(gap: Tensor, length: Tensor, period: Tensor) -> Tensor:
-    """The exponential of the squared sine, repeating every `period`."""
+    """The exponential of the squared sine, repeating every `period`.
+
+    Examples:
+        >>> periodic(torch.tensor([0.0, 1.0]), torch.tensor(1.0), torch.tensor(2.0))
+        tensor([1.0000, 0.1353])
+    """
     return torch.exp(-2 * (torch.sin(torch.pi * gap / period) / length).square())
 
 
@@ -62,6 +77,12 @@ class GaussianProcess(TaskDistribution):
 
     Raises:
         ValueError: an unknown kernel, sizes that do not fit into `points`, or no noise.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> tasks = qs.tasks.GaussianProcess("rbf", context=(5, 5))
+        >>> tasks.sample(2, torch.Generator().manual_seed(0)).support.x.shape
+        torch.Size([2, 5, 1])
     """
 
     def __init__(
