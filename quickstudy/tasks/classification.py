@@ -23,12 +23,13 @@ from quickstudy.tasks.few_shot import Augment
 
 
 class Classification(TaskDistribution):
-    """Every task: random mini-batches of a data set as support and query set, with no example
-    in both. Column c of the labels is class c of the data set, always.
+    """Supervised classification: support and query set are mini-batches of a data set.
+
+    No example is in both. Column c of the labels is class c of the data set in every task.
 
     Args:
         dataset: where classes and examples come from.
-        examples: in the support set, and as many in the query set.
+        examples: examples in the support set, and as many in the query set.
         rotations: "classes": each class turned by 90, 180 and 270 degrees is another class, in
             column c + K, c + 2 K or c + 3 K, of K classes.
         normalise: as in `FewShot`.
@@ -71,12 +72,12 @@ class Classification(TaskDistribution):
         self._pixels = dataset.x
 
     def to(self, device: torch.device | str) -> Self:
-        """Moves the examples to a device, so that batches are made there."""
+        """Move the examples to a device, so that batches are made there."""
         self._pixels = self._pixels.to(device)
         return self
 
     def card(self) -> dict[str, Json]:
-        """Data set, its hash, split, and the size of a batch."""
+        """Return the data set, its hash, its split and the size of a batch."""
         data = self.dataset
         facts = {"rotations": self.rotations, "augmented": self.augment is not None}
         return {
@@ -89,7 +90,7 @@ class Classification(TaskDistribution):
         }
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
-        """Draws `n_tasks` tasks; labels (T, N, C) have a column for every class."""
+        """Draw `n_tasks` tasks; labels (T, N, C) have a column for every class."""
         scores = torch.rand(n_tasks, len(self.dataset) * self._copies, generator=generator)
         picks = scores.topk(2 * self.examples).indices  # distinct, in random order
         support, query = picks.chunk(2, 1)  # (T, N) each

@@ -1,4 +1,4 @@
-"""Sequences to be recited: the copy tasks of neural Turing machines (Graves, Wayne & Danihelka,
+"""Sequences to copy: the tasks of neural Turing machines (Graves, Wayne & Danihelka,
 2014, arXiv:1410.5401, sections 4.1 and 4.2).
 
 A task is one sequence. The support set holds the input steps in order, with zeros in y. The

@@ -112,13 +112,13 @@ class FewShot(TaskDistribution):
         self._has_inputs = False  # whether by `with_inputs`, so prepared and turned
 
     def to(self, device: torch.device | str) -> Self:
-        """Moves the examples to a device, so that batches are made there."""
+        """Move the examples to a device, so that batches are made there."""
         self._pixels = self._pixels.to(device)
         return self
 
     def inputs(self, size: int = 64) -> Iterator[Tensor]:
-        """Every example as tasks have it (N, *features), and where there are `rotations` all of
-        them in each turn, `size` at a time.
+        """Yield every example as tasks have it (N, *features), `size` at a time; with
+        `rotations`, all of them in each turn.
 
         Raises:
             ValueError: `augment` makes another example at every draw.
@@ -134,13 +134,13 @@ class FewShot(TaskDistribution):
                 yield prepare(turned, self.normalise)
 
     def with_inputs(self, x: Tensor) -> Self:
-        """The same draws with others in the place of `inputs`, such as their embeddings."""
+        """Return these tasks with others, such as embeddings, in the place of `inputs`."""
         same = copy.copy(self)
         same._pixels, same._has_inputs = x, True
         return same
 
     def card(self) -> dict[str, Json]:
-        """Data set, its hash, split, and the shape of a task."""
+        """Return the data set, its hash, its split and the shape of a task."""
         data = self.dataset
         facts = {"rotations": self.rotations, "within_groups": self.within_groups}
         facts |= {"ordered": self.ordered}
@@ -158,7 +158,7 @@ class FewShot(TaskDistribution):
         }
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
-        """Draws `n_tasks` tasks. Support sets have (C + distractors) * (shots + unlabelled)
+        """Draw `n_tasks` tasks. Support sets have (C + distractors) * (shots + unlabelled)
         examples, query sets C * queries, C being `ways`."""
         high, most = self.ways[1], self.shots[1]
         classes, turns = self._classes(n_tasks, generator)  # (T, C + distractors) each

@@ -32,7 +32,7 @@ class Mixture(TaskDistribution):
         self.distributions, self.together = distributions, together
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """`n_tasks` tasks in random order."""
+        """Draw `n_tasks` tasks in random order."""
         count = len(self.distributions)
         if self.together:
             tasks = self.distributions[int(torch.randint(count, (), generator=generator))]
@@ -55,7 +55,7 @@ class Mixture(TaskDistribution):
         return tree_map(lambda *part: torch.cat(part)[order.to(part[0].device)], *parts)
 
     def to(self, device: torch.device | str) -> Self:
-        """Moves the data of all to a device."""
+        """Move the data of all distributions to a device."""
         for tasks in self.distributions:
             tasks.to(device)
         return self

@@ -90,8 +90,8 @@ class Stories(TaskDistribution):
         self.facts, self.sentences, self.questions = facts, (low, high), questions
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """Draw `n_tasks` stories: x (T, N, LONGEST) of words, y (T, N, words) one-hot for questions.
-        Shorter stories are padded to the longest possible."""
+        """Draw `n_tasks` stories: x (T, N, LONGEST) of words, y (T, N, words) one-hot for
+        questions. Shorter stories are padded to the longest possible."""
         draw = random.Random(int(torch.randint(2**62, (), generator=generator)))
         stories = [self.tell(draw) for _ in range(n_tasks)]
         most = self.sentences[1]
