@@ -83,6 +83,18 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        slots: slots of the memory (0: an LSTM without memory).
+        ways: classes per episode.
+        steps: meta-training steps.
+        meta_batch_size: episodes per training step.
+        lr: learning rate of Adam at the start.
+        again: show each label together with its own image, too.
+        bfloat16: train with the forward pass in bfloat16.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="characters")
 
     def tasks(split: qs.datasets.Labelled) -> qs.FewShot:

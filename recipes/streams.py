@@ -162,6 +162,15 @@ def recipe(
     count: int = 5,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        data: data set.
+        stream: kind of stream.
+        learner: learning algorithm.
+        count: streams per benchmark.
+        seed: seed of initial parameters.
+    """
     for value, names in ((data, Data), (stream, Kind), (learner, Name)):
         if value not in get_args(names):
             raise ValueError(f"{value!r}: choose one of {', '.join(get_args(names))}.")

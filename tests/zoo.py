@@ -1,5 +1,5 @@
 """Every learner of the library, one entry each: the list that conformance and golden numbers
-run over. `declared` says what is true of a learner and not of all (`quickstudy.testing.learners.Trait`).
+run over. `declared` says what is true of a learner and not of all (`quickstudy.testing.Trait`).
 """
 
 import operator
@@ -10,10 +10,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
+from quickstudy import (
+    MAML,
+    RL2,
+    FewShot,
+    Learner,
+    PrototypicalNetwork,
+    Sinusoid,
+    TaskDistribution,
+    anil,
+    boil,
+    fomaml,
+)
 from quickstudy.core.criteria import squared_error
 from quickstudy.core.similarity import ScaledSimilarity
 from quickstudy.datasets import Labelled
+from quickstudy.environments import BernoulliBandit
 from quickstudy.inner_loop.descent import steepest_descent
 from quickstudy.learners.amortised.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.amortised.snail import SNAIL
@@ -75,11 +87,21 @@ from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
 from quickstudy.nets.cells import NTM, FeedForward, StackedLSTM
 from quickstudy.nets.low_rank import lora
 from quickstudy.recall.task_memory import TaskMemory
-from quickstudy.tasks.classification import Classification
-from quickstudy.tasks.copying import Copy, RepeatCopy
-from quickstudy.tasks.online_trajectories import OnlineTrajectoryTasks
-from quickstudy.tasks.stories import Stories
-from quickstudy.testing.learners import Blobs, Case, Lines, Trait
+from quickstudy.tasks import (
+    Classification,
+    Copy,
+    Fixed,
+    GaussianProcess,
+    Line,
+    Mixture,
+    OnlineTrajectoryTasks,
+    Parabola,
+    Presentations,
+    RepeatCopy,
+    Rollouts,
+    Stories,
+)
+from quickstudy.testing import Blobs, Case, Lines, TaskTrait, Trait
 
 BLOBS, LINES = Blobs(), Lines()
 HALF_LABELLED = Blobs(shots=1, unlabelled=3)
@@ -361,4 +383,57 @@ ZOO = {
         MEMORY,
     ),
     "streaming_lda": Entry(lambda: StreamingLDA(MLP(8, 8), shrinkage=0.1), BLOBS, {"additive"}),
+}
+
+
+def pictures() -> Labelled:
+    """Random images of 4 x 4 pixels, 8 of each of 6 classes, in two groups."""
+    x = torch.randint(256, (48, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    y, names = torch.arange(48) % 6, tuple("abcdef")
+    groups = {"groups": torch.arange(6) // 3, "group_names": ("x", "y")}
+    return Labelled(x.byte(), y, names, **groups)
+
+
+# Every task distribution of the library, and its traits (`quickstudy.testing.TaskTrait`).
+# `Streams` has no batches of tasks, and `OffPolicyTasks` changes with every batch by design.
+TASKS: dict[str, tuple[Callable[[], TaskDistribution], set[TaskTrait]]] = {
+    "blobs": (Blobs, set()),
+    "blobs_unlabelled": (lambda: Blobs(unlabelled=2), set()),
+    "lines": (Lines, {"values"}),
+    "few_shot": (lambda: FewShot(pictures(), 5, 2, 3), set()),
+    "few_shot_ragged": (
+        lambda: FewShot(pictures(), (2, 4), (1, 3), 2, imbalanced=True, rotations="random"),
+        set(),
+    ),
+    "few_shot_unlabelled": (
+        lambda: FewShot(pictures(), 3, 1, 2, unlabelled=2, distractors=1, rotations="classes"),
+        set(),
+    ),
+    "few_shot_groups": (lambda: FewShot(pictures(), 3, 1, 2, within_groups=True), set()),
+    "classification": (lambda: Classification(pictures(), 8, rotations="classes"), set()),
+    "online_trajectory": (lambda: OnlineTrajectoryTasks(pictures(), 2, 3, 8), set()),
+    "presentations": (lambda: Presentations(FewShot(pictures(), 3, 2, 2)), set()),
+    "fixed": (
+        lambda: Fixed(Blobs().sample(4, torch.Generator().manual_seed(0))),
+        {"fixed"},
+    ),
+    "sinusoid": (Sinusoid, {"values"}),
+    "sinusoid_grid": (lambda: Sinusoid(grid=True), {"values"}),
+    "line": (Line, {"values"}),
+    "parabola": (lambda: Parabola(grid=True), {"values"}),
+    "mixture": (lambda: Mixture(Sinusoid(), Line(), Parabola()), {"values"}),
+    "mixture_together": (lambda: Mixture(Copy(), RepeatCopy(), together=True), {"values"}),
+    "gaussian_process": (GaussianProcess, {"values"}),
+    "gaussian_process_ragged": (lambda: GaussianProcess("periodic", ragged=True), {"values"}),
+    "copy": (Copy, {"values"}),
+    "copy_ragged": (lambda: Copy(ragged=True), {"values"}),
+    "repeat_copy": (RepeatCopy, {"values"}),
+    "repeat_copy_ragged": (lambda: RepeatCopy(ragged=True), {"values"}),
+    "stories": (lambda: Stories(2, questions=2), set()),
+    "rollouts": (
+        lambda: Rollouts(
+            BernoulliBandit(2), RL2(BernoulliBandit(2), hidden=4), episodes=3, trial=True
+        ),
+        set(),
+    ),
 }

@@ -539,10 +539,11 @@ def _defaults(module: ModuleType) -> dict[str, Json]:
 
 
 def _same(run: Run, facts: Mapping[str, Json]) -> None:
+    before = {**_defaults(find(run.recipe)), **facts["settings"]}  # the recipe may have grown
     changed = {
-        key: (facts["settings"].get(key), value)
-        for key, value in run.settings.items()
-        if key != "steps" and json.loads(json.dumps(value)) != facts["settings"].get(key)
+        key: (before.get(key), value)
+        for key, value in json.loads(json.dumps(run.settings)).items()
+        if key != "steps" and value != json.loads(json.dumps(before.get(key)))
     }
     if facts["recipe"] != run.recipe:
         changed["recipe"] = (facts["recipe"], run.recipe)

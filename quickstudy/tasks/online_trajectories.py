@@ -4,16 +4,17 @@ from typing import Literal, Self
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from quickstudy.core.task import Examples, Json, Task, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
-from quickstudy.tasks.few_shot import (
+from quickstudy.tasks.examples import (
     Normalise,
-    _check_square,
-    _members,
-    _prepared,
-    _rotate,
+    check_square,
+    class_members,
+    fixed_label_examples,
+    gather_rows,
+    prepare,
+    rotate,
 )
 
 
@@ -63,8 +64,8 @@ class OnlineTrajectoryTasks(TaskDistribution):
         if rotations not in (None, "classes"):
             raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
         if rotations is not None:
-            _check_square(dataset, rotations)
-        self._members, self._sizes = _members(dataset)  # (K, most), (K,)
+            check_square(dataset, rotations)
+        self._members, self._sizes = class_members(dataset)  # (K, most), (K,)
         self._copies = 1 if rotations is None else 4
         self.classes = len(dataset.classes) * self._copies  # columns of a label
         fewest = int(self._sizes.min())
@@ -120,12 +121,8 @@ class OnlineTrajectoryTasks(TaskDistribution):
         return Task(support, query)
 
     def _examples(self, rows: Tensor, turns: Tensor) -> Examples:
-        flat = rows.flatten().to(self._pixels.device)
-        x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
+        x = gather_rows(self._pixels, rows)
         if self.rotations is not None:
-            x = _rotate(x, turns.to(x.device))
-        x = _prepared(x, self.normalise)
-        label = self.dataset.y[rows.to(self.dataset.y.device)].to(x.device)
-        label = label + turns.to(x.device) * len(self._sizes)
-        y = F.one_hot(label, self.classes).to(x)
-        return Examples(x, y, torch.ones_like(y[..., 0]))
+            x = rotate(x, turns.to(x.device))
+        x = prepare(x, self.normalise)
+        return fixed_label_examples(self.dataset, x, rows, turns, self.classes)

@@ -11,28 +11,35 @@ from quickstudy.core.tree import tree_map
 
 
 class Presentations(TaskDistribution):
-    """Other tasks, whose support and query examples are mixed at random.
+    """Mix the support and query examples of other tasks at random.
 
-    So the support set has no longer the same number of every class. `MANN` in training and
-    `evaluate_presentations` go through the whole sequence, the support set and then the query
-    set. The paper's, of 10 presentations of 5 classes, are
+    The support set then has a random number of examples of each class. `MANN` in training and
+    `evaluate_presentations` go through the whole sequence: the support set, then the query set.
+    The paper's sequences, 10 presentations of 5 classes, are
     `Presentations(FewShot(dataset, ways=5, shots=5, queries=5))`.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> few_shot = qs.FewShot(qs.datasets.digits(), ways=2, shots=5, queries=5)
+        >>> task = Presentations(few_shot).sample(1, torch.Generator().manual_seed(2))
+        >>> task.support.y[0].sum(0)  # support examples of the two classes
+        tensor([7., 3.])
     """
 
     def __init__(self, tasks: TaskDistribution):
         self.tasks = tasks
 
     def to(self, device: torch.device | str) -> Self:
-        """Moves the data of the tasks to a device; `self`."""
+        """Move the data of the tasks to a device and return `self`."""
         self.tasks.to(device)
         return self
 
     def card(self) -> dict[str, Json]:
-        """That of the tasks, and that they are mixed."""
+        """Return the card of the tasks with an entry `mixed`."""
         return {**self.tasks.card(), "mixed": True}
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
-        """Tasks of the same sizes S and Q."""
+        """Draw `n_tasks` tasks of the same sizes S and Q."""
         support, query = self.tasks.sample(n_tasks, generator)
         total, shots = support.weight.shape[1] + query.weight.shape[1], support.weight.shape[1]
         order = torch.rand(n_tasks, total, generator=generator).argsort(1)

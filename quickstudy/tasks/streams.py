@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
 from quickstudy.core.tree import tree_map
 from quickstudy.datasets.labelled import Labelled
-from quickstudy.tasks.few_shot import Normalise, _prepared
+from quickstudy.tasks.examples import Normalise, prepare
 
 
 class Stream(Sequence[Task[Examples]]):
@@ -76,7 +76,7 @@ class Stream(Sequence[Task[Examples]]):
         return self._card
 
     def _examples(self, data: Labelled, rows: Tensor, number: int) -> Examples:
-        x = _prepared(data.x[rows], self._normalise)
+        x = prepare(data.x[rows], self._normalise)
         if self._change is not None:
             x = self._change(number, x)
         x = x.to(self._device)
