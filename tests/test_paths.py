@@ -29,7 +29,9 @@ def test_paths_in_a_maze_stay_off_its_walls_and_end_at_its_goal() -> None:
     maze, generator = GridMaze(3, horizon=40), Generator().manual_seed(0)
     mazes = maze.tasks(6, generator)
 
-    def wander(state: object, memory: object, policy_input: object, noise: torch.Tensor) -> object:
+    def wander(
+        state: object, memory: object, policy_input: object, noise: torch.Tensor
+    ) -> object:
         return memory, (noise == noise.max()).to(noise), ()
 
     found = rollout(maze, mazes, wander, generator, episodes=2)  # pyright: ignore[reportArgumentType]
@@ -39,7 +41,9 @@ def test_paths_in_a_maze_stay_off_its_walls_and_end_at_its_goal() -> None:
         assert planar_trace.path[:, 0].tolist() == [[1, -1]] * 2
         assert len(planar_trace.walls) == own.walls.sum() >= 16  # the border
         walls = {tuple(wall) for wall in planar_trace.walls.tolist()}
-        for path, weight, done in zip(planar_trace.path, episodes.weight, episodes.done, strict=True):
+        for path, weight, done in zip(
+            planar_trace.path, episodes.weight, episodes.done, strict=True
+        ):
             path = path[: int(weight.sum()) + 1]
             assert not walls & {tuple(place) for place in path.tolist()}
             assert ((path[1:] - path[:-1]).abs().sum(-1) <= 1).all()

@@ -11,7 +11,7 @@ import quickstudy as qs
 from quickstudy.environments import BernoulliBandit, action_distribution
 from quickstudy.learners.policies.maml_rl import MAMLRL
 from quickstudy.training.trust_region import TRPO
-from tests.learners.test_maml_rl import Sides, gained
+from tests.worlds import Sides, gained
 
 
 class Bent(qs.Actor):

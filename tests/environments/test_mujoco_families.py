@@ -67,7 +67,9 @@ def test_a_robot_is_gymnasiums(robot: Robot, name: str, options: Any, large: flo
         clipped = action.clamp(-1, 1)
         place = theirs.data.qpos[0].item()
         known, paid, ended, _, info = theirs.step(clipped.numpy())
-        state, seen, reward, done = robot.step(task, state, action, torch.zeros(robot.noise_size))
+        state, seen, reward, done = robot.step(
+            task, state, action, torch.zeros(robot.noise_size)
+        )
         if isinstance(robot, HalfCheetahVel):
             paid = -abs(info["x_velocity"] - 1) - 0.05 * clipped.square().sum().item()
         if isinstance(robot, AntDir):

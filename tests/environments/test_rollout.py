@@ -157,7 +157,9 @@ def test_a_policy_may_draw_more_than_its_action(trial: bool):
         return memory, noise[:2], (noise, policy_input)
 
     tasks = environment.tasks(2, seeded())
-    found = rollout(environment, tasks, policy, seeded(), episodes=2, trial=trial, extra_noise_size=3)
+    found = rollout(
+        environment, tasks, policy, seeded(), episodes=2, trial=trial, extra_noise_size=3
+    )
     noise, told = found.extras
     assert noise.shape == (2, 2, 3, 5) and len(noise.unique()) == noise.numel()
     assert found.action.shape == told.action.shape == (2, 2, 3, 2)

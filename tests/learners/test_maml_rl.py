@@ -15,8 +15,9 @@ import quickstudy as qs
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments import Environment, Episodes, Navigation2D, one_hot
 from quickstudy.learners.policies.maml_rl import MAMLRL
-from quickstudy.rl.advantages import dice_surrogate, ratio_surrogate, log_prob_surrogate
+from quickstudy.rl.advantages import dice_surrogate, log_prob_surrogate, ratio_surrogate
 from quickstudy.runs import recipes
+from tests.worlds import gained
 
 # a process of two states, two actions and two steps
 FIRST = torch.tensor(
@@ -156,7 +157,12 @@ def test_curvature_credits_what_is_done_before_adaptation(
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(
     ("surrogate", "exploration", "exact"),
-    [(log_prob_surrogate, 1.0, True), (log_prob_surrogate, 0.0, False), (ratio_surrogate, 1.0, False), (dice_surrogate, 1.0, False)],
+    [
+        (log_prob_surrogate, 1.0, True),
+        (log_prob_surrogate, 0.0, False),
+        (ratio_surrogate, 1.0, False),
+        (dice_surrogate, 1.0, False),
+    ],
 )
 def test_e_mamls_term_makes_the_gradient_that_of_what_is_done_with_samples(
     surrogate: Any, exploration: float, exact: bool
@@ -277,44 +283,6 @@ def test_what_was_said_is_said_again_by_the_adapted_policy() -> None:
     with torch.no_grad():
         learner.net.get_parameter("log_std").add_(1)
     assert (qs.execution.over_tasks(learner.kl_divergence)(task) > 0.1).all()
-
-
-class Sides(Environment):
-    """One step, to be made to the side that pays, which is not seen."""
-
-    observation_size, action_size, discrete, horizon, noise_size = 1, 1, False, 1, 1
-
-    def tasks(self, size: int, generator: Generator) -> Tensor:
-        return torch.randint(2, (size,), generator=generator) * 2.0 - 1
-
-    def reset(self, task: Tensor, noise: Tensor) -> Any:
-        return (), torch.ones_like(noise)
-
-    def step(self, task: Tensor, state: Any, action: Tensor, noise: Tensor) -> Any:
-        reward = task * action[0].clamp(-2, 2)
-        return (), torch.ones_like(noise), reward, torch.ones_like(reward)
-
-
-def gained(
-    make: Callable[[Environment, nn.Module], MAMLRL],
-    outside: Callable[[MAMLRL], Any],
-    steps: int,
-) -> list[tuple[qs.evaluation.Difference, float]]:
-    """By three seeds: how much more is earned after adaptation than untrained; what before."""
-    found = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        learner = make(Sides(), qs.nets.policy_net(Sides(), hidden=(8,)))
-        rollouts = qs.tasks.Rollouts(Sides(), learner, episodes=10)
-        options: Any = {"n_tasks": 200, "meta_batch_size": 200}
-        untrained = qs.evaluation.evaluate_rollouts(learner, rollouts, **options)
-        for _ in qs.train(
-            learner, rollouts, outside(learner), steps=steps, meta_batch_size=20, seed=seed
-        ):
-            pass
-        report = qs.evaluation.evaluate_rollouts(learner, rollouts, **options)
-        found.append((report.compare(untrained), report.mean("return before")))
-    return found
 
 
 def test_ppo_learns_a_policy_that_one_step_takes_to_either_side() -> None:

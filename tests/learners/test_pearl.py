@@ -118,7 +118,9 @@ def test_squashed_actions_have_the_density_of_their_distribution() -> None:
     action, log_prob = squashed_gaussian(dist_params, eps)
     mass = torch.trapezoid(log_prob.exp(), action[:, 0])
     torch.testing.assert_close(mass, torch.tensor(1.0), atol=1e-6, rtol=0)
-    far, log_prob = squashed_gaussian(torch.tensor([30.0, 0.0]).requires_grad_(), torch.zeros(1))
+    far, log_prob = squashed_gaussian(
+        torch.tensor([30.0, 0.0]).requires_grad_(), torch.zeros(1)
+    )
     assert far == 1 and log_prob.isfinite()
 
 
@@ -225,7 +227,9 @@ def test_averages_follow_the_critics_once_a_step() -> None:
 def test_z_is_drawn_for_an_episode_and_held(trial: bool) -> None:
     environment = Navigation2D(horizon=4)
     learner = small(environment, bound=0.1)
-    state, memory = (tree_map(lambda x: x.expand(2, *x.shape), own) for own in learner.initial_state())
+    state, memory = (
+        tree_map(lambda x: x.expand(2, *x.shape), own) for own in learner.initial_state()
+    )
 
     def act(*inputs: Any) -> Any:
         memory, action, _ = learner.act(*inputs)

@@ -12,7 +12,7 @@ from quickstudy.core.tree import unstack
 from quickstudy.learners.policies.maml_rl import MAMLRL
 from quickstudy.learners.policies.promp import adapt_penalty, promp
 from quickstudy.rl.advantages import ratio_surrogate
-from tests.learners.test_maml_rl import Sides, gained
+from tests.worlds import Sides, gained
 
 
 def acted(**options: Any) -> tuple[MAMLRL, Any]:
@@ -118,9 +118,9 @@ def test_within_its_bounds_the_penalty_stays() -> None:
         return loss
 
     optimizer.step(closure)
-    far = qs.execution.over_tasks(lambda own: learner.policy_shift(learner.initial_state(), own.support))(
-        task
-    ).mean()
+    far = qs.execution.over_tasks(
+        lambda own: learner.policy_shift(learner.initial_state(), own.support)
+    )(task).mean()
     learner, task = acted()
     optimizer = qs.training.MultiEpoch(torch.optim.SGD(learner.parameters(), 0.1), 1)
     adapt_penalty(learner, optimizer, target=1.2 * far.item())

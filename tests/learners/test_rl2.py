@@ -13,32 +13,7 @@ from quickstudy.environments import Environment, Pendulum
 from quickstudy.reports.report import write
 from quickstudy.rl.trials import flatten_episodes
 from quickstudy.runs import recipes
-
-
-class OneArmPays(Environment):
-    """Two arms, of which one always pays 1, the other never."""
-
-    observation_size, action_size, discrete, horizon, noise_size = 1, 2, True, 1, 1
-
-    def tasks(self, size: int, generator: Generator) -> Tensor:
-        return torch.randint(2, (size,), generator=generator)
-
-    def reset(self, task: Tensor, noise: Tensor) -> Any:
-        return (), torch.ones_like(noise)
-
-    def step(self, task: Tensor, state: Any, action: Tensor, noise: Tensor) -> Any:
-        reward = torch.where(task == 0, action[0], action[1])
-        return (), torch.ones_like(noise), reward, torch.ones_like(reward)
-
-
-class Uneven(OneArmPays):
-    """Episodes of one to four pulls."""
-
-    horizon = 4
-
-    def step(self, task: Tensor, state: Any, action: Tensor, noise: Tensor) -> Any:
-        _, seen, reward, _ = super().step(task, state, action, noise)
-        return (), seen, reward, (noise[0] < 0.4).to(reward.dtype)
+from tests.worlds import OneArmPays, Uneven
 
 
 def acted(environment: Environment, episodes: int, **options: Any) -> tuple[qs.RL2, Any]:
@@ -118,7 +93,9 @@ def test_at_first_the_gradient_is_the_policy_gradient(environment: Any) -> None:
 
 @pytest.mark.usefixtures("double")
 def test_loss_is_its_three_parts() -> None:
-    learner, task = acted(OneArmPays(), 4, value_coef=0.5, entropy_coef=0.1, gae_lambda=1.0, discount=1.0)
+    learner, task = acted(
+        OneArmPays(), 4, value_coef=0.5, entropy_coef=0.1, gae_lambda=1.0, discount=1.0
+    )
     reward, expected = task.query.reward[..., 0], task.query.extras.normalized_value[..., 0]
     expected = expected * torch.arange(4, 0, -1)  # 4 pulls are left, 3, ...
     left = reward.flip(1).cumsum(1).flip(1)

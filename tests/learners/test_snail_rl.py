@@ -14,7 +14,7 @@ from quickstudy.environments import Environment, Pendulum
 from quickstudy.nets import CausalAttention, TemporalConvolution
 from quickstudy.rl.trials import flatten_episodes
 from quickstudy.runs import recipes
-from tests.learners.test_rl2 import OneArmPays, Uneven
+from tests.worlds import OneArmPays, Uneven
 
 BLOCKS = (4, (3, 2), 3, (2, 4))
 
@@ -40,7 +40,11 @@ def naive(learner: qs.SNAILPolicy, inputs: list[Any]) -> Tensor:
     rows: list[Tensor] = []
     for policy_input in inputs:
         observation, action, reward, done = policy_input
-        rows.append(learner.observation_layer(torch.cat([observation, action, reward[None], done[None]])))
+        rows.append(
+            learner.observation_layer(
+                torch.cat([observation, action, reward[None], done[None]])
+            )
+        )
     for layer in learner.layers:
         new = []
         for t, row in enumerate(rows):
@@ -98,14 +102,22 @@ def test_what_comes_later_or_is_padding_changes_nothing() -> None:
     n = int(own.weight.sum())
     assert n < own.weight.numel()
     policy_input = own.extras.policy_input
-    junk = torch.where(own.weight > 0, policy_input.reward, torch.randn_like(policy_input.reward))
-    changed = own._replace(extras=own.extras._replace(policy_input=policy_input._replace(reward=junk)))
-    torch.testing.assert_close(learner.predict(learner.initial_state(), changed)[0][:n], dist_params[:n])
+    junk = torch.where(
+        own.weight > 0, policy_input.reward, torch.randn_like(policy_input.reward)
+    )
+    changed = own._replace(
+        extras=own.extras._replace(policy_input=policy_input._replace(reward=junk))
+    )
+    torch.testing.assert_close(
+        learner.predict(learner.initial_state(), changed)[0][:n], dist_params[:n]
+    )
     alike(learner.adapt(changed), learner.adapt(own))
     slopes = torch.autograd.functional.jacobian(
         lambda reward: learner.predict(
             learner.initial_state(),
-            own._replace(extras=own.extras._replace(policy_input=policy_input._replace(reward=reward))),
+            own._replace(
+                extras=own.extras._replace(policy_input=policy_input._replace(reward=reward))
+            ),
         )[0][:n].sum(-1),
         policy_input.reward,
     )

@@ -14,7 +14,7 @@ from quickstudy.environments import Environment, HiddenGoal, Pendulum, normal
 from quickstudy.rl.ppo import PPOSettings, ppo
 from quickstudy.rl.trials import flatten_episodes
 from quickstudy.runs import recipes
-from tests.learners.test_rl2 import OneArmPays, Uneven
+from tests.worlds import OneArmPays, Uneven
 
 
 def acted(environment: Environment, episodes: int, **options: Any) -> tuple[qs.VariBAD, Any]:
@@ -95,7 +95,9 @@ def test_acting_is_reading_the_trial_at_once_is_a_loop(environment: Any) -> None
             torch.testing.assert_close(step.extras.record.normalized_value, dist_params[-1])
         dist_params, normalized_value = learner.predict(learner.initial_state(), own)
         torch.testing.assert_close(dist_params[:n], seen.extras.record.dist_params[:n])
-        torch.testing.assert_close(normalized_value[:n], seen.extras.record.normalized_value[:n])
+        torch.testing.assert_close(
+            normalized_value[:n], seen.extras.record.normalized_value[:n]
+        )
         torch.testing.assert_close(learner.adapt(own)[1], rows[-1]["hidden"])
 
 
