@@ -55,7 +55,9 @@ def main() -> None:
     rollouts = qs.tasks.Rollouts(navigation, learner, episodes=EPISODES)
     goals = navigation.tasks(size, generator)
     batch = rollouts.act_in(goals, generator)
-    begun, _ = tree_map(lambda leaf: leaf.detach().expand(size, *leaf.shape), learner.initial_state())
+    begun, _ = tree_map(
+        lambda leaf: leaf.detach().expand(size, *leaf.shape), learner.initial_state()
+    )
 
     def update() -> None:
         def closure() -> torch.Tensor:

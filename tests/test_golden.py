@@ -1,5 +1,5 @@
-"""The losses of three steps of every learner of the zoo, and the norms of the gradients of every
-actor: a change of numbers is seen.
+"""The losses of three steps of every learner of the zoo, and the norms of the gradients of
+every actor: a change of numbers is seen.
 
 python -m tests.test_golden    writes golden.json anew; say in the commit why numbers changed
 """

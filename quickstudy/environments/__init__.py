@@ -67,7 +67,7 @@ __all__ = [
     "Maze",
     "Navigation2D",
     "Pendulum",
-    "Places",
+    "PlanarTrace",
     "PointRobot",
     "Policy",
     "PolicyInput",

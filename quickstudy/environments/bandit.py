@@ -9,8 +9,8 @@ Step = tuple[tuple[()], Tensor, Tensor, Tensor]
 
 
 class BernoulliBandit(Environment):
-    """Arms with rewards of 1 or 0, whose probabilities are uniform in [0, 1] for each task, as in
-    RL² (Duan et al., 2016, arXiv:1611.02779, section 3.1). A task is the probabilities (A,).
+    """Arms with rewards of 1 or 0, whose probabilities are uniform in [0, 1] for each task, as
+    in RL² (Duan et al., 2016, arXiv:1611.02779, section 3.1). A task is the probabilities (A,).
 
     Args:
         arms: A, 2 or more.

@@ -12,8 +12,9 @@ class Environment(ABC):
 
     An environment has no state: `reset` and `step` take all they need and return all they
     change, so `vmap` runs thousands at once on any device, and `torch.compile` sees plain
-    tensors. Randomness comes as `noise`, numbers (W,), uniform in [0, 1), that the caller draws.
-    So an episode is a function of its arguments, and two policies can act under equal noise.
+    tensors. Randomness comes as `noise`, numbers (W,), uniform in [0, 1), that the caller
+    draws. So an episode is a function of its arguments, and two policies can act under equal
+    noise.
 
     Examples:
         >>> from quickstudy.environments import BernoulliBandit

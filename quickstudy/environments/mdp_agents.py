@@ -1,8 +1,8 @@
 """Agents for tabular MDPs that plan: baselines for agents that have learned to explore.
 
 A belief is a function `(visits (T, S, A, S), reward_sum (T, S, A), generator) -> MDP` of the
-numbers of transitions and the sums of rewards, for T processes at once. `play_mdp` plans with it
-before every episode.
+numbers of transitions and the sums of rewards, for T processes at once. `play_mdp` plans with
+it before every episode.
 """
 
 from collections.abc import Callable

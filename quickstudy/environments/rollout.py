@@ -71,9 +71,9 @@ def rollout(
     """Act in `episodes` episodes of each task, and return them (T, E, H, ...).
 
     A policy is a pure function of ONE episode of ONE task,
-    `policy(state, memory, policy_input, noise) -> (memory, action, extras)`, with noise (A,) uniform
-    in [0, 1): enough for `categorical` and for `normal`. It reads two values of different
-    lifetimes:
+    `policy(state, memory, policy_input, noise) -> (memory, action, extras)`, with noise (A,)
+    uniform in [0, 1): enough for `categorical` and for `normal`. It reads two values of
+    different lifetimes:
 
     - `state` is what was learned of the task before. It is constant in an episode, all episodes
       of a task share it, and it is never copied. Examples are fast weights (MAML-RL, ProMP) and
@@ -163,8 +163,8 @@ def _episode(
 ) -> tuple[Any, PolicyInput, Episodes]:
     """Act in one episode.
 
-    The loop over steps is inside of the batched function, since entering and leaving `vmap` costs
-    more than a step. After the end the steps continue without effect, so that episodes of
+    The loop over steps is inside of the batched function, since entering and leaving `vmap`
+    costs more than a step. After the end the steps continue without effect, so that episodes of
     different lengths can be batched.
 
     Args:

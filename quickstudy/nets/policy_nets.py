@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 class GaussianPolicy(nn.Module):
     """The parameters of a Gaussian over actions: means from a net, and learned standard
-    deviations that do not depend on the observation. `environments.DiagonalGaussian` takes them.
+    deviations that do not depend on the observation. `environments.DiagonalGaussian` takes
+    them.
 
     Args:
         mean: (N, O) -> (N, A).

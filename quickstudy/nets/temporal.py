@@ -1,8 +1,8 @@
 """Causal layers over a sequence: temporal convolutions and attention (Mishra et al., 2018,
 arXiv:1707.03141, section 3). Each returns its input with new features beside it.
 
-`forward` reads a whole sequence of examples and queries; `with_past` continues a sequence from a
-cache of past steps, as acting step by step needs.
+`forward` reads a whole sequence of examples and queries; `with_past` continues a sequence from
+a cache of past steps, as acting step by step needs.
 """
 
 import math
@@ -17,7 +17,8 @@ class TemporalConvolution(nn.Module):
 
     Examples:
         >>> layer = TemporalConvolution(3, 4, dilation=2)
-        >>> x, past = layer.with_past(torch.ones(5, 3), layer.empty_past(6), torch.ones(5, 11) > 0)
+        >>> mask = torch.ones(5, 6 + 5) > 0
+        >>> x, past = layer.with_past(torch.ones(5, 3), layer.empty_past(6), mask)
         >>> x.shape, past.shape
         (torch.Size([5, 7]), torch.Size([7, 3]))
     """
@@ -40,7 +41,8 @@ class TemporalConvolution(nn.Module):
             mask: (N, L + N), not used; `CausalAttention` needs it.
 
         Returns:
-            The rows (N, inputs + filters), and the past with the new rows (dilation + N, inputs).
+            The rows (N, inputs + filters), and the past with the new rows (dilation + N,
+            inputs).
         """
         longer = torch.cat([past, x])
         return self._gated(x, longer[: len(x)]), longer

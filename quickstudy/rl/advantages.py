@@ -1,4 +1,5 @@
-"""Advantages, and surrogate objectives of policy gradients. Time is the last axis, of N steps."""
+"""Advantages, and surrogate objectives of policy gradients. Time is the last axis, of N
+steps."""
 
 import torch
 from torch import Tensor
@@ -41,8 +42,8 @@ def gae(
     Args:
         value: (..., N), the value predicted before each step.
         discount: γ.
-        gae_lambda: λ in [0, 1]; 0 trusts the values (errors of one step), 1 the rewards (returns
-            minus values).
+        gae_lambda: λ in [0, 1]; 0 trusts the values (errors of one step), 1 the rewards
+            (returns minus values).
         done: (..., N), 1 where an episode ended by itself; later rewards do not count.
         after: (...), the value of going on after the last step, where time was cut off.
 
@@ -113,8 +114,9 @@ def linear_baseline(
 
 
 def log_prob_surrogate(log_ratio: Tensor, advantage: Tensor) -> Tensor:
-    """The surrogate log π A of every step, up to a constant. Its gradient is the policy gradient
-    (Williams, 1992); its second derivative treats the data as independent of the policy.
+    """The surrogate log π A of every step, up to a constant. Its gradient is the policy
+    gradient (Williams, 1992); its second derivative treats the data as independent of the
+    policy.
 
     Examples:
         >>> log_prob_surrogate(torch.tensor([0.5, 0.0]), torch.tensor([2.0, 1.0])).tolist()

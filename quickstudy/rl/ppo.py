@@ -55,8 +55,8 @@ def ppo(
     """The PPO loss () of one trial: clipped surrogate, value loss and entropy bonus, averaged
     over the real steps.
 
-    The critic predicts a *normalised* value: the value divided by the discounted number of steps
-    that are left in the trial. So the net need not count the steps. A trial counts as one
+    The critic predicts a *normalised* value: the value divided by the discounted number of
+    steps that are left in the trial. So the net need not count the steps. A trial counts as one
     episode, so that what an early episode reveals is credited in later ones.
 
     Args:

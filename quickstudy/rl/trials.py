@@ -13,7 +13,8 @@ def policy_features(inputs: PolicyInput) -> Tensor:
     Examples:
         >>> import torch
         >>> from quickstudy.environments import PolicyInput
-        >>> inputs = PolicyInput(torch.ones(4, 3), torch.zeros(4, 2), torch.ones(4), torch.zeros(4))
+        >>> zero = torch.zeros(4)
+        >>> inputs = PolicyInput(torch.ones(4, 3), torch.zeros(4, 2), zero + 1, zero)
         >>> policy_features(inputs)[0].tolist()
         [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]
     """

@@ -14,24 +14,26 @@ class OffPolicyTasks(TaskDistribution):
     intervals: for learning off policy (PEARL; Rakelly et al., 2019, arXiv:1903.08254, algorithm
     1).
 
-    The support of a task is steps of its last exploration, before adaptation; the query is steps
-    of all that are stored, with noise for the learner's loss. A batch is a function of the
-    generator, the learner and the stored steps.
+    The support of a task is steps of its last exploration, before adaptation; the query is
+    steps of all that are stored, with noise for the learner's loss. A batch is a function of
+    the generator, the learner and the stored steps.
 
-    The constructor adds the buffer to the learner as the module `learner.replay`. So checkpoints
-    hold it, and a run resumes to the bit. Delete it from a learner that you give away.
+    The constructor adds the buffer to the learner as the module `learner.replay`. So
+    checkpoints hold it, and a run resumes to the bit. Delete it from a learner that you give
+    away.
 
     Args:
         rollouts: how a learner acts: E episodes of each task before adapting, E after. The K
             tasks to train in are sampled from its environment once.
         tasks: K.
-        every: batches between two collections of steps. The first collection covers all K tasks.
+        every: batches between two collections of steps. The first collection covers all K
+            tasks.
         collect: tasks of each later collection.
         support: steps of a task to adapt to.
         query: steps of a task for the loss.
         capacity: C, the number of steps stored of each task, the last ones.
-        adapted: whether the support includes steps of the episodes after adaptation that followed
-            the exploration. Use it where exploration seldom finds a reward.
+        adapted: whether the support includes steps of the episodes after adaptation that
+            followed the exploration. Use it where exploration seldom finds a reward.
         seed: of the K tasks.
 
     Raises:

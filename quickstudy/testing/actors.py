@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,8 +88,8 @@ class ActorCase:
 
 
 def actor_losses_and_gradients_are_finite(case: ActorCase) -> None:
-    """`learner(tasks)` is a finite loss for every task (T,), and every parameter that requires a
-    gradient gets a finite one. Look for a `detach` or a layer that is never called."""
+    """`learner(tasks)` is a finite loss for every task (T,), and every parameter that requires
+    a gradient gets a finite one. Look for a `detach` or a layer that is never called."""
     with case.exact() as (learner, _, tasks):
         losses = learner(tasks.sample(3, _seeded()))
         _require(
@@ -148,7 +149,7 @@ def noise_is_the_only_randomness(case: ActorCase) -> None:
 
         noises = torch.rand(20, width, generator=_seeded()).unbind()
         first, again = ([act(noise) for noise in noises] for _ in range(2))
-        _require_same(sum(first, []), sum(again, []), "equal arguments lead to other actions")
+        _require_same([*chain(*first)], [*chain(*again)], "equal arguments, other actions")
         differ = any(
             not torch.equal(a, b) for row in first for a, b in zip(row, first[0], strict=True)
         )
@@ -156,11 +157,12 @@ def noise_is_the_only_randomness(case: ActorCase) -> None:
 
 
 def actor_ignores_padding(case: ActorCase) -> None:
-    """Steps of weight 0 change neither adaptation nor the loss. Multiply by the weights, and put
-    padding last (`rl.trials.flatten_episodes`)."""
+    """Steps of weight 0 change neither adaptation nor the loss. Multiply by the weights, and
+    put padding last (`rl.trials.flatten_episodes`)."""
 
     def cut(episodes: Episodes) -> tuple[Episodes, Episodes]:
-        """Episodes (T, E, H) of which one step is padding, and others that differ there alone."""
+        """Episodes (T, E, H) of which one step is padding, and others that differ there
+        alone."""
         weight = episodes.weight.clone()
         weight[:, -1, -1] = 0
         reward = episodes.reward * weight

@@ -15,8 +15,8 @@ class MultiEpoch(Optimizer):
     Args:
         optimizer: takes each step.
         epochs: the number of passes over a batch.
-        minibatches: the number of parts into which `train` divides a batch, its tasks in order; an
-            epoch takes a step on every part.
+        minibatches: the number of parts into which `train` divides a batch, its tasks in order;
+            an epoch takes a step on every part.
 
     Raises:
         ValueError: `epochs` or `minibatches` is below 1.

@@ -20,8 +20,8 @@ class TRPO(Optimizer):
     $$\theta' = \theta - \sqrt{\frac{2 \delta}{x^\top F x}} \, x, \qquad F x = \nabla L$$
 
     F, the Fisher information, is the Hessian of the learner's `kl_divergence`, of the adapted
-    policies if the learner adapts; conjugate gradients solve the equation. A step after which the
-    divergence is above δ, or the loss is not lower, is shortened.
+    policies if the learner adapts; conjugate gradients solve the equation. A step after which
+    the divergence is above δ, or the loss is not lower, is shortened.
 
     It reads the tasks from the learner's call in `closure`, so it works with `train` as any
     optimizer does. It has no state, and it runs in one process.

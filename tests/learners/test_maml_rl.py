@@ -316,3 +316,38 @@ def test_the_recipes_learners_are_adapted_alike_and_no_other_is_known() -> None:
         assert chosen.learner.lr == (0.0 if name == "pretrained" else 0.1)
     with pytest.raises(ValueError, match="choose one of"):
         recipes.find("rl_navigation").recipe(learner="mamel")
+
+
+@pytest.mark.usefixtures("double")
+def test_e_mamls_term_is_that_of_two_loops() -> None:
+    """With query episodes of several lengths and a policy that has moved: the expectation alone
+    knows neither the sign of the baseline nor the number of query episodes."""
+    learner, task = acted(exploration=0.7)
+    without, _ = acted()
+    task.query.weight[:, 1, 5:] = 0  # as if it had ended
+    task.query.reward[:, 1, 5:] = 0
+    with torch.no_grad():
+        for p, q in zip(learner.parameters(), without.parameters(), strict=True):
+            p.add_(0.05 * torch.randn_like(p))
+            q.copy_(p)
+    for own in unstack(task):
+        support, query = own
+        mean_return = query.reward.sum() / 4
+        params = learner.predict(learner.initial_state(), support.observation)
+        total = torch.tensor(0.0)
+        for e, t in itertools.product(range(4), range(7)):
+            new, old = (
+                torch.distributions.Normal(row[:2], row[2:].exp())
+                .log_prob(support.action[e, t])
+                .sum()
+                for row in (params[e, t], support.extras[e, t])
+            )
+            before = support.reward[e, :t].sum()
+            others = support.reward.sum() - support.reward[e].sum()
+            baseline = (others + before) / 4
+            total = total + (new - old) * (mean_return - baseline)
+        steps_per_episode = query.weight.sum() / 4
+        term = total / steps_per_episode / learner._advantages(query)[1]
+        expected_ = without.loss(own) - 0.7 * term
+        torch.testing.assert_close(learner.loss(own), expected_)
+        assert (0.7 * term).abs() > 0.01

@@ -9,8 +9,8 @@ $$\max_\theta \; \mathbb{E}_{\tau'} \, R(\tau'), \qquad
   \phi = \theta + \alpha \nabla_\theta \, \mathrm{mean}_{t \in \tau} \;
   \log \pi_\theta(a_t \mid o_t) A_t$$
 
-There are three ways to treat the dependence of $\tau$ on θ: ignore it, as the paper does; put it
-into the curvature of the inner surrogate (`advantages.dice_surrogate`, and ProMP's
+There are three ways to treat the dependence of $\tau$ on θ: ignore it, as the paper does; put
+it into the curvature of the inner surrogate (`advantages.dice_surrogate`, and ProMP's
 `advantages.ratio_surrogate`); or add a term, `exploration`, as in E-MAML (Stadie et al., 2018,
 arXiv:1803.01118).
 

@@ -8,8 +8,8 @@ $$q_\phi(z \mid c_{1:N}) \propto \mathcal{N}(z; 0, I) \prod_n
   \mathcal{N}\big(z; f_\phi^\mu(c_n), f_\phi^\sigma(c_n)\big), \qquad c_n = (s, a, r, s')_n$$
 
 To explore, PEARL samples one $z$ for each episode. Policy and critics are those of soft
-actor-critic (Haarnoja et al., 2018, arXiv:1801.01290), given $z$, and learn from all stored steps
-of a task; the encoder learns from the critic's loss and the KL divergence to the prior
+actor-critic (Haarnoja et al., 2018, arXiv:1801.01290), given $z$, and learn from all stored
+steps of a task; the encoder learns from the critic's loss and the KL divergence to the prior
 (algorithm 1):
 
 $$L^{critic} = \mathbb{E}\,\big(Q(s, a, z) - r - \gamma \bar V(s', \bar z)\big)^2, \qquad
@@ -97,13 +97,14 @@ class PEARL(Actor):
         >>> import quickstudy as qs
         >>> robot = qs.environments.PointRobot(horizon=5)
         >>> learner = PEARL(robot, latent=2, hidden=(8,), encoder=(8,))
-        >>> (posterior, sample) = learner.initial_state()
-        >>> posterior.mean().tolist(), learner.predict((posterior, sample), torch.zeros(3, 2)).shape
+        >>> state = learner.initial_state()
+        >>> state[0].mean().tolist(), learner.predict(state, torch.zeros(3, 2)).shape
         ([0.0, 0.0], torch.Size([3, 2]))
     """
 
     greedy = False
-    """Whether it acts by the mode of the policy, as the paper evaluates; z is sampled even so."""
+    """Whether it acts by the mode of the policy, as the paper evaluates; z is still
+    sampled."""
 
     def __init__(
         self,

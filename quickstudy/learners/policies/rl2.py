@@ -14,7 +14,6 @@ comparisons); the value is a second head of the policy's net; inputs are not pre
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quickstudy.core.task import Task
@@ -80,7 +79,8 @@ class RL2(Actor):
         self.set_step(0)
 
     def set_step(self, done: int) -> None:
-        """Set discount, λ and the coefficient of entropy to their values after `done` meta-steps."""
+        """Set discount, λ and the coefficient of entropy to their values after `done`
+        meta-steps."""
         self.settings = PPOSettings.at_step(done, self.schedules)
 
     def initial_state(self) -> tuple[tuple[()], Tensor]:

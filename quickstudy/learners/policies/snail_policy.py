@@ -104,7 +104,8 @@ class SNAILPolicy(Actor):
         self.set_step(0)
 
     def set_step(self, done: int) -> None:
-        """Set discount, λ and the coefficient of entropy to their values after `done` meta-steps."""
+        """Set discount, λ and the coefficient of entropy to their values after `done`
+        meta-steps."""
         self.settings = PPOSettings.at_step(done, self.schedules)
 
     def initial_state(self) -> tuple[tuple[()], Memory]:

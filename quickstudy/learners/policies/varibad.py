@@ -15,8 +15,8 @@ The prior before the first step is $\mathcal{N}(0, I)$. PPO trains the policy on
 the whole trial. The gradient of the policy does not reach the encoder, nor that of the ELBO the
 policy.
 
-Differs from the paper: one optimizer trains both on the trials that the policy has just acted in
-(the paper's ELBO uses a store of old trials too); log-probabilities of rewards are squared
+Differs from the paper: one optimizer trains both on the trials that the policy has just acted
+in (the paper's ELBO uses a store of old trials too); log-probabilities of rewards are squared
 errors, where the paper's grid has those of two classes; inputs are not preprocessed.
 """
 
@@ -61,8 +61,8 @@ class VariBAD(Actor):
         decoder: hidden layers of each decoder, one or more.
         observations: whether to decode next observations too, for families in which more than
             the rewards differ.
-        decoded: the number of steps t of a trial, sampled for each trial, at which m is decoded.
-            None: all, which has the same mean and less variance, and costs more.
+        decoded: the number of steps t of a trial, sampled for each trial, at which m is
+            decoded. None: all, which has the same mean and less variance, and costs more.
         kl: β, the weight of the KL divergence beside sums of squared errors.
         discount: γ, of the rewards of a whole trial.
         gae_lambda: λ in [0, 1], see `advantages.gae`.
@@ -184,7 +184,8 @@ class VariBAD(Actor):
         return self.memory(policy_features(inputs), memory[None])[0]
 
     def _policy(self, observation: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
-        """The parameters of the action distribution (..., ·) and the normalised values (...)."""
+        """The parameters of the action distribution (..., ·) and the normalised values
+        (...)."""
         outputs = self.policy(torch.cat([observation, belief.detach()], -1))
         return outputs[..., :-1], outputs[..., -1]
 
