@@ -116,6 +116,20 @@ def test_rings_forget_the_oldest() -> None:
     assert {4.0, 4.5} <= set(found) <= {3.0, 3.5, 4.0, 4.5}  # 8 or 12 steps a collection
 
 
+def test_a_full_ring_gives_its_oldest_step_too() -> None:
+    learner, replayed = some(tasks=1, capacity=12, every=1, collect=1, query=400)
+    generator, buffer = Generator().manual_seed(0), replayed.replay
+    for number in range(4):
+        set_time(learner, number)
+        query = replayed.sample(1, generator).query
+    assert buffer.write_count.item() > 12
+    oldest = buffer.write_count.item() % 12  # the next to be overwritten
+    buffer.reward[0] = torch.arange(12) == oldest
+    replayed.every = 10**6  # collects no more
+    share = replayed.sample(1, generator).query.reward.mean()
+    assert 0.04 < share < 0.13  # one step of twelve
+
+
 def test_all_steps_are_as_likely() -> None:
     _, replayed = some(every=100, query=2000)
     query = replayed.sample(1, Generator().manual_seed(0)).query
