@@ -8,7 +8,7 @@ import torch
 from torch import Generator
 
 from quickstudy import Examples, Task, TaskDistribution
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.testing import TASK_CHECKS, Blobs, TaskCase, check_tasks
 from quickstudy.testing import tasks as checks
 from tests.zoo import TASKS

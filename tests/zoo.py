@@ -12,7 +12,6 @@ from torch import nn
 
 from quickstudy import (
     MAML,
-    RL2,
     FewShot,
     Learner,
     PrototypicalNetwork,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.environments.rollout import Episodes, PolicyInput
 
 

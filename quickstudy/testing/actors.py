@@ -18,8 +18,8 @@ import torch
 from torch import Generator, Tensor
 from torch.utils import _pytree as pytree
 
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Task, TaskDistribution
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.environments.rollout import Episodes, PolicyInput
 from quickstudy.execution.batching import over_tasks
 from quickstudy.rl.actor import Actor

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.core.functional import leaves
 from quickstudy.core.task import Examples, Task, TaskDistribution
+from quickstudy.core.tree import leaves
 
 TaskTrait: TypeAlias = Literal[
     "values",  # excuses: y holds values, not one-hot rows

@@ -121,7 +121,7 @@ def test_a_full_ring_gives_its_oldest_step_too() -> None:
     generator, buffer = Generator().manual_seed(0), replayed.replay
     for number in range(4):
         set_time(learner, number)
-        query = replayed.sample(1, generator).query
+        replayed.sample(1, generator)
     assert buffer.write_count.item() > 12
     oldest = buffer.write_count.item() % 12  # the next to be overwritten
     buffer.reward[0] = torch.arange(12) == oldest
