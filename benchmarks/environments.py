@@ -99,8 +99,8 @@ class Point(Episodes):
 
 def ours(environment: Environment, generator: Generator, tasks: Any, size: int) -> Any:
     """A function that makes STEPS steps of `size` tasks, by `vmap`, or of one."""
-    actions = torch.randint(environment.actions, (STEPS, size), generator=generator)
-    actions = torch.nn.functional.one_hot(actions, environment.actions).float()
+    actions = torch.randint(environment.action_size, (STEPS, size), generator=generator)
+    actions = torch.nn.functional.one_hot(actions, environment.action_size).float()
     if not environment.discrete:
         actions = torch.rand(actions.shape, generator=generator) - 0.5
 
@@ -116,7 +116,7 @@ def ours(environment: Environment, generator: Generator, tasks: Any, size: int) 
         return torch.stack(rewards)
 
     def work() -> Tensor:
-        noise = torch.rand(STEPS, size, environment.noise, generator=generator)
+        noise = torch.rand(STEPS, size, environment.noise_size, generator=generator)
         if size > 1:
             return vmap(steps, in_dims=(0, 1, 1))(tasks, noise, actions)
         return steps(tasks, noise[:, 0], actions[:, 0])

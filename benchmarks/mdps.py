@@ -35,7 +35,7 @@ PAPER = {
 LEARNED = ("rl2", "snail")
 
 
-def at_random(state: Any, memory: Any, percept: Any, noise: Tensor) -> Any:
+def at_random(state: Any, memory: Any, policy_input: Any, noise: Tensor) -> Any:
     return memory, categorical(torch.zeros_like(noise), noise), ()
 
 

@@ -36,7 +36,7 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(spent)
 
 
-def passes_on(state: Any, memory: Any, percept: Any, noise: Any) -> Any:
+def passes_on(state: Any, memory: Any, policy_input: Any, noise: Any) -> Any:
     return memory, noise - 0.5, ()
 
 
@@ -55,7 +55,9 @@ def main() -> None:
     rollouts = qs.tasks.Rollouts(navigation, learner, episodes=EPISODES)
     goals = navigation.tasks(size, generator)
     batch = rollouts.act_in(goals, generator)
-    begun, _ = tree_map(lambda leaf: leaf.detach().expand(size, *leaf.shape), learner.begin())
+    begun, _ = tree_map(
+        lambda leaf: leaf.detach().expand(size, *leaf.shape), learner.initial_state()
+    )
 
     def update() -> None:
         def closure() -> torch.Tensor:

@@ -70,7 +70,7 @@ def acted(run: recipes.Run, bandit: BernoulliBandit, tasks: Tensor, pulls: int) 
     """The rewards (T, pulls) of a run's policy."""
     actor = run.experiment.learner.eval()
     assert isinstance(actor, Actor)
-    begun = tree_map(lambda leaf: leaf.expand(len(tasks), *leaf.shape), actor.begin())
+    begun = tree_map(lambda leaf: leaf.expand(len(tasks), *leaf.shape), actor.initial_state())
     options = {"state": begun[0], "memory": begun[1], "episodes": pulls, "trial": True}
     found = rollout(bandit, tasks, actor.act, Generator().manual_seed(1), **options)
     return found.reward.sum(-1)

@@ -84,6 +84,12 @@ class Learner(nn.Module, ABC, Generic[State]):
         default nothing changes. Nothing that `predict` depends on may change.
         """
 
+    def after_step(self) -> None:
+        """Update running averages of parameters, such as target networks.
+
+        `train` calls this after every optimizer step. By default nothing changes.
+        """
+
     @final
     def forward(self, tasks: TaskBatch) -> Tensor:
         """Return the loss of every task (T,). DDP, FSDP and compile wrap this."""

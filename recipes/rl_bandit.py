@@ -77,8 +77,8 @@ def recipe(
     if long:
         ends = steps // 3
         credit["discount"] = lambda done: 0.95 if done < ends else 0.99
-        credit["decay"] = lambda done: 0.3 if done < ends else 0.9
-        credit["entropy"] = lambda done: 0.05 if done < ends else 0.02
+        credit["gae_lambda"] = lambda done: 0.3 if done < ends else 0.9
+        credit["entropy_coef"] = lambda done: 0.05 if done < ends else 0.02
     if learner == "rl2":
         actor = qs.RL2(bandit, hidden=hidden, timescale=pulls, **credit)
     else:

@@ -48,7 +48,7 @@ from quickstudy.environments import (
     PolicyInput,
     action_distribution,
 )
-from quickstudy.rl.advantages import clipped, gae, linear_baseline
+from quickstudy.rl.advantages import clipped_surrogate, gae, linear_baseline
 from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "rl_cheetah_{task}_{learner}_{seed}"
@@ -82,26 +82,26 @@ class FromScratch(qs.Actor):
         self.actions, self.net = action_distribution(environment), net
         self.lr, self.steps, self.clip, self.decay = lr, steps, clip, decay
 
-    def begin(self) -> tuple[Any, tuple[()]]:
+    def initial_state(self) -> tuple[Any, tuple[()]]:
         return dict(self.net.named_parameters()), ()
 
     def act(
-        self, state: Any, memory: tuple[()], percept: PolicyInput, noise: Tensor
+        self, state: Any, memory: tuple[()], policy_input: PolicyInput, noise: Tensor
     ) -> tuple[tuple[()], Tensor, Tensor]:
-        says = self.predict((state, memory), percept.observation[None])[0]
-        return memory, self.actions.draw(says, noise), says
+        dist_params = self.predict((state, memory), policy_input.observation[None])[0]
+        return memory, self.actions.sample(dist_params, noise), dist_params
 
     def adapt(self, support: Episodes, state: Any = None) -> tuple[Any, tuple[()]]:
-        start, memory = self.begin() if state is None else state
+        start, memory = self.initial_state() if state is None else state
         seen, reward, weight = support.observation, support.reward, support.weight
         value = linear_baseline(seen, reward, weight, discount=0.99)
-        advantage = gae(reward, value, discount=0.99, decay=self.decay)
+        advantage = gae(reward, value, discount=0.99, gae_lambda=self.decay)
         advantage = (advantage - advantage.mean()) / advantage.std()
         then = self.actions.log_prob(support.extras, support.action)
 
         def loss(fast: Any) -> Tensor:
             now = self.actions.log_prob(self.predict((fast, ()), seen), support.action)
-            return -clipped(now - then, advantage, self.clip).mean()
+            return -clipped_surrogate(now - then, advantage, self.clip).mean()
 
         rules = {"lr": self.lr, "steps": self.steps, "first_order": True}
         return qs.inner_loop.descend(loss, start, **rules), memory
@@ -156,13 +156,13 @@ def recipe(
     match learner:
         case "pearl":
             layers = (hidden,) * 3
-            model = qs.PEARL(cheetah, hidden=layers, encoder=layers, rate=0.01)
+            model = qs.PEARL(cheetah, hidden=layers, encoder=layers, tau=0.01)
         case "promp":
-            model = qs.promp(cheetah, net, lr=inner_lr, decay=decay)
+            model = qs.promp(cheetah, net, lr=inner_lr, gae_lambda=decay)
         case "scratch":
             model = FromScratch(cheetah, net, lr=scratch_lr, steps=scratch_steps, decay=decay)
         case _:
-            model = qs.MAMLRL(cheetah, net, lr=inner_lr, decay=decay)
+            model = qs.MAMLRL(cheetah, net, lr=inner_lr, gae_lambda=decay)
     rate = lr or (3e-3 if learner == "promp" else 1e-3)
     adam = torch.optim.Adam(model.parameters(), rate)
     rollouts = qs.tasks.Rollouts(

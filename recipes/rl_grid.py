@@ -61,7 +61,7 @@ def recipe(
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     grid = HiddenGoal()
     settings: dict[str, Any] = {"hidden": 64, "timescale": episodes * grid.horizon}
-    settings |= {"discount": 0.95, "decay": 0.95, "clip": 0.2, "entropy": entropy}
+    settings |= {"discount": 0.95, "gae_lambda": 0.95, "clip": 0.2, "entropy_coef": entropy}
     if learner == "varibad":
         settings |= {"latent": 10, "policy": (128, 128), "decoded": 12, "kl": 0.01}
         actor = qs.VariBAD(grid, **settings)

@@ -68,11 +68,11 @@ def recipe(
     maze = GridMaze(4, horizon=30)
     most, few, decay = episodes * maze.horizon, hidden // 4, 0.95
     if learner == "rl2":
-        actor = qs.RL2(maze, hidden=hidden, timescale=most, decay=decay)
+        actor = qs.RL2(maze, hidden=hidden, timescale=most, gae_lambda=decay)
     else:
         blocks = (few, (few, few), few, (few, few))  # as in the paper's section 5.4, narrower
         actor = qs.SNAILPolicy(
-            maze, length=most, width=few, blocks=blocks, reach=2, decay=decay
+            maze, length=most, width=few, blocks=blocks, reach=2, gae_lambda=decay
         )
     actor.chunk = 64  # which stays in a processor's cache
     trials = qs.tasks.Rollouts(maze, actor, episodes=episodes, trial=True)

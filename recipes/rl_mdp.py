@@ -66,7 +66,7 @@ def recipe(
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     process = TabularMDP()
     length, half = episodes * process.horizon, hidden // 2
-    weights = {"discount": discount, "entropy": entropy}
+    weights = {"discount": discount, "entropy_coef": entropy}
     if learner == "rl2":
         actor = qs.RL2(process, hidden=hidden, timescale=length, **weights)
     else:

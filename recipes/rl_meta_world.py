@@ -76,7 +76,7 @@ def recipe(
     """
     arm = meta_world(task, horizon=horizon, workers=workers)
     unseen = meta_world(task, split="test", horizon=horizon, workers=workers)
-    learner = qs.RL2(arm, hidden=hidden, timescale=episodes * horizon, decay=0.95)
+    learner = qs.RL2(arm, hidden=hidden, timescale=episodes * horizon, gae_lambda=0.95)
     trials = qs.tasks.Rollouts(arm, learner, episodes=episodes, trial=True)
     new = qs.tasks.Rollouts(unseen, learner, episodes=episodes, trial=True)
     return Experiment(

@@ -58,7 +58,7 @@ class Family(NamedTuple):
 FAMILIES = {
     "navigation": Family(
         Navigation2D,
-        {"bound": 0.1, "discount": 0.9, "rate": 0.01, "reward_scale": 20.0},
+        {"bound": 0.1, "discount": 0.9, "tau": 0.01, "reward_scale": 20.0},
         4,
         {"return after": return_after, "return before": return_before},
     ),
@@ -67,10 +67,10 @@ FAMILIES = {
         {
             "bound": 0.1,
             "discount": 0.9,
-            "rate": 0.01,
+            "tau": 0.01,
             "reward_scale": 100.0,
             "kl": 1.0,
-            "told": near_goal,
+            "reward_transform": near_goal,
         },
         5,
         {"return after": sparse_after, "return before": sparse_before},

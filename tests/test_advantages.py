@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from quickstudy.rl.advantages import clipped, discounted_returns, gae
+from quickstudy.rl.advantages import clipped_surrogate, discounted_returns, gae
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -33,7 +33,7 @@ def test_returns_are_the_sum_of_later_rewards_of_the_episode() -> None:
 
 def test_advantages_are_the_decayed_sum_of_errors() -> None:
     reward, value, done, after = numbers()
-    found = gae(reward, value, discount=0.9, decay=0.7, done=done, after=after)
+    found = gae(reward, value, discount=0.9, gae_lambda=0.7, done=done, after=after)
     following = torch.cat([value[:, 1:], after[:, None]], 1)
     error = reward + 0.9 * (1 - done) * following - value
     for row in range(3):
@@ -45,7 +45,7 @@ def test_advantages_are_the_decayed_sum_of_errors() -> None:
                     break
             torch.testing.assert_close(found[row, t], torch.as_tensor(total))
     torch.testing.assert_close(
-        gae(reward, value, discount=0.9, decay=0.0, done=done, after=after), error
+        gae(reward, value, discount=0.9, gae_lambda=0.0, done=done, after=after), error
     )
 
 
@@ -53,15 +53,15 @@ def test_a_decay_of_1_trusts_rewards_alone() -> None:
     reward, value, done, after = numbers()
     options: Any = {"discount": 0.9, "done": done, "after": after}
     returns = discounted_returns(reward, **options)
-    torch.testing.assert_close(gae(reward, value, decay=1.0, **options), returns - value)
+    torch.testing.assert_close(gae(reward, value, gae_lambda=1.0, **options), returns - value)
 
 
 def test_padding_at_the_end_adds_nothing() -> None:
     reward, value, _, _ = numbers()
     reward[:, 5:] = value[:, 5:] = 0
-    found = gae(reward, value, discount=0.9, decay=0.7)
+    found = gae(reward, value, discount=0.9, gae_lambda=0.7)
     torch.testing.assert_close(
-        found[:, :5], gae(reward[:, :5], value[:, :5], discount=0.9, decay=0.7)
+        found[:, :5], gae(reward[:, :5], value[:, :5], discount=0.9, gae_lambda=0.7)
     )
     assert not found[:, 5:].any()
 
@@ -69,7 +69,7 @@ def test_padding_at_the_end_adds_nothing() -> None:
 def test_clipping_rewards_no_change_beyond_its_bound_and_forgives_none() -> None:
     ratio = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1], requires_grad=True)
     advantage = torch.tensor([2.0, -2.0, 2.0, -2.0, 3.0])
-    found = clipped(ratio.log(), advantage, 0.2)
+    found = clipped_surrogate(ratio.log(), advantage, 0.2)
     torch.testing.assert_close(found, torch.tensor([2.4, -3.0, 1.0, -1.6, 3.3]))
     (slopes,) = torch.autograd.grad(found.sum(), ratio)
     torch.testing.assert_close(slopes, torch.tensor([0.0, -2.0, 2.0, 0.0, 3.0]))

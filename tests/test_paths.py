@@ -16,34 +16,38 @@ def test_paths_lead_from_the_first_place_along_what_was_done() -> None:
     generator = Generator().manual_seed(0)
     plane = Navigation2D(horizon=4)
     goals = plane.tasks(2, generator)
-    policy = lambda state, memory, percept, noise: (memory, 0.05 * normal(noise), ())  # noqa: E731
+    policy = lambda state, memory, policy_input, noise: (memory, 0.05 * normal(noise), ())  # noqa: E731
     found = rollout(plane, goals, policy, generator, episodes=3)
     for goal, own in zip(goals, unstack(found), strict=True):
-        places = plane.places(goal, own)
-        assert not places.path[:, 0].any() and torch.equal(places.goal, goal)
+        planar_trace = plane.planar_trace(goal, own)
+        assert not planar_trace.path[:, 0].any() and torch.equal(planar_trace.goal, goal)
         moved = own.action.clamp(-0.1, 0.1).cumsum(1)
-        torch.testing.assert_close(places.path[:, 1:], moved)
+        torch.testing.assert_close(planar_trace.path[:, 1:], moved)
 
 
 def test_paths_in_a_maze_stay_off_its_walls_and_end_at_its_goal() -> None:
     maze, generator = GridMaze(3, horizon=40), Generator().manual_seed(0)
     mazes = maze.tasks(6, generator)
 
-    def wander(state: object, memory: object, percept: object, noise: torch.Tensor) -> object:
+    def wander(
+        state: object, memory: object, policy_input: object, noise: torch.Tensor
+    ) -> object:
         return memory, (noise == noise.max()).to(noise), ()
 
     found = rollout(maze, mazes, wander, generator, episodes=2)  # pyright: ignore[reportArgumentType]
     assert found.done.any()
     for own, episodes in zip(unstack(mazes), unstack(found), strict=True):
-        places = maze.places(own, episodes)
-        assert places.path[:, 0].tolist() == [[1, -1]] * 2
-        assert len(places.walls) == own.walls.sum() >= 16  # the border
-        walls = {tuple(wall) for wall in places.walls.tolist()}
-        for path, weight, done in zip(places.path, episodes.weight, episodes.done, strict=True):
+        planar_trace = maze.planar_trace(own, episodes)
+        assert planar_trace.path[:, 0].tolist() == [[1, -1]] * 2
+        assert len(planar_trace.walls) == own.walls.sum() >= 16  # the border
+        walls = {tuple(wall) for wall in planar_trace.walls.tolist()}
+        for path, weight, done in zip(
+            planar_trace.path, episodes.weight, episodes.done, strict=True
+        ):
             path = path[: int(weight.sum()) + 1]
             assert not walls & {tuple(place) for place in path.tolist()}
             assert ((path[1:] - path[:-1]).abs().sum(-1) <= 1).all()
-            assert torch.equal(path[-1], places.goal) == bool(done.any())
+            assert torch.equal(path[-1], planar_trace.goal) == bool(done.any())
 
 
 def test_the_pictures_are_of_the_first_tasks_and_there_are_none_without_places() -> None:

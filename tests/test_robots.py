@@ -33,7 +33,7 @@ def curves() -> ModuleType:
 class Sides(Environment):
     """Three steps, to be made to the side that pays, which is not seen."""
 
-    observations, actions, discrete, horizon, noise = 1, 1, False, 3, 1
+    observation_size, action_size, discrete, horizon, noise_size = 1, 1, False, 3, 1
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         return torch.randint(2, (size,), generator=generator) * 2.0 - 1

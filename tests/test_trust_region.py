@@ -11,7 +11,7 @@ import quickstudy as qs
 from quickstudy.environments import BernoulliBandit, action_distribution
 from quickstudy.learners.policies.maml_rl import MAMLRL
 from quickstudy.training.trust_region import TRPO
-from tests.learners.test_maml_rl import Sides, gained
+from tests.worlds import Sides, gained
 
 
 class Bent(qs.Actor):
@@ -23,9 +23,9 @@ class Bent(qs.Actor):
         self.unused = nn.Parameter(torch.ones(2))
         self.curvature, self.slope, self.bend = curvature, slope, 0.0
 
-    def begin(self) -> Any: ...
+    def initial_state(self) -> Any: ...
 
-    def act(self, state: Any, memory: Any, percept: Any, noise: Tensor) -> Any: ...
+    def act(self, state: Any, memory: Any, policy_input: Any, noise: Tensor) -> Any: ...
 
     def adapt(self, support: Any, state: Any = None) -> Any: ...
 
@@ -34,7 +34,7 @@ class Bent(qs.Actor):
     def loss(self, task: Any) -> Tensor:
         return self.slope @ self.w + self.bend * self.w.square().sum() + task.query
 
-    def divergence(self, task: Any) -> Tensor:
+    def kl_divergence(self, task: Any) -> Tensor:
         return self.w @ self.curvature @ self.w / 2 * (1 + task.support)
 
 
@@ -135,7 +135,7 @@ def test_of_a_policy_the_divergence_stays_within_its_bound() -> None:
 
     before = closure()
     optimizer.step(closure)
-    far = qs.execution.over_tasks(learner.divergence)(batch).mean()
+    far = qs.execution.over_tasks(learner.kl_divergence)(batch).mean()
     assert 0.01 < far <= 0.02 and learner(batch).mean() < before
 
 
@@ -175,8 +175,8 @@ def test_divergences_are_those_of_torch() -> None:
     one, other = torch.randn(2, 7, 6)
     kl = torch.distributions.kl_divergence
     categories = [torch.distributions.Categorical(logits=says) for says in (one, other)]
-    found = action_distribution(BernoulliBandit(6)).divergence(one, other)
+    found = action_distribution(BernoulliBandit(6)).kl_divergence(one, other)
     torch.testing.assert_close(found, kl(*categories))
     normals = [torch.distributions.Normal(s[:, :3], s[:, 3:].exp()) for s in (one, other)]
     learner = action_distribution(Sides())
-    torch.testing.assert_close(learner.divergence(one, other), kl(*normals).sum(-1))
+    torch.testing.assert_close(learner.kl_divergence(one, other), kl(*normals).sum(-1))

@@ -12,7 +12,6 @@ from torch import nn
 
 from quickstudy import (
     MAML,
-    RL2,
     FewShot,
     Learner,
     PrototypicalNetwork,
@@ -25,7 +24,7 @@ from quickstudy import (
 from quickstudy.core.criteria import squared_error
 from quickstudy.core.similarity import ScaledSimilarity
 from quickstudy.datasets import Labelled
-from quickstudy.environments import BernoulliBandit
+from quickstudy.environments import BernoulliBandit, Environment, HiddenGoal, PointRobot
 from quickstudy.inner_loop.descent import steepest_descent
 from quickstudy.learners.amortised.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.amortised.snail import SNAIL
@@ -79,14 +78,17 @@ from quickstudy.learners.metric.siamese import (
     contrastive_siamese,
     triplet_siamese,
 )
+from quickstudy.learners.policies import MAMLRL, PEARL, RL2, SNAILPolicy, VariBAD, e_maml, promp
 from quickstudy.learners.transfer.baseline import baseline, baseline_pp
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.learners.transfer.tim import TIM
 from quickstudy.learners.transfer.transductive_fine_tuning import TransductiveFineTuning
+from quickstudy.nets import policy_net
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
 from quickstudy.nets.cells import NTM, FeedForward, StackedLSTM
 from quickstudy.nets.low_rank import lora
 from quickstudy.recall.task_memory import TaskMemory
+from quickstudy.rl.actor import Actor
 from quickstudy.tasks import (
     Classification,
     Copy,
@@ -94,6 +96,7 @@ from quickstudy.tasks import (
     GaussianProcess,
     Line,
     Mixture,
+    OffPolicyTasks,
     OnlineTrajectoryTasks,
     Parabola,
     Presentations,
@@ -102,6 +105,8 @@ from quickstudy.tasks import (
     Stories,
 )
 from quickstudy.testing import Blobs, Case, Lines, TaskTrait, Trait
+from quickstudy.testing.actors import ActorCase
+from tests.worlds import Uneven
 
 BLOBS, LINES = Blobs(), Lines()
 HALF_LABELLED = Blobs(shots=1, unlabelled=3)
@@ -436,4 +441,44 @@ TASKS: dict[str, tuple[Callable[[], TaskDistribution], set[TaskTrait]]] = {
         ),
         set(),
     ),
+}
+
+
+class ActorEntry(NamedTuple):
+    """An actor, and where it acts."""
+
+    make: Callable[[Environment], Actor]
+    environment: Environment
+    episodes: int = 2
+    trial: bool = True
+    off_policy: bool = False
+
+    def case(self) -> ActorCase:
+        """A new learner with its rollouts, and the tasks of its loss."""
+        torch.manual_seed(0)
+        learner = self.make(self.environment)
+        options: dict[str, Any] = {"episodes": self.episodes, "trial": self.trial}
+        rollouts = Rollouts(self.environment, learner, **options)
+        if not self.off_policy:
+            return ActorCase(rollouts, rollouts)
+        sizes: dict[str, Any] = {"tasks": 5, "every": 2, "collect": 2, "support": 4, "query": 6, "capacity": 16}
+        return ActorCase(rollouts, OffPolicyTasks(rollouts, **sizes))
+
+
+CELLS, POINT = HiddenGoal(3, horizon=4), PointRobot(horizon=4)
+
+ACTORS: dict[str, ActorEntry] = {
+    "rl2": ActorEntry(lambda e: RL2(e, hidden=8), CELLS),
+    "rl2_numbers": ActorEntry(lambda e: RL2(e, hidden=8, timescale=8), POINT),
+    "rl2_uneven": ActorEntry(lambda e: RL2(e, hidden=8), Uneven()),
+    "snail_policy": ActorEntry(
+        lambda e: SNAILPolicy(e, length=8, width=8, blocks=(8, (8, 8))), CELLS
+    ),
+    "varibad": ActorEntry(lambda e: VariBAD(e, latent=2, hidden=8), CELLS),
+    "pearl": ActorEntry(
+        lambda e: PEARL(e, latent=2, hidden=(8, 8), encoder=(8,)), POINT, 1, False, True
+    ),
+    "maml_rl": ActorEntry(lambda e: MAMLRL(e, policy_net(e, hidden=(8,))), CELLS, 3, False),
+    "e_maml": ActorEntry(lambda e: e_maml(e, policy_net(e, hidden=(8,))), POINT, 3, False),
+    "promp": ActorEntry(lambda e: promp(e, policy_net(e, hidden=(8,))), CELLS, 3, False),
 }

@@ -19,7 +19,7 @@ from quickstudy.environments.bandit_agents import (
 )
 from quickstudy.environments.environment import (
     Environment,
-    Places,
+    PlanarTrace,
     categorical,
     normal,
     one_hot,
@@ -67,7 +67,7 @@ __all__ = [
     "Maze",
     "Navigation2D",
     "Pendulum",
-    "Places",
+    "PlanarTrace",
     "PointRobot",
     "Policy",
     "PolicyInput",

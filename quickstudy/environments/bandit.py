@@ -1,4 +1,4 @@
-"""Bandits: arms that pay, and nothing to see."""
+"""Bandits: arms with random rewards; observations carry no information."""
 
 import torch
 from torch import Generator, Tensor
@@ -9,61 +9,72 @@ Step = tuple[tuple[()], Tensor, Tensor, Tensor]
 
 
 class BernoulliBandit(Environment):
-    """Arms that pay 1 or 0, with probabilities drawn uniformly from [0, 1] for each task, as in
-    RL² (Duan et al., 2016, arXiv:1611.02779, section 3.1). A task is the probabilities (A,).
+    """Arms with rewards of 1 or 0, whose probabilities are uniform in [0, 1] for each task, as
+    in RL² (Duan et al., 2016, arXiv:1611.02779, section 3.1). A task is the probabilities (A,).
 
     Args:
         arms: A, 2 or more.
         horizon: pulls of an episode. In RL² a pull is an episode, and a trial has many.
+
+    Examples:
+        >>> bandit = BernoulliBandit(arms=3)
+        >>> bandit.tasks(4, Generator().manual_seed(0)).shape
+        torch.Size([4, 3])
     """
 
-    observations, discrete, noise, ends = 1, True, 1, False
+    observation_size, discrete, noise_size, can_terminate = 1, True, 1, False
 
     def __init__(self, arms: int = 5, *, horizon: int = 1):
-        self.actions, self.horizon = _several(arms), horizon
+        self.action_size, self.horizon = _several(arms), horizon
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
-        """Probabilities (T, A)."""
+        """Sample probabilities (T, A)."""
         device = generator.device
-        return torch.rand(size, self.actions, generator=generator, device=device)
+        return torch.rand(size, self.action_size, generator=generator, device=device)
 
     def reset(self, task: Tensor, noise: Tensor) -> tuple[tuple[()], Tensor]:
-        """Nothing changes; what is seen is always 1."""
+        """Return no state, and an observation that is always 1."""
         return (), torch.ones_like(noise)
 
     def step(self, task: Tensor, state: tuple[()], action: Tensor, noise: Tensor) -> Step:
-        """Pays 1 or 0."""
+        """Reward 1 or 0."""
         reward = (noise[0] < (action * task).sum(-1)).to(task.dtype)
         return (), torch.ones_like(noise), reward, torch.zeros_like(reward)
 
 
 class GaussianBandit(Environment):
-    """Arms that pay normal numbers, with means drawn from N(0, 1) for each task. A task is the
+    """Arms with normal rewards, with means from N(0, 1) for each task. A task is the
     means (A,).
 
     Args:
         arms: A, 2 or more.
-        deviation: the standard deviation of what an arm pays.
+        std: the standard deviation of an arm's rewards.
         horizon: pulls of an episode.
+
+    Examples:
+        >>> bandit, arm = GaussianBandit(arms=2), torch.tensor([0.0, 1.0])
+        >>> means, noise = torch.tensor([5.0, 3.0]), torch.tensor([0.5])  # no deviation
+        >>> bandit.step(means, (), arm, noise)[2].item()
+        3.0
     """
 
-    observations, discrete, noise, ends = 1, True, 1, False
+    observation_size, discrete, noise_size, can_terminate = 1, True, 1, False
 
-    def __init__(self, arms: int = 5, *, deviation: float = 1.0, horizon: int = 1):
-        self.actions, self.deviation, self.horizon = _several(arms), deviation, horizon
+    def __init__(self, arms: int = 5, *, std: float = 1.0, horizon: int = 1):
+        self.action_size, self.std, self.horizon = _several(arms), std, horizon
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
-        """Means (T, A)."""
+        """Sample means (T, A)."""
         device = generator.device
-        return torch.randn(size, self.actions, generator=generator, device=device)
+        return torch.randn(size, self.action_size, generator=generator, device=device)
 
     def reset(self, task: Tensor, noise: Tensor) -> tuple[tuple[()], Tensor]:
-        """Nothing changes; what is seen is always 1."""
+        """Return no state, and an observation that is always 1."""
         return (), torch.ones_like(noise)
 
     def step(self, task: Tensor, state: tuple[()], action: Tensor, noise: Tensor) -> Step:
-        """Pays the arm's mean and noise."""
-        reward = (action * task).sum(-1) + self.deviation * normal(noise[0])
+        """Reward the arm's mean plus noise."""
+        reward = (action * task).sum(-1) + self.std * normal(noise[0])
         return (), torch.ones_like(noise), reward, torch.zeros_like(reward)
 
 

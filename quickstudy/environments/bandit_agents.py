@@ -31,9 +31,9 @@ def play(agent: Agent, tasks: Tensor, pulls: int, generator: Generator) -> Tenso
         scores = agent(wins, losses, generator)
         best = (scores == scores.amax(-1, keepdim=True)) + _uniform(tasks, generator)
         arm = one_hot(best.argmax(-1), tasks.shape[-1], tasks.dtype)
-        paid = arm * (_uniform(tasks, generator) < tasks)
-        wins, losses = wins + paid, losses + arm - paid
-        rewards.append(paid.sum(-1))
+        reward = arm * (_uniform(tasks, generator) < tasks)
+        wins, losses = wins + reward, losses + arm - reward
+        rewards.append(reward.sum(-1))
     return torch.stack(rewards, -1)
 
 

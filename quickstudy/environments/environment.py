@@ -1,4 +1,4 @@
-"""What an environment is, and how uniform numbers become draws."""
+"""The interface of an environment, and samples from uniform noise."""
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -10,69 +10,107 @@ from torch import Generator, Tensor
 class Environment(ABC):
     """A family of tasks to act in, as pure functions of ONE episode of ONE task.
 
-    It has no state: `reset` and `step` are given all they need and return all they change, so
-    `vmap` makes thousands at once on any device, and `torch.compile` sees plain tensors. What
-    is random in them comes as `noise`: numbers (W,), uniform in [0, 1), drawn outside. So an
-    episode is a function of its arguments, and policies that are given the same noise have the
-    same luck.
+    An environment has no state: `reset` and `step` take all they need and return all they
+    change, so `vmap` runs thousands at once on any device, and `torch.compile` sees plain
+    tensors. Randomness comes as `noise`, numbers (W,), uniform in [0, 1), that the caller
+    draws. So an episode is a function of its arguments, and two policies can act under equal
+    noise.
+
+    Examples:
+        >>> from quickstudy.environments import BernoulliBandit
+        >>> bandit = BernoulliBandit(arms=2)
+        >>> task, noise = torch.tensor([0.9, 0.1]), torch.tensor([0.5])
+        >>> state, observation = bandit.reset(task, noise)
+        >>> _, _, reward, done = bandit.step(task, state, torch.tensor([1.0, 0.0]), noise)
+        >>> reward.item(), done.item()
+        (1.0, 0.0)
     """
 
-    observations: int
-    """O, the numbers that are seen."""
-    actions: int
-    """A, the numbers of an action, or how many actions there are."""
+    observation_size: int
+    """O, the size of an observation."""
+    action_size: int
+    """A, the size of an action, or the number of discrete actions."""
     discrete: bool
     """Whether an action is one of A, as a one-hot row (A,), or real numbers (A,)."""
     horizon: int
-    """H, the steps after which an episode is cut off."""
-    noise: int
-    """W, the uniform numbers that `reset` takes, and each `step`."""
-    ends: bool = True
-    """Whether a step may end an episode. Where none does, there is nothing to hold still after
-    the end, and rollouts are faster, most of all with large memories."""
+    """H, the number of steps after which an episode is cut off."""
+    noise_size: int
+    """W, the number of uniform numbers that `reset` takes, and each `step`."""
+    can_terminate: bool = True
+    """Whether a step may end an episode. If none does, rollouts need not hold ended episodes
+    still and are faster, above all with large memories."""
 
     @abstractmethod
     def tasks(self, size: int, generator: Generator) -> Any:
-        """The parameters of `size` tasks: a nest of tensors, axis T in front, on the device of
-        the generator. The same state of the generator draws the same tasks."""
+        """Sample the parameters of `size` tasks: a nest of tensors, axis T in front, on the
+        device of the generator. Equal states of the generator give equal tasks."""
 
     @abstractmethod
     def reset(self, task: Any, noise: Tensor) -> tuple[Any, Tensor]:
-        """Begins an episode: its state (a nest of tensors) and what is seen first (O,)."""
+        """Begin an episode.
+
+        Returns:
+            The state (a nest of tensors) and the first observation (O,).
+        """
 
     @abstractmethod
     def step(
         self, task: Any, state: Any, action: Tensor, noise: Tensor
     ) -> tuple[Any, Tensor, Tensor, Tensor]:
-        """The next state, what is seen (O,), the reward () and whether the episode has ended
-        (), 1 or 0; being cut off at the horizon is no end."""
+        """Take a step.
+
+        Returns:
+            The next state, the observation (O,), the reward () and `done` (): 1 if the episode
+            has ended by itself, which being cut off at the horizon is not.
+        """
 
     def info(self, task: Any, state: Any) -> Any:
-        """What else is to be known of an episode in this state, such as success, and no policy
-        is told: a nest of tensors (). Nothing, unless a family says otherwise."""
+        """Return facts about the state that policies do not observe, such as success: a nest of
+        tensors (). By default it is empty."""
         return ()
 
 
-class Places(NamedTuple):
-    """Where episodes went in the plane, of one task, to be drawn."""
+class PlanarTrace(NamedTuple):
+    """The paths of episodes of one task in the plane, for pictures.
 
-    path: Tensor  # (E, H + 1, 2)  with where each episode began
+    Examples:
+        >>> trace = PlanarTrace(torch.zeros(3, 5, 2), torch.ones(2), torch.zeros(0, 2))
+        >>> len(trace.path), trace.goal.tolist()
+        (3, [1.0, 1.0])
+    """
+
+    path: Tensor  # (E, H + 1, 2)  with the starting point of each episode
     goal: Tensor  # (2,)
-    walls: Tensor  # (K, 2)  middles of squares of side 1
+    walls: Tensor  # (K, 2)  centres of squares of side 1
 
 
 def normal(noise: Tensor) -> Tensor:
-    """Standard normal numbers from uniform ones, one for one."""
+    """Map uniform numbers to standard normal numbers, one for one.
+
+    Examples:
+        >>> normal(torch.tensor([0.5])).item(), round(normal(torch.tensor([0.8413])).item(), 3)
+        (0.0, 1.0)
+    """
     return torch.erfinv((2 * noise - 1) * (1 - 2**-24)) * 2**0.5
 
 
 def categorical(logits: Tensor, noise: Tensor) -> Tensor:
-    """One of A, drawn with probabilities softmax(logits), as a one-hot row (A,), from A uniform
-    numbers: the largest of the logits with Gumbel noise."""
-    drawn = (logits - torch.log(-torch.log(noise))).argmax(-1)
-    return one_hot(drawn, logits.shape[-1], logits.dtype)
+    """Sample one of A with probabilities softmax(logits), as a one-hot row (A,), from A uniform
+    numbers: the largest of the logits with Gumbel noise.
+
+    Examples:
+        >>> categorical(torch.tensor([0.0, 0.0, 9.0]), torch.tensor([0.5, 0.5, 0.5])).tolist()
+        [0.0, 0.0, 1.0]
+    """
+    index = (logits - torch.log(-torch.log(noise))).argmax(-1)
+    return one_hot(index, logits.shape[-1], logits.dtype)
 
 
 def one_hot(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """A row (size,) that is 1 at `index` ()."""
+    """Return a row (size,) that is 1 at `index` ().
+
+    Examples:
+        >>> one_hot(torch.tensor(1), 3, torch.float32).tolist()
+        [0.0, 1.0, 0.0]
+    """
     return (torch.arange(size, device=index.device) == index[..., None]).to(dtype)

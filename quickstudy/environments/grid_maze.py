@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment, Places
+from quickstudy.environments.environment import Environment, PlanarTrace
 
 if TYPE_CHECKING:
     from quickstudy.environments.rollout import Episodes
@@ -33,7 +33,7 @@ class GridMaze(Environment):
         horizon: H.
     """
 
-    observations, actions, discrete, noise = 9, 4, True, 1
+    observation_size, action_size, discrete, noise_size = 9, 4, True, 1
 
     def __init__(self, size: int = 5, *, walls: float = 0.3, horizon: int = 50):
         self.size, self.walls, self.horizon = size, walls, horizon
@@ -72,7 +72,7 @@ class GridMaze(Environment):
         done = (state == task.goal).to(wall.dtype)
         return state, self._around(task, state), done - 0.04 - 0.001 * wall, done
 
-    def places(self, task: Maze, episodes: "Episodes") -> Places:
+    def planar_trace(self, task: Maze, episodes: "Episodes") -> PlanarTrace:
         """The cells, row by row from above, to be drawn."""
         zero = episodes.reward.new_zeros(1)
         state, _ = self.reset(task, zero)
@@ -84,7 +84,7 @@ class GridMaze(Environment):
             ]
             cells.append(torch.stack(moved))
         walls = task.walls.nonzero()[:, 0]
-        return Places(*map(self._place, (torch.stack(cells, 1), task.goal, walls)))
+        return PlanarTrace(*map(self._place, (torch.stack(cells, 1), task.goal, walls)))
 
     def _place(self, cell: Tensor) -> Tensor:
         width = self.size + 2

@@ -21,8 +21,8 @@ from quickstudy.environments.environment import Environment
 from quickstudy.environments.external_call import outside
 
 
-class Moment(NamedTuple):
-    """Where an episode is: which one, how far, and what was said of the last step."""
+class ExternalState(NamedTuple):
+    """The state of an episode: its number, its steps, and the `info` of the last step."""
 
     episode: Tensor  # ()
     steps: Tensor  # ()
@@ -60,7 +60,7 @@ class GymnasiumFamily(Environment):
         ValueError: the actions are neither one of several nor numbers.
     """
 
-    noise = 2
+    noise_size = 2
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class GymnasiumFamily(Environment):
             raise ValueError(
                 f"Actions are {acts}: wrap the environment so that they are Discrete or a Box."
             )
-        self.observations, self.actions = flatdim(seen), flatdim(acts)
+        self.observation_size, self.action_size = flatdim(seen), flatdim(acts)
         self.discrete, self.horizon = isinstance(acts, Discrete), horizon
-        self.draw, self.names = tasks, tuple(info)
+        self.sample_tasks, self.names = tasks, tuple(info)
         self.workers = joblib.cpu_count() if workers is None else workers
         bundle = _Bundle(make, set_task or _by_method, horizon, self.names)
         if self.workers > 1:
@@ -98,9 +98,9 @@ class GymnasiumFamily(Environment):
 
     def tasks(self, size: int, generator: Generator) -> Any:
         """As `tasks` draws them."""
-        return self.draw(size, generator)
+        return self.sample_tasks(size, generator)
 
-    def reset(self, task: Any, noise: Tensor) -> tuple[Moment, Tensor]:
+    def reset(self, task: Any, noise: Tensor) -> tuple[ExternalState, Tensor]:
         """Begins an episode; of all those before, none can be gone on with."""
         parts = leaves(task)
 
@@ -114,11 +114,11 @@ class GymnasiumFamily(Environment):
             return episode, torch.zeros_like(episode), *self._columns(noise)
 
         episode, steps, seen, _, _, *info = outside(begin, noise, *parts)
-        return Moment(episode, steps, dict(zip(self.names, info, strict=True))), seen
+        return ExternalState(episode, steps, dict(zip(self.names, info, strict=True))), seen
 
     def step(
-        self, task: Any, state: Moment, action: Tensor, noise: Tensor
-    ) -> tuple[Moment, Tensor, Tensor, Tensor]:
+        self, task: Any, state: ExternalState, action: Tensor, noise: Tensor
+    ) -> tuple[ExternalState, Tensor, Tensor, Tensor]:
         """Goes on with the episodes that have been reset last, all together.
 
         Raises:
@@ -127,7 +127,7 @@ class GymnasiumFamily(Environment):
         """
 
         def go_on(action: Tensor, episode: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
-            goes_on = self._rows[:, self.observations + 1] == 0
+            goes_on = self._rows[:, self.observation_size + 1] == 0
             expected = self._first + np.arange(len(self._rows))
             late = steps.cpu().numpy()[goes_on] != self._steps
             if not np.array_equal(episode.cpu().numpy(), expected) or late.any():
@@ -141,9 +141,9 @@ class GymnasiumFamily(Environment):
 
         seen, reward, done, *info = outside(go_on, action, state.episode, state.steps)
         found = dict(zip(self.names, info, strict=True))
-        return Moment(state.episode, state.steps + 1, found), seen, reward, done
+        return ExternalState(state.episode, state.steps + 1, found), seen, reward, done
 
-    def info(self, task: Any, state: Moment) -> dict[str, Tensor]:
+    def info(self, task: Any, state: ExternalState) -> dict[str, Tensor]:
         """The numbers () that were asked for, by name."""
         return state.info
 
@@ -172,7 +172,7 @@ class GymnasiumFamily(Environment):
 
     def _columns(self, like: Tensor) -> tuple[Tensor, ...]:
         found = torch.from_numpy(self._rows).to(like)
-        return found[:, : self.observations], *found[:, self.observations :].unbind(1)
+        return found[:, : self.observation_size], *found[:, self.observation_size :].unbind(1)
 
 
 def _by_method(env: Any, task: Any) -> None:
@@ -203,8 +203,8 @@ class _Bundle:
         for env, task, (high, low) in zip(self.envs, tasks, seeds, strict=False):
             self.set_task(env, task)
             seen, info = env.reset(seed=(high << 24) + low)
-            told = [float(info.get(name, 0)) for name in self.names]
-            rows.append([*flatten(env.observation_space, seen), 0, 0, *told])
+            values = [float(info.get(name, 0)) for name in self.names]
+            rows.append([*flatten(env.observation_space, seen), 0, 0, *values])
         self.rows, self.steps = np.array(rows, np.float64), 0
         return self.rows
 
@@ -223,14 +223,14 @@ class _Bundle:
         for env, row, action in zip(self.envs, self.rows, chosen, strict=False):
             if row[done]:
                 continue
-            seen, paid, ended, cut, info = env.step(action)
+            seen, reward_value, ended, cut, info = env.step(action)
             if cut and not ended and self.steps < self.horizon:
                 raise ValueError(
                     f"The environment cut an episode off after {self.steps} steps: give the "
                     f"family a horizon of at most that, not {self.horizon}."
                 )
             row[:reward] = flatten(env.observation_space, seen)  # pyright: ignore
-            row[reward], row[done] = paid, ended
+            row[reward], row[done] = reward_value, ended
             for i, name in enumerate(self.names):
                 row[i - wide] = info[name]
         return self.rows

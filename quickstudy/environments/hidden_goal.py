@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment, Places, one_hot
+from quickstudy.environments.environment import Environment, PlanarTrace, one_hot
 
 if TYPE_CHECKING:
     from quickstudy.environments.rollout import Episodes
@@ -25,10 +25,10 @@ class HiddenGoal(Environment):
         horizon: H.
     """
 
-    actions, discrete, noise, ends = 5, True, 1, False
+    action_size, discrete, noise_size, can_terminate = 5, True, 1, False
 
     def __init__(self, size: int = 5, *, horizon: int = 15):
-        self.size, self.horizon, self.observations = size, horizon, size**2
+        self.size, self.horizon, self.observation_size = size, horizon, size**2
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         """Goals (T,), cells counted row by row from above."""
@@ -58,10 +58,12 @@ class HiddenGoal(Environment):
         away = task // self.size + task % self.size
         return self.horizon - 1.1 * (away - 1)
 
-    def places(self, task: Tensor, episodes: "Episodes") -> Places:
+    def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
         """The cells, to be drawn."""
         seen = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
-        return Places(self._place(seen.argmax(-1)), self._place(task), seen.new_zeros(0, 2))
+        return PlanarTrace(
+            self._place(seen.argmax(-1)), self._place(task), seen.new_zeros(0, 2)
+        )
 
     def _place(self, cell: Tensor) -> Tensor:
         place = torch.stack([cell % self.size, -(cell // self.size)], -1)

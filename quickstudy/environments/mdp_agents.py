@@ -1,8 +1,8 @@
 """Agents for tabular MDPs that plan: baselines for agents that have learned to explore.
 
-A belief is a function `(visits (T, S, A, S), paid (T, S, A), generator) -> MDP` of how often
-each state followed and what was paid in sum, for T processes at once. `play_mdp` plans with it
-before every episode.
+A belief is a function `(visits (T, S, A, S), reward_sum (T, S, A), generator) -> MDP` of the
+numbers of transitions and the sums of rewards, for T processes at once. `play_mdp` plans with
+it before every episode.
 """
 
 from collections.abc import Callable
@@ -22,50 +22,79 @@ Belief: TypeAlias = Callable[[Tensor, Tensor, Generator], MDP]
 def play_mdp(
     belief: Belief, process: TabularMDP, tasks: MDP, episodes: int, generator: Generator
 ) -> Tensor:
-    """The rewards (T, episodes) of an agent that does what is best if its belief is true."""
-    visits, paid = torch.zeros_like(tasks.transitions), torch.zeros_like(tasks.means)
+    """Return the returns (T, episodes) of an agent that acts optimally under its belief.
+
+    Examples:
+        >>> process, generator = TabularMDP(states=2, actions=2, horizon=3), Generator()
+        >>> tasks = process.tasks(4, generator.manual_seed(0))
+        >>> play_mdp(sampled_mdp, process, tasks, 5, generator).shape
+        torch.Size([4, 5])
+    """
+    visits, reward_sum = torch.zeros_like(tasks.transitions), torch.zeros_like(tasks.means)
     rewards: list[Tensor] = []
     for _ in range(episodes):
-        table = plan(belief(visits, paid, generator), process.horizon)
+        table = plan(belief(visits, reward_sum, generator), process.horizon)
         clock = one_hot(torch.zeros(len(visits)).long(), process.horizon, table.dtype)
-        found = rollout(process, tasks, _follow, generator, state=table, memory=clock.to(table))
-        seen, action = found.observation[:, 0], found.action[:, 0]
-        pairs = seen[..., None] * action[..., None, :]  # (T, H, S, A)
-        visits = visits + torch.einsum("thsa,thn->tsan", pairs, found.next_observation[:, 0])
-        paid = paid + torch.einsum("thsa,th->tsa", pairs, found.reward[:, 0])
-        rewards.append(found.reward[:, 0].sum(-1))
+        steps = rollout(process, tasks, _follow, generator, state=table, memory=clock.to(table))
+        observation, action = steps.observation[:, 0], steps.action[:, 0]
+        pairs = observation[..., None] * action[..., None, :]  # (T, H, S, A)
+        visits = visits + torch.einsum("thsa,thn->tsan", pairs, steps.next_observation[:, 0])
+        reward_sum = reward_sum + torch.einsum("thsa,th->tsa", pairs, steps.reward[:, 0])
+        rewards.append(steps.reward[:, 0].sum(-1))
     return torch.stack(rewards, -1)
 
 
 def plan(mdp: MDP, horizon: int) -> Tensor:
-    """The best action at each step of an episode and in each state, as one-hot rows (T, H, S,
-    A), by value iteration."""
-    value, found = torch.zeros_like(mdp.means[..., 0]), []
+    """Return the best action at each step of an episode and in each state, as one-hot rows (T,
+    H, S, A), by value iteration.
+
+    Examples:
+        >>> stays = torch.eye(2)[:, None].expand(2, 2, 2)[None]  # both actions keep the state
+        >>> means = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+        >>> plan(MDP(stays, means), horizon=1)[0, 0].tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+    """
+    value, table = torch.zeros_like(mdp.means[..., 0]), []
     for _ in range(horizon):
-        worth = mdp.means + (mdp.transitions @ value[:, None, :, None])[..., 0]
-        found.append(one_hot(worth.argmax(-1), worth.shape[-1], worth.dtype))
-        value = worth.amax(-1)
-    return torch.stack(found[::-1], 1)
+        q_values = mdp.means + (mdp.transitions @ value[:, None, :, None])[..., 0]
+        table.append(one_hot(q_values.argmax(-1), q_values.shape[-1], q_values.dtype))
+        value = q_values.amax(-1)
+    return torch.stack(table[::-1], 1)
 
 
-def expected_mdp(visits: Tensor, paid: Tensor, generator: Generator) -> MDP:
-    """The mean of the posterior: an agent that is greedy."""
+def expected_mdp(visits: Tensor, reward_sum: Tensor, generator: Generator) -> MDP:
+    """The mean of the posterior: an agent that is greedy.
+
+    Examples:
+        >>> mdp = expected_mdp(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2), Generator())
+        >>> mdp.transitions[0, 0, 0].tolist(), mdp.means[0, 0].tolist()
+        ([0.5, 0.5], [1.0, 1.0])
+    """
     pulls = visits.sum(-1)
-    return MDP((visits + 1) / (pulls + visits.shape[-1])[..., None], (paid + 1) / (pulls + 1))
+    return MDP(
+        (visits + 1) / (pulls + visits.shape[-1])[..., None], (reward_sum + 1) / (pulls + 1)
+    )
 
 
-def sampled_mdp(visits: Tensor, paid: Tensor, generator: Generator) -> MDP:
-    """A draw from the posterior: PSRL (Strens, 2000; Osband et al., 2013, arXiv:1306.0940)."""
+def sampled_mdp(visits: Tensor, reward_sum: Tensor, generator: Generator) -> MDP:
+    """A sample of the posterior: PSRL (Strens, 2000; Osband et al., 2013, arXiv:1306.0940).
+
+    Examples:
+        >>> visits, rewards = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2)
+        >>> mdp = sampled_mdp(visits, rewards, Generator().manual_seed(0))
+        >>> mdp.transitions.shape, mdp.means.shape
+        (torch.Size([1, 2, 2, 2]), torch.Size([1, 2, 2]))
+    """
     # distributions.Dirichlet has no generator
     weights = torch._standard_gamma(visits + 1, generator)  # pyright: ignore[reportPrivateImportUsage]
-    mean = expected_mdp(visits, paid, generator).means
+    mean = expected_mdp(visits, reward_sum, generator).means
     noise = torch.randn(mean.shape, generator=generator, device=generator.device)
     means = mean + noise.to(mean) / (visits.sum(-1) + 1).sqrt()
     return MDP(weights / weights.sum(-1, keepdim=True), means)
 
 
 def _follow(
-    table: Tensor, clock: Tensor, percept: PolicyInput, noise: Tensor
+    table: Tensor, clock: Tensor, policy_input: PolicyInput, noise: Tensor
 ) -> tuple[Tensor, Tensor, tuple[()]]:
     now = (table * clock[:, None, None]).sum(0)  # (S, A)
-    return clock.roll(1), percept.observation @ now, ()
+    return clock.roll(1), policy_input.observation @ now, ()

@@ -61,23 +61,25 @@ class Robot(Environment):
             raise ImportError("Install MuJoCo: pip install 'quickstudy[rl]'.") from error
         assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
         self.model = self.mujoco.MjModel.from_xml_path(str(assets / self.file))
-        self.horizon, self.noise = horizon, self.model.nq + self.model.nv
-        self.observations, self.actions = self.noise - self.hidden, self.model.nu
+        self.horizon, self.noise_size = horizon, self.model.nq + self.model.nv
+        self.observation_size, self.action_size = self.noise_size - self.hidden, self.model.nu
         self.seconds = self.model.opt.timestep * self.skip
         self._varied = lru_cache(1024)(self._vary)
 
     @abstractmethod
-    def begin(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """How far from the model's own an episode's first position (nq,) and velocity (nv,)
-        are, of uniform numbers."""
+    def initial_offset(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the offsets of an episode's first position (nq,) and velocity (nv,) from the
+        model's own, from uniform numbers."""
 
     @abstractmethod
-    def judge(self, task: Any, body: Body, then: Body, action: Tensor) -> tuple[Tensor, Tensor]:
-        """The reward () and the end () of a step."""
+    def reward_and_done(
+        self, task: Any, body: Body, then: Body, action: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the reward () of a step, and 1 if it ends the episode ()."""
 
     def reset(self, task: Any, noise: Tensor) -> tuple[Body, Tensor]:
         """Begins near the model's own position, at rest."""
-        place, speed = self.begin(noise.double())
+        place, speed = self.initial_offset(noise.double())
         place = place + torch.from_numpy(self.model.qpos0).to(place.device)
         body = Body(place, speed)
         return body, self._seen(body, noise)
@@ -89,7 +91,7 @@ class Robot(Environment):
         action = action.clamp(-1, 1)
         factors = [x.flatten() for x in task] if isinstance(task, Factors) else []
         body = Body(*outside(self._advance, action, *state, *factors))
-        reward, done = self.judge(task, state, body, action.double())
+        reward, done = self.reward_and_done(task, state, body, action.double())
         return body, self._seen(body, noise), reward.to(noise.dtype), done.to(noise.dtype)
 
     def _seen(self, body: Body, like: Tensor) -> Tensor:
@@ -129,9 +131,9 @@ class Robot(Environment):
 
 
 class _HalfCheetah(Robot):
-    file, skip, ends = "half_cheetah.xml", 5, False
+    file, skip, can_terminate = "half_cheetah.xml", 5, False
 
-    def begin(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def initial_offset(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         return _wide(self.model, noise)
 
     def _speed(self, body: Body, then: Body) -> Tensor:
@@ -156,7 +158,7 @@ class HalfCheetahVel(_HalfCheetah):
         drawn = torch.rand(size, generator=generator, device=generator.device)
         return low + (high - low) * drawn
 
-    def judge(
+    def reward_and_done(
         self, task: Tensor, body: Body, then: Body, action: Tensor
     ) -> tuple[Tensor, Tensor]:
         """By how far it is from the velocity."""
@@ -178,7 +180,7 @@ class HalfCheetahDir(_HalfCheetah):
         """Directions (T,)."""
         return _signs(size, generator)
 
-    def judge(
+    def reward_and_done(
         self, task: Tensor, body: Body, then: Body, action: Tensor
     ) -> tuple[Tensor, Tensor]:
         """By the velocity in the task's direction."""
@@ -213,11 +215,11 @@ class AntDir(Robot):
         angle = torch.rand(size, generator=generator, device=generator.device) * 2 * torch.pi
         return torch.stack([angle.cos(), angle.sin()], -1)
 
-    def begin(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def initial_offset(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Within 0.1 of the model's position; velocities of deviation 0.1."""
         return _wide(self.model, noise)
 
-    def judge(
+    def reward_and_done(
         self, task: Tensor, body: Body, then: Body, action: Tensor
     ) -> tuple[Tensor, Tensor]:
         """By the velocity in the task's direction, while it has not fallen."""
@@ -239,19 +241,19 @@ class _Params(Robot):
         """Factors, as tensors with axis T in front."""
 
         def drawn(base: float, *shape: int) -> Tensor:
-            luck = torch.rand(size, *shape, generator=generator, device=generator.device)
-            return base ** (self.scale * (2 * luck - 1))
+            noise = torch.rand(size, *shape, generator=generator, device=generator.device)
+            return base ** (self.scale * (2 * noise - 1))
 
         bodies, geoms = self.model.nbody, self.model.ngeom
         mass, inertia = drawn(1.5, bodies), drawn(1.5, bodies, 3)
         return Factors(mass, inertia, drawn(1.3, self.model.nv), drawn(1.5, geoms, 3))
 
-    def begin(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def initial_offset(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """All within 0.005."""
         near = 5e-3 * (2 * noise - 1)
         return near[: self.model.nq], near[self.model.nq :]
 
-    def judge(
+    def reward_and_done(
         self, task: Factors, body: Body, then: Body, action: Tensor
     ) -> tuple[Tensor, Tensor]:
         """By the velocity, while it stands."""
@@ -286,10 +288,8 @@ class HopperParams(_Params):
     file = "hopper.xml"
 
     def _stands(self, body: Body) -> Tensor:
-        adaptation_trace = torch.cat([body.position[2:], body.velocity]).abs() < 100
-        return (
-            adaptation_trace.all() & (body.position[1] > 0.7) & (body.position[2].abs() < 0.2)
-        )
+        in_range = torch.cat([body.position[2:], body.velocity]).abs() < 100
+        return in_range.all() & (body.position[1] > 0.7) & (body.position[2].abs() < 0.2)
 
 
 def _wide(model: Any, noise: Tensor) -> tuple[Tensor, Tensor]:

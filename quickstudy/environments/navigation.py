@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment, Places
+from quickstudy.environments.environment import Environment, PlanarTrace
 
 if TYPE_CHECKING:
     from quickstudy.environments.rollout import Episodes
@@ -29,7 +29,7 @@ class Navigation2D(Environment):
         horizon: H.
     """
 
-    observations, actions, discrete, noise = 2, 2, False, 1
+    observation_size, action_size, discrete, noise_size = 2, 2, False, 1
 
     def __init__(self, *, squared: bool = False, horizon: int = 100):
         self.squared, self.horizon = squared, horizon
@@ -54,7 +54,7 @@ class Navigation2D(Environment):
         done = (away.abs() < 0.01).all(-1).to(reward.dtype)
         return position, position, reward, done
 
-    def places(self, task: Tensor, episodes: "Episodes") -> Places:
+    def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
         """What is seen, to be drawn."""
         return _places(task, episodes)
 
@@ -68,7 +68,7 @@ class PointRobot(Environment):
     distance; `near_goal` makes the sparse one of it.
     """
 
-    observations, actions, discrete, noise, ends = 2, 2, False, 1, False
+    observation_size, action_size, discrete, noise_size, can_terminate = 2, 2, False, 1, False
 
     def __init__(self, *, horizon: int = 20):
         self.horizon = horizon
@@ -91,7 +91,7 @@ class PointRobot(Environment):
         reward = -(position - task).square().sum(-1).sqrt()
         return position, position, reward, torch.zeros_like(reward)
 
-    def places(self, task: Tensor, episodes: "Episodes") -> Places:
+    def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
         """What is seen, to be drawn."""
         return _places(task, episodes)
 
@@ -102,6 +102,6 @@ def near_goal(reward: Tensor, radius: float = 0.2) -> Tensor:
     return torch.where(reward >= -radius, 1 + reward, 0)
 
 
-def _places(goal: Tensor, episodes: "Episodes") -> Places:
+def _places(goal: Tensor, episodes: "Episodes") -> PlanarTrace:
     path = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
-    return Places(path, goal, goal.new_zeros(0, 2))
+    return PlanarTrace(path, goal, goal.new_zeros(0, 2))

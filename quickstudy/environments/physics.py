@@ -31,7 +31,7 @@ class CartPole(Environment):
         horizon: H.
     """
 
-    observations, actions, discrete, noise = 4, 2, True, 4
+    observation_size, action_size, discrete, noise_size = 4, 2, True, 4
 
     def __init__(self, factors: tuple[float, float] = (0.5, 1.5), *, horizon: int = 200):
         self.factors, self.horizon = factors, horizon
@@ -85,7 +85,7 @@ class Pendulum(Environment):
         horizon: H.
     """
 
-    observations, actions, discrete, noise, ends = 3, 1, False, 2, False
+    observation_size, action_size, discrete, noise_size, can_terminate = 3, 1, False, 2, False
 
     def __init__(self, factors: tuple[float, float] = (0.5, 1.5), *, horizon: int = 200):
         self.factors, self.horizon = factors, horizon

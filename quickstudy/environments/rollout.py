@@ -14,11 +14,16 @@ from quickstudy.execution.batching import over_tasks
 
 
 class PolicyInput(NamedTuple):
-    """What a policy is told before it acts: what RL² feeds to its recurrent net."""
+    """The input of a policy at a step: what RL² feeds to its recurrent net.
+
+    Examples:
+        >>> PolicyInput(torch.ones(3), torch.zeros(2), torch.zeros(()), torch.zeros(())).done
+        tensor(0.)
+    """
 
     observation: Tensor  # (O,)
-    action: Tensor  # (A,)  the last one, zeros where there was none
-    reward: Tensor  # ()  what that paid
+    action: Tensor  # (A,)  the last one, zeros if there was none
+    reward: Tensor  # ()  of the last action
     done: Tensor  # ()  1 if an episode of this trial has just ended, or been cut off
 
 
@@ -26,6 +31,15 @@ class Episodes(NamedTuple):
     """Episodes of one task; of a batch of tasks, with one more axis, T, in front.
 
     Episodes that end early are padded to H steps, of weight and reward 0.
+
+    Examples:
+        >>> from quickstudy.environments import BernoulliBandit, categorical
+        >>> bandit, generator = BernoulliBandit(arms=3), torch.Generator().manual_seed(0)
+        >>> def policy(state, memory, policy_input, noise):
+        ...     return memory, categorical(torch.zeros_like(noise), noise), ()
+        >>> episodes = rollout(bandit, bandit.tasks(2, generator), policy, generator)
+        >>> episodes.weight.shape, episodes.action.shape
+        (torch.Size([2, 1, 1]), torch.Size([2, 1, 1, 3]))
     """
 
     observation: Tensor  # (E, H, O)
@@ -34,8 +48,8 @@ class Episodes(NamedTuple):
     next_observation: Tensor  # (E, H, O)
     done: Tensor  # (E, H)  1 where the episode ended by itself
     weight: Tensor  # (E, H)  1 for a step, 0 for padding
-    extras: Any  # nest of (E, H, ...): what the policy returned beside its actions
-    info: Any = ()  # nest of (E, H): what `Environment.info` said after each step
+    extras: Any  # nest of (E, H, ...): per-step data that the policy returned
+    info: Any = ()  # nest of (E, H): `Environment.info` after each step
 
 
 Policy: TypeAlias = Callable[[Any, Any, PolicyInput, Tensor], tuple[Any, Tensor, Any]]
@@ -52,44 +66,44 @@ def rollout(
     state: Any = (),
     memory: Any = (),
     trial: bool = False,
-    draws: int = 0,
+    extra_noise_size: int = 0,
 ) -> Episodes:
-    """Acts in `episodes` episodes of each task, and returns what happened (T, E, H, ...).
+    """Act in `episodes` episodes of each task, and return them (T, E, H, ...).
 
     A policy is a pure function of ONE episode of ONE task,
-    `policy(state, memory, percept, noise) -> (memory, action, extras)`, with noise (A,) uniform
-    in [0, 1): enough for `categorical` and for `normal`. It is told two things apart, because
-    they live differently long, and so every meta-learner fits:
+    `policy(state, memory, policy_input, noise) -> (memory, action, extras)`, with noise (A,)
+    uniform in [0, 1): enough for `categorical` and for `normal`. It reads two values of
+    different lifetimes:
 
-    - `state` is what was learned of the task, before: it does not change in an episode, all
-      episodes of a task share it, and it is never copied. Fast weights (MAML-RL, ProMP), the
-      context or a sample of the posterior (PEARL).
-    - `memory` is what the policy itself changes from step to step, one for each episode that is
-      under way: hidden states (RL²), stored steps (attention), counts (classical agents).
+    - `state` is what was learned of the task before. It is constant in an episode, all episodes
+      of a task share it, and it is never copied. Examples are fast weights (MAML-RL, ProMP) and
+      the posterior of a context (PEARL).
+    - `memory` changes from step to step, and each episode under way has its own. Examples are
+      hidden states (RL²), stored steps (attention) and counts (classical agents).
 
     Net parameters that all tasks share belong in neither: the policy closes over them. `extras`
-    is for what training needs of the moment: the distribution that the action was drawn
-    from (for ratios and divergences), or the percept.
+    is the per-step data that the loss needs: the parameters of the action distribution (for
+    ratios and divergences), or the policy's input.
 
-    Nothing is differentiated: policy gradients take the probabilities of the actions again. All
-    randomness comes from the generator, and environment and policy take theirs apart, so
-    two policies that act with equal generators have the same luck.
+    Nothing is differentiated: policy gradients compute the probabilities of the actions again.
+    All randomness comes from the generator, and environment and policy read separate numbers of
+    it, so two policies that act with equal generators face the same environment noise.
 
     Args:
         environment: where to act.
-        tasks: parameters of T tasks; they say on which device.
+        tasks: parameters of T tasks, on the device to act on.
         policy: who acts.
         generator: on a CPU, the same numbers for every device; on the tasks' own, faster.
         episodes: E.
         state: a nest of tensors, axis T in front.
-        memory: of the beginning; a nest of tensors, axis T in front.
-        trial: the episodes of a task follow one another, each from where the memory of the last
-            one ended. Otherwise all run at once, and each begins with `memory`.
-        draws: uniform numbers that the policy takes at a step beside those of an action: its
-            noise is (A + draws,).
+        memory: the initial one; a nest of tensors, axis T in front.
+        trial: whether the episodes of a task follow one another, each from the memory after the
+            last one. Otherwise all run at once, and each starts from `memory`.
+        extra_noise_size: uniform numbers that the policy takes at a step besides those of an
+            action: its noise is (A + extra_noise_size,).
 
     Raises:
-        ValueError: no episodes.
+        ValueError: `episodes` is below 1.
 
     Examples:
         >>> from quickstudy.environments import BernoulliBandit, categorical
@@ -103,25 +117,39 @@ def rollout(
     """
     if episodes < 1:
         raise ValueError(f"A rollout of {episodes} episodes shows nothing: ask for at least 1.")
-    device, size = leaves(tasks)[0].device, len(leaves(tasks)[0])
-    width = environment.noise + environment.actions + draws
-    shape = (1 + environment.horizon, size, episodes, width)  # a step's lie together in memory
+    device, n_tasks = leaves(tasks)[0].device, len(leaves(tasks)[0])
+    width = environment.noise_size + environment.action_size + extra_noise_size
+    shape = (
+        1 + environment.horizon,
+        n_tasks,
+        episodes,
+        width,
+    )  # steps are contiguous in memory
     noise = torch.rand(shape, generator=generator, device=generator.device).to(device)
 
-    def alone(task: Any, state: Any, memory: Any, noise: Tensor) -> Episodes:
+    def independent(task: Any, state: Any, memory: Any, noise: Tensor) -> Episodes:
         return _episode(environment, policy, task, state, memory, None, noise)[-1]
 
-    def one_after_another(task: Any, state: Any, memory: Any, noise: Tensor) -> Episodes:
-        percept, found = None, []
-        for own in noise.unbind():
-            memory, percept, steps = _episode(
-                environment, policy, task, state, memory, percept, own
+    def consecutive(task: Any, state: Any, memory: Any, noise: Tensor) -> Episodes:
+        policy_input, rows = None, []
+        for episode_noise in noise.unbind():
+            memory, policy_input, row = _episode(
+                environment, policy, task, state, memory, policy_input, episode_noise
             )
-            found.append(steps)
-        return tree_map(lambda *leaf: torch.stack(leaf), *found)
+            rows.append(row)
+        return tree_map(lambda *leaf: torch.stack(leaf), *rows)
 
-    act = one_after_another if trial else vmap(alone, in_dims=(None, None, None, 0))
+    act = consecutive if trial else vmap(independent, in_dims=(None, None, None, 0))
     return over_tasks(act)(tasks, state, memory, noise.movedim(0, 2))
+
+
+class _Carry(NamedTuple):
+    """What passes from a step to the next."""
+
+    memory: Any
+    env_state: Any
+    policy_input: PolicyInput
+    alive: Tensor  # ()  1, or 0 after the end of the episode
 
 
 def _episode(
@@ -133,40 +161,51 @@ def _episode(
     last: PolicyInput | None,
     noise: Tensor,
 ) -> tuple[Any, PolicyInput, Episodes]:
-    """The memory and the percept after one episode, and its steps (H, ...).
+    """Act in one episode.
 
-    The loop over steps is inside of what is batched, as entering and leaving `vmap` costs more
-    than a step does. Steps after the end are taken and change nothing, so that episodes of
+    The loop over steps is inside of the batched function, since entering and leaving `vmap`
+    costs more than a step. After the end the steps continue without effect, so that episodes of
     different lengths can be batched.
+
+    Args:
+        last: the policy input at the end of the trial's last episode; None: there was none.
+        noise: (1 + H, W + A + extra_noise_size), for the reset and for each step.
+
+    Returns:
+        The memory and the policy input after the episode, and its steps (H, ...).
     """
-    numbers = environment.noise
-    adaptation_trace, observation = environment.reset(task, noise[0, :numbers])
+    env_noise, policy_noise = noise.tensor_split([environment.noise_size], 1)
+    env_state, observation = environment.reset(task, env_noise[0])
     zero = torch.zeros_like(noise[0, 0])
     if last is None:
-        idle = torch.zeros_like(noise[0, numbers : numbers + environment.actions])
-        percept = PolicyInput(observation, idle, zero, zero)
-    else:
-        percept = last._replace(observation=observation)
-    now, steps = (memory, adaptation_trace, percept, zero + 1), []
-    for luck in noise[1:].unbind():
-        memory, adaptation_trace, percept, weight = now
-        memory, action, extras = policy(state, memory, percept, luck[numbers:])
-        adaptation_trace, seen, reward, done = environment.step(
-            task, adaptation_trace, action, luck[:numbers]
+        no_action = torch.zeros_like(policy_noise[0, : environment.action_size])
+        last = PolicyInput(observation, no_action, zero, zero)
+    carry = _Carry(memory, env_state, last._replace(observation=observation), zero + 1)
+    rows = []
+    for env_eps, policy_eps in zip(
+        env_noise[1:].unbind(), policy_noise[1:].unbind(), strict=True
+    ):
+        memory, env_state, policy_input, alive = carry
+        memory, action, extras = policy(state, memory, policy_input, policy_eps)
+        env_state, observation, reward, done = environment.step(
+            task, env_state, action, env_eps
         )
-        paid, ended = weight * reward, weight * done
-        told = tree_map(weight.mul, environment.info(task, adaptation_trace))
-        row = Episodes(percept.observation, action, paid, seen, ended, weight, extras, told)
-        steps.append(row)
-        then = (
-            memory,
-            adaptation_trace,
-            PolicyInput(seen, action, reward, zero),
-            weight * (1 - done),
+        rows.append(
+            Episodes(
+                policy_input.observation,
+                action,
+                alive * reward,
+                observation,
+                alive * done,
+                alive,
+                extras,
+                tree_map(alive.mul, environment.info(task, env_state)),
+            )
         )
-        if environment.ends:
-            then = tree_map(partial(torch.where, weight > 0), then, now)
-        now = then
-    memory, _, percept, _ = now
-    whole = tree_map(lambda *leaf: torch.stack(leaf), *steps)
-    return memory, percept._replace(done=zero + 1), whole
+        policy_input = PolicyInput(observation, action, reward, zero)
+        following = _Carry(memory, env_state, policy_input, alive * (1 - done))
+        if environment.can_terminate:
+            following = tree_map(partial(torch.where, alive > 0), following, carry)
+        carry = following
+    steps = tree_map(lambda *leaf: torch.stack(leaf), *rows)
+    return carry.memory, carry.policy_input._replace(done=zero + 1), steps

@@ -23,36 +23,36 @@ class TabularMDP(Environment):
     random process are alike, that is no restriction.
     """
 
-    discrete, noise, ends = True, 2, False
+    discrete, noise_size, can_terminate = True, 2, False
 
     def __init__(self, states: int = 10, actions: int = 5, *, horizon: int = 10):
-        self.observations, self.actions, self.horizon = states, actions, horizon
+        self.observation_size, self.action_size, self.horizon = states, actions, horizon
 
     def tasks(self, size: int, generator: Generator) -> MDP:
         """Processes, as an `MDP` of tensors with axis T in front."""
-        states, device = self.observations, generator.device
-        weights = torch.empty(size, states, self.actions, states, device=device)
+        states, device = self.observation_size, generator.device
+        weights = torch.empty(size, states, self.action_size, states, device=device)
         weights.exponential_(generator=generator)  # normalised: flat Dirichlet
-        shape = (size, states, self.actions)
+        shape = (size, states, self.action_size)
         means = 1 + torch.randn(shape, generator=generator, device=device)
         return MDP(weights / weights.sum(-1, keepdim=True), means)
 
     def reset(self, task: MDP, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The first state; a state is its number ()."""
         state = torch.zeros_like(noise[0], dtype=torch.long)
-        return state, one_hot(state, self.observations, noise.dtype)
+        return state, one_hot(state, self.observation_size, noise.dtype)
 
     def step(
         self, task: MDP, state: Tensor, action: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Never ends."""
         states, actions = (torch.arange(n, device=noise.device) for n in task.means.shape)
-        pair = (state * self.actions + (action * actions).sum(-1).long())[None]
+        pair = (state * self.action_size + (action * actions).sum(-1).long())[None]
         reward = task.means.flatten().gather(0, pair)[0] + normal(noise[1])
-        row = task.transitions.flatten().gather(0, pair * self.observations + states)
+        row = task.transitions.flatten().gather(0, pair * self.observation_size + states)
         below = row.cumsum(-1) <= noise[0]
-        state = below.sum(-1).clamp_max(self.observations - 1)  # sums may fall short of 1
-        seen = one_hot(state, self.observations, noise.dtype)
+        state = below.sum(-1).clamp_max(self.observation_size - 1)  # sums may fall short of 1
+        seen = one_hot(state, self.observation_size, noise.dtype)
         return state, seen, reward, torch.zeros_like(reward)
 
     def best_return(self, task: MDP) -> Tensor:

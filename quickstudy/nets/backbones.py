@@ -1,17 +1,13 @@
 """The networks of the papers, small and plain. Any other `nn.Module` does as well."""
 
 import itertools
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from quickstudy.core.torch_private import BatchNormBase
-
-if TYPE_CHECKING:
-    from quickstudy.environments.environment import Environment
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -61,47 +57,6 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs) -> (N, outputs)."""
         return self.head(self.body(x))
-
-
-class GaussianPolicy(nn.Module):
-    """Means of actions by a net, and standard deviations that are learned, the same whatever is
-    seen: what `environments.DiagonalGaussian` takes.
-
-    Args:
-        mean: (N, O) -> (N, A).
-        actions: A.
-        deviation: to begin with.
-        floor: no deviation counts as less.
-    """
-
-    def __init__(
-        self, mean: nn.Module, actions: int, *, deviation: float = 1.0, floor: float = 1e-6
-    ):
-        super().__init__()
-        self.mean, self.lowest = mean, math.log(floor)
-        self.log_deviation = nn.Parameter(torch.full((actions,), math.log(deviation)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Means and logarithms of deviations (N, 2A)."""
-        mean = self.mean(x)
-        log_deviation = self.log_deviation.clamp_min(self.lowest)
-        return torch.cat([mean, log_deviation.expand_as(mean)], -1)
-
-
-def policy_net(
-    environment: "Environment",
-    *,
-    hidden: Sequence[int] = (64, 64),
-    activation: type[nn.Module] = nn.Tanh,
-    deviation: float = 1.0,
-) -> nn.Module:
-    """The usual net of policy gradients: an `MLP` that begins with Glorot's weights and biases
-    of 0, for the logits of one of several actions, or for the means of a `GaussianPolicy`."""
-    size = environment.actions
-    net = MLP(environment.observations, size, hidden=hidden, activation=activation)
-    for name, p in net.named_parameters():
-        nn.init.zeros_(p) if name.endswith("bias") else nn.init.xavier_uniform_(p)
-    return net if environment.discrete else GaussianPolicy(net, size, deviation=deviation)
 
 
 class Conv4(nn.Module):

@@ -43,13 +43,26 @@ def use_cells(net: Net) -> Net:
 
 
 @torch.no_grad()
-def remember(memory: nn.GRU, steps: int) -> None:
-    """Sets the biases of the update gates, such that before training the unit that remembers
-    longest does so for about `steps` steps, and others for less, down to one (Tallec &
-    Ollivier, 2018, arXiv:1804.11188)."""
-    added, kept = (memory.get_parameter(f"bias_{x}_l0").chunk(3)[1] for x in ("ih", "hh"))
-    added.zero_()
-    kept.uniform_(1, max(steps - 1, 1)).log_()
+def chrono_init(gru: nn.GRU, timescale: int) -> None:
+    """Chrono initialisation (Tallec & Ollivier, 2018, arXiv:1804.11188): draw the biases of the
+    update gates so that the time constants of the units lie between two steps and `timescale`.
+
+    A unit with update gate z keeps the share z of its state at a step, so it forgets over about
+    1 / (1 - z) steps.
+
+    Examples:
+        >>> gru = nn.GRU(3, 1000)
+        >>> chrono_init(gru, 100)
+        >>> steps = 1 + gru.bias_hh_l0[1000:2000].exp()  # 1 / (1 - z)
+        >>> bool(steps.min() >= 2), bool(95 < steps.max() <= 100)
+        (True, True)
+    """
+    # gates are in the order reset, update, new
+    input_bias, hidden_bias = (
+        gru.get_parameter(f"bias_{x}_l0").chunk(3)[1] for x in ("ih", "hh")
+    )
+    input_bias.zero_()
+    hidden_bias.uniform_(1, max(timescale - 1, 1)).log_()
 
 
 class Cells(nn.RNNBase):

@@ -1,6 +1,6 @@
 """Pictures of where a learner went before it had adapted to a task, and after.
 
-For the report of a run in an environment that says so by a method `places`.
+For the report of a run in an environment that says so by a method `planar_trace`.
 """
 
 from functools import partial
@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from torch import Generator, Tensor
 
 from quickstudy.core.tree import tree_map
-from quickstudy.environments.environment import Places
+from quickstudy.environments.environment import PlanarTrace
 from quickstudy.environments.rollout import Episodes
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
@@ -23,10 +23,10 @@ TASKS, EPISODES = 4, 3  # drawn, at most
 
 
 @runtime_checkable
-class Placed(Protocol):
+class Plottable2D(Protocol):
     """An environment whose episodes can be drawn in the plane."""
 
-    def places(self, task: Any, episodes: Episodes) -> Places:
+    def planar_trace(self, task: Any, episodes: Episodes) -> PlanarTrace:
         """Where the episodes (E, H) of one task went."""
         ...
 
@@ -39,7 +39,7 @@ def paths(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
         learner: stays with the settings of the test.
     """
     tasks = test.tasks
-    if not (isinstance(tasks, Rollouts) and isinstance(tasks.environment, Placed)):
+    if not (isinstance(tasks, Rollouts) and isinstance(tasks.environment, Plottable2D)):
         return ""
     for name, value in test.settings.items():
         setattr(learner, name, value)
@@ -55,7 +55,7 @@ def paths(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
         )
         first = _rows(support, slice(1 if tasks.trial else EPISODES))
         last = _rows(query, slice(-1 if tasks.trial else -EPISODES, None))
-        seen = [(tasks.environment.places(world, part), part.weight) for part in (first, last)]
+        seen = [(tasks.environment.planar_trace(world, part), part.weight) for part in (first, last)]
         drawn.append(figure(partial(_draw, seen=seen), f"paths of task {i + 1}", (3.2, 3.4)))
     says = "the first and the last episode of a trial" if tasks.trial else "some episodes"
     note = f"The first tasks of the test, not picked; {says}, before adaptation and after it."
@@ -66,9 +66,9 @@ def _rows(episodes: Episodes, rows: slice) -> Episodes:
     return tree_map(lambda leaf: leaf[rows], episodes)
 
 
-def _draw(axes: Axes, palette: Palette, seen: list[tuple[Places, Tensor]]) -> None:
-    places = seen[0][0]
-    for x, y in places.walls.tolist():
+def _draw(axes: Axes, palette: Palette, seen: list[tuple[PlanarTrace, Tensor]]) -> None:
+    planar_trace = seen[0][0]
+    for x, y in planar_trace.walls.tolist():
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=palette["frame"]))
     for (found, weight), colour, says in zip(
         seen, (palette["other"], palette["main"]), ("before", "after"), strict=True
@@ -76,7 +76,7 @@ def _draw(axes: Axes, palette: Palette, seen: list[tuple[Places, Tensor]]) -> No
         for path, steps in zip(found.path, weight.sum(-1).long().tolist(), strict=True):
             axes.plot(*path[: steps + 1].T, ".-", color=colour, alpha=0.8, markersize=3)
         axes.lines[-1].set_label(says)
-    axes.plot(*places.goal, "*", color=palette["ink"], markersize=12, label="goal")
+    axes.plot(*planar_trace.goal, "*", color=palette["ink"], markersize=12, label="goal")
     axes.set(aspect="equal", xticks=[], yticks=[])
     style = {"frameon": False, "labelcolor": palette["ink"], "fontsize": 8}
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, **style)

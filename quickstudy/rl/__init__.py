@@ -1,5 +1,10 @@
-"""What learners that act share: the actor's interface, advantages, PPO on trials."""
+"""What actors share: their interface, advantages and surrogates, trials, and PPO on trials.
+
+Everything here is a pure function or an abstract class; learners stand in `learners.policies`.
+A new file holds one idea that two actors need, with its source and an executed example.
+"""
 
 from quickstudy.rl.actor import Actor
+from quickstudy.rl.ppo import PPOSettings, StepRecord, ppo
 
-__all__ = ["Actor"]
+__all__ = ["Actor", "PPOSettings", "StepRecord", "ppo"]

@@ -11,32 +11,44 @@ from quickstudy.learner import Learner
 
 
 class Actor(Learner[tuple[Any, Any]]):
-    """A learner whose data is what became of its own actions.
+    """A learner that collects its own data, so it needs a policy before any data exist.
 
-    What it knows is a pair, (state, memory), as policies of `rollout` have: the state stays as
-    it is until `adapt` makes another one (fast weights, a context), the memory changes at every
-    step (hidden states). So besides a learner's verbs an actor has two, which say how it acts
-    before there are data, and how then; both are pure functions of one task.
+    Its state is a pair, (state, memory), as the policies of `rollout` have it. The state (fast
+    weights, a context) stays the same until `adapt` returns another one; the memory (hidden
+    states) changes at every step. An actor has two verbs besides a learner's, `initial_state`
+    and `act`; both are pure functions of one task.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> grid = qs.environments.HiddenGoal(size=3, horizon=4)
+        >>> learner = qs.RL2(grid, hidden=8)
+        >>> state, memory = learner.initial_state()
+        >>> state, memory.shape
+        ((), torch.Size([8]))
     """
 
-    draws: int = 0
-    """Uniform numbers that `act` takes beside those of an action."""
+    extra_noise_size: int = 0
+    """The number of uniform numbers that `act` takes besides the A numbers of an action."""
 
     @abstractmethod
-    def begin(self) -> tuple[Any, Any]:
+    def initial_state(self) -> tuple[Any, Any]:
         """The state and the memory before any data: nests of tensors, of one task."""
 
     @abstractmethod
     def act(
-        self, state: Any, memory: Any, percept: PolicyInput, noise: Tensor
+        self, state: Any, memory: Any, policy_input: PolicyInput, noise: Tensor
     ) -> tuple[Any, Tensor, Any]:
-        """The next memory, the action (A,), and what training needs of the moment. Noise
-        (A + draws,) is uniform in [0, 1), and all that is random."""
+        """Choose an action. `noise` (A + extra_noise_size,), uniform in [0, 1), is the only
+        source of randomness.
 
-    def divergence(self, task: Task[Episodes]) -> Tensor:
-        """The mean KL divergence (), in nats, of the policy that acted in the query to the one
-        that would now: what a trust region bounds."""
+        Returns:
+            The next memory, the action (A,), and the per-step data that the loss needs.
+        """
+
+    def kl_divergence(self, task: Task[Episodes]) -> Tensor:
+        """Return the mean KL divergence (), in nats, from the policy that acted in the query to
+        the current one. Trust regions bound it."""
         raise NotImplementedError(
-            f"{type(self).__name__} does not say how far its policy has moved: train it by "
-            "another optimizer than TRPO."
+            f"{type(self).__name__} has no `kl_divergence`: train it by another optimizer than "
+            "TRPO."
         )

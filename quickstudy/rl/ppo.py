@@ -1,90 +1,98 @@
-"""Trials: several episodes of one task, one after the other, in which a policy learns by its
-memory; and how it is trained."""
+"""Proximal policy optimisation, PPO (Schulman et al., 2017, arXiv:1707.06347), on trials."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
 from quickstudy.core.criteria import weighted_mean
-from quickstudy.core.tree import tree_map
 from quickstudy.environments.actions import ActionDistribution
 from quickstudy.environments.rollout import Episodes, PolicyInput
-from quickstudy.rl.advantages import clipped, gae
+from quickstudy.rl.advantages import clipped_surrogate, gae
+from quickstudy.rl.trials import flatten_episodes, real_steps_first
 
 Schedule: TypeAlias = Callable[[int], float]
-"""A number that changes in training: a function of the meta-steps that are done."""
+"""A setting that changes in training: a function of the number of meta-steps done."""
 
 
-class Moment(NamedTuple):
-    """What training needs of a step: what the policy was told, and what it said."""
+class StepRecord(NamedTuple):
+    """What the loss needs of a step: the policy's input and its outputs."""
 
-    percept: PolicyInput
-    says: Tensor  # of the action, see `environments.ActionDistribution`
-    rate: Tensor  # ()  what it expected a step to pay from here on, see `ppo`
+    policy_input: PolicyInput
+    dist_params: Tensor  # of the action, see `environments.ActionDistribution`
+    normalized_value: Tensor  # ()  see `ppo`
+
+
+class PPOSettings(NamedTuple):
+    """The settings of `ppo`.
+
+    Examples:
+        >>> schedules = 0.99, 0.3, 0.2, 0.5, lambda step: 0.1 if step < 10 else 0.01
+        >>> PPOSettings.at_step(50, schedules).entropy_coef
+        0.01
+    """
+
+    discount: float  # γ, of the rewards of a whole trial
+    gae_lambda: float  # λ in [0, 1], see `advantages.gae`
+    clip: float  # ε, see `advantages.clipped_surrogate`
+    value_coef: float  # weight of the squared error of normalised values
+    entropy_coef: float  # weight of the entropy bonus
+
+    @classmethod
+    def at_step(cls, step: int, schedules: Iterable[float | Schedule]) -> Self:
+        """Return settings after `step` meta-steps: numbers, and schedules at that step."""
+        return cls(*(value(step) if callable(value) else value for value in schedules))
 
 
 def ppo(
     actions: ActionDistribution,
-    says: Tensor,
-    rate: Tensor,
+    dist_params: Tensor,
+    normalized_value: Tensor,
     trial: Episodes,
-    *,
-    discount: float,
-    decay: float,
-    clip: float,
-    value_weight: float,
-    entropy_weight: float,
+    settings: PPOSettings,
 ) -> Tensor:
-    """What PPO makes small in a trial, a mean over its steps, with values and entropy; of a
-    policy that says `says` (N, ·) and expects `rate` (N,) at the steps `in_order`.
+    """The PPO loss () of one trial: clipped surrogate, value loss and entropy bonus, averaged
+    over the real steps.
 
-    A rate is what a step will pay from here on, in the discounted mean of all steps that are
-    left of the trial, so that a net need not count them; a value is the rate times their
-    discounted number. The trial is one episode to the advantages: what an episode taught counts
-    in later ones.
+    The critic predicts a *normalised* value: the value divided by the discounted number of
+    steps that are left in the trial. So the net need not count the steps. A trial counts as one
+    episode, so that what an early episode reveals is credited in later ones.
+
+    Args:
+        actions: the distribution that `dist_params` parametrise.
+        dist_params: (N, ·) of the current policy, at the steps of `flatten_episodes`.
+        normalized_value: (N,) of the current critic, at the same steps.
+        trial: the episodes (E, H); `extras` are the `StepRecord` of the policy that acted.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> bandit = qs.environments.BernoulliBandit(arms=2)
+        >>> learner = qs.RL2(bandit, hidden=4)
+        >>> trials = qs.tasks.Rollouts(bandit, learner, episodes=5, trial=True)
+        >>> learner(trials.sample(3, torch.Generator().manual_seed(0))).shape
+        torch.Size([3])
     """
-    seen = in_order(trial)
-    then: Moment = seen.extras
-    left = _discounted_steps_left(trial, discount)
-    expected = then.rate * left * seen.weight
-    advantage = gae(seen.reward, expected, discount=discount, decay=decay)
-    likelier = actions.log_prob(says, seen.action)
-    likelier = likelier - actions.log_prob(then.says, seen.action)
-    each = (
-        -clipped(likelier, advantage, clip)
-        + value_weight * (rate - (expected + advantage) / left).square()
-        - entropy_weight * actions.entropy(says)
+    discount, gae_lambda, clip, value_coef, entropy_coef = settings
+    steps = flatten_episodes(trial)
+    old: StepRecord = steps.extras
+    steps_left = _discounted_steps_left(trial, discount)  # (N,)
+    value = old.normalized_value * steps_left * steps.weight
+    advantage = gae(steps.reward, value, discount=discount, gae_lambda=gae_lambda)
+    log_ratio = actions.log_prob(dist_params, steps.action)
+    log_ratio = log_ratio - actions.log_prob(old.dist_params, steps.action)
+    loss = (
+        -clipped_surrogate(log_ratio, advantage, clip)
+        + value_coef * (normalized_value - (value + advantage) / steps_left).square()
+        - entropy_coef * actions.entropy(dist_params)
     )
-    return weighted_mean(each, seen.weight)
-
-
-def at(done: int, settings: Mapping[str, float | Schedule]) -> dict[str, float]:
-    """Settings after `done` meta-steps: numbers, and functions of these steps, as numbers."""
-    return {k: value(done) if callable(value) else value for k, value in settings.items()}
+    return weighted_mean(loss, steps.weight)
 
 
 def _discounted_steps_left(trial: Episodes, discount: float) -> Tensor:
-    """Of a trial (E, H), the most that can be left before each step, itself among them, where
-    the k-th counts γ^k; as `in_order`."""
+    """The largest number of steps (N,) that can be left of a trial (E, H) before each step, the
+    step itself included, the k-th counting γ^k; in the order of `flatten_episodes`."""
     weights = discount ** torch.arange(trial.reward.numel(), device=trial.reward.device)
-    left = weights.to(trial.reward).cumsum(0).flip(0)
-    return left[_order(trial)]
-
-
-def told(percepts: PolicyInput) -> Tensor:
-    """What a net is fed, (N, O + A + 2), of percepts of N steps."""
-    now, last, paid, done = percepts
-    return torch.cat([now, last, paid[:, None], done[:, None]], -1)
-
-
-def in_order(episodes: Episodes) -> Episodes:
-    """The steps of episodes (E, H) one after the other (E · H,), and then all padding, so that
-    whoever goes through them need not step over it."""
-    order = _order(episodes)
-    return tree_map(lambda leaf: leaf.flatten(0, 1)[order], episodes)
-
-
-def _order(episodes: Episodes) -> Tensor:
-    return (1 - episodes.weight.flatten()).argsort(stable=True)
+    steps_left = weights.to(trial.reward).cumsum(0).flip(0)
+    return steps_left[real_steps_first(trial)]

@@ -1,4 +1,4 @@
-"""Tasks whose examples are what a learner did in them, lately and ever."""
+"""Tasks whose examples are stored steps of a learner, recent and old."""
 
 import torch
 from torch import Generator, Tensor, nn
@@ -10,30 +10,46 @@ from quickstudy.tasks.rollouts import Rollouts
 
 
 class OffPolicyTasks(TaskDistribution):
-    """Draws from what a learner has done in some tasks, and lets it act there now and then: for
-    learning off policy (PEARL; Rakelly et al., 2019, arXiv:1903.08254, algorithm 1).
+    """Samples stored steps of a learner in a fixed set of tasks, and lets it act there at
+    intervals: for learning off policy (PEARL; Rakelly et al., 2019, arXiv:1903.08254, algorithm
+    1).
 
-    A task's support are steps of its last exploration, before anything was known of it; its
-    query are steps of all that is kept, beside numbers that the learner's loss may draw by.
-    What is kept becomes a module of the learner, `learner.replay`, so that checkpoints have it
-    and a run goes on to the bit; delete it from a learner that is to be given away. A batch is
-    a function of the generator, the learner and what is kept.
+    The support of a task is steps of its last exploration, before adaptation; the query is
+    steps of all that are stored, with noise for the learner's loss. A batch is a function of
+    the generator, the learner and the stored steps.
+
+    The constructor adds the buffer to the learner as the module `learner.replay`. So
+    checkpoints hold it, and a run resumes to the bit. Delete it from a learner that you give
+    away.
 
     Args:
-        rollouts: how a learner acts: E episodes of each task before adapting, E after. Of the
-            environment's tasks K are drawn once, to train in.
+        rollouts: how a learner acts: E episodes of each task before adapting, E after. The K
+            tasks to train in are sampled from its environment once.
         tasks: K.
-        every: batches from one collection of steps to the next. The first is of all K tasks.
-        collect: tasks of each of the others.
+        every: batches between two collections of steps. The first collection covers all K
+            tasks.
+        collect: tasks of each later collection.
         support: steps of a task to adapt to.
-        query: steps of a task to be judged on.
-        capacity: C, the steps that are kept of each task: the last ones.
-        adapted: the support are also steps of the episodes after adapting that came with the
-            exploration, for where that seldom finds a reward.
+        query: steps of a task for the loss.
+        capacity: C, the number of steps stored of each task, the last ones.
+        adapted: whether the support includes steps of the episodes after adaptation that
+            followed the exploration. Use it where exploration seldom finds a reward.
         seed: of the K tasks.
 
     Raises:
-        ValueError: the rollouts are trials, or a collection is longer than what is kept.
+        ValueError: the rollouts are trials, or a collection exceeds the capacity.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> robot = qs.environments.PointRobot(horizon=5)
+        >>> learner = qs.PEARL(robot, latent=2, hidden=(8,), encoder=(8,))
+        >>> rollouts = Rollouts(robot, learner, episodes=1)
+        >>> tasks = OffPolicyTasks(rollouts, tasks=3, support=4, query=6, capacity=20)
+        >>> batch = tasks.sample(2, Generator().manual_seed(0))
+        >>> batch.support.reward.shape, batch.query.reward.shape
+        (torch.Size([2, 1, 4]), torch.Size([2, 1, 6]))
+        >>> learner.replay.write_count.tolist()  # an episode before adapting and one after
+        [10, 10, 10]
     """
 
     def __init__(
@@ -60,86 +76,100 @@ class OffPolicyTasks(TaskDistribution):
         self.support, self.query, self.adapted = support, query, adapted
         self.tasks = rollouts.environment.tasks(tasks, Generator().manual_seed(seed))
         self.replay = ReplayBuffer(rollouts, tasks, capacity)
-        rollouts.learner.replay = self.replay
+        rollouts.learner.add_module("replay", self.replay)
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Episodes]:
-        """Draws steps of `n_tasks` of the tasks, as one episode each: (T, 1, N, ...). The query's
-        extras are uniform numbers (T, 1, N, 2, A + draws), as the learner's `act` takes them:
-        for each step, and for the one after it."""
-        replay, kept = self.replay, len(self.replay.written)
-        made = int(replay.batches)
-        if made % self.every == 0:
-            some = torch.randperm(kept, generator=generator)[: self.collect]
-            chosen = some if made else torch.arange(kept)
-            tasks = tree_map(lambda leaf: leaf[chosen], self.tasks)
-            replay.keep(chosen, self.rollouts.act_in(tasks, generator), self.adapted)
+        """Sample steps of `n_tasks` of the tasks, as one episode each: (T, 1, N, ...). The
+        query's extras are uniform noise (T, 1, N, 2, A + extra_noise_size), as the learner's
+        `act` takes it: for each step, and for the one after it."""
+        replay, n_stored = self.replay, len(self.replay.write_count)
+        n_batches = int(replay.batches)
+        if n_batches % self.every == 0:
+            subset = torch.randperm(n_stored, generator=generator)[: self.collect]
+            collected = subset if n_batches else torch.arange(n_stored)
+            tasks = tree_map(lambda leaf: leaf[collected], self.tasks)
+            replay.store(collected, self.rollouts.act_in(tasks, generator), self.adapted)
         replay.batches += 1
 
-        chosen = torch.randint(kept, (n_tasks,), generator=generator).to(replay.written.device)
-        written = replay.written[chosen]
-        first = (written - replay.capacity).clamp_min(0)
-        since, until = replay.since[chosen], replay.until[chosen]
-        support = replay.draw(chosen, since, until, self.support, generator)
-        query = replay.draw(chosen, first, written, self.query, generator)
-        width = self.rollouts.environment.actions + self.rollouts.learner.draws
-        luck = torch.rand(n_tasks, 1, self.query, 2, width, generator=generator)
-        return Task(support, query._replace(extras=luck.to(written.device)))
+        device = replay.write_count.device
+        chosen = torch.randint(n_stored, (n_tasks,), generator=generator).to(device)
+        end = replay.write_count[chosen]
+        oldest = (end - replay.capacity).clamp_min(0)
+        explored = replay.explore_start[chosen], replay.explore_end[chosen]
+        support = replay.sample(chosen, *explored, self.support, generator)
+        query = replay.sample(chosen, oldest, end, self.query, generator)
+        width = self.rollouts.environment.action_size + self.rollouts.learner.extra_noise_size
+        noise = torch.rand(n_tasks, 1, self.query, 2, width, generator=generator)
+        return Task(support, query._replace(extras=noise.to(device)))
 
     def card(self) -> dict[str, Json]:
-        """That of the rollouts, and how steps of them are kept and drawn."""
-        kept = {"training tasks": len(self.replay.written), "capacity": self.replay.capacity}
-        drawn = {"support": self.support, "query": self.query, "every": self.every}
-        return {**self.rollouts.card(), **kept, **drawn}
+        """Describe the rollouts, and how steps are stored and sampled."""
+        replay = self.replay
+        stored = {"training tasks": len(replay.write_count), "capacity": replay.capacity}
+        sampled = {"support": self.support, "query": self.query, "every": self.every}
+        return {**self.rollouts.card(), **stored, **sampled}
 
 
 class ReplayBuffer(nn.Module):
-    """The last C steps in each of K tasks: rings of rows, (K, C, ...). `written` (K,) counts
-    all steps that a task has had; those from `since` to `until` (K,) last explored it."""
+    """Ring buffers of the last C steps in each of K tasks, (K, C, ...).
 
-    written: Tensor
-    since: Tensor
-    until: Tensor
-    batches: Tensor  # ()  that were drawn so far
+    Steps are numbered from 0 for each task. `write_count` (K,) is the number of steps written;
+    steps `explore_start` (K,) to before `explore_end` (K,) are the last exploration.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> robot = qs.environments.PointRobot(horizon=5)
+        >>> learner = qs.PEARL(robot, latent=2, hidden=(8,), encoder=(8,))
+        >>> buffer = ReplayBuffer(Rollouts(robot, learner, episodes=1), tasks=3, capacity=20)
+        >>> buffer.observation.shape, buffer.write_count.tolist()
+        (torch.Size([3, 20, 2]), [0, 0, 0])
+    """
+
+    write_count: Tensor
+    explore_start: Tensor
+    explore_end: Tensor
+    batches: Tensor  # ()  the number of batches sampled so far
 
     def __init__(self, rollouts: Rollouts, tasks: int, capacity: int):
         super().__init__()
         self.capacity = capacity
-        seen, width = rollouts.environment.observations, rollouts.environment.actions
-        shapes = {"observation": (seen,), "action": (width,), "next_observation": (seen,)}
+        o, a = rollouts.environment.observation_size, rollouts.environment.action_size
+        shapes = {"observation": (o,), "action": (a,), "next_observation": (o,)}
         self.names = (*shapes, "reward", "done")
-        where = next(rollouts.learner.parameters()).device
+        device = next(rollouts.learner.parameters()).device
         for name in self.names:
             shape = tasks, capacity, *shapes.get(name, ())
-            self.register_buffer(name, torch.zeros(shape, device=where))
-        for name in ("written", "since", "until"):
-            counts = torch.zeros(tasks, dtype=torch.long, device=where)
+            self.register_buffer(name, torch.zeros(shape, device=device))
+        for name in ("write_count", "explore_start", "explore_end"):
+            counts = torch.zeros(tasks, dtype=torch.long, device=device)
             self.register_buffer(name, counts)
-        self.register_buffer("batches", torch.zeros((), dtype=torch.long, device=where))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long, device=device))
 
-    def keep(self, tasks: Tensor, found: Task[Episodes], adapted: bool) -> None:
-        """Adds the steps of episodes (T, E, H, ...) of `tasks` (T,), without padding; those
-        of the support explored, and those after adapting if `adapted`."""
-        for task, own in zip(tasks.tolist(), unstack(found), strict=True):
-            self.since[task] = self.written[task]
-            self._write(task, own.support)
-            explored = int(self.written[task])
-            self._write(task, own.query)
-            self.until[task] = self.written[task] if adapted else explored
+    def store(self, tasks: Tensor, episodes: Task[Episodes], adapted: bool) -> None:
+        """Append the real steps of episodes (T, E, H, ...) of `tasks` (T,). The exploration is
+        the support, and the query too if `adapted`."""
+        for index, task in zip(tasks.tolist(), unstack(episodes), strict=True):
+            self.explore_start[index] = self.write_count[index]
+            self._append(index, task.support)
+            explored = int(self.write_count[index])
+            self._append(index, task.query)
+            self.explore_end[index] = self.write_count[index] if adapted else explored
 
-    def _write(self, task: int, episodes: Episodes) -> None:
+    def _append(self, task: int, episodes: Episodes) -> None:
         real = episodes.weight > 0
         size = int(real.sum())
-        places = (self.written[task] + torch.arange(size, device=real.device)) % self.capacity
+        rows = (self.write_count[task] + torch.arange(size, device=real.device)) % self.capacity
         for name in self.names:
-            getattr(self, name)[task, places] = getattr(episodes, name)[real]
-        self.written[task] += size
+            getattr(self, name)[task, rows] = getattr(episodes, name)[real]
+        self.write_count[task] += size
 
-    def draw(
-        self, tasks: Tensor, first: Tensor, end: Tensor, size: int, generator: Generator
+    def sample(
+        self, tasks: Tensor, start: Tensor, end: Tensor, size: int, generator: Generator
     ) -> Episodes:
-        """Some steps of `tasks` (T,), of those from `first` to before `end` (T,), by chance."""
-        luck = torch.rand(len(tasks), size, generator=generator).to(first.device)
-        step = first[:, None] + (luck * (end - first)[:, None]).long()
+        """Sample `size` steps of each of `tasks` (T,), uniformly with replacement from steps
+        `start` to before `end` (T,), as one episode (T, 1, size, ...)."""
+        noise = torch.rand(len(tasks), size, generator=generator).to(start.device)
+        step = start[:, None] + (noise * (end - start)[:, None]).long()
         rows = tasks[:, None], step % self.capacity
-        found = {name: getattr(self, name)[rows][:, None] for name in self.names}
-        return Episodes(**found, weight=torch.ones_like(found["reward"]), extras=())
+        columns = {name: getattr(self, name)[rows][:, None] for name in self.names}
+        return Episodes(**columns, weight=torch.ones_like(columns["reward"]), extras=())

@@ -1,4 +1,4 @@
-"""Tasks whose examples are what a learner did in them."""
+"""Tasks whose examples are the episodes that a learner acted in."""
 
 from typing import Any
 
@@ -14,19 +14,28 @@ from quickstudy.rl.actor import Actor
 
 
 class Rollouts(TaskDistribution):
-    """Draws tasks of an environment, and lets a learner act in them with the weights it has.
+    """Samples tasks of an environment and lets a learner act in them with its current weights.
 
-    So a batch is a function of the generator and of the weights, and `train` is on policy:
-    every step collects its own.
+    A batch is a function of the generator and of the weights, and `train` is on policy: every
+    step collects its own episodes.
 
     Args:
         environment: where to act.
         learner: who acts.
-        episodes: E, of each task; without a trial, before adapting and after it.
-        trial: a task is one trial: its episodes follow one another, the memory goes on from
-            each to the next, and support and query are both the whole of it (RL²). Otherwise
-            the support are E episodes of the learner as it begins, and the query E more,
-            after it has adapted to them (MAML).
+        episodes: E, of each task; without a trial, before adaptation and after it.
+        trial: a task is one trial: its episodes follow one another, the memory continues from
+            each to the next, and support and query are both the whole trial (RL²). Otherwise
+            the support is E episodes of the initial policy, and the query is E episodes of the
+            policy that has adapted to them (MAML).
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> bandit = qs.environments.BernoulliBandit(arms=3)
+        >>> learner = qs.RL2(bandit, hidden=8)
+        >>> tasks = Rollouts(bandit, learner, episodes=5, trial=True)
+        >>> tasks.sample(2, torch.Generator().manual_seed(0)).query.action.shape
+        torch.Size([2, 5, 1, 3])
     """
 
     def __init__(
@@ -36,43 +45,43 @@ class Rollouts(TaskDistribution):
         self.episodes, self.trial = episodes, trial
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Episodes]:
-        """Draws `n_tasks` tasks and acts in them: `Episodes` (T, E, H, ...), on the learner's
+        """Sample `n_tasks` tasks and act in them: `Episodes` (T, E, H, ...), on the learner's
         device."""
         return self.act_in(self.environment.tasks(n_tasks, generator), generator)
 
     @torch.no_grad()
     def act_in(self, tasks: Any, generator: Generator) -> Task[Episodes]:
-        """Acts in `tasks`, which are of the environment: as `sample` does."""
+        """Act in the given tasks of the environment, as `sample` does in its own."""
         learner = self.learner
-        where = next(learner.parameters()).device
-        drawn = tree_map(lambda leaf: leaf.to(where), tasks)
-        size = len(leaves(drawn)[0])
+        device = next(learner.parameters()).device
+        tasks = tree_map(lambda leaf: leaf.to(device), tasks)
+        n_tasks = len(leaves(tasks)[0])
 
-        def acted(state: object, memory: object) -> Episodes:
+        def act(state: object, memory: object) -> Episodes:
             return rollout(
                 self.environment,
-                drawn,
+                tasks,
                 learner.act,
                 generator,
                 episodes=self.episodes,
                 state=state,
                 memory=memory,
                 trial=self.trial,
-                draws=learner.draws,
+                extra_noise_size=learner.extra_noise_size,
             )
 
-        begun = tree_map(lambda leaf: leaf.expand(size, *leaf.shape), learner.begin())
-        support = acted(*begun)
+        initial = learner.initial_state()
+        support = act(*tree_map(lambda leaf: leaf.expand(n_tasks, *leaf.shape), initial))
         if self.trial:
             return Task(support, support)
         adapted = over_tasks(learner.adapt, learner.execution, learner.chunk)(support)
-        return Task(support, acted(*adapted))
+        return Task(support, act(*adapted))
 
     def card(self) -> dict[str, Json]:
-        """The environment's name and sizes, and how it was acted in."""
+        """Describe the environment and how the learner acts in it."""
         return {
             "tasks": type(self.environment).__name__,
-            "actions": self.environment.actions,
+            "actions": self.environment.action_size,
             "horizon": self.environment.horizon,
             "rollouts": self.episodes,
             "trial": self.trial,

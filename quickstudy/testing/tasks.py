@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from quickstudy.core.tree import leaves
 from quickstudy.core.task import Examples, Task, TaskDistribution
+from quickstudy.core.tree import leaves
 
 TaskTrait: TypeAlias = Literal[
     "values",  # excuses: y holds values, not one-hot rows

@@ -46,7 +46,8 @@ def train(
     Log, evaluate, schedule, save and stop in the `for` that drives this. Tasks and torch's
     global random state are functions of (seed, rank, step), and schedules of learners
     (`set_step`) are functions of the step. So a run that stopped after step n continues, to the
-    bit, with `start=n`.
+    bit, with `start=n`. After each optimizer step, `Learner.after_step` updates running averages
+    of parameters, which checkpoints hold.
 
     Args:
         learner: a `Learner`, or one inside DDP, FSDP or `torch.compile`.
@@ -79,7 +80,7 @@ def train(
         seen: list[Tensor] = []
 
         def closure() -> Tensor:
-            torch.manual_seed(noise)  # noqa: B023  (again for optimizers that ask again)
+            torch.manual_seed(noise)  # noqa: B023  (again if the optimizer calls again)
             turn = len(seen) % parts  # noqa: B023
             part = tree_map(lambda leaf: leaf.tensor_split(parts)[turn], batch)  # noqa: B023
             optimizer.zero_grad()
@@ -94,4 +95,6 @@ def train(
             return loss
 
         optimizer.step(closure)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        for module in learners:
+            module.after_step()
         yield Step(number, torch.cat(seen[:parts]))

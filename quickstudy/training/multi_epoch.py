@@ -9,17 +9,17 @@ from torch.optim import Optimizer
 
 
 class MultiEpoch(Optimizer):
-    """An optimizer that goes several times over every batch, as PPO does with what it has
-    collected. Schedulers, checkpoints and `train` take it as they take any other.
+    """An optimizer that takes several steps on every batch, as PPO does on its episodes.
+    Schedulers, checkpoints and `train` take it as they take any other.
 
     Args:
-        optimizer: what makes each step.
-        epochs: how often it goes over a batch.
-        minibatches: what `train` divides a batch into, its tasks in order; each time there is a step
-            on every part.
+        optimizer: takes each step.
+        epochs: the number of passes over a batch.
+        minibatches: the number of parts into which `train` divides a batch, its tasks in order;
+            an epoch takes a step on every part.
 
     Raises:
-        ValueError: no steps.
+        ValueError: `epochs` or `minibatches` is below 1.
 
     Examples:
         >>> import torch
@@ -37,28 +37,27 @@ class MultiEpoch(Optimizer):
     def __init__(self, optimizer: Optimizer, epochs: int, *, minibatches: int = 1):
         if min(epochs, minibatches) < 1:
             raise ValueError(
-                f"epochs={epochs}, minibatches={minibatches} would learn nothing: give 1 or more."
+                f"epochs={epochs}, minibatches={minibatches} takes no steps: give 1 or more."
             )
         super().__init__(optimizer.param_groups, {})  # the same dictionaries: one learning rate
         self.optimizer, self.epochs, self.minibatches = optimizer, epochs, minibatches
         self.state = optimizer.state
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Steps `epochs` times on every part; the loss of the first time, each part's before its
-        step.
+        """Take `epochs` steps on every part, and return the mean loss of the first epoch.
 
         Args:
-            closure: computes the loss and its gradient anew, of the next part.
+            closure: computes the loss of the next part and its gradient.
         """
         steps = range(self.epochs * self.minibatches)
         losses = [self.optimizer.step(closure) for _ in steps]  # pyright: ignore
         return torch.stack(losses[: self.minibatches]).mean()
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the optimizer inside."""
+        """Return the state of the wrapped optimizer."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Gives it to the optimizer inside."""
+        """Load the state into the wrapped optimizer."""
         self.optimizer.load_state_dict(state_dict)
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state

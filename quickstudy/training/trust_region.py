@@ -15,26 +15,35 @@ from quickstudy.rl.actor import Actor
 
 
 class TRPO(Optimizer):
-    r"""Steps as far as policies may move, in the direction of the natural gradient:
+    r"""An optimizer that steps along the natural gradient, as far as a KL divergence allows:
 
     $$\theta' = \theta - \sqrt{\frac{2 \delta}{x^\top F x}} \, x, \qquad F x = \nabla L$$
 
-    F, the Fisher information, is the Hessian of the learner's `divergence`, of the adapted
-    policies where there are such; the equation is solved by conjugate gradients. A step after
-    which the divergence is above δ, or the loss no lower, is made shorter.
+    F, the Fisher information, is the Hessian of the learner's `kl_divergence`, of the adapted
+    policies if the learner adapts; conjugate gradients solve the equation. A step after which
+    the divergence is above δ, or the loss is not lower, is shortened.
 
-    It sees the tasks by what `closure` gives the learner, so it works with `train` as any
-    optimizer does. It has no state, and is for one process.
+    It reads the tasks from the learner's call in `closure`, so it works with `train` as any
+    optimizer does. It has no state, and it runs in one process.
 
     Args:
-        learner: an actor with a `divergence`.
+        learner: an actor with a `kl_divergence`.
         max_divergence: δ, a mean KL divergence in nats.
-        cg_steps: of conjugate gradients, each a product with F.
+        cg_steps: steps of conjugate gradients, each a product with F.
         damping: added to F's diagonal.
-        fisher_tasks: how many tasks of a batch F is computed from, the first ones; None: all.
-            A part of the data is enough for a direction (section 6 of the paper).
-        backtrack: by how much a step is made shorter.
-        tries: lengths to try; then it stays where it is.
+        fisher_tasks: the number of tasks of a batch, the first ones, that F is computed from;
+            None: all. A part of the data is enough for a direction (section 6 of the paper).
+        backtrack: the factor that shortens a step.
+        tries: the number of lengths to try; after that the parameters stay unchanged.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> robot = qs.environments.PointRobot(horizon=5)
+        >>> learner = qs.MAMLRL(robot, qs.nets.policy_net(robot, hidden=(8,)))
+        >>> tasks = qs.tasks.Rollouts(robot, learner, episodes=3)
+        >>> for step in qs.train(learner, tasks, TRPO(learner), steps=1, meta_batch_size=2):
+        ...     print(step.loss.shape)
+        torch.Size([2])
     """
 
     def __init__(
@@ -60,26 +69,26 @@ class TRPO(Optimizer):
         self.learner = learner
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The loss before the step.
+        """Take a step, and return the loss before it.
 
         Args:
             closure: computes the learner's mean loss on some tasks, and its gradient.
         """
-        seen: list[Any] = []
-        noting = self.learner.register_forward_pre_hook(lambda _, tasks: seen.extend(tasks))
+        batches: list[Any] = []
+        handle = self.learner.register_forward_pre_hook(lambda _, tasks: batches.extend(tasks))
         try:
             with torch.enable_grad():
                 loss = closure().detach()
         finally:
-            noting.remove()
-        tasks, (group,) = seen[0], self.param_groups
+            handle.remove()
+        tasks, (group,) = batches[0], self.param_groups
         params: Params = {n: p for n, p in self.learner.named_parameters() if p.requires_grad}
         grads = {
             n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in params.items()
         }
 
-        some = tree_map(lambda leaf: leaf[: group["fisher_tasks"]], tasks)
-        product = self._fisher(some, params, group["damping"])
+        fisher_tasks = tree_map(lambda leaf: leaf[: group["fisher_tasks"]], tasks)
+        product = self._fisher(fisher_tasks, params, group["damping"])
         direction = conjugate_gradients(product, grads, group["cg_steps"])
         # x'Fx without another product: what conjugate gradients leave over is orthogonal to x
         curvature = dot(direction, grads).clamp_min(1e-30)
@@ -88,8 +97,8 @@ class TRPO(Optimizer):
         before = {name: p.detach().clone() for name, p in params.items()}
         for _ in range(group["tries"]):
             self._set(params, axpy(before, -length, direction))
-            after, far = self._judged(tasks)
-            if after < loss and far <= group["max_divergence"]:
+            new_loss, divergence = self._loss_and_divergence(tasks)
+            if new_loss < loss and divergence <= group["max_divergence"]:
                 return loss
             length = group["backtrack"] * length
         self._set(params, before)
@@ -98,25 +107,27 @@ class TRPO(Optimizer):
     def _fisher(self, tasks: Any, params: Params, damping: float) -> Callable[[Params], Params]:
         names, values = list(params), list(params.values())
         with torch.enable_grad():
-            far = self._divergence(tasks)
-            grads = torch.autograd.grad(far, values, create_graph=True, materialize_grads=True)
+            divergence = self._mean_divergence(tasks)
+            grads = torch.autograd.grad(
+                divergence, values, create_graph=True, materialize_grads=True
+            )
 
         def product(vector: Params) -> Params:
-            along = dot(dict(zip(names, grads, strict=True)), vector)
-            found = torch.autograd.grad(
-                along, values, retain_graph=True, materialize_grads=True
+            directional = dot(dict(zip(names, grads, strict=True)), vector)
+            products = torch.autograd.grad(
+                directional, values, retain_graph=True, materialize_grads=True
             )
-            return axpy(dict(zip(names, found, strict=True)), damping, vector)
+            return axpy(dict(zip(names, products, strict=True)), damping, vector)
 
         return product
 
     @torch.no_grad()
-    def _judged(self, tasks: Any) -> tuple[Tensor, Tensor]:
-        return self.learner(tasks).mean(), self._divergence(tasks)
+    def _loss_and_divergence(self, tasks: Any) -> tuple[Tensor, Tensor]:
+        return self.learner(tasks).mean(), self._mean_divergence(tasks)
 
-    def _divergence(self, tasks: Any) -> Tensor:
+    def _mean_divergence(self, tasks: Any) -> Tensor:
         learner = self.learner
-        return over_tasks(learner.divergence, learner.execution, learner.chunk)(tasks).mean()
+        return over_tasks(learner.kl_divergence, learner.execution, learner.chunk)(tasks).mean()
 
     @torch.no_grad()
     def _set(self, params: Params, values: Params) -> None:

@@ -62,8 +62,8 @@ def an_action(environment: Environment, noise: Tensor) -> Tensor:
 @pytest.mark.parametrize("environment", ALL, ids=lambda e: type(e).__name__)
 def test_many_at_once_are_each_by_itself(environment: Environment, double: None):
     tasks = environment.tasks(3, seeded())
-    noise = torch.rand(3, 5, environment.noise, generator=seeded(1))
-    luck = torch.rand(3, 5, environment.actions, generator=seeded(2))
+    noise = torch.rand(3, 5, environment.noise_size, generator=seeded(1))
+    luck = torch.rand(3, 5, environment.action_size, generator=seeded(2))
 
     def episode(task: Any, noise: Tensor, luck: Tensor) -> Any:
         state, seen = environment.reset(task, noise[0])
@@ -80,7 +80,7 @@ def test_many_at_once_are_each_by_itself(environment: Environment, double: None)
         for a, b in zip(leaves(alone), leaves(together), strict=True):
             torch.testing.assert_close(a, b[i])
     seen, reward, done = together
-    assert seen.shape == (3, 4, environment.observations)
+    assert seen.shape == (3, 4, environment.observation_size)
     assert reward.shape == done.shape == (3, 4)
 
 
@@ -88,9 +88,9 @@ def test_many_at_once_are_each_by_itself(environment: Environment, double: None)
 def test_a_step_compiles_as_one_graph(environment: Environment):
     torch.compiler.reset()  # one function of many environments would reach the limit of graphs
     tasks = environment.tasks(3, seeded())
-    state, _ = vmap(environment.reset)(tasks, torch.rand(3, environment.noise))
-    action = an_action(environment, torch.rand(3, environment.actions))
-    step, luck = vmap(environment.step), torch.rand(3, environment.noise)
+    state, _ = vmap(environment.reset)(tasks, torch.rand(3, environment.noise_size))
+    action = an_action(environment, torch.rand(3, environment.action_size))
+    step, luck = vmap(environment.step), torch.rand(3, environment.noise_size)
     compiled = torch.compile(step, fullgraph=True, backend="eager")
     after = leaves(compiled(tasks, state, action, luck))
     for a, b in zip(after, leaves(step(tasks, state, action, luck)), strict=True):
@@ -99,15 +99,15 @@ def test_a_step_compiles_as_one_graph(environment: Environment):
 
 @pytest.mark.parametrize("environment", ALL, ids=lambda e: type(e).__name__)
 def test_who_says_that_no_step_ends_an_episode_ends_none(environment: Environment):
-    def at_random(state: Any, memory: Any, percept: Any, noise: Tensor) -> Any:
+    def at_random(state: Any, memory: Any, policy_input: Any, noise: Tensor) -> Any:
         return memory, an_action(environment, noise), ()
 
     tasks = environment.tasks(3, seeded())
     found = rollout(environment, tasks, at_random, seeded(1), episodes=4)
-    assert environment.ends or (found.done == 0).all()
-    environment.ends, said = True, environment.ends
+    assert environment.can_terminate or (found.done == 0).all()
+    environment.can_terminate, said = True, environment.can_terminate
     same = rollout(environment, tasks, at_random, seeded(1), episodes=4)
-    environment.ends = said
+    environment.can_terminate = said
     assert all(map(torch.equal, leaves(found), leaves(same)))
 
 
@@ -141,7 +141,7 @@ def test_arms_pay_what_they_should():
     bandit = BernoulliBandit(2)
     paid = vmap(lambda luck: bandit.step(task, (), arm, luck)[2])(noise)
     assert set(paid.tolist()) == {0, 1} and abs(paid.mean() - 0.3) < 0.013  # 4 deviations
-    other = GaussianBandit(2, deviation=0.5)
+    other = GaussianBandit(2, std=0.5)
     paid = vmap(lambda luck: other.step(task, (), arm, luck)[2])(noise)
     assert kstest((paid.numpy() - 0.3) / 0.5, "norm").pvalue > 0.001
     assert kstest(bandit.tasks(2000, seeded()).flatten().numpy(), "uniform").pvalue > 0.001

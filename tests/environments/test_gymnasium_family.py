@@ -92,8 +92,8 @@ def drifts(make: Any = Drift, **options: Any) -> GymnasiumFamily:
     return GymnasiumFamily(make, winds, **options)
 
 
-def back(state: Any, memory: Any, percept: Any, noise: Tensor) -> Any:
-    return memory + 1, 0.2 * normal(noise) - 0.1 * percept.observation[:1], memory
+def back(state: Any, memory: Any, policy_input: Any, noise: Tensor) -> Any:
+    return memory + 1, 0.2 * normal(noise) - 0.1 * policy_input.observation[:1], memory
 
 
 def walked(family: GymnasiumFamily, tasks: int = 5, **options: Any) -> Any:
@@ -244,9 +244,9 @@ def test_processes_end_with_the_family_and_with_ctrl_c(tmp_path: Path) -> None:
 
 def test_actions_and_observations_that_are_one_of_several_are_one_hot() -> None:
     family = GymnasiumFamily(TwoArms, arms, horizon=3, workers=1)
-    assert (family.observations, family.actions, family.discrete) == (3, 2, True)
+    assert (family.observation_size, family.action_size, family.discrete) == (3, 2, True)
 
-    def any_arm(state: Any, memory: Any, percept: Any, noise: Tensor) -> Any:
+    def any_arm(state: Any, memory: Any, policy_input: Any, noise: Tensor) -> Any:
         return memory, categorical(torch.zeros(2), noise), ()
 
     tasks = family.tasks(20, Generator())
@@ -273,7 +273,7 @@ def test_a_task_may_be_set_by_a_function_and_being_cut_off_is_no_end() -> None:
     found = rollout(
         pendulums(6),
         torch.tensor([0.0, 9.0]),
-        lambda state, memory, percept, noise: (memory, 0 * noise, ()),
+        lambda state, memory, policy_input, noise: (memory, 0 * noise, ()),
         Generator(),
     )
     assert found.weight.all() and not found.done.any()

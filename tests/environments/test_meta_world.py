@@ -16,9 +16,9 @@ metaworld: Any = pytest.importorskip(
 )
 
 
-def reach(state: Tensor, memory: Any, percept: Any, noise: Tensor) -> Any:
+def reach(state: Tensor, memory: Any, policy_input: Any, noise: Tensor) -> Any:
     """Goes where it is told."""
-    move = (10 * (state - percept.observation[:3])).clamp(-1, 1)
+    move = (10 * (state - policy_input.observation[:3])).clamp(-1, 1)
     return memory, torch.cat([move, noise[:1]]), ()
 
 

@@ -58,16 +58,18 @@ def test_a_robot_is_gymnasiums(robot: Robot, name: str, options: Any, large: flo
     theirs.reset(seed=0)
     tasks = robot.tasks(1, seeded())
     task = usual(robot, tree_map(lambda leaf: leaf[0], tasks))
-    state, seen = robot.reset(task, torch.rand(robot.noise, generator=seeded(1)))
+    state, seen = robot.reset(task, torch.rand(robot.noise_size, generator=seeded(1)))
     theirs.set_state(state.position.numpy(), state.velocity.numpy())
     torch.testing.assert_close(seen, torch.from_numpy(theirs._get_obs()))
     done = torch.tensor(0.0)
-    for luck in torch.rand(30, robot.actions, generator=seeded(2)):
+    for luck in torch.rand(30, robot.action_size, generator=seeded(2)):
         action = large * (2 * luck - 1)
         clipped = action.clamp(-1, 1)
         place = theirs.data.qpos[0].item()
         known, paid, ended, _, info = theirs.step(clipped.numpy())
-        state, seen, reward, done = robot.step(task, state, action, torch.zeros(robot.noise))
+        state, seen, reward, done = robot.step(
+            task, state, action, torch.zeros(robot.noise_size)
+        )
         if isinstance(robot, HalfCheetahVel):
             paid = -abs(info["x_velocity"] - 1) - 0.05 * clipped.square().sum().item()
         if isinstance(robot, AntDir):
@@ -84,7 +86,7 @@ def test_a_robot_is_gymnasiums(robot: Robot, name: str, options: Any, large: flo
 @pytest.mark.parametrize(("robot", "name", "options"), ROBOTS, ids=NAMES)
 def test_beginnings_are_gymnasiums(robot: Robot, name: str, options: Any) -> None:
     theirs = gymnasium.make(name, **options)
-    noise = torch.rand(2000, robot.noise, generator=seeded())
+    noise = torch.rand(2000, robot.noise_size, generator=seeded())
     begun = vmap(lambda luck: robot.reset((), luck)[1])(noise)
     known = torch.stack([torch.from_numpy(theirs.reset(seed=i)[0]) for i in range(60)])
     for i in (0, -1):
@@ -93,13 +95,13 @@ def test_beginnings_are_gymnasiums(robot: Robot, name: str, options: Any) -> Non
 
 @pytest.mark.parametrize(("robot", "name", "options"), ROBOTS, ids=NAMES)
 def test_many_at_once_are_each_by_itself(robot: Robot, name: str, options: Any) -> None:
-    tasks, noise = robot.tasks(3, seeded()), torch.rand(3, 2, 3, robot.noise)
+    tasks, noise = robot.tasks(3, seeded()), torch.rand(3, 2, 3, robot.noise_size)
 
     def seen(task: Any, noise: Tensor) -> Any:
         state, first = robot.reset(task, noise[0])
         found = [(first, first[0], first[0])]
         for luck in noise[1:]:
-            state, *rest = robot.step(task, state, 2 * luck[: robot.actions] - 1, luck)
+            state, *rest = robot.step(task, state, 2 * luck[: robot.action_size] - 1, luck)
             found.append((rest[0], rest[1], rest[2]))
         return tree_map(lambda *leaf: torch.stack(leaf), *found)
 
@@ -122,22 +124,22 @@ def test_factors_change_the_physics_as_gymnasiums_model_would() -> None:
     ):
         getattr(model, name)[:] *= values.numpy()
     robot.mujoco.mj_setConst(model, theirs.data)
-    begun, _ = robot.reset(task, torch.rand(robot.noise, generator=seeded(1)))
+    begun, _ = robot.reset(task, torch.rand(robot.noise_size, generator=seeded(1)))
     theirs.reset(seed=0)
     theirs.set_state(begun.position.numpy(), begun.velocity.numpy())
     state, plain, seen, other = begun, begun, torch.zeros(0), torch.zeros(0)
     ones = tree_map(torch.ones_like, task)
-    for luck in torch.rand(15, robot.actions, generator=seeded(2)):
+    for luck in torch.rand(15, robot.action_size, generator=seeded(2)):
         known = theirs.step(luck.numpy())[0]
-        state, seen, _, _ = robot.step(task, state, luck, torch.zeros(robot.noise))
-        plain, other, _, _ = robot.step(ones, plain, luck, torch.zeros(robot.noise))
+        state, seen, _, _ = robot.step(task, state, luck, torch.zeros(robot.noise_size))
+        plain, other, _, _ = robot.step(ones, plain, luck, torch.zeros(robot.noise_size))
         torch.testing.assert_close(seen, torch.from_numpy(known), atol=1e-4, rtol=1e-4)
     assert (seen - other).abs().max() > 0.1
     for i in range(4):  # each of them does something
         one = ones._replace(**{Factors._fields[i]: task[i]})
         after = begun
-        for luck in torch.rand(15, robot.actions, generator=seeded(2)):
-            after, seen, _, _ = robot.step(one, after, luck, torch.zeros(robot.noise))
+        for luck in torch.rand(15, robot.action_size, generator=seeded(2)):
+            after, seen, _, _ = robot.step(one, after, luck, torch.zeros(robot.noise_size))
         assert (seen - other).abs().max() > 1e-3, Factors._fields[i]
 
 
@@ -163,7 +165,7 @@ def test_episodes_are_functions_of_the_generator_and_pay_for_the_goal() -> None:
     robot = HalfCheetahVel(horizon=10)
     tasks = torch.tensor([0.0, 5.0])
 
-    def at_random(state: Any, memory: Any, percept: Any, noise: Tensor) -> Any:
+    def at_random(state: Any, memory: Any, policy_input: Any, noise: Tensor) -> Any:
         return memory, 0.3 * normal(noise), ()
 
     first, again = (rollout(robot, tasks, at_random, seeded(3), episodes=3) for _ in range(2))
@@ -174,7 +176,7 @@ def test_episodes_are_functions_of_the_generator_and_pay_for_the_goal() -> None:
 
 def test_threads_change_nothing() -> None:
     one, two = AntDir(), AntDir()
-    noise = torch.rand(20, one.noise)
+    noise = torch.rand(20, one.noise_size)
     before = torch.get_num_threads()
     assert not one._pool[0].nthread
     torch.set_num_threads(2)

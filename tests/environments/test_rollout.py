@@ -30,7 +30,7 @@ def seeded(seed: int = 0) -> Generator:
 class Countdown(Environment):
     """Ends after as many steps as the task says; the reward is how many are left."""
 
-    observations, actions, discrete, horizon, noise = 1, 1, False, 4, 1
+    observation_size, action_size, discrete, horizon, noise_size = 1, 1, False, 4, 1
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         return torch.arange(1.0, size + 1)
@@ -43,11 +43,11 @@ class Countdown(Environment):
         return state, state[None], state, (state <= 0).to(state.dtype)
 
 
-def counting(state: Any, memory: Tensor, percept: PolicyInput, noise: Tensor) -> Any:
-    return memory + 1, memory[None] * 1.0, percept
+def counting(state: Any, memory: Tensor, policy_input: PolicyInput, noise: Tensor) -> Any:
+    return memory + 1, memory[None] * 1.0, policy_input
 
 
-def at_random(state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
+def at_random(state: Any, memory: Any, policy_input: PolicyInput, noise: Tensor) -> Any:
     return memory, categorical(torch.zeros_like(noise), noise), ()
 
 
@@ -111,18 +111,18 @@ def test_without_memory_a_trial_is_episodes_side_by_side(environment: Environmen
     for one, same in zip(leaves(a), leaves(b), strict=True):
         assert torch.equal(one, same)
     assert not torch.equal(a.action, other.action)
-    assert a.observation.shape == (3, 4, environment.horizon, environment.observations)
+    assert a.observation.shape == (3, 4, environment.horizon, environment.observation_size)
     steps = (3, 4, environment.horizon)
-    assert a.action.shape == (*steps, environment.actions) and a.weight.shape == steps
+    assert a.action.shape == (*steps, environment.action_size) and a.weight.shape == steps
 
 
 def test_the_luck_of_an_environment_does_not_depend_on_the_policy():
     bandit = BernoulliBandit(2)
 
-    def first(state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
+    def first(state: Any, memory: Any, policy_input: PolicyInput, noise: Tensor) -> Any:
         return memory, torch.eye(2)[0], noise
 
-    def second(state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
+    def second(state: Any, memory: Any, policy_input: PolicyInput, noise: Tensor) -> Any:
         return memory, torch.eye(2)[1], noise.flip(0)
 
     tasks = torch.tensor([[0.3, 0.3]])
@@ -136,8 +136,8 @@ def test_each_task_acts_by_its_own_weights():
     environment, nets = Navigation2D(horizon=3), [torch.nn.Linear(2, 2) for _ in range(4)]
     weights, _ = stack_module_state(nets)
 
-    def policy(state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
-        mean = functional_call(nets[0], state, (percept.observation,))
+    def policy(state: Any, memory: Any, policy_input: PolicyInput, noise: Tensor) -> Any:
+        mean = functional_call(nets[0], state, (policy_input.observation,))
         return memory, mean + 0.1 * normal(noise), mean
 
     tasks = torch.full((4, 2), 9.0)  # far away: no episode ends
@@ -153,11 +153,13 @@ def test_each_task_acts_by_its_own_weights():
 def test_a_policy_may_draw_more_than_its_action(trial: bool):
     environment = Navigation2D(horizon=3)
 
-    def policy(state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
-        return memory, noise[:2], (noise, percept)
+    def policy(state: Any, memory: Any, policy_input: PolicyInput, noise: Tensor) -> Any:
+        return memory, noise[:2], (noise, policy_input)
 
     tasks = environment.tasks(2, seeded())
-    found = rollout(environment, tasks, policy, seeded(), episodes=2, trial=trial, draws=3)
+    found = rollout(
+        environment, tasks, policy, seeded(), episodes=2, trial=trial, extra_noise_size=3
+    )
     noise, told = found.extras
     assert noise.shape == (2, 2, 3, 5) and len(noise.unique()) == noise.numel()
     assert found.action.shape == told.action.shape == (2, 2, 3, 2)

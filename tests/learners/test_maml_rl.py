@@ -15,8 +15,9 @@ import quickstudy as qs
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments import Environment, Episodes, Navigation2D, one_hot
 from quickstudy.learners.policies.maml_rl import MAMLRL
-from quickstudy.rl.advantages import dice, ratio, score
+from quickstudy.rl.advantages import dice_surrogate, log_prob_surrogate, ratio_surrogate
 from quickstudy.runs import recipes
+from tests.worlds import gained
 
 # a process of two states, two actions and two steps
 FIRST = torch.tensor(
@@ -28,7 +29,7 @@ PAYS = torch.tensor([[1.0, -0.5], [0.3, 2.0]], dtype=torch.float64)  # by state 
 class Tiny(Environment):
     """The process; or, with a horizon of 1, a bandit."""
 
-    observations, actions, discrete, horizon, noise = 2, 2, True, 2, 1
+    observation_size, action_size, discrete, horizon, noise_size = 2, 2, True, 2, 1
 
     def __init__(self, horizon: int = 2):
         self.horizon = horizon
@@ -83,8 +84,8 @@ def episodes(horizon: int) -> Episodes:
 
 def chances(logits: Tensor, all_: Episodes) -> Tensor:
     """Of every episode under a policy."""
-    says = (all_.observation @ logits).softmax(-1)
-    found = (says * all_.action).sum(-1).prod(-1)
+    dist_params = (all_.observation @ logits).softmax(-1)
+    found = (dist_params * all_.action).sum(-1).prod(-1)
     if all_.reward.shape[1] == 2:
         found = found * (all_.action[:, 0] @ FIRST * all_.observation[:, 1]).sum(-1)
     return found
@@ -125,11 +126,11 @@ def slope(learner: MAMLRL, tasks: list[tuple[float, Any]]) -> Tensor:
 @pytest.mark.parametrize(
     ("surrogate", "horizon", "exact"),
     [
-        (score, 2, False),
-        (ratio, 2, False),
-        (dice, 2, True),
-        (score, 1, False),
-        (ratio, 1, True),
+        (log_prob_surrogate, 2, False),
+        (ratio_surrogate, 2, False),
+        (dice_surrogate, 2, True),
+        (log_prob_surrogate, 1, False),
+        (ratio_surrogate, 1, True),
     ],
 )
 def test_curvature_credits_what_is_done_before_adaptation(
@@ -156,7 +157,12 @@ def test_curvature_credits_what_is_done_before_adaptation(
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(
     ("surrogate", "exploration", "exact"),
-    [(score, 1.0, True), (score, 0.0, False), (ratio, 1.0, False), (dice, 1.0, False)],
+    [
+        (log_prob_surrogate, 1.0, True),
+        (log_prob_surrogate, 0.0, False),
+        (ratio_surrogate, 1.0, False),
+        (dice_surrogate, 1.0, False),
+    ],
 )
 def test_e_mamls_term_makes_the_gradient_that_of_what_is_done_with_samples(
     surrogate: Any, exploration: float, exact: bool
@@ -168,8 +174,8 @@ def test_e_mamls_term_makes_the_gradient_that_of_what_is_done_with_samples(
     start = logits.detach().clone()
 
     def supports() -> list[tuple[Tensor, Episodes]]:
-        chance, says = chances(logits, all_), all_.observation @ logits.detach()
-        known = all_._replace(extras=says)
+        chance, dist_params = chances(logits, all_), all_.observation @ logits.detach()
+        known = all_._replace(extras=dist_params)
         return [
             (chance[i] * chance[j], tree_map(lambda leaf, pair=[i, j]: leaf[pair], known))
             for i, j in itertools.product(range(8), repeat=2)
@@ -194,7 +200,7 @@ def test_e_mamls_term_makes_the_gradient_that_of_what_is_done_with_samples(
 def acted(**options: Any) -> tuple[MAMLRL, Any]:
     torch.manual_seed(0)
     environment = Navigation2D(horizon=7)
-    net = qs.nets.policy_net(environment, hidden=(6,), deviation=0.1)
+    net = qs.nets.policy_net(environment, hidden=(6,), std=0.1)
     learner = MAMLRL(environment, net, **options)
     return learner, qs.tasks.Rollouts(environment, learner, episodes=4).sample(
         3, Generator().manual_seed(0)
@@ -236,7 +242,7 @@ def test_the_meta_gradient_is_that_of_a_naive_loop(execution: Any) -> None:
         likely = (likely - likely.detach()).exp() if old else likely
         return (likely * advantages(seen)).mean()
 
-    start = [net.log_deviation, *net.mean.parameters()]
+    start = [net.log_std, *net.mean.parameters()]
     total = torch.tensor(0.0)
     for own in unstack(task):
         up = torch.autograd.grad(gain(own.support, start, False), start, create_graph=True)
@@ -255,8 +261,8 @@ def test_the_first_order_is_the_gradient_at_the_adapted_policy() -> None:
     for own in unstack(task):
         fast, _ = learner.adapt(own.support)
         fast = {name: p.detach().requires_grad_() for name, p in fast.items()}
-        says = learner.predict((fast, ()), own.query.observation)
-        likely = learner.actions.log_prob(says, own.query.action)
+        dist_params = learner.predict((fast, ()), own.query.observation)
+        likely = learner.actions.log_prob(dist_params, own.query.action)
         loss = -(likely.flatten() * advantages(own.query)).mean()
         for p, part in zip(total, torch.autograd.grad(loss, list(fast.values())), strict=True):
             p += part / 3
@@ -270,51 +276,13 @@ def test_what_was_said_is_said_again_by_the_adapted_policy() -> None:
     again = qs.execution.over_tasks(learner.predict)(fast, task.query.observation)
     torch.testing.assert_close(task.query.extras, again)
     torch.testing.assert_close(
-        task.support.extras, learner.predict(learner.begin(), task.support.observation)
+        task.support.extras, learner.predict(learner.initial_state(), task.support.observation)
     )
-    far = qs.execution.over_tasks(learner.divergence)(task)
+    far = qs.execution.over_tasks(learner.kl_divergence)(task)
     torch.testing.assert_close(far, torch.zeros(3))
     with torch.no_grad():
-        learner.net.get_parameter("log_deviation").add_(1)
-    assert (qs.execution.over_tasks(learner.divergence)(task) > 0.1).all()
-
-
-class Sides(Environment):
-    """One step, to be made to the side that pays, which is not seen."""
-
-    observations, actions, discrete, horizon, noise = 1, 1, False, 1, 1
-
-    def tasks(self, size: int, generator: Generator) -> Tensor:
-        return torch.randint(2, (size,), generator=generator) * 2.0 - 1
-
-    def reset(self, task: Tensor, noise: Tensor) -> Any:
-        return (), torch.ones_like(noise)
-
-    def step(self, task: Tensor, state: Any, action: Tensor, noise: Tensor) -> Any:
-        reward = task * action[0].clamp(-2, 2)
-        return (), torch.ones_like(noise), reward, torch.ones_like(reward)
-
-
-def gained(
-    make: Callable[[Environment, nn.Module], MAMLRL],
-    outside: Callable[[MAMLRL], Any],
-    steps: int,
-) -> list[tuple[qs.evaluation.Difference, float]]:
-    """By three seeds: how much more is earned after adaptation than untrained; what before."""
-    found = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        learner = make(Sides(), qs.nets.policy_net(Sides(), hidden=(8,)))
-        rollouts = qs.tasks.Rollouts(Sides(), learner, episodes=10)
-        judge: Any = {"count": 200, "size": 200}
-        untrained = qs.evaluation.evaluate_rollouts(learner, rollouts, **judge)
-        for _ in qs.train(
-            learner, rollouts, outside(learner), steps=steps, meta_batch_size=20, seed=seed
-        ):
-            pass
-        report = qs.evaluation.evaluate_rollouts(learner, rollouts, **judge)
-        found.append((report.compare(untrained), report.mean("return before")))
-    return found
+        learner.net.get_parameter("log_std").add_(1)
+    assert (qs.execution.over_tasks(learner.kl_divergence)(task) > 0.1).all()
 
 
 def test_ppo_learns_a_policy_that_one_step_takes_to_either_side() -> None:
@@ -328,7 +296,7 @@ def test_ppo_learns_a_policy_that_one_step_takes_to_either_side() -> None:
 
 @pytest.mark.parametrize("name", ["maml_trpo", "promp", "untrained"])
 def test_the_recipe_is_carried_out(name: str, tmp_path: Path) -> None:
-    settings = {"learner": name, "steps": 2, "size": 3, "episodes": 2}
+    settings = {"learner": name, "steps": 2, "meta_batch_size": 3, "episodes": 2}
     run = recipes.start("rl_navigation", settings, tmp_path)
     run.experiment.n_validation_tasks = 3
     done = [status.step for status in recipes.go(run)]
@@ -348,3 +316,38 @@ def test_the_recipes_learners_are_adapted_alike_and_no_other_is_known() -> None:
         assert chosen.learner.lr == (0.0 if name == "pretrained" else 0.1)
     with pytest.raises(ValueError, match="choose one of"):
         recipes.find("rl_navigation").recipe(learner="mamel")
+
+
+@pytest.mark.usefixtures("double")
+def test_e_mamls_term_is_that_of_two_loops() -> None:
+    """With query episodes of several lengths and a policy that has moved: the expectation alone
+    knows neither the sign of the baseline nor the number of query episodes."""
+    learner, task = acted(exploration=0.7)
+    without, _ = acted()
+    task.query.weight[:, 1, 5:] = 0  # as if it had ended
+    task.query.reward[:, 1, 5:] = 0
+    with torch.no_grad():
+        for p, q in zip(learner.parameters(), without.parameters(), strict=True):
+            p.add_(0.05 * torch.randn_like(p))
+            q.copy_(p)
+    for own in unstack(task):
+        support, query = own
+        mean_return = query.reward.sum() / 4
+        params = learner.predict(learner.initial_state(), support.observation)
+        total = torch.tensor(0.0)
+        for e, t in itertools.product(range(4), range(7)):
+            new, old = (
+                torch.distributions.Normal(row[:2], row[2:].exp())
+                .log_prob(support.action[e, t])
+                .sum()
+                for row in (params[e, t], support.extras[e, t])
+            )
+            before = support.reward[e, :t].sum()
+            others = support.reward.sum() - support.reward[e].sum()
+            baseline = (others + before) / 4
+            total = total + (new - old) * (mean_return - baseline)
+        steps_per_episode = query.weight.sum() / 4
+        term = total / steps_per_episode / learner._advantages(query)[1]
+        expected_ = without.loss(own) - 0.7 * term
+        torch.testing.assert_close(learner.loss(own), expected_)
+        assert (0.7 * term).abs() > 0.01

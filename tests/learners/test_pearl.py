@@ -21,7 +21,7 @@ from quickstudy.environments import (
     normal,
     rollout,
 )
-from quickstudy.learners.policies.pearl import Posterior, squashed
+from quickstudy.learners.policies.pearl import Posterior, squashed_gaussian
 from quickstudy.runs import recipes
 
 
@@ -29,7 +29,7 @@ class Guess(Environment):
     """One step: a number is to be guessed, of which only the reward tells, minus the squared
     error."""
 
-    observations, actions, discrete, horizon, noise = 1, 1, False, 1, 1
+    observation_size, action_size, discrete, horizon, noise_size = 1, 1, False, 1, 1
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         return torch.randint(2, (size,), generator=generator) * 1.2 - 0.6
@@ -72,8 +72,8 @@ def test_the_posterior_is_the_product_of_its_factors_in_any_order_and_split() ->
     for e in range(5):
         for t in range(4):
             row = [episodes.observation, episodes.action / 0.1, episodes.next_observation]
-            told = torch.cat([*(leaf[e, t] for leaf in row), episodes.reward[e, t, None]])
-            mean, spread = learner.encoder(told).chunk(2)
+            step = torch.cat([*(leaf[e, t] for leaf in row), episodes.reward[e, t, None]])
+            mean, spread = learner.encoder(step).chunk(2)
             factor = Normal(mean[:, None], (1 + spread.exp()).log().sqrt()[:, None])
             if episodes.weight[e, t] > 0:
                 factors.append(factor.log_prob(grid))
@@ -92,7 +92,7 @@ def test_the_posterior_is_the_product_of_its_factors_in_any_order_and_split() ->
     for found in (shuffled, state[0]):
         torch.testing.assert_close(found, whole)
     nothing = learner.adapt(tree_map(lambda leaf: leaf[:0], episodes))
-    torch.testing.assert_close(nothing, learner.begin())
+    torch.testing.assert_close(nothing, learner.initial_state())
 
 
 @pytest.mark.usefixtures("double")
@@ -100,26 +100,28 @@ def test_divergence_and_draws_are_those_of_the_normal_distribution() -> None:
     q = Posterior(torch.tensor([2.0, 0.5, 30.0]), torch.tensor([1.0, -3.0, 4.0]))
     same = Normal(q.weighted / q.precision, q.precision.rsqrt())
     expected = kl_divergence(same, Normal(0.0, 1.0)).sum()
-    torch.testing.assert_close(q.divergence(), expected)
-    drawn = torch.func.vmap(lambda e: q.draw(e))(torch.randn(20000, 3))
+    torch.testing.assert_close(q.kl_divergence(), expected)
+    drawn = torch.func.vmap(lambda e: q.sample(e))(torch.randn(20000, 3))
     torch.testing.assert_close(drawn.mean(0), same.mean, atol=0.03, rtol=0)
     torch.testing.assert_close(drawn.std(0), same.stddev, atol=0.03, rtol=0)
 
 
 @pytest.mark.usefixtures("double")
 def test_squashed_actions_have_the_density_of_their_distribution() -> None:
-    says, noise = torch.randn(50, 6) - 1, 0.5 * torch.randn(50, 3)
-    action, density = squashed(says, noise)
-    normals = Independent(Normal(says[:, :3], says[:, 3:].exp()), 1)
+    dist_params, eps = torch.randn(50, 6) - 1, 0.5 * torch.randn(50, 3)
+    action, log_prob = squashed_gaussian(dist_params, eps)
+    normals = Independent(Normal(dist_params[:, :3], dist_params[:, 3:].exp()), 1)
     other = TransformedDistribution(normals, TanhTransform())
-    torch.testing.assert_close(density, other.log_prob(action))
+    torch.testing.assert_close(log_prob, other.log_prob(action))
     # and it is one: integrated over actions
-    says, noise = torch.tensor([[0.3, -0.5]]), torch.linspace(-8, 8, 4001)[:, None]
-    action, density = squashed(says, noise)
-    mass = torch.trapezoid(density.exp(), action[:, 0])
+    dist_params, eps = torch.tensor([[0.3, -0.5]]), torch.linspace(-8, 8, 4001)[:, None]
+    action, log_prob = squashed_gaussian(dist_params, eps)
+    mass = torch.trapezoid(log_prob.exp(), action[:, 0])
     torch.testing.assert_close(mass, torch.tensor(1.0), atol=1e-6, rtol=0)
-    far, density = squashed(torch.tensor([30.0, 0.0]).requires_grad_(), torch.zeros(1))
-    assert far == 1 and density.isfinite()
+    far, log_prob = squashed_gaussian(
+        torch.tensor([30.0, 0.0]).requires_grad_(), torch.zeros(1)
+    )
+    assert far == 1 and log_prob.isfinite()
 
 
 @pytest.mark.usefixtures("double")
@@ -134,28 +136,28 @@ def test_loss_is_the_soft_bellman_error_the_actors_and_the_divergence() -> None:
     expected = []
     for support, query in map(tuple, unstack(qs.Task(tasks.support, steps))):
         posterior, _ = learner.adapt(support)
-        lucky = normal(query.extras[0])
-        z = posterior.mean() + lucky[0, 0, 1:] / posterior.precision.sqrt()
+        eps = normal(query.extras[0])
+        z = posterior.mean() + eps[0, 0, 1:] / posterior.precision.sqrt()
         total = torch.tensor(0.0)
         for i in range(6):
             s, then = query.observation[0, i], query.next_observation[0, i]
 
             def chosen(seen: Tensor, luck: Tensor, z: Tensor = z) -> tuple[Tensor, Tensor]:
-                mean, log_deviation = learner.policy(torch.cat([seen, z]))
-                density = Normal(mean, log_deviation.exp())
-                u = mean + luck * log_deviation.exp()
+                mean, log_std = learner.policy(torch.cat([seen, z]))
+                density = Normal(mean, log_std.exp())
+                u = mean + luck * log_std.exp()
                 return u.tanh()[None], density.log_prob(u) - (1 - u.tanh() ** 2).log()
 
-            after, surprise = chosen(then, lucky[i, 1, 0])
+            after, log_prob = chosen(then, eps[i, 1, 0])
             values = [net(torch.cat([then, after, z]))[0] for net in learner.averaged.nets]
-            going_on = 0.9 * (1 - query.done[0, i]) * (min(values) - surprise)
+            going_on = 0.9 * (1 - query.done[0, i]) * (min(values) - log_prob)
             target = 3 * query.reward[0, i] + going_on
             own = torch.cat([s, query.action[0, i] / 2, z])
             total += sum((net(own)[0] - target) ** 2 for net in learner.critic.nets)
-            action, surprise = chosen(s, lucky[i, 0, 0])
-            worth = min(net(torch.cat([s, action, z]))[0] for net in learner.critic.nets)
-            total += surprise - worth
-        expected.append(total / 6 + 0.2 * posterior.divergence())
+            action, log_prob = chosen(s, eps[i, 0, 0])
+            q_value = min(net(torch.cat([s, action, z]))[0] for net in learner.critic.nets)
+            total += log_prob - q_value
+        expected.append(total / 6 + 0.2 * posterior.kl_divergence())
     found = learner(qs.Task(tasks.support, steps))
     torch.testing.assert_close(found, torch.stack(expected))
     learner.execution = "loop"
@@ -167,13 +169,13 @@ def test_each_net_learns_by_its_own_part_of_the_loss() -> None:
     environment = Navigation2D(horizon=5)
     learner = small(environment, bound=0.1)
     tasks = unstack(batch(learner, environment, size=1))[0]
-    critic, actor, divergence = parts(learner, tasks)
+    critic, actor, kl_divergence = parts(learner, tasks)
 
     def slopes(loss: Tensor, net: torch.nn.Module) -> list[Tensor]:
         return list(torch.autograd.grad(loss, list(net.parameters()), retain_graph=True))
 
     total = learner.loss(tasks)
-    owners = {learner.encoder: critic + divergence, learner.critic: critic}
+    owners = {learner.encoder: critic + kl_divergence, learner.critic: critic}
     for net, part in {**owners, learner.policy: actor}.items():
         for found, own in zip(slopes(total, net), slopes(part, net), strict=True):
             torch.testing.assert_close(found, own)
@@ -188,35 +190,36 @@ def parts(learner: qs.PEARL, task: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Critic's, actor's and divergence's losses, with nothing stopped but the target."""
     posterior, _ = learner.adapt(task.support)
     steps = tree_map(lambda leaf: leaf[0], task.query)
-    lucky = normal(steps.extras)
-    z = (posterior.mean() + lucky[0, 0, 2:] * posterior.precision.rsqrt()).expand(6, -1)
+    eps = normal(steps.extras)
+    z = (posterior.mean() + eps[0, 0, 2:] * posterior.precision.rsqrt()).expand(6, -1)
     after = torch.cat([steps.next_observation, z], -1)
-    then, surprise = squashed(learner.policy(after), lucky[:, 1, :2])
+    then, log_prob = squashed_gaussian(learner.policy(after), eps[:, 1, :2])
     value = learner.averaged(torch.cat([steps.next_observation, then, z], -1)).amin(-1)
-    goal = 5 * steps.reward + 0.99 * (1 - steps.done) * (value - surprise)
-    says = learner.critic(torch.cat([steps.observation, steps.action / 0.1, z], -1))
-    critic = (says - goal.detach()[:, None]).square().sum(-1).mean()
-    now, surprise = squashed(
-        learner.policy(torch.cat([steps.observation, z], -1)), lucky[:, 0, :2]
+    target = 5 * steps.reward + 0.99 * (1 - steps.done) * (value - log_prob)
+    q_values = learner.critic(torch.cat([steps.observation, steps.action / 0.1, z], -1))
+    critic = (q_values - target.detach()[:, None]).square().sum(-1).mean()
+    now, log_prob = squashed_gaussian(
+        learner.policy(torch.cat([steps.observation, z], -1)), eps[:, 0, :2]
     )
-    worth = learner.critic(torch.cat([steps.observation, now, z], -1)).amin(-1)
-    return critic, (surprise - worth).mean(), 0.1 * posterior.divergence()
+    q_value = learner.critic(torch.cat([steps.observation, now, z], -1)).amin(-1)
+    return critic, (log_prob - q_value).mean(), 0.1 * posterior.kl_divergence()
 
 
 def test_averages_follow_the_critics_once_a_step() -> None:
     environment = Navigation2D(horizon=5)
-    learner = small(environment, rate=0.25)
+    learner = small(environment, tau=0.25)
     rollouts = qs.tasks.Rollouts(environment, learner, episodes=1)
     replayed = qs.tasks.OffPolicyTasks(rollouts, tasks=2, support=3, query=3)
     optimizer = torch.optim.Adam(learner.parameters(), 0.1)
     (name, weight), *_ = learner.critic.named_parameters()
     average = learner.averaged.get_parameter(name)
-    expected = before = weight.detach().clone()
+    expected = weight.detach().clone()
     for _ in qs.train(learner, replayed, optimizer, steps=3, meta_batch_size=2):
-        expected = expected + 0.25 * (before - expected)
-        before = weight.detach().clone()
+        expected = expected + 0.25 * (weight.detach() - expected)
         torch.testing.assert_close(average, expected)
-    assert not torch.equal(before, expected)
+    assert not torch.equal(weight, expected)
+    learner.set_step(2)  # a pure function of the step
+    torch.testing.assert_close(average, expected)
 
 
 @pytest.mark.usefixtures("double")
@@ -224,7 +227,9 @@ def test_averages_follow_the_critics_once_a_step() -> None:
 def test_z_is_drawn_for_an_episode_and_held(trial: bool) -> None:
     environment = Navigation2D(horizon=4)
     learner = small(environment, bound=0.1)
-    state, memory = (tree_map(lambda x: x.expand(2, *x.shape), own) for own in learner.begin())
+    state, memory = (
+        tree_map(lambda x: x.expand(2, *x.shape), own) for own in learner.initial_state()
+    )
 
     def act(*inputs: Any) -> Any:
         memory, action, _ = learner.act(*inputs)
@@ -239,7 +244,7 @@ def test_z_is_drawn_for_an_episode_and_held(trial: bool) -> None:
         state=state,
         memory=memory,
         trial=trial,
-        draws=learner.draws,
+        extra_noise_size=learner.extra_noise_size,
     )
     z = found.extras
     assert torch.equal(z, z[:, :, :1].expand_as(z))
@@ -251,15 +256,15 @@ def test_greedy_is_without_noise_but_that_of_z() -> None:
     environment = Navigation2D(horizon=4)
     learner = small(environment, bound=0.1)
     sure = Posterior(torch.full((3,), 1e12), torch.full((3,), 0.5e12))
-    percept = qs.environments.PolicyInput(torch.ones(2), torch.zeros(2), *torch.zeros(2))
-    _, nothing = learner.begin()
+    policy_input = qs.environments.PolicyInput(torch.ones(2), torch.zeros(2), *torch.zeros(2))
+    _, nothing = learner.initial_state()
     learner.greedy = True
-    _, first, _ = learner.act(sure, nothing, percept, torch.full((5,), 0.3))
-    _, second, _ = learner.act(sure, nothing, percept, torch.full((5,), 0.9))
+    _, first, _ = learner.act(sure, nothing, policy_input, torch.full((5,), 0.3))
+    _, second, _ = learner.act(sure, nothing, policy_input, torch.full((5,), 0.9))
     torch.testing.assert_close(first, second)
     torch.testing.assert_close(learner.predict((sure, nothing), torch.ones(1, 2))[0], first)
     learner.greedy = False
-    _, third, _ = learner.act(sure, nothing, percept, torch.full((5,), 0.9))
+    _, third, _ = learner.act(sure, nothing, policy_input, torch.full((5,), 0.9))
     assert not torch.allclose(third, first)
 
 
@@ -267,7 +272,7 @@ def test_what_is_told_of_rewards_is_for_the_context_alone() -> None:
     torch.manual_seed(0)
     learner, told = small(Navigation2D()), seen(3)
     torch.manual_seed(0)
-    sparse = small(Navigation2D(), told=near_goal)
+    sparse = small(Navigation2D(), reward_transform=near_goal)
     found = sparse.adapt(told)[0]
     less = told._replace(reward=near_goal(told.reward))
     torch.testing.assert_close(found, learner.adapt(less)[0])
@@ -303,11 +308,11 @@ def test_of_one_task_it_learns_the_best_policy_and_its_values() -> None:
     number, seen = replayed.tasks[0], torch.ones(200, 1)
     z = torch.zeros(200, 1)
     guess = number + torch.linspace(-0.25, 0.25, 200)[:, None]  # likely ones
-    worth = learner.critic(torch.cat([seen, guess, z], -1))
+    q_value = learner.critic(torch.cat([seen, guess, z], -1))
     expected = (-20 * (guess - number).square()).expand(-1, 2)
-    torch.testing.assert_close(worth, expected, atol=0.5, rtol=0)
+    torch.testing.assert_close(q_value, expected, atol=0.5, rtol=0)
     says = learner.policy(torch.cat([seen, z], -1))
-    action, _ = squashed(says, torch.randn(200, 1))
+    action, _ = squashed_gaussian(says, torch.randn(200, 1))
     torch.testing.assert_close(action.mean(), number, atol=0.05, rtol=0)
     torch.testing.assert_close(action.std(), torch.tensor(1 / 40).sqrt(), atol=0.05, rtol=0)
 

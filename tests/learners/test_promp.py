@@ -11,8 +11,8 @@ import quickstudy as qs
 from quickstudy.core.tree import unstack
 from quickstudy.learners.policies.maml_rl import MAMLRL
 from quickstudy.learners.policies.promp import adapt_penalty, promp
-from quickstudy.rl.advantages import ratio
-from tests.learners.test_maml_rl import Sides, gained
+from quickstudy.rl.advantages import ratio_surrogate
+from tests.worlds import Sides, gained
 
 
 def acted(**options: Any) -> tuple[MAMLRL, Any]:
@@ -29,18 +29,18 @@ def test_the_loss_is_the_clipped_objective_and_a_penalty_for_having_moved() -> N
         for p in learner.parameters():
             p += 0.5 * torch.randn_like(p)
 
-    def policy(says: Tensor) -> torch.distributions.Normal:
-        return torch.distributions.Normal(says[..., :1], says[..., 1:].exp())
+    def policy(dist_params: Tensor) -> torch.distributions.Normal:
+        return torch.distributions.Normal(dist_params[..., :1], dist_params[..., 1:].exp())
 
     for own, found in zip(unstack(task), learner(task), strict=True):
-        says = learner.predict(learner.adapt(own.support), own.query.observation)
+        dist_params = learner.predict(learner.adapt(own.support), own.query.observation)
         action = own.query.action
-        rho = policy(says).log_prob(action) - policy(own.query.extras).log_prob(action)
+        rho = policy(dist_params).log_prob(action) - policy(own.query.extras).log_prob(action)
         rho = rho.exp()[..., 0]
         # all see the same, so values are the mean return, shrunk a little by the penalty
         advantage = own.query.reward - own.query.reward.mean() / (1 + 1e-5 / 3)
         gain = torch.minimum(rho * advantage, rho.clamp(0.9, 1.1) * advantage).mean()
-        begun = policy(learner.predict(learner.begin(), own.support.observation))
+        begun = policy(learner.predict(learner.initial_state(), own.support.observation))
         moved = torch.distributions.kl_divergence(policy(own.support.extras), begun).mean()
         assert moved > 0.01 and (rho - 1).abs().max() > 0.1
         torch.testing.assert_close(found, -gain + 0.7 * moved)
@@ -57,7 +57,7 @@ def test_a_greater_penalty_moves_the_policy_less() -> None:
             learner(task).mean().backward()
             optimizer.step()
         moved = qs.execution.over_tasks(
-            lambda own, it=learner: it.moved(it.begin(), own.support)
+            lambda own, it=learner: it.policy_shift(it.initial_state(), own.support)
         )(task)
         far.append(moved.mean().item())
     assert far[0] > 1.5 * far[1] > 3 * far[2] > 0
@@ -66,7 +66,7 @@ def test_a_greater_penalty_moves_the_policy_less() -> None:
 @pytest.mark.usefixtures("double")
 def test_without_clip_and_penalty_it_is_maml_with_low_variance_curvature() -> None:
     learner, task = acted(clip=float("inf"), penalty=0.0)
-    other = MAMLRL(Sides(), learner.net, surrogate=ratio)
+    other = MAMLRL(Sides(), learner.net, surrogate=ratio_surrogate)
     slopes = [
         torch.autograd.grad(it(task).sum(), [*it.parameters()]) for it in (learner, other)
     ]
@@ -80,13 +80,13 @@ def test_the_inner_step_weighs_what_has_become_likelier_since_the_policy_acted()
         for p in learner.parameters():
             p += 0.5 * torch.randn_like(p)
     own = unstack(task)[0].support
-    start, _ = learner.begin()
+    start, _ = learner.initial_state()
 
-    def policy(says: Tensor) -> torch.distributions.Normal:
-        return torch.distributions.Normal(says[..., :1], says[..., 1:].exp())
+    def policy(dist_params: Tensor) -> torch.distributions.Normal:
+        return torch.distributions.Normal(dist_params[..., :1], dist_params[..., 1:].exp())
 
-    says = learner.predict((start, ()), own.observation)
-    rho = policy(says).log_prob(own.action) - policy(own.extras).log_prob(own.action)
+    dist_params = learner.predict((start, ()), own.observation)
+    rho = policy(dist_params).log_prob(own.action) - policy(own.extras).log_prob(own.action)
     advantage = own.reward - own.reward.mean() / (1 + 1e-5 / 3)
     gain = (rho.exp()[..., 0] * advantage).mean()
     slopes = torch.autograd.grad(gain, list(start.values()))
@@ -118,9 +118,9 @@ def test_within_its_bounds_the_penalty_stays() -> None:
         return loss
 
     optimizer.step(closure)
-    far = qs.execution.over_tasks(lambda own: learner.moved(learner.begin(), own.support))(
-        task
-    ).mean()
+    far = qs.execution.over_tasks(
+        lambda own: learner.policy_shift(learner.initial_state(), own.support)
+    )(task).mean()
     learner, task = acted()
     optimizer = qs.training.MultiEpoch(torch.optim.SGD(learner.parameters(), 0.1), 1)
     adapt_penalty(learner, optimizer, target=1.2 * far.item())

@@ -11,34 +11,9 @@ import quickstudy as qs
 from quickstudy.core.tree import unstack
 from quickstudy.environments import Environment, Pendulum
 from quickstudy.reports.report import write
-from quickstudy.rl.ppo import in_order
+from quickstudy.rl.trials import flatten_episodes
 from quickstudy.runs import recipes
-
-
-class OneArmPays(Environment):
-    """Two arms, of which one always pays 1, the other never."""
-
-    observations, actions, discrete, horizon, noise = 1, 2, True, 1, 1
-
-    def tasks(self, size: int, generator: Generator) -> Tensor:
-        return torch.randint(2, (size,), generator=generator)
-
-    def reset(self, task: Tensor, noise: Tensor) -> Any:
-        return (), torch.ones_like(noise)
-
-    def step(self, task: Tensor, state: Any, action: Tensor, noise: Tensor) -> Any:
-        reward = torch.where(task == 0, action[0], action[1])
-        return (), torch.ones_like(noise), reward, torch.ones_like(reward)
-
-
-class Uneven(OneArmPays):
-    """Episodes of one to four pulls."""
-
-    horizon = 4
-
-    def step(self, task: Tensor, state: Any, action: Tensor, noise: Tensor) -> Any:
-        _, seen, reward, _ = super().step(task, state, action, noise)
-        return (), seen, reward, (noise[0] < 0.4).to(reward.dtype)
+from tests.worlds import OneArmPays, Uneven
 
 
 def acted(environment: Environment, episodes: int, **options: Any) -> tuple[qs.RL2, Any]:
@@ -59,8 +34,8 @@ def naive(learner: qs.RL2, seen: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
         for step in range(seen.reward.shape[1]):
             if seen.weight[episode, step] == 0:
                 continue
-            told = [seen.observation[episode, step], action, reward[None], done[None]]
-            hidden = cell(torch.cat(told)[None], hidden[None])[0]
+            features = [seen.observation[episode, step], action, reward[None], done[None]]
+            hidden = cell(torch.cat(features)[None], hidden[None])[0]
             found.append((learner.policy(hidden), learner.value(hidden)[0], hidden))
             action, reward = seen.action[episode, step], seen.reward[episode, step]
             done = torch.tensor(0.0)
@@ -77,13 +52,13 @@ def test_what_was_said_is_said_again_and_remembered_over_episodes(environment: A
     for t in range(3):
         own = unstack(task)[t].query
         expected = naive(learner, own)
-        says, value, hidden = (torch.stack(rows) for rows in zip(*expected, strict=True))
-        n = len(says)
-        then = in_order(own).extras
-        torch.testing.assert_close(then.says[:n], says)
-        torch.testing.assert_close(then.rate[:n], value)
-        again = learner.predict(learner.begin(), own)
-        torch.testing.assert_close(again[0][:n], says)
+        dist_params, value, hidden = (torch.stack(rows) for rows in zip(*expected, strict=True))
+        n = len(dist_params)
+        then = flatten_episodes(own).extras
+        torch.testing.assert_close(then.dist_params[:n], dist_params)
+        torch.testing.assert_close(then.normalized_value[:n], value)
+        again = learner.predict(learner.initial_state(), own)
+        torch.testing.assert_close(again[0][:n], dist_params)
         torch.testing.assert_close(again[1][:n], value)
         torch.testing.assert_close(learner.adapt(own)[1], hidden[-1])
 
@@ -91,7 +66,7 @@ def test_what_was_said_is_said_again_and_remembered_over_episodes(environment: A
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("environment", [OneArmPays(), Uneven()])
 def test_at_first_the_gradient_is_the_policy_gradient(environment: Any) -> None:
-    learner, task = acted(environment, 3, value=0.0, entropy=0.0)
+    learner, task = acted(environment, 3, value_coef=0.0, entropy_coef=0.0)
     learner(task).mean().backward()
     expected = torch.tensor(0.0)
     for t in range(3):
@@ -99,7 +74,7 @@ def test_at_first_the_gradient_is_the_policy_gradient(environment: Any) -> None:
         real = own.weight > 0
         reward, action = own.reward[real], own.action[real]
         rows = naive(learner, own)
-        # a rate is for each step that may be left, the k-th of which counts 0.99^k
+        # a normalised value is per step that may be left, the k-th counting 0.99^k
         size = own.weight.numel()
         left = [sum(0.99**k for k in range(size - i)) for i in own.weight.flatten().nonzero()]
         value = [row[1].item() * n for row, n in zip(rows, left, strict=True)] + [0.0]
@@ -107,8 +82,8 @@ def test_at_first_the_gradient_is_the_policy_gradient(environment: Any) -> None:
         for i in reversed(range(len(rows))):
             error = reward[i] + 0.99 * value[i + 1] - value[i]
             advantage = error + 0.99 * 0.3 * advantage
-            says = torch.distributions.Categorical(logits=rows[i][0])
-            total = total - says.log_prob(action[i].argmax()) * advantage
+            dist_params = torch.distributions.Categorical(logits=rows[i][0])
+            total = total - dist_params.log_prob(action[i].argmax()) * advantage
         expected = expected + total / len(rows) / 3
     names = [name for name, _ in learner.named_parameters() if not name.startswith("value")]
     slopes = torch.autograd.grad(expected, [learner.get_parameter(name) for name in names])
@@ -118,19 +93,21 @@ def test_at_first_the_gradient_is_the_policy_gradient(environment: Any) -> None:
 
 @pytest.mark.usefixtures("double")
 def test_loss_is_its_three_parts() -> None:
-    learner, task = acted(OneArmPays(), 4, value=0.5, entropy=0.1, decay=1.0, discount=1.0)
-    reward, expected = task.query.reward[..., 0], task.query.extras.rate[..., 0]
+    learner, task = acted(
+        OneArmPays(), 4, value_coef=0.5, entropy_coef=0.1, gae_lambda=1.0, discount=1.0
+    )
+    reward, expected = task.query.reward[..., 0], task.query.extras.normalized_value[..., 0]
     expected = expected * torch.arange(4, 0, -1)  # 4 pulls are left, 3, ...
     left = reward.flip(1).cumsum(1).flip(1)
-    says = torch.distributions.Categorical(logits=task.query.extras.says[:, :, 0])
+    dist_params = torch.distributions.Categorical(logits=task.query.extras.dist_params[:, :, 0])
     errors = (left - expected) / torch.arange(4, 0, -1)
-    parts = -(left - expected) + 0.5 * errors.square() - 0.1 * says.entropy()
+    parts = -(left - expected) + 0.5 * errors.square() - 0.1 * dist_params.entropy()
     torch.testing.assert_close(learner(task), parts.mean(1))
 
 
 @pytest.mark.usefixtures("double")
 def test_functions_of_steps_are_what_they_are_then() -> None:
-    names, numbers = ("discount", "decay", "entropy"), (0.7, 0.8, 0.05)
+    names, numbers = ("discount", "gae_lambda", "entropy_coef"), (0.7, 0.8, 0.05)
     learner, task = acted(Uneven(), 4, **dict.fromkeys(names, lambda done: 0.1 * done))
     for done in (3, 9):
         learner.set_step(done)
@@ -165,13 +142,13 @@ def test_without_a_trial_it_goes_on_from_what_it_adapted_to() -> None:
     )
     _, memory = qs.execution.over_tasks(learner.adapt)(task.support)
     first = learner.predict(((), torch.zeros(8)), unstack(task.support)[0])[0]
-    begun = task.support.extras.says[:, :, 0]
+    begun = task.support.extras.dist_params[:, :, 0]
     torch.testing.assert_close(begun, begun[:, :1].expand_as(begun))  # each has a new memory
     torch.testing.assert_close(first[0], begun[0, 0])
-    percept = task.query.extras.percept
-    told = type(percept)(*(leaf[0, 0] for leaf in percept))
-    hidden = learner._read(told, memory[0])
-    torch.testing.assert_close(task.query.extras.says[0, 0], learner.policy(hidden))
+    policy_input = task.query.extras.policy_input
+    inputs = type(policy_input)(*(leaf[0, 0] for leaf in policy_input))
+    hidden = learner._hidden(inputs, memory[0])
+    torch.testing.assert_close(task.query.extras.dist_params[0, 0], learner.policy(hidden))
 
 
 def test_learns_to_try_the_arms_and_to_stay() -> None:

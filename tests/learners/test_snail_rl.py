@@ -11,10 +11,10 @@ from torch import Generator, Tensor
 import quickstudy as qs
 from quickstudy.core.tree import leaves, tree_map, unstack
 from quickstudy.environments import Environment, Pendulum
-from quickstudy.learners.amortised.snail import CausalAttention, TemporalConvolution
-from quickstudy.rl.ppo import in_order
+from quickstudy.nets import CausalAttention, TemporalConvolution
+from quickstudy.rl.trials import flatten_episodes
 from quickstudy.runs import recipes
-from tests.learners.test_rl2 import OneArmPays, Uneven
+from tests.worlds import OneArmPays, Uneven
 
 BLOCKS = (4, (3, 2), 3, (2, 4))
 
@@ -35,12 +35,16 @@ def alike(found: Any, expected: Any) -> None:
         torch.testing.assert_close(a, b)
 
 
-def naive(learner: qs.SNAILPolicy, percepts: list[Any]) -> Tensor:
+def naive(learner: qs.SNAILPolicy, inputs: list[Any]) -> Tensor:
     """What the last layer says of each step (N, ·), a step at a time, by sums over the past."""
     rows: list[Tensor] = []
-    for percept in percepts:
-        now, last, paid, done = percept
-        rows.append(learner.embed(torch.cat([now, last, paid[None], done[None]])))
+    for policy_input in inputs:
+        observation, action, reward, done = policy_input
+        rows.append(
+            learner.observation_layer(
+                torch.cat([observation, action, reward[None], done[None]])
+            )
+        )
     for layer in learner.layers:
         new = []
         for t, row in enumerate(rows):
@@ -69,20 +73,20 @@ def test_acting_is_reading_the_trial_at_once_is_sums_over_the_past(
 ) -> None:
     learner, task = acted(environment, 4, length)
     for own in unstack(task):
-        then = in_order(own.query)
+        then = flatten_episodes(own.query)
         n = int(then.weight.sum())
-        steps = unstack(tree_map(lambda leaf: leaf[:n], then.extras.percept))  # noqa: B023
+        steps = unstack(tree_map(lambda leaf: leaf[:n], then.extras.policy_input))  # noqa: B023
         expected = naive(learner, steps)
-        for says, rate in (
-            (then.extras.says, then.extras.rate),
-            learner.predict(learner.begin(), own.query),
-            learner.predict(((), learner._nothing(0)), own.query),
+        for dist_params, normalized_value in (
+            (then.extras.dist_params, then.extras.normalized_value),
+            learner.predict(learner.initial_state(), own.query),
+            learner.predict(((), learner._empty_memory(0)), own.query),
         ):
-            torch.testing.assert_close(says[:n], learner.policy(expected))
-            torch.testing.assert_close(rate[:n], learner.value(expected)[:, 0])
+            torch.testing.assert_close(dist_params[:n], learner.policy(expected))
+            torch.testing.assert_close(normalized_value[:n], learner.value(expected)[:, 0])
         _, memory = learner.adapt(own.query)
         known = min(n, learner.length)
-        assert memory.known.tolist() == [0] * (learner.length - known) + [1] * known
+        assert memory.mask.tolist() == [0] * (learner.length - known) + [1] * known
         last, (keys, values) = learner.layers[-1], memory.layers[-1]
         assert isinstance(last, CausalAttention)
         told = expected[n - known :, : -values.shape[1]]
@@ -94,20 +98,28 @@ def test_acting_is_reading_the_trial_at_once_is_sums_over_the_past(
 def test_what_comes_later_or_is_padding_changes_nothing() -> None:
     learner, task = acted(Uneven(), 4)
     own = unstack(task)[0].query
-    says, _ = learner.predict(learner.begin(), own)
+    dist_params, _ = learner.predict(learner.initial_state(), own)
     n = int(own.weight.sum())
     assert n < own.weight.numel()
-    percept = own.extras.percept
-    junk = torch.where(own.weight > 0, percept.reward, torch.randn_like(percept.reward))
-    changed = own._replace(extras=own.extras._replace(percept=percept._replace(reward=junk)))
-    torch.testing.assert_close(learner.predict(learner.begin(), changed)[0][:n], says[:n])
+    policy_input = own.extras.policy_input
+    junk = torch.where(
+        own.weight > 0, policy_input.reward, torch.randn_like(policy_input.reward)
+    )
+    changed = own._replace(
+        extras=own.extras._replace(policy_input=policy_input._replace(reward=junk))
+    )
+    torch.testing.assert_close(
+        learner.predict(learner.initial_state(), changed)[0][:n], dist_params[:n]
+    )
     alike(learner.adapt(changed), learner.adapt(own))
     slopes = torch.autograd.functional.jacobian(
         lambda reward: learner.predict(
-            learner.begin(),
-            own._replace(extras=own.extras._replace(percept=percept._replace(reward=reward))),
+            learner.initial_state(),
+            own._replace(
+                extras=own.extras._replace(policy_input=policy_input._replace(reward=reward))
+            ),
         )[0][:n].sum(-1),
-        percept.reward,
+        policy_input.reward,
     )
     slopes = slopes.flatten(1)[:, (1 - own.weight.flatten()).argsort(stable=True)]
     assert not slopes[:, :n].triu(1).any() and not slopes[:, n:].any()
@@ -117,9 +129,9 @@ def test_what_comes_later_or_is_padding_changes_nothing() -> None:
 @pytest.mark.usefixtures("double")
 def test_an_end_of_an_episode_is_told_and_a_new_trial_begins_with_nothing() -> None:
     _, task = acted(Uneven(), 4)
-    done = task.query.extras.percept.done
+    done = task.query.extras.policy_input.done
     assert not done[:, 0].any() and done[:, 1:, 0].all() and not done[:, :, 1:].any()
-    first = task.query.extras.says[:, 0, 0]
+    first = task.query.extras.dist_params[:, 0, 0]
     torch.testing.assert_close(first, first[:1].expand_as(first))
 
 

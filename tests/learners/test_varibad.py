@@ -11,9 +11,10 @@ from torch.distributions import Normal, kl_divergence
 import quickstudy as qs
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments import Environment, HiddenGoal, Pendulum, normal
-from quickstudy.rl.ppo import in_order, ppo
+from quickstudy.rl.ppo import PPOSettings, ppo
+from quickstudy.rl.trials import flatten_episodes
 from quickstudy.runs import recipes
-from tests.learners.test_rl2 import OneArmPays, Uneven
+from tests.worlds import OneArmPays, Uneven
 
 
 def acted(environment: Environment, episodes: int, **options: Any) -> tuple[qs.VariBAD, Any]:
@@ -37,10 +38,10 @@ def naive(learner: qs.VariBAD, seen: Any) -> list[dict[str, Any]]:
         for step in unstack(episode):
             if step.weight == 0:
                 continue
-            told = [step.observation, action, reward[None], done[None]]
-            hidden = cell(torch.cat(told)[None], hidden[None])[0]
-            mean, log_deviation = learner.belief(hidden).chunk(2)
-            belief = Normal(mean, log_deviation.exp())
+            features = [step.observation, action, reward[None], done[None]]
+            hidden = cell(torch.cat(features)[None], hidden[None])[0]
+            mean, log_std = learner.belief(hidden).chunk(2)
+            belief = Normal(mean, log_std.exp())
             rows.append({"step": step, "hidden": hidden, "belief": belief})
             action, reward, done = step.action, step.reward, torch.tensor(0.0)
         done = torch.tensor(1.0)
@@ -63,8 +64,8 @@ def naive_elbo(learner: qs.VariBAD, seen: Any, ts: list[int] | None = None) -> T
         before = belief
         if ts is not None and t not in ts:
             continue
-        luck = row["step"].extras.luck[:-1]
-        m = belief.mean + belief.stddev * normal(luck)
+        noise = row["step"].extras.noise[:-1]
+        m = belief.mean + belief.stddev * normal(noise)
         error = torch.tensor(0.0)
         for other in rows:
             o, a, r, then = (getattr(other["step"], name) for name in WHAT)
@@ -85,16 +86,18 @@ def test_acting_is_reading_the_trial_at_once_is_a_loop(environment: Any) -> None
     learner, task = acted(environment, 4)
     for own in unstack(task.query):
         rows = naive(learner, own)
-        n, seen = len(rows), in_order(own)
+        n, seen = len(rows), flatten_episodes(own)
         for row, step in zip(rows, unstack(seen), strict=False):
             belief = torch.cat([row["belief"].mean, row["belief"].stddev.log()])
             torch.testing.assert_close(step.extras.belief, belief)
-            says = learner.policy(torch.cat([step.observation, belief]))
-            torch.testing.assert_close(step.extras.moment.says, says[:-1])
-            torch.testing.assert_close(step.extras.moment.rate, says[-1])
-        says, rate = learner.predict(learner.begin(), own)
-        torch.testing.assert_close(says[:n], seen.extras.moment.says[:n])
-        torch.testing.assert_close(rate[:n], seen.extras.moment.rate[:n])
+            dist_params = learner.policy(torch.cat([step.observation, belief]))
+            torch.testing.assert_close(step.extras.record.dist_params, dist_params[:-1])
+            torch.testing.assert_close(step.extras.record.normalized_value, dist_params[-1])
+        dist_params, normalized_value = learner.predict(learner.initial_state(), own)
+        torch.testing.assert_close(dist_params[:n], seen.extras.record.dist_params[:n])
+        torch.testing.assert_close(
+            normalized_value[:n], seen.extras.record.normalized_value[:n]
+        )
         torch.testing.assert_close(learner.adapt(own)[1], rows[-1]["hidden"])
 
 
@@ -106,7 +109,7 @@ def test_the_elbo_and_its_gradient_are_those_of_two_loops(
 ) -> None:
     learner, task = acted(environment, 3, observations=observations, kl=0.3)
     for own in unstack(task.query):
-        found, expected = learner._elbo(in_order(own)), naive_elbo(learner, own)
+        found, expected = learner._elbo(flatten_episodes(own)), naive_elbo(learner, own)
         torch.testing.assert_close(found, expected)
         own = [p for name, p in learner.named_parameters() if "policy" not in name]
         slopes = (torch.autograd.grad(value, own) for value in (found, expected))
@@ -119,8 +122,8 @@ def test_of_some_steps_alone_m_is_decoded() -> None:
     learner, task = acted(Uneven(), 3, decoded=2)
     chosen = set()
     for own in unstack(task.query):
-        seen = in_order(own)
-        lots = (seen.extras.luck[:, -1] - 2 * (1 - seen.weight)).tolist()
+        seen = flatten_episodes(own)
+        lots = (seen.extras.noise[:, -1] - 2 * (1 - seen.weight)).tolist()
         ts = sorted(range(len(lots)), key=lots.__getitem__)[-2:]
         torch.testing.assert_close(learner._elbo(seen), naive_elbo(learner, own, ts))
         chosen.add(tuple(ts))
@@ -136,11 +139,11 @@ def test_the_loss_is_of_ppo_by_the_beliefs_it_acted_by_and_of_the_elbo() -> None
     learner.kl = 0.3
     found = learner(task)
     for own, loss in zip(unstack(task.query), found, strict=True):
-        seen, moments = in_order(own), own._replace(extras=own.extras.moment)
-        says = learner.policy(torch.cat([seen.observation, seen.extras.belief], -1))
-        settings = {"discount": 0.95, "decay": 0.95, "clip": 0.05, "value_weight": 0.5}
-        args = (learner.actions, says[:, :-1], says[:, -1], moments)
-        policy = ppo(*args, **settings, entropy_weight=0.1)
+        seen, moments = flatten_episodes(own), own._replace(extras=own.extras.record)
+        dist_params = learner.policy(torch.cat([seen.observation, seen.extras.belief], -1))
+        settings = PPOSettings(0.95, 0.95, 0.05, 0.5, 0.1)
+        args = (learner.actions, dist_params[:, :-1], dist_params[:, -1], moments)
+        policy = ppo(*args, settings)
         torch.testing.assert_close(loss, policy - naive_elbo(learner, own))
 
 
@@ -148,9 +151,9 @@ def test_the_loss_is_of_ppo_by_the_beliefs_it_acted_by_and_of_the_elbo() -> None
 def test_neither_loss_has_a_gradient_in_the_others_nets() -> None:
     learner, task = acted(Uneven(), 4, observations=True)
     own, named = unstack(task.query)[0], dict(learner.named_parameters())
-    says, rate = learner.predict(learner.begin(), own)
-    acting = says.square().sum() + rate.square().sum()
-    for value, theirs in ((acting, True), (learner._elbo(in_order(own)), False)):
+    dist_params, normalized_value = learner.predict(learner.initial_state(), own)
+    acting = dist_params.square().sum() + normalized_value.square().sum()
+    for value, theirs in ((acting, True), (learner._elbo(flatten_episodes(own)), False)):
         slopes = torch.autograd.grad(
             value, list(named.values()), allow_unused=True, retain_graph=True
         )
@@ -199,7 +202,7 @@ def test_adapting_in_parts_is_adapting_at_once() -> None:
 def test_learns_to_try_the_arms_and_to_stay_and_then_is_sure() -> None:
     for seed in range(3):
         torch.manual_seed(seed)
-        learner = qs.VariBAD(OneArmPays(), latent=2, hidden=16, entropy=0.01, clip=0.2)
+        learner = qs.VariBAD(OneArmPays(), latent=2, hidden=16, entropy_coef=0.01, clip=0.2)
         rollouts = qs.tasks.Rollouts(OneArmPays(), learner, episodes=4, trial=True)
         before = qs.evaluation.evaluate_rollouts(
             learner, rollouts, n_tasks=300, meta_batch_size=300
@@ -219,7 +222,7 @@ def test_learns_to_try_the_arms_and_to_stay_and_then_is_sure() -> None:
         assert gain.mean - gain.interval > 0.5, gain
         # one pull tells what all pay: without that knowledge errors are 0.25
         task = rollouts.sample(300, Generator().manual_seed(seed)).query
-        elbo = torch.stack([learner._elbo(in_order(own)) for own in unstack(task)])
+        elbo = torch.stack([learner._elbo(flatten_episodes(own)) for own in unstack(task)])
         assert elbo.mean() > -0.1
 
 

@@ -15,7 +15,7 @@ from quickstudy.environments import Environment, Navigation2D, PolicyInput
 class Numbered(Environment):
     """Episodes of 2 or 3 steps. What is seen tells the task, and how many steps were taken."""
 
-    observations, actions, discrete, horizon, noise = 2, 1, False, 3, 1
+    observation_size, action_size, discrete, horizon, noise_size = 2, 1, False, 3, 1
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         return torch.randperm(size, generator=generator).to(torch.get_default_dtype())
@@ -35,9 +35,9 @@ class Known(qs.Actor):
     def __init__(self) -> None:
         super().__init__()
         self.time = torch.nn.Parameter(torch.zeros(1))
-        self.draws = 2
+        self.extra_noise_size = 2
 
-    def begin(self) -> Any:
+    def initial_state(self) -> Any:
         return self.time * 0, ()
 
     def adapt(self, support: Any, state: Any = None) -> Any:
@@ -46,7 +46,7 @@ class Known(qs.Actor):
     def predict(self, state: Any, x: Tensor) -> Tensor:
         return x
 
-    def act(self, state: Any, memory: Any, percept: PolicyInput, noise: Tensor) -> Any:
+    def act(self, state: Any, memory: Any, policy_input: PolicyInput, noise: Tensor) -> Any:
         assert noise.shape == (3,)
         return memory, self.time + state, ()
 
@@ -93,7 +93,7 @@ def test_support_is_the_last_exploration_and_query_all_that_was_done() -> None:
         assert torch.equal(query.action.amin((1, 2)), torch.zeros(16, 1))  # the first
     assert latest.max() == 3
     length = 2 + replayed.tasks % 2
-    episodes = replayed.replay.written / length
+    episodes = replayed.replay.write_count / length
     assert (episodes % 4 == 0).all() and episodes.sum() == 4 * (4 + 3 * 2)
 
 
@@ -114,6 +114,20 @@ def test_rings_forget_the_oldest() -> None:
         set_time(learner, number)
         found = replayed.sample(30, generator).query.action.unique().tolist()
     assert {4.0, 4.5} <= set(found) <= {3.0, 3.5, 4.0, 4.5}  # 8 or 12 steps a collection
+
+
+def test_a_full_ring_gives_its_oldest_step_too() -> None:
+    learner, replayed = some(tasks=1, capacity=12, every=1, collect=1, query=400)
+    generator, buffer = Generator().manual_seed(0), replayed.replay
+    for number in range(4):
+        set_time(learner, number)
+        replayed.sample(1, generator)
+    assert buffer.write_count.item() > 12
+    oldest = buffer.write_count.item() % 12  # the next to be overwritten
+    buffer.reward[0] = torch.arange(12) == oldest
+    replayed.every = 10**6  # collects no more
+    share = replayed.sample(1, generator).query.reward.mean()
+    assert 0.04 < share < 0.13  # one step of twelve
 
 
 def test_all_steps_are_as_likely() -> None:
@@ -165,7 +179,7 @@ def test_a_run_goes_on_to_the_bit_from_a_checkpoint(tmp_path: Path) -> None:
     qs.load(tmp_path, resumed[0], resumed[2])
     stepped(resumed, 3, 7)
     expected, found = whole[0].state_dict(), resumed[0].state_dict()
-    assert expected.keys() == found.keys() and found["replay.written"].sum() > 3 * 16
+    assert expected.keys() == found.keys() and found["replay.write_count"].sum() > 3 * 16
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
     assert not torch.equal(whole[0].policy.head.bias, half[0].policy.head.bias)

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
+from quickstudy.nets.temporal import CausalAttention, TemporalConvolution
 
 Block: TypeAlias = int | tuple[int, int]
 
@@ -141,58 +142,3 @@ def steps_ago(weight: Tensor, queries: int) -> Tensor:
     step = is_real.cumsum(0)  # (S,)
     end = is_real.sum(0, keepdim=True).expand(queries) + 1
     return torch.where(is_real, torch.cat([step, end])[:, None] - step, 0)
-
-
-class TemporalConvolution(nn.Module):
-    """A gated causal convolution of kernel 2, appended to its input: the paper's `DenseBlock`.
-
-    Examples:
-        >>> import torch
-        >>> layer = TemporalConvolution(3, 4, dilation=1)
-        >>> layer(torch.randn(6, 3), steps_ago(torch.ones(5), queries=1)).shape
-        torch.Size([6, 7])
-    """
-
-    def __init__(self, inputs: int, filters: int, *, dilation: int):
-        super().__init__()
-        self.dilation = dilation
-        self.now = nn.Linear(inputs, 2 * filters)
-        self.then = nn.Linear(inputs, 2 * filters, bias=False)
-
-    def forward(self, x: Tensor, ago: Tensor) -> Tensor:
-        """(S + Q, inputs), (S + Q, S) -> (S + Q, inputs + filters)."""
-        return self.beside(x, (ago == self.dilation).to(x) @ x[: ago.shape[-1]])
-
-    def beside(self, x: Tensor, then: Tensor) -> Tensor:
-        """Append the outputs to the rows: (N, inputs) -> (N, inputs + filters).
-
-        `then` has the earlier row of each, zero before the first.
-        """
-        signal, gate = (self.now(x) + self.then(then)).chunk(2, -1)
-        return torch.cat([x, signal.tanh() * gate.sigmoid()], -1)
-
-
-class CausalAttention(nn.Module):
-    """Causal attention, appended to its input: the paper's `AttentionBlock`.
-
-    Examples:
-        >>> import torch
-        >>> layer = CausalAttention(3, keys=8, values=4)
-        >>> layer(torch.randn(6, 3), steps_ago(torch.ones(5), queries=1)).shape
-        torch.Size([6, 7])
-    """
-
-    def __init__(self, inputs: int, keys: int, values: int):
-        super().__init__()
-        self.query, self.key = nn.Linear(inputs, keys), nn.Linear(inputs, keys)
-        self.value = nn.Linear(inputs, values)
-
-    def forward(self, x: Tensor, ago: Tensor) -> Tensor:
-        """(S + Q, inputs), (S + Q, S) -> (S + Q, inputs + values)."""
-        query, key, value = self.query(x), self.key(x), self.value(x)
-        past = ago.shape[-1]
-        score = (query @ key[:past].mT).masked_fill(ago < 1, -torch.inf)
-        own = (query * key).sum(-1, keepdim=True)
-        share = (torch.cat([score, own], -1) / math.sqrt(key.shape[-1])).softmax(-1)
-        read = share[:, :past] @ value[:past] + share[:, past:] * value
-        return torch.cat([x, read], -1)

@@ -1,16 +1,18 @@
 r"""Model-agnostic meta-learning of policies (Finn, Abbeel & Levine, 2017, arXiv:1703.03400,
 section 4.2 and algorithm 3).
 
-Learn a policy that one step of policy gradient, from a few episodes of its own, makes good at a
-task; $A$ are advantages, and $\tau \sim \pi_\theta$ and $\tau' \sim \pi_\phi$ episodes:
+Learn initial parameters from which one step of policy gradient, on a few episodes of a task,
+gives a good policy for it. $A$ are advantages, and $\tau \sim \pi_\theta$ and
+$\tau' \sim \pi_\phi$ episodes:
 
 $$\max_\theta \; \mathbb{E}_{\tau'} \, R(\tau'), \qquad
   \phi = \theta + \alpha \nabla_\theta \, \mathrm{mean}_{t \in \tau} \;
   \log \pi_\theta(a_t \mid o_t) A_t$$
 
-How $\tau$ depends on θ can be left out, as there; be in the curvature of the inner surrogate
-(`advantages.dice`, and ProMP's `advantages.ratio`); or, as in E-MAML (Stadie et al., 2018,
-arXiv:1803.01118), be a term of its own, `exploration`.
+There are three ways to treat the dependence of $\tau$ on θ: ignore it, as the paper does; put
+it into the curvature of the inner surrogate (`advantages.dice_surrogate`, and ProMP's
+`advantages.ratio_surrogate`); or add a term, `exploration`, as in E-MAML (Stadie et al., 2018,
+arXiv:1803.01118).
 
 Differs from the papers: generalised advantages with λ = 1, and a baseline in E-MAML's term.
 """
@@ -31,32 +33,47 @@ from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Episodes, PolicyInput
 from quickstudy.inner_loop.descent import descend
 from quickstudy.rl.actor import Actor
-from quickstudy.rl.advantages import clipped, discounted_returns, gae, linear_baseline, score
+from quickstudy.rl.advantages import (
+    clipped_surrogate,
+    discounted_returns,
+    gae,
+    linear_baseline,
+    log_prob_surrogate,
+)
 
 State = tuple[Params, tuple[()]]
 
 
 class MAMLRL(Actor):
-    """A policy to be adapted by a step of policy gradient. Train it on `Rollouts`, by `TRPO`,
-    or with a `clip` by an optimizer in `MultiEpoch` (PPO). A further step is another `adapt`, to
-    episodes of the adapted policy.
+    """Learns a policy to be adapted by a step of policy gradient. Train it on `Rollouts`, by
+    `TRPO`, or with a `clip` by an optimizer in `MultiEpoch` (PPO). For a further step, call
+    `adapt` again with episodes of the adapted policy.
 
     Args:
-        environment: says what an action is.
-        net: (N, O) -> what it says of the actions, as `nets.policy_net`.
+        environment: determines the kind of actions.
+        net: (N, O) -> parameters of the action distribution, as `nets.policy_net`.
         lr: α, of the inner step.
         first_order: treats the inner gradient as a constant.
-        adapts: what adaptation changes, as in `MAML`.
-        surrogate: what the inner step climbs, of how much likelier actions have become since
-            the policy acted, a logarithm, and of advantages (E, H): `advantages.score`, `ratio`
-            or `dice`.
-        exploration: how much the episodes before adaptation are credited with what was earned
-            after it: 1 in E-MAML.
-        clip: ε, as in `advantages.clipped`; none for TRPO.
-        penalty: η, of how far the policy before adaptation may move on a batch (ProMP).
+        adapt_parameters: the parameters that adaptation changes, as in `MAML`.
+        surrogate: the objective of the inner step, a function of log ratios and advantages
+            (E, H): `advantages.log_prob_surrogate`, `ratio_surrogate` or `dice_surrogate`.
+        exploration: the weight of the term that credits the episodes before adaptation with the
+            return after it; 1 in E-MAML.
+        clip: ε, see `advantages.clipped_surrogate`; infinite for TRPO.
+        penalty: η, the weight of the KL divergence of the policy before adaptation (ProMP).
         discount: γ.
-        decay: λ, of advantages (see `advantages.gae`); values are a `linear_baseline`'s.
-        normalise: whether the advantages of a task's episodes have mean 0 and deviation 1.
+        gae_lambda: λ in [0, 1], see `advantages.gae`; values are a `linear_baseline`'s.
+        normalise: whether to scale the advantages of a task to mean 0 and standard deviation 1.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> robot = qs.environments.PointRobot(horizon=5)
+        >>> learner = qs.MAMLRL(robot, qs.nets.policy_net(robot, hidden=(8,)))
+        >>> tasks = qs.tasks.Rollouts(robot, learner, episodes=3)
+        >>> task = tasks.sample(2, torch.Generator().manual_seed(0))
+        >>> task.support.reward.shape, learner(task).shape
+        (torch.Size([2, 3, 5]), torch.Size([2]))
     """
 
     penalty: Tensor | None
@@ -69,12 +86,12 @@ class MAMLRL(Actor):
         lr: float = 0.1,
         first_order: bool = False,
         adapt_parameters: ParameterSelection = None,
-        surrogate: Callable[[Tensor, Tensor], Tensor] = score,
+        surrogate: Callable[[Tensor, Tensor], Tensor] = log_prob_surrogate,
         exploration: float = 0.0,
         clip: float = math.inf,
         penalty: float | None = None,
         discount: float = 0.99,
-        decay: float = 1.0,
+        gae_lambda: float = 1.0,
         normalise: bool = True,
     ):
         super().__init__()
@@ -83,89 +100,96 @@ class MAMLRL(Actor):
         self.lr, self.first_order, self.surrogate = lr, first_order, surrogate
         self.exploration, self.clip = exploration, clip
         self.register_buffer("penalty", None if penalty is None else torch.tensor(penalty))
-        self.discount, self.decay, self.normalise = discount, decay, normalise
+        self.discount, self.gae_lambda, self.normalise = discount, gae_lambda, normalise
 
-    def begin(self) -> State:
-        """The weights that adaptation starts from, by name; no memory."""
+    def initial_state(self) -> State:
+        """Return the parameters that adaptation starts from, by name; there is no memory."""
         return {name: p for name, p in self.net.named_parameters() if name in self.names}, ()
 
     def act(
-        self, state: Params, memory: tuple[()], percept: PolicyInput, noise: Tensor
+        self, state: Params, memory: tuple[()], policy_input: PolicyInput, noise: Tensor
     ) -> tuple[tuple[()], Tensor, Tensor]:
-        """As `Actor.act`; what training needs is what the net said."""
-        says = self.predict((state, memory), percept.observation[None])[0]
-        return memory, self.actions.draw(says, noise), says
+        """As `Actor.act`; the loss needs the parameters of the action distribution."""
+        dist_params = self.predict((state, memory), policy_input.observation[None])[0]
+        return memory, self.actions.sample(dist_params, noise), dist_params
 
     def adapt(self, support: Episodes, state: State | None = None) -> State:
-        """One step of policy gradient on episodes of the policy of `state`."""
-        start, memory = self.begin() if state is None else state
+        """Take one step of policy gradient on episodes of the policy of `state`."""
+        params, memory = self.initial_state() if state is None else state
         advantage, _ = self._advantages(support)
 
         def loss(fast: Params) -> Tensor:
-            likelier = self._likelier((fast, memory), support)
-            return -weighted_mean(self.surrogate(likelier, advantage), support.weight)
+            log_ratio = self._log_ratio((fast, memory), support)
+            return -weighted_mean(self.surrogate(log_ratio, advantage), support.weight)
 
-        fast = descend(loss, start, lr=self.lr, steps=1, first_order=self.first_order)
-        return fast, memory
+        return descend(loss, params, lr=self.lr, steps=1, first_order=self.first_order), memory
 
     def predict(self, state: State, x: Tensor) -> Tensor:
-        """What it says of the actions (..., ·) where it sees `x` (..., O)."""
+        """Return the parameters of the action distribution (..., ·) at observations `x`
+        (..., O)."""
         return functional_call(self.net, state[0], (x,))
 
     def loss(self, task: Task[Episodes]) -> Tensor:
-        """Minus the surrogate of the adapted policy: a mean over the steps of the query."""
+        """Minus the surrogate of the adapted policy, averaged over the steps of the query."""
         support, query = task
-        advantage, unit = self._advantages(query)
-        gain = clipped(self._likelier(self.adapt(support), query), advantage, self.clip)
-        found = -weighted_mean(gain, query.weight)
+        advantage, std = self._advantages(query)
+        log_ratio = self._log_ratio(self.adapt(support), query)
+        surrogate = clipped_surrogate(log_ratio, advantage, self.clip)
+        loss = -weighted_mean(surrogate, query.weight)
         if self.exploration:
-            found = found - self.exploration * self._explored(task) / unit
+            loss = loss - self.exploration * self._exploration_term(task) / std
         if self.penalty is not None:
-            found = found + self.penalty * self.moved(self.begin(), support)
-        return found
+            loss = loss + self.penalty * self.policy_shift(self.initial_state(), support)
+        return loss
 
-    def divergence(self, task: Task[Episodes]) -> Tensor:
-        """As `Actor.divergence`: of the adapted policies."""
-        return self.moved(self.adapt(task.support), task.query)
+    def kl_divergence(self, task: Task[Episodes]) -> Tensor:
+        """As `Actor.kl_divergence`, of the adapted policies."""
+        return self.policy_shift(self.adapt(task.support), task.query)
 
-    def moved(self, state: State, episodes: Episodes) -> Tensor:
-        """The mean KL divergence (), in nats, of the policy that acted to that of `state`."""
-        says = self.predict(state, episodes.observation)
-        return weighted_mean(self.actions.divergence(episodes.extras, says), episodes.weight)
+    def policy_shift(self, state: State, episodes: Episodes) -> Tensor:
+        """Return the mean KL divergence (), in nats, from the policy that acted to that of
+        `state`."""
+        dist_params = self.predict(state, episodes.observation)
+        divergence = self.actions.kl_divergence(episodes.extras, dist_params)
+        return weighted_mean(divergence, episodes.weight)
 
-    def _explored(self, task: Task[Episodes]) -> Tensor:
-        """E-MAML's term: how much likelier every action before adaptation has become, times the
-        return after it, by steps of an episode, as the loss is. The baseline is what the action
-        had no part in: the return of the other episodes and of what came before it."""
+    def _exploration_term(self, task: Task[Episodes]) -> Tensor:
+        """E-MAML's term (): the log ratio of every action before adaptation times the return
+        after it, per step of an episode, as the loss is. The baseline is the part of the return
+        that the action could not change: the other episodes, and earlier steps of its own."""
         support, query = task
-        size, weight = len(support.reward), query.weight
-        earned = (query.reward * weight).sum() / weight[:, 0].sum()
-        later = discounted_returns(support.reward, discount=1.0)
-        credit = earned - (support.reward.sum() - later) / size
-        likelier = self._likelier(self.begin(), support) * support.weight
-        return (likelier * credit).sum() * weight[:, 0].sum() / weight.sum()
+        n_support, n_query = len(support.reward), query.weight[:, 0].sum()
+        return_after = (query.reward * query.weight).sum() / n_query
+        reward_to_go = discounted_returns(support.reward, discount=1.0)
+        baseline = (support.reward.sum() - reward_to_go) / n_support
+        log_ratio = self._log_ratio(self.initial_state(), support) * support.weight
+        return (log_ratio * (return_after - baseline)).sum() * n_query / query.weight.sum()
 
     def _advantages(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """Advantages (E, H), and the deviation () that they were divided by."""
-        seen, reward, weight = episodes.observation, episodes.reward, episodes.weight
-        value = linear_baseline(seen, reward, weight, discount=self.discount)
-        found = gae(reward, value, discount=self.discount, decay=self.decay)
+        """The advantages (E, H), and the standard deviation () that they were divided by."""
+        observation, reward, weight = episodes.observation, episodes.reward, episodes.weight
+        value = linear_baseline(observation, reward, weight, discount=self.discount)
+        advantage = gae(reward, value, discount=self.discount, gae_lambda=self.gae_lambda)
         if not self.normalise:
-            return found, torch.ones_like(weight[0, 0])
-        found = found - weighted_mean(found, weight)
-        deviation = weighted_mean(found.square(), weight).sqrt().clamp_min(1e-8)
-        return found / deviation, deviation
+            return advantage, torch.ones_like(weight[0, 0])
+        advantage = advantage - weighted_mean(advantage, weight)
+        std = weighted_mean(advantage.square(), weight).sqrt().clamp_min(1e-8)
+        return advantage / std, std
 
-    def _likelier(self, state: State, episodes: Episodes) -> Tensor:
-        """By how much the log-probability of each action (E, H) has changed."""
-        then = self.actions.log_prob(episodes.extras, episodes.action)
-        return self._log_probability(state, episodes) - then
-
-    def _log_probability(self, state: State, episodes: Episodes) -> Tensor:
-        says = self.predict(state, episodes.observation)
-        return self.actions.log_prob(says, episodes.action)
+    def _log_ratio(self, state: State, episodes: Episodes) -> Tensor:
+        """log π / π₀ of each action (E, H), where π is the policy of `state` and π₀ acted."""
+        dist_params = self.predict(state, episodes.observation)
+        log_prob = self.actions.log_prob(dist_params, episodes.action)
+        return log_prob - self.actions.log_prob(episodes.extras, episodes.action)
 
 
 def e_maml(environment: Environment, net: nn.Module, **settings: Any) -> MAMLRL:
-    """E-MAML (Stadie et al., 2018): what explores well before adaptation is credited for it."""
+    """E-MAML (Stadie et al., 2018): credits the policy before adaptation for good exploration.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> robot = qs.environments.PointRobot()
+        >>> e_maml(robot, qs.nets.policy_net(robot)).exploration
+        1.0
+    """
     return MAMLRL(environment, net, exploration=1.0, **settings)

@@ -24,7 +24,7 @@ from quickstudy.core.task import Task
 from quickstudy.environments.environment import Environment
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learners.policies.maml_rl import MAMLRL
-from quickstudy.rl.advantages import ratio
+from quickstudy.rl.advantages import ratio_surrogate
 
 
 def promp(
@@ -35,39 +35,61 @@ def promp(
     penalty: float = 5e-4,
     **settings: Any,
 ) -> MAMLRL:
-    """`MAMLRL` with ProMP's inner and outer objectives. Train it by `MultiEpoch(Adam, 5)`."""
-    return MAMLRL(environment, net, surrogate=ratio, clip=clip, penalty=penalty, **settings)
+    """`MAMLRL` with ProMP's inner and outer objectives. Train it by `MultiEpoch(Adam, 5)`.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> robot = qs.environments.PointRobot()
+        >>> learner = promp(robot, qs.nets.policy_net(robot))
+        >>> learner.clip, round(learner.penalty.item(), 4)
+        (0.3, 0.0005)
+    """
+    objectives = {"surrogate": ratio_surrogate, "clip": clip, "penalty": penalty}
+    return MAMLRL(environment, net, **objectives, **settings)
 
 
 def adapt_penalty(learner: MAMLRL, optimizer: Optimizer, *, target: float = 0.01) -> None:
-    """Makes the penalty follow how far the policy before adaptation moves by a step of
-    `optimizer`, all of its epochs together: from now on, a divergence below target / 1.5 halves
-    it, one above 1.5 target doubles it (as in the authors' code).
+    """Adapt the penalty after every step of `optimizer` (all of its epochs together): halve it
+    if the KL divergence of the policy before adaptation is below target / 1.5, and double it if
+    above 1.5 target (as in the authors' code).
 
     Args:
         learner: one with a penalty, which is stored with its weights.
         target: a KL divergence, in nats.
 
     Raises:
-        ValueError: there is no penalty.
+        ValueError: the learner has no penalty.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> cells = qs.environments.HiddenGoal(size=3, horizon=4)
+        >>> learner = promp(cells, qs.nets.policy_net(cells, hidden=(8,)), penalty=1.0)
+        >>> optimizer = torch.optim.SGD(learner.parameters(), lr=1e-6)
+        >>> adapt_penalty(learner, optimizer)
+        >>> rollouts = qs.tasks.Rollouts(cells, learner, episodes=2)
+        >>> for step in qs.train(learner, rollouts, optimizer, steps=3, meta_batch_size=2):
+        ...     print(learner.penalty.item())
+        0.5
+        0.25
+        0.125
     """
     if learner.penalty is None:
         raise ValueError("The learner has no penalty to adapt: give it one, as `promp` does.")
-    seen: list[Any] = []
+    batches: list[Any] = []
 
-    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen[:] = inputs
+    def remember_batch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        batches[:] = inputs
 
-    def moved(task: Task[Any]) -> torch.Tensor:
-        return learner.moved(learner.begin(), task.support)
+    def policy_shift(task: Task[Any]) -> torch.Tensor:
+        return learner.policy_shift(learner.initial_state(), task.support)
 
     @torch.no_grad()
-    def follow(*step: Any) -> None:
+    def update(*step: Any) -> None:
         assert learner.penalty is not None
-        far = over_tasks(moved, learner.execution, learner.chunk)(seen.pop()).mean()
-        doubled = (far > 1.5 * target).to(far)
-        halved = (far < target / 1.5).to(far)
+        shift = over_tasks(policy_shift, learner.execution, learner.chunk)(batches.pop()).mean()
+        doubled = (shift > 1.5 * target).to(shift)
+        halved = (shift < target / 1.5).to(shift)
         learner.penalty *= 2 ** (doubled - halved)
 
-    learner.register_forward_pre_hook(note)
-    optimizer.register_step_post_hook(follow)
+    learner.register_forward_pre_hook(remember_batch)
+    optimizer.register_step_post_hook(update)

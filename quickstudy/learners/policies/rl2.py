@@ -1,21 +1,19 @@
 r"""RL², fast reinforcement learning by slow (Duan et al., 2016, arXiv:1611.02779; Wang et al.,
 2016, arXiv:1611.05763).
 
-A recurrent policy is told what it did and what that paid, and keeps its hidden state over all
-episodes of a trial with a task. So what it learns of the task is its memory, and how to
-explore and to learn are its weights, trained to earn much in a whole trial:
+A recurrent policy observes its last action and reward, and keeps its hidden state over all
+episodes of a trial. So the hidden state holds what it learned of the task, and the weights hold
+how to explore and to learn. The weights are trained to maximise the return of a whole trial:
 
 $$h_t = \mathrm{GRU}(h_{t-1}; o_t, a_{t-1}, r_{t-1}, d_{t-1}), \qquad
   \max_\theta\, \mathbb{E} \sum_{t \in \text{trial}} \gamma^t r_t$$
 
-Differs from the paper: PPO does outside what TRPO does there (as in later comparisons), the
-values are a second head of the policy's net, and inputs go into it as they are.
+Differs from the paper: PPO is the outer algorithm, where the paper has TRPO (as in later
+comparisons); the value is a second head of the policy's net; inputs are not preprocessed.
 """
 
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quickstudy.core.task import Task
@@ -23,28 +21,38 @@ from quickstudy.core.tree import tree_map
 from quickstudy.environments.actions import action_distribution
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Episodes, PolicyInput
-from quickstudy.nets.recurrent import remember, use_cells
+from quickstudy.nets.recurrent import chrono_init, use_cells
 from quickstudy.rl.actor import Actor
-from quickstudy.rl.ppo import Moment, Schedule, at, in_order, ppo, told
+from quickstudy.rl.ppo import PPOSettings, Schedule, StepRecord, ppo
+from quickstudy.rl.trials import flatten_episodes, last_real_step, policy_features
 
 
 class RL2(Actor):
-    """Learns to explore and to learn, as the memory of a recurrent policy. Train it on
+    """Learns to explore and to learn in the memory of a recurrent policy. Train it on
     `Rollouts(..., trial=True)`, by an optimizer in `MultiEpoch`.
 
     Args:
-        environment: says how wide observations and actions are.
+        environment: determines the sizes of observations and actions.
         hidden: units of the GRU.
-        remembers: before training, for how many steps the unit remembers that does so longest,
-            such as the length of a trial; others do for less, down to one step (Tallec &
-            Ollivier, 2018, arXiv:1804.11188). None: as PyTorch has it, all for about two.
-        discount: γ, of rewards, in a trial as a whole. This, `decay` and `entropy` may be
-            functions of the number of meta-steps done, such as to look farther ahead later.
-        decay: λ, of advantages (see `advantages.gae`).
-        clip: ε, by which the probability of an action may change on a batch (see
-            `advantages.clipped`).
-        value: how much the squared error of rates counts, see `trials.ppo`.
-        entropy: how much the entropy of actions counts, which keeps it trying.
+        timescale: the longest time constant of the GRU's units before training, in steps, such
+            as the length of a trial; the others are shorter, down to one step (Tallec &
+            Ollivier, 2018, arXiv:1804.11188). None: PyTorch's initialisation, about two steps.
+        discount: γ, of the rewards of a whole trial. `discount`, `gae_lambda` and
+            `entropy_coef` may be functions of the number of meta-steps done.
+        gae_lambda: λ in [0, 1], see `advantages.gae`.
+        clip: ε, see `advantages.clipped_surrogate`.
+        value_coef: weight of the squared error of normalised values, see `ppo`.
+        entropy_coef: weight of the entropy bonus.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> bandit = qs.environments.BernoulliBandit(arms=3)
+        >>> learner = qs.RL2(bandit, hidden=8)
+        >>> trials = qs.tasks.Rollouts(bandit, learner, episodes=5, trial=True)
+        >>> task = trials.sample(4, torch.Generator().manual_seed(0))
+        >>> task.query.action.shape, learner(task).shape
+        (torch.Size([4, 5, 1, 3]), torch.Size([4]))
     """
 
     def __init__(
@@ -54,59 +62,60 @@ class RL2(Actor):
         hidden: int = 256,
         timescale: int | None = None,
         discount: float | Schedule = 0.99,
-        decay: float | Schedule = 0.3,
+        gae_lambda: float | Schedule = 0.3,
         clip: float = 0.2,
-        value: float = 0.5,
-        entropy: float | Schedule = 0.01,
+        value_coef: float = 0.5,
+        entropy_coef: float | Schedule = 0.01,
     ):
         super().__init__()
         self.actions = action_distribution(environment)
-        inputs = environment.observations + environment.actions + 2
+        inputs = environment.observation_size + environment.action_size + 2
         self.memory = use_cells(nn.GRU(inputs, hidden))
         if timescale is not None:
-            remember(self.memory, timescale)
+            chrono_init(self.memory, timescale)
         self.policy = nn.Linear(hidden, self.actions.outputs)
         self.value = nn.Linear(hidden, 1)
-        self.settings = {"value_weight": value, "entropy_weight": entropy, "clip": clip}
-        self.settings |= {"discount": discount, "decay": decay}
+        self.schedules = discount, gae_lambda, clip, value_coef, entropy_coef
         self.set_step(0)
 
     def set_step(self, done: int) -> None:
-        """Sets discount, decay and entropy to what they are after `done` meta-steps."""
-        self.objective = partial(ppo, **at(done, self.settings))
+        """Set discount, λ and the coefficient of entropy to their values after `done`
+        meta-steps."""
+        self.settings = PPOSettings.at_step(done, self.schedules)
 
-    def begin(self) -> tuple[tuple[()], Tensor]:
-        """A hidden state (hidden,) of zeros."""
+    def initial_state(self) -> tuple[tuple[()], Tensor]:
+        """Return a hidden state (hidden,) of zeros."""
         return (), self.policy.weight.new_zeros(self.policy.in_features)
 
     def act(
-        self, state: tuple[()], memory: Tensor, percept: PolicyInput, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Moment]:
+        self, state: tuple[()], memory: Tensor, policy_input: PolicyInput, noise: Tensor
+    ) -> tuple[Tensor, Tensor, StepRecord]:
         """As `Actor.act`."""
-        hidden = self._read(tree_map(lambda x: x[None], percept), memory)[0]
-        says, rate = self.policy(hidden), self.value(hidden)[0]
-        return hidden, self.actions.draw(says, noise), Moment(percept, says, rate)
+        hidden = self._hidden(tree_map(lambda x: x[None], policy_input), memory)[0]
+        dist_params, value = self.policy(hidden), self.value(hidden)[0]
+        action = self.actions.sample(dist_params, noise)
+        return hidden, action, StepRecord(policy_input, dist_params, value)
 
     def adapt(
         self, support: Episodes, state: tuple[tuple[()], Tensor] | None = None
     ) -> tuple[tuple[()], Tensor]:
-        """The hidden state after the episodes (E, H), one after the other."""
-        _, memory = self.begin() if state is None else state
-        seen = in_order(support)
-        hidden = self._read(seen.extras.percept, memory)
-        last = torch.arange(len(hidden), device=hidden.device) == seen.weight.sum() - 1
-        return (), (hidden * last[:, None]).sum(0)
+        """Return the hidden state after the episodes (E, H), one after the other."""
+        _, memory = self.initial_state() if state is None else state
+        steps = flatten_episodes(support)
+        hidden = self._hidden(steps.extras.policy_input, memory)
+        return (), last_real_step(hidden, steps.weight)
 
     def predict(self, state: tuple[tuple[()], Tensor], x: Any) -> tuple[Tensor, Tensor]:
-        """What it says of the actions (N, ·), and the rates (N,), at the steps of episodes
-        `x`, which are `Episodes` (E, H), in the order of `in_order`."""
-        hidden = self._read(in_order(x).extras.percept, state[1])
+        """Return the parameters of the action distribution (N, ·) and the normalised values
+        (N,), at the steps of `flatten_episodes(x)`; `x` are `Episodes` (E, H)."""
+        hidden = self._hidden(flatten_episodes(x).extras.policy_input, state[1])
         return self.policy(hidden), self.value(hidden)[:, 0]
 
     def loss(self, task: Task[Episodes]) -> Tensor:
-        """PPO's, see `trials.ppo`."""
-        return self.objective(self.actions, *self.predict(self.begin(), task.query), task.query)
+        """The PPO loss, see `rl.ppo`."""
+        outputs = self.predict(self.initial_state(), task.query)
+        return ppo(self.actions, *outputs, task.query, self.settings)
 
-    def _read(self, percepts: PolicyInput, memory: Tensor) -> Tensor:
+    def _hidden(self, inputs: PolicyInput, memory: Tensor) -> Tensor:
         """The hidden state (N, hidden) at each of N steps."""
-        return self.memory(told(percepts), memory[None])[0]
+        return self.memory(policy_features(inputs), memory[None])[0]

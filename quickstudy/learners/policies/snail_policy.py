@@ -1,24 +1,23 @@
-r"""The SNAIL policy, which learns to explore by attention to all that it did (Mishra,
-Rohaninejad, Chen & Abbeel, 2018, arXiv:1707.03141, sections 3 and 5.2).
+r"""The SNAIL policy explores by attention to all steps of a trial (Mishra, Rohaninejad, Chen &
+Abbeel, 2018, arXiv:1707.03141, sections 3 and 5.2).
 
-As RL² it is told, at every step of a trial, what it sees, what it did last, what that paid, and
-whether an episode has just ended, and is trained to earn much in the whole trial. But it has no
-hidden state to keep all that in: temporal convolutions and attention (see `learners.snail`)
-read the steps themselves,
+As in RL², the policy reads, at every step of a trial, the observation, the last action, its
+reward, and whether an episode has just ended, and it is trained on the return of the whole
+trial. Instead of a hidden state, temporal convolutions and attention (see `nets.temporal`) read
+the steps themselves,
 
 $$h_t = \mathrm{SNAIL}(e_1, \dots, e_t), \qquad e_t = W \, [o_t, a_{t-1}, r_{t-1}, d_{t-1}]$$
 
-so that what was seen long ago is as near as what was seen last. A trial is read at once in
-training, and step by step, with keys and values of the past in memory, when it acts.
+so that an early step is as accessible as the last one. In training the net reads a trial at
+once; when it acts, it reads step by step, with the keys and values of the past in memory.
 
-Differs from the paper: PPO does outside what TRPO does there, and the values are a second head
-of the policy's net.
+Differs from the paper: PPO is the outer algorithm, where the paper has TRPO, and the value is a
+second head of the policy's net.
 """
 
 import math
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +27,18 @@ from quickstudy.core.tree import tree_map
 from quickstudy.environments.actions import action_distribution
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Episodes, PolicyInput
-from quickstudy.learners.amortised.snail import Block, CausalAttention, TemporalConvolution
+from quickstudy.nets.temporal import CausalAttention, TemporalConvolution
 from quickstudy.rl.actor import Actor
-from quickstudy.rl.ppo import Moment, Schedule, at, in_order, ppo, told
+from quickstudy.rl.ppo import PPOSettings, Schedule, StepRecord, ppo
+from quickstudy.rl.trials import flatten_episodes, policy_features
+
+Block: TypeAlias = int | tuple[int, int]
 
 
 class Memory(NamedTuple):
     """What the layers need of past steps, newest last."""
 
-    known: Tensor  # (L,)  1 for a step, 0 for one that never was
+    mask: Tensor  # (L,)  1 for a step, 0 for one that never was
     layers: tuple[Any, ...]  # keys (L, K) and values (L, V), or a convolution's last inputs
 
 
@@ -45,20 +47,28 @@ class SNAILPolicy(Actor):
     `Rollouts(..., trial=True)`, by an optimizer in `MultiEpoch`.
 
     Args:
-        environment: says how wide observations and actions are.
-        length: L, of the longest trial: episodes times horizon. So many past steps are
-            remembered; of a longer trial, the last.
-        width: of what is embedded of a step.
+        environment: determines the sizes of observations and actions.
+        length: L, the steps of the longest trial: episodes times horizon. The memory holds so
+            many past steps; of a longer trial, the last.
+        width: size of the embedding of a step.
         blocks: the net, as of `SNAIL`; the default is the paper's for bandits and MDPs.
-        reach: how far a block of convolutions looks back, at most; None: L. With 2 it is one
-            convolution, of a step and the last one, and all else is left to attention.
-        discount: γ, of rewards, in a trial as a whole. This, `decay` and `entropy` may be
-            functions of the number of meta-steps done, such as to look farther ahead later.
-        decay: λ, of advantages (see `advantages.gae`).
-        clip: ε, by which the probability of an action may change on a batch (see
-            `advantages.clipped`).
-        value: how much the squared error of rates counts, see `trials.ppo`.
-        entropy: how much the entropy of actions counts, which keeps it trying.
+        reach: how far a block of convolutions looks back, at most; None: L. With 2 a block is
+            one convolution, of a step and the last one, and attention does all else.
+        discount: γ, of the rewards of a whole trial. `discount`, `gae_lambda` and
+            `entropy_coef` may be functions of the number of meta-steps done.
+        gae_lambda: λ in [0, 1], see `advantages.gae`.
+        clip: ε, see `advantages.clipped_surrogate`.
+        value_coef: weight of the squared error of normalised values, see `rl.ppo`.
+        entropy_coef: weight of the entropy bonus.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> bandit = qs.environments.BernoulliBandit(arms=3)
+        >>> learner = qs.SNAILPolicy(bandit, length=5, width=8, blocks=(8, (8, 8)))
+        >>> trials = qs.tasks.Rollouts(bandit, learner, episodes=5, trial=True)
+        >>> learner(trials.sample(4, torch.Generator().manual_seed(0))).shape
+        torch.Size([4])
     """
 
     def __init__(
@@ -70,16 +80,16 @@ class SNAILPolicy(Actor):
         blocks: Sequence[Block] = (32, 32, (32, 32)),
         reach: int | None = None,
         discount: float | Schedule = 0.99,
-        decay: float | Schedule = 0.3,
+        gae_lambda: float | Schedule = 0.3,
         clip: float = 0.2,
-        value: float = 0.5,
-        entropy: float | Schedule = 0.01,
+        value_coef: float = 0.5,
+        entropy_coef: float | Schedule = 0.01,
     ):
         super().__init__()
         self.length, self.actions = length, action_distribution(environment)
-        self.embed = nn.Linear(environment.observations + environment.actions + 2, width)
-        self.layers = nn.ModuleList()
-        inputs = width
+        inputs = environment.observation_size + environment.action_size + 2
+        self.observation_layer = nn.Linear(inputs, width)
+        self.layers, inputs = nn.ModuleList(), width
         for block in blocks:
             if isinstance(block, int):
                 for i in range(math.ceil(math.log2(max(reach or length, 2)))):
@@ -90,88 +100,70 @@ class SNAILPolicy(Actor):
                 inputs += block[1]
         self.policy = nn.Linear(inputs, self.actions.outputs)
         self.value = nn.Linear(inputs, 1)
-        self.settings = {"value_weight": value, "entropy_weight": entropy, "clip": clip}
-        self.settings |= {"discount": discount, "decay": decay}
+        self.schedules = discount, gae_lambda, clip, value_coef, entropy_coef
         self.set_step(0)
 
     def set_step(self, done: int) -> None:
-        """Sets discount, decay and entropy to what they are after `done` meta-steps."""
-        self.objective = partial(ppo, **at(done, self.settings))
+        """Set discount, λ and the coefficient of entropy to their values after `done`
+        meta-steps."""
+        self.settings = PPOSettings.at_step(done, self.schedules)
 
-    def begin(self) -> tuple[tuple[()], Memory]:
-        """No steps yet: of the last L, all are missing."""
-        return (), self._nothing(self.length)
+    def initial_state(self) -> tuple[tuple[()], Memory]:
+        """Return a memory in which all L steps are missing."""
+        return (), self._empty_memory(self.length)
 
     def act(
-        self, state: tuple[()], memory: Memory, percept: PolicyInput, noise: Tensor
-    ) -> tuple[Memory, Tensor, Moment]:
+        self, state: tuple[()], memory: Memory, policy_input: PolicyInput, noise: Tensor
+    ) -> tuple[Memory, Tensor, StepRecord]:
         """As `Actor.act`."""
-        rows, memory = self._read(tree_map(lambda x: x[None], percept), memory)
-        says, rate = self._say(rows)
-        moment = Moment(percept, says[0], rate[0])
-        later = tree_map(lambda past: past[1:], memory)
-        return later, self.actions.draw(says[0], noise), moment
+        features, memory = self._read(tree_map(lambda x: x[None], policy_input), memory)
+        dist_params, value = (output[0] for output in self._heads(features))
+        action = self.actions.sample(dist_params, noise)
+        newest = tree_map(lambda past: past[1:], memory)
+        return newest, action, StepRecord(policy_input, dist_params, value)
 
     def adapt(
         self, support: Episodes, state: tuple[tuple[()], Memory] | None = None
     ) -> tuple[tuple[()], Memory]:
-        """What is remembered after the episodes (E, H), one after the other."""
-        _, before = self.begin() if state is None else state
-        seen = in_order(support)
-        steps = seen.weight.sum().long()
-        _, after = self._read(seen.extras.percept, before)
+        """Return the memory after the episodes (E, H), one after the other."""
+        _, before = self.initial_state() if state is None else state
+        steps = flatten_episodes(support)
+        _, after = self._read(steps.extras.policy_input, before)
+        n_steps = steps.weight.sum().long()
 
-        def last(past: Tensor, first: Tensor) -> Tensor:
-            return past[steps + torch.arange(len(first), device=past.device)]
+        def newest(past: Tensor, like: Tensor) -> Tensor:
+            return past[n_steps + torch.arange(len(like), device=past.device)]
 
-        return (), tree_map(last, after, before)
+        return (), tree_map(newest, after, before)
 
     def predict(self, state: tuple[tuple[()], Memory], x: Any) -> tuple[Tensor, Tensor]:
-        """What it says of the actions (N, ·), and the rates (N,), at the steps of episodes
-        `x`, which are `Episodes` (E, H), in the order of `in_order`."""
-        return self._say(self._read(in_order(x).extras.percept, state[1])[0])
+        """Return the parameters of the action distribution (N, ·) and the normalised values
+        (N,), at the steps of `flatten_episodes(x)`; `x` are `Episodes` (E, H)."""
+        return self._heads(self._read(flatten_episodes(x).extras.policy_input, state[1])[0])
 
     def loss(self, task: Task[Episodes]) -> Tensor:
-        """PPO's, see `trials.ppo`."""
-        begun = (), self._nothing(0)  # says the same as L steps that are missing, at less cost
-        return self.objective(self.actions, *self.predict(begun, task.query), task.query)
+        """The PPO loss, see `rl.ppo`."""
+        state = (), self._empty_memory(0)  # predicts as L missing steps do, at less cost
+        return ppo(self.actions, *self.predict(state, task.query), task.query, self.settings)
 
-    def _nothing(self, length: int) -> Memory:
-        def missing(layer: nn.Module) -> Any:
-            zeros = self.policy.weight.new_zeros
-            if isinstance(layer, TemporalConvolution):
-                return zeros(layer.dilation, layer.then.in_features)
-            assert isinstance(layer, CausalAttention)
-            keys, values = layer.key.out_features, layer.value.out_features
-            return zeros(length, keys), zeros(length, values)
+    def _empty_memory(self, length: int) -> Memory:
+        layers: Any = self.layers
+        mask = self.policy.weight.new_zeros(length)
+        return Memory(mask, tuple(layer.empty_past(length) for layer in layers))
 
-        known = self.policy.weight.new_zeros(length)
-        return Memory(known, tuple(missing(layer) for layer in self.layers))
+    def _heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.policy(features), self.value(features)[:, 0]
 
-    def _say(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self.policy(rows), self.value(rows)[:, 0]
-
-    def _read(self, percepts: PolicyInput, memory: Memory) -> tuple[Tensor, Memory]:
-        """What the last layer says of N steps after those in memory, (N, features), and the
-        memory with these at its end, N rows longer."""
-        x = self.embed(told(percepts))
-        known = torch.cat([memory.known, torch.ones_like(x[:, 0])])
-        step = torch.arange(len(known), device=x.device)
-        ago = step[len(memory.known) :, None] - step
-        seen = (ago >= 0) & (ago <= self.length) & (known > 0)
-        longer = []
+    def _read(self, inputs: PolicyInput, memory: Memory) -> tuple[Tensor, Memory]:
+        """The features of N steps after those in memory, (N, features), and the memory with
+        these at its end, N rows longer."""
+        x = self.observation_layer(policy_features(inputs))
+        is_step = torch.cat([memory.mask, torch.ones_like(x[:, 0])])  # (L + N,)
+        step = torch.arange(len(is_step), device=x.device)
+        ago = step[len(memory.mask) :, None] - step  # (N, L + N)
+        mask = (ago >= 0) & (ago <= self.length) & (is_step > 0)
+        layers: list[Any] = []
         for layer, past in zip(self.layers, memory.layers, strict=True):
-            if isinstance(layer, TemporalConvolution):
-                rows = torch.cat([past, x])
-                x = layer.beside(x, rows[: len(x)])
-                longer.append(rows)
-            else:
-                assert isinstance(layer, CausalAttention)
-                new = layer.key(x), layer.value(x)
-                key, value = (torch.cat(pair) for pair in zip(past, new, strict=True))
-                score = (layer.query(x) @ key.mT / math.sqrt(key.shape[-1])).masked_fill(
-                    ~seen, -torch.inf
-                )
-                x = torch.cat([x, score.softmax(-1) @ value], -1)
-                longer.append((key, value))
-        return x, Memory(known, tuple(longer))
+            x, longer = layer.with_past(x, past, mask)  # pyright: ignore[reportCallIssue]
+            layers.append(longer)
+        return x, Memory(is_step, tuple(layers))

@@ -1,28 +1,26 @@
 r"""VariBAD: variational Bayes-adaptive deep reinforcement learning (Zintgraf, Shiarlis, Igl,
 Schulze, Gal, Hofmann & Whiteson, 2020, arXiv:1910.08348).
 
-A task is what a few numbers $m$ say of it, and what is known of a task a normal distribution of
-them, the belief. A recurrent encoder reads it off all that was seen of a trial, $\tau_{:t}$ =
-$(o_0, a_0, r_0, \dots, o_t)$. A policy that is told the belief beside what it sees can weigh
-what it may learn of the task against what it may earn. Encoder and decoder are trained to say,
-at every step $t$, the rewards $r_i$ of ALL steps of the trial, past and future (equations 8 to
-10):
+A task is represented by a latent vector $m$; the belief is a Gaussian over $m$, which a
+recurrent encoder infers from the trial so far, $\tau_{:t}$ = $(o_0, a_0, r_0, \dots, o_t)$. The
+policy reads the belief beside the observation, so it can weigh exploration against reward.
+At every step $t$, encoder and decoder learn to predict the rewards $r_i$ of ALL steps of the
+trial, past and future (equations 8 to 10):
 
 $$\mathrm{ELBO}_t = \mathbb{E}_{q(m \mid \tau_{:t})} \sum_{i \in \text{trial}}
   \log p(r_i \mid o_i, a_i, o_{i+1}, m)
   - \beta\, \mathrm{KL}\big(q(m \mid \tau_{:t}) \,\|\, q(m \mid \tau_{:t-1})\big)$$
 
-with the prior $\mathcal{N}(0, I)$ before the first step; the policy, by PPO, to earn much in
-the whole trial. Neither's gradient goes into the other.
+The prior before the first step is $\mathcal{N}(0, I)$. PPO trains the policy on the return of
+the whole trial. The gradient of the policy does not reach the encoder, nor that of the ELBO the
+policy.
 
-Differs from the paper: both learn from the trials that the policy has just acted in, by one
-optimizer (there, the ELBO from a store of old trials too); log-probabilities of rewards are
-squared errors, where the paper's grid has those of two classes; inputs go into the nets as they
-are.
+Differs from the paper: one optimizer trains both on the trials that the policy has just acted
+in (the paper's ELBO uses a store of old trials too); log-probabilities of rewards are squared
+errors, where the paper's grid has those of two classes; inputs are not preprocessed.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -36,41 +34,51 @@ from quickstudy.environments.actions import DiagonalGaussian, action_distributio
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Episodes, PolicyInput
 from quickstudy.nets.backbones import MLP
-from quickstudy.nets.recurrent import remember, use_cells
+from quickstudy.nets.recurrent import chrono_init, use_cells
 from quickstudy.rl.actor import Actor
-from quickstudy.rl.ppo import Moment, in_order, ppo, told
+from quickstudy.rl.ppo import PPOSettings, StepRecord, ppo
+from quickstudy.rl.trials import flatten_episodes, last_real_step, policy_features
 
 
-class Thought(NamedTuple):
-    """What training needs of a step."""
+class BeliefStep(NamedTuple):
+    """What the loss needs of a step."""
 
-    moment: Moment
-    belief: Tensor  # (2L,)  means of m and logarithms of deviations, by which it acted
-    luck: Tensor  # (L + 1,)  uniform numbers, to draw an m by, and which steps decode theirs
+    record: StepRecord
+    belief: Tensor  # (2L,)  means and log standard deviations of m, which the policy read
+    noise: Tensor  # (L + 1,)  uniform: L to sample m, one to choose which steps are decoded
 
 
 class VariBAD(Actor):
-    """Infers a belief of the task, and explores and earns by it. Train it on `Rollouts(...,
-    trial=True)`, by an optimizer in `Epochs`.
+    """Infers a belief about the task, and acts on it. Train it on `Rollouts(..., trial=True)`,
+    by an optimizer in `MultiEpoch`.
 
     Args:
-        environment: says how wide observations and actions are.
-        latent: L, the width of m.
+        environment: determines the sizes of observations and actions.
+        latent: L, the size of m.
         hidden: units of the encoder's GRU.
-        remembers: before training, for how many steps at most, see `RL2`.
-        policy: layers of the net that says actions and rates.
-        decoder: layers of each decoder, one or more.
-        observations: decodes next observations too, for families in which not only rewards
-            differ.
-        decoded: of how many steps t of a trial, drawn for each, m is decoded. None: of all,
-            which says the same with less noise, and costs more.
-        kl: β, of the divergence, beside sums of squared errors.
-        discount: γ, of rewards, in a trial as a whole.
-        decay: λ, of advantages (see `advantages.gae`).
-        clip: ε, by which the probability of an action may change on a batch (see
-            `advantages.clipped`).
-        value: how much the squared error of rates counts, see `trials.ppo`.
-        entropy: how much the entropy of actions counts, which keeps it trying.
+        timescale: the longest time constant before training, as in `RL2`.
+        policy: hidden layers of the net of action distribution and value.
+        decoder: hidden layers of each decoder, one or more.
+        observations: whether to decode next observations too, for families in which more than
+            the rewards differ.
+        decoded: the number of steps t of a trial, sampled for each trial, at which m is
+            decoded. None: all, which has the same mean and less variance, and costs more.
+        kl: β, the weight of the KL divergence beside sums of squared errors.
+        discount: γ, of the rewards of a whole trial.
+        gae_lambda: λ in [0, 1], see `advantages.gae`.
+        clip: ε, see `advantages.clipped_surrogate`.
+        value_coef: weight of the squared error of normalised values, see `rl.ppo`.
+        entropy_coef: weight of the entropy bonus.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> grid = qs.environments.HiddenGoal(size=3, horizon=4)
+        >>> learner = qs.VariBAD(grid, latent=2, hidden=8)
+        >>> trials = qs.tasks.Rollouts(grid, learner, episodes=2, trial=True)
+        >>> task = trials.sample(5, torch.Generator().manual_seed(0))
+        >>> task.query.extras.belief.shape, learner(task).shape
+        (torch.Size([5, 2, 4, 4]), torch.Size([5]))
     """
 
     def __init__(
@@ -86,100 +94,113 @@ class VariBAD(Actor):
         decoded: int | None = None,
         kl: float = 0.1,
         discount: float = 0.95,
-        decay: float = 0.95,
+        gae_lambda: float = 0.95,
         clip: float = 0.05,
-        value: float = 0.5,
-        entropy: float = 0.1,
+        value_coef: float = 0.5,
+        entropy_coef: float = 0.1,
     ):
         super().__init__()
-        seen, self.width, self.draws = environment.observations, environment.actions, latent + 1
+        o, a = environment.observation_size, environment.action_size
+        self.action_size, self.extra_noise_size = a, latent + 1
         self.actions, self.beliefs = (
             action_distribution(environment),
             DiagonalGaussian(2 * latent),
         )
-        self.memory = use_cells(nn.GRU(seen + self.width + 2, hidden))
+        self.memory = use_cells(nn.GRU(o + a + 2, hidden))
         if timescale is not None:
-            remember(self.memory, timescale)
+            chrono_init(self.memory, timescale)
         self.belief = nn.Linear(hidden, 2 * latent)
-        says = self.actions.outputs + 1
-        self.policy = MLP(seen + 2 * latent, says, hidden=policy, activation=nn.Tanh)
-        moved = seen + self.width
-        self.rewards = Decoder(latent, moved + seen, 1, decoder)
-        self.observations = Decoder(latent, moved, seen, decoder) if observations else None
-        weights = {"value_weight": value, "entropy_weight": entropy}
-        self.objective = partial(ppo, discount=discount, decay=decay, clip=clip, **weights)
+        outputs = self.actions.outputs + 1
+        self.policy = MLP(o + 2 * latent, outputs, hidden=policy, activation=nn.Tanh)
+        self.rewards = Decoder(latent, o + a + o, 1, decoder)
+        self.observations = Decoder(latent, o + a, o, decoder) if observations else None
+        self.settings = PPOSettings(discount, gae_lambda, clip, value_coef, entropy_coef)
         self.decoded, self.kl = decoded, kl
 
-    def begin(self) -> tuple[tuple[()], Tensor]:
-        """A hidden state (hidden,) of zeros."""
+    def initial_state(self) -> tuple[tuple[()], Tensor]:
+        """Return a hidden state (hidden,) of zeros."""
         return (), self.belief.weight.new_zeros(self.belief.in_features)
 
     def act(
-        self, state: tuple[()], memory: Tensor, percept: PolicyInput, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Thought]:
+        self, state: tuple[()], memory: Tensor, policy_input: PolicyInput, noise: Tensor
+    ) -> tuple[Tensor, Tensor, BeliefStep]:
         """As `Actor.act`."""
-        hidden = self._read(tree_map(lambda x: x[None], percept), memory)[0]
+        hidden = self._hidden(tree_map(lambda x: x[None], policy_input), memory)[0]
         belief = self.belief(hidden)
-        says, rate = self._say(percept.observation, belief)
-        action = self.actions.draw(says, noise[: self.width])
-        thought = Thought(Moment(percept, says, rate), belief, noise[self.width :])
-        return hidden, action, thought
+        dist_params, value = self._policy(policy_input.observation, belief)
+        action = self.actions.sample(dist_params, noise[: self.action_size])
+        record = StepRecord(policy_input, dist_params, value)
+        return hidden, action, BeliefStep(record, belief, noise[self.action_size :])
 
     def adapt(
         self, support: Episodes, state: tuple[tuple[()], Tensor] | None = None
     ) -> tuple[tuple[()], Tensor]:
-        """The hidden state after the episodes (E, H), one after the other."""
-        _, memory = self.begin() if state is None else state
-        seen = in_order(support)
-        hidden = self._read(seen.extras.moment.percept, memory)
-        last = torch.arange(len(hidden), device=hidden.device) == seen.weight.sum() - 1
-        return (), (hidden * last[:, None]).sum(0)
+        """Return the hidden state after the episodes (E, H), one after the other."""
+        _, memory = self.initial_state() if state is None else state
+        steps = flatten_episodes(support)
+        hidden = self._hidden(steps.extras.record.policy_input, memory)
+        return (), last_real_step(hidden, steps.weight)
 
     def predict(self, state: tuple[tuple[()], Tensor], x: Any) -> tuple[Tensor, Tensor]:
-        """What it says of the actions (N, ·), and the rates (N,), at the steps of episodes
-        `x`, which are `Episodes` (E, H), in the order of `in_order`."""
-        seen = in_order(x)
-        hidden = self._read(seen.extras.moment.percept, state[1])
-        return self._say(seen.observation, self.belief(hidden))
+        """Return the parameters of the action distribution (N, ·) and the normalised values
+        (N,), at the steps of `flatten_episodes(x)`; `x` are `Episodes` (E, H)."""
+        steps = flatten_episodes(x)
+        hidden = self._hidden(steps.extras.record.policy_input, state[1])
+        return self._policy(steps.observation, self.belief(hidden))
 
     def loss(self, task: Task[Episodes]) -> Tensor:
-        """PPO's (see `trials.ppo`), given the beliefs that it acted by, and minus the ELBO: a
-        mean over t, divided by the number of steps."""
-        moments = task.query._replace(extras=task.query.extras.moment)
-        seen = in_order(task.query)
-        says = self._say(seen.observation, seen.extras.belief)
-        return self.objective(self.actions, *says, moments) - self._elbo(seen)
+        """The PPO loss (see `rl.ppo`), given the beliefs that the policy read, minus the ELBO
+        (the mean over t, divided by the number of steps)."""
+        records = task.query._replace(extras=task.query.extras.record)
+        steps = flatten_episodes(task.query)
+        outputs = self._policy(steps.observation, steps.extras.belief)
+        return ppo(self.actions, *outputs, records, self.settings) - self._elbo(steps)
 
-    def _elbo(self, seen: Episodes) -> Tensor:
-        """Of steps (N,) in order."""
-        belief = self.belief(self._read(seen.extras.moment.percept, self.begin()[1]))
-        before = torch.cat([torch.zeros_like(belief[:1]), belief[:-1]])
-        divergence = weighted_mean(self.beliefs.divergence(belief, before), seen.weight)
-        *luck, lot = seen.extras.luck.unbind(-1)
-        t = (lot + seen.weight).topk(min(self.decoded or len(lot), len(lot))).indices
-        m = self.beliefs.draw(belief, torch.stack(luck, -1))[t]
-        then = seen.next_observation
-        moved = torch.cat([seen.observation, seen.action], -1)
-        found = self.rewards(m, torch.cat([moved, then], -1))[..., 0]  # (t, i)
-        errors = (found - seen.reward).square()
+    def _elbo(self, steps: Episodes) -> Tensor:
+        """The ELBO () of steps (N,) that `flatten_episodes` ordered."""
+        inputs, noise, weight = (
+            steps.extras.record.policy_input,
+            steps.extras.noise,
+            steps.weight,
+        )
+        belief = self.belief(self._hidden(inputs, self.initial_state()[1]))  # (N, 2L)
+        prior = torch.cat([torch.zeros_like(belief[:1]), belief[:-1]])  # N(0, I) at first
+        kl = weighted_mean(self.beliefs.kl_divergence(belief, prior), weight)
+
+        priority = noise[:, -1] + weight  # random among the real steps, then padding
+        decoded = priority.topk(min(self.decoded or len(weight), len(weight))).indices  # (K,)
+        m = self.beliefs.sample(belief, noise[:, :-1])[decoded]  # (K, L)
+        moves = torch.cat([steps.observation, steps.action], -1)
+        reward = self.rewards(m, torch.cat([moves, steps.next_observation], -1))[..., 0]
+        error = (reward - steps.reward).square()  # (K, N)
         if self.observations is not None:
-            errors = errors + (self.observations(m, moved) - then).square().sum(-1)
-        error = weighted_mean(errors @ seen.weight, seen.weight[t])
-        return -(error + self.kl * divergence) / seen.weight.sum()
+            next_error = (self.observations(m, moves) - steps.next_observation).square()
+            error = error + next_error.sum(-1)
+        error = weighted_mean(error @ weight, weight[decoded])
+        return -(error + self.kl * kl) / weight.sum()
 
-    def _read(self, percepts: PolicyInput, memory: Tensor) -> Tensor:
+    def _hidden(self, inputs: PolicyInput, memory: Tensor) -> Tensor:
         """The hidden state (N, hidden) at each of N steps."""
-        return self.memory(told(percepts), memory[None])[0]
+        return self.memory(policy_features(inputs), memory[None])[0]
 
-    def _say(self, observation: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
-        """What it says of actions (..., ·), and rates (...)."""
-        says = self.policy(torch.cat([observation, belief.detach()], -1))
-        return says[..., :-1], says[..., -1]
+    def _policy(self, observation: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
+        """The parameters of the action distribution (..., ·) and the normalised values
+        (...)."""
+        outputs = self.policy(torch.cat([observation, belief.detach()], -1))
+        return outputs[..., :-1], outputs[..., -1]
 
 
 class Decoder(nn.Module):
-    """What K tasks m (K, L) say of N steps (N, steps): (K, N, outputs). Its first layer is one
-    of both together, whose products are made once for a task and for a step, not for a pair."""
+    """Predict N steps (N, steps) for each of K latent tasks m (K, L): (K, N, outputs).
+
+    The first layer is linear in the pair (m, step), so its products are computed once for each
+    task and once for each step, not for each pair.
+
+    Examples:
+        >>> import torch
+        >>> Decoder(2, 3, 1, hidden=(8,))(torch.zeros(4, 2), torch.zeros(5, 3)).shape
+        torch.Size([4, 5, 1])
+    """
 
     def __init__(self, latent: int, steps: int, outputs: int, hidden: Sequence[int]):
         super().__init__()
@@ -187,7 +208,7 @@ class Decoder(nn.Module):
         self.rest = MLP(hidden[0], outputs, hidden=hidden[1:])
 
     def forward(self, m: Tensor, steps: Tensor) -> Tensor:
-        """Of every task about every step."""
-        of_task, of_step = self.first.weight.split([m.shape[-1], steps.shape[-1]], 1)
-        of_steps = F.linear(steps, of_step, self.first.bias)
-        return self.rest((F.linear(m, of_task)[:, None] + of_steps).relu())
+        """Return the predictions (K, N, outputs)."""
+        task_weight, step_weight = self.first.weight.split([m.shape[-1], steps.shape[-1]], 1)
+        from_steps = F.linear(steps, step_weight, self.first.bias)
+        return self.rest((F.linear(m, task_weight)[:, None] + from_steps).relu())
