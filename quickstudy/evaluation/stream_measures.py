@@ -25,8 +25,8 @@ class StreamReport:
     """The scores on the tests of every experience as more were learned.
 
     `matrix[r, i, j]` is the score of stream r on the test of experience j + 1 after i
-    experiences. Below the first row, the diagonal has the scores right after learning, and above
-    it are those before. NaN was not measured. Larger is better.
+    experiences. Below the first row, the diagonal has the scores right after learning. Above it
+    are those before. NaN was not measured. Larger is better.
 
     Examples:
         >>> import torch

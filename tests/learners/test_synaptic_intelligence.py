@@ -13,6 +13,7 @@ from quickstudy.core.task import Examples
 from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples
 from quickstudy.evaluation import evaluate_stream
+from quickstudy.learners.lifelong.synaptic_intelligence import SIState
 from quickstudy.nets.backbones import MLP
 from quickstudy.tasks.scenarios import permuted
 
@@ -81,6 +82,17 @@ def test_the_integral_is_the_fall_of_the_loss():
     fall = learner.batch_loss(examples, start) - learner.batch_loss(examples, state.params)
     assert fall > 0.05
     torch.testing.assert_close(torch.as_tensor(gain), fall, rtol=5e-3, atol=0)
+
+
+@pytest.mark.usefixtures("double")
+def test_importance_is_never_negative():
+    """A penalty above the bound 1 / (c Ω) of the rate overshoots, and ω becomes negative."""
+    learner = SynapticIntelligence(MLP(4, 3), si_lambda=1000.0, lr=0.1, epochs=2)
+    params = select_parameters(learner.net)
+    state = SIState(params, {name: torch.full_like(p, 0.015) for name, p in params.items()})
+    importance = learner.adapt(classes(10), state).importance
+    assert all((value >= 0).all() for value in importance.values())
+    assert any((value == 0).any() for value in importance.values())
 
 
 @pytest.mark.usefixtures("double")

@@ -56,6 +56,7 @@ class AGEM(NetLearner[AGEMState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
         >>> learner = qs.AGEM(torch.nn.Linear(4, 4), lr=1.0, epochs=20, replay_batch_size=8)
         >>> state = None

@@ -73,6 +73,7 @@ class DarkExperienceReplay(NetLearner[DERState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
         >>> learner = qs.DarkExperienceReplay(torch.nn.Linear(4, 4), lr=0.5, epochs=20)
         >>> state = None

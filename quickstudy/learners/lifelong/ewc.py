@@ -62,6 +62,7 @@ class EWC(NetLearner[EWCState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
         >>> net = torch.nn.Linear(4, 4)
         >>> first, second = examples.take(slice(2)), examples.take(slice(2, 4))

@@ -51,6 +51,7 @@ class ExperienceReplay(NetLearner[ExperienceReplayState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
         >>> learner = qs.ExperienceReplay(torch.nn.Linear(4, 4), lr=1.0, epochs=20)
         >>> state = None

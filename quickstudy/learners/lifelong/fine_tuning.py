@@ -35,6 +35,7 @@ class FineTuning(NetLearner[Params]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> first = qs.Examples(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.ones(1))
         >>> second = qs.Examples(torch.ones(1, 1), torch.tensor([[0.0, 1.0]]), torch.ones(1))
         >>> learner = qs.FineTuning(torch.nn.Linear(1, 2), lr=1.0, epochs=20)

@@ -60,6 +60,7 @@ class GDumb(NetLearner[GDumbState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> y = torch.eye(2)[[0, 0, 0, 0, 0, 1, 1]]
         >>> learner = qs.GDumb(torch.nn.Linear(2, 2), memory_size=4, epochs=1)
         >>> state = learner.adapt(qs.Examples(y, y, torch.ones(7)))

@@ -36,6 +36,7 @@ class Joint(NetLearner[JointState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
         >>> learner = qs.Joint(torch.nn.Linear(4, 4), lr=1.0, epochs=20)
         >>> state = None

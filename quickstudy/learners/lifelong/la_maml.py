@@ -66,6 +66,7 @@ class LaMAML(NetLearner[LaMAMLState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
         >>> learner = qs.LaMAML(torch.nn.Linear(4, 4), alpha=0.1, batch_size=1)
         >>> state = learner.adapt(examples)

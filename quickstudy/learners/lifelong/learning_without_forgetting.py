@@ -49,6 +49,7 @@ class LearningWithoutForgetting(NetLearner[LwFState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
         >>> learner = qs.LearningWithoutForgetting(torch.nn.Linear(4, 4))
         >>> learner.adapt(examples.take(slice(2))).classes

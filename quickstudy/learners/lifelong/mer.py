@@ -61,8 +61,9 @@ class MER(NetLearner[MERState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
-        >>> learner = qs.MER(torch.nn.Linear(4, 4), lr=1.0, beta=0.5, n_batches=2)
+        >>> learner = qs.MER(torch.nn.Linear(4, 4), lr=1.0, beta=0.5)
         >>> state = learner.adapt(examples)
         >>> learner.predict(state, examples.x).argmax(-1), state.buffer.seen
         (tensor([0, 1, 2, 3]), tensor(4))

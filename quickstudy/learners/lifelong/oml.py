@@ -58,6 +58,7 @@ class OML(Learner[OMLState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
         >>> learner = qs.OML(torch.nn.Identity(), features=4, classes=4, lr=1.0)
         >>> head = learner.adapt(examples)

@@ -52,6 +52,7 @@ class SynapticIntelligence(NetLearner[SIState]):
     Examples:
         >>> import torch
         >>> import quickstudy as qs
+        >>> _ = torch.manual_seed(0)
         >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
         >>> learner = qs.SynapticIntelligence(torch.nn.Linear(4, 4))
         >>> state = learner.adapt(examples.take(slice(2)))
