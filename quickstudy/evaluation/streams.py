@@ -24,12 +24,11 @@ from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Json, Task, TaskBatch
 from quickstudy.evaluation.protocol import (
     Metric,
-    Report,
-    _finite,
     default_metrics,
     evaluating,
     is_transductive,
 )
+from quickstudy.evaluation.report import Report, finite_or_none
 from quickstudy.execution.batching import Execution, explained, over_tasks
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import CheckpointError, _replace
@@ -131,7 +130,7 @@ class StreamReport:
         def numbers(tensor: Tensor) -> Json:
             if tensor.ndim:
                 return [numbers(part) for part in tensor]
-            return _finite(round(float(tensor), 6))
+            return finite_or_none(round(float(tensor), 6))
 
         tensors = ("matrix", "seconds", "examples", "bytes")
         facts = {"card": dict(self.card), "metric": self.metric}
@@ -315,7 +314,7 @@ def evaluate_stream(
                 history.append(
                     {
                         "number": now.number,
-                        "scores": [_finite(score) for score in scores],
+                        "scores": [finite_or_none(score) for score in scores],
                         "seconds": now.seconds / len(group),
                         "examples": now.examples // len(group),
                         "bytes": size_of_state // len(group),

@@ -13,11 +13,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import tree_map, unstack
 from quickstudy.core.task import Examples, Task, batches
-from quickstudy.estimators.verification import equal_error_rate, roc
-from quickstudy.evaluation.adaptation import _evaluating
-from quickstudy.evaluation.pairwise import compares, embed, similarities
+from quickstudy.estimators.error_rates import equal_error_rate, roc
+from quickstudy.evaluation.pairwise import embed, similarities
+from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
 from quickstudy.reports.report import Palette, figure, paragraph, pixels
 from quickstudy.runs.recipes import Benchmark
@@ -37,11 +38,11 @@ def comparing(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
     for name, value in test.settings.items():
         setattr(learner, name, value)
     batch = next(iter(batches(test.tasks, test.meta_batch_size, steps=1, seed=seed)))
-    if not (compares(learner) and hasattr(learner, "embed") and _has_classes(batch.query.y)):
+    if not (isinstance(learner, Embeds) and _has_classes(batch.query.y)):
         return ""
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     tasks = [_real(task, device) for task in unstack(batch)[:TASKS]]
-    with _evaluating(learner):
+    with evaluating(learner):
         embedded = [embed(learner, part.x).cpu() for part in tasks[0]]
         scores = [similarities(learner, query.x, support.x) for support, query in tasks]
     places, share = plane(*embedded)

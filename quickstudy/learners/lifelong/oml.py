@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import ParameterSelection, Params, select_parameters, tree_map
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import descend
@@ -38,7 +39,7 @@ class Head(NamedTuple):
     bias: Tensor  # (C,)
 
 
-class OML(Learner[Head]):
+class OML(Learner[Head], Embeds):
     """Learns an embedding on which a linear head learns online and does not forget.
 
     Train it on `OnlineTrajectoryTasks`. A stream may then have any number of classes. A net that

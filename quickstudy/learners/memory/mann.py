@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds, HasAttentionWeights
 from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
@@ -129,7 +130,7 @@ class Heard(NamedTuple):
     told: Tensor  # (C,)  label of the last example, heard next; (D + C,) where it is told again
 
 
-class MANN(Learner[Heard]):
+class MANN(Learner[Heard], Embeds, HasAttentionWeights):
     """Learns the embedding `embed`: (N, *features) -> (N, D), and a machine that remembers.
 
     The examples of a task are a sequence, and their order matters. The loss is that of guessing
