@@ -336,7 +336,7 @@ class Counting(Learner[Tensor]):
 def test_states_that_have_no_mean_can_still_vote(tmp_path: Path):
     library = MappingLibrary(tmp_path, Counting(), embed=lambda support: support.x.mean(0))
     library.add("six", blobs(3))
-    with pytest.raises(ValueError, match="Counting has neither a module `embed` nor a start"):
+    with pytest.raises(ValueError, match="Counting has neither a module `embed` nor initial"):
         MappingLibrary(tmp_path / "none", Counting()).add("six", blobs(3))
     with pytest.raises(ValueError, match=r"torch.int64, which have no mean: use `ensemble`"):
         library.start(blobs(3))

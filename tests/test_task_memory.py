@@ -207,9 +207,9 @@ def test_learners_without_a_start_are_refused():
         with pytest.raises(ValueError, match="a learner that descends"):
             TaskMemory(learner)
     blobs = Blobs().sample(2, torch.Generator())
-    with pytest.raises(ValueError, match="Reptile has no start"):
+    with pytest.raises(ValueError, match="Reptile has no initial_params"):
         TaskMemory(Reptile(MLP(8, 3))).remember(tree_map(torch.Tensor.double, blobs))
-    for size, temperature in ((0, 1.0), (1, 0.0)):
+    for capacity, temperature in ((0, 1.0), (1, 0.0)):
         with pytest.raises(ValueError, match="at least 1 place"):
             memory(capacity=capacity, temperature=temperature)
 

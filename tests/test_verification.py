@@ -13,7 +13,6 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy.capabilities import ComparesInputs
 from quickstudy import (
     MAML,
     Examples,
@@ -25,6 +24,7 @@ from quickstudy import (
     cosine_prototypical,
     datasets,
 )
+from quickstudy.capabilities import ComparesInputs
 from quickstudy.core.task import batches
 from quickstudy.estimators import (
     equal_error_rate,

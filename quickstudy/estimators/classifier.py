@@ -225,7 +225,7 @@ class FewShotClassifier(ClassColumns):
         else:
             state, width = self.state_, max(self._width, len(classes))
             if width > self._width:
-                state = grow(self.learner_, state, width - self._width)
+                state = grow(self.learner_, state, self._width, width)
             state, _ = self._adapt(one_hot_examples(x, index, weight, width), state)
         self.state_, self._width = state, width
         self.classes_, self._columns = classes[columns], columns

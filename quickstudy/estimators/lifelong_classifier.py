@@ -208,7 +208,7 @@ class LifelongClassifier(ClassColumns):
         So the cost of growing is small for each class.
         """
         wide = max(count, width + width // 2)
-        grown = grow(self.learner_, state, wide - width)
+        grown = grow(self.learner_, state, width, wide)
         if self.budget is not None and _bytes(grown) > self.budget * MEGABYTE:
             each = (_bytes(grown) - _bytes(state)) / (wide - width)
             wide = width + int((self.budget * MEGABYTE - _bytes(state)) // each)
@@ -218,7 +218,7 @@ class LifelongClassifier(ClassColumns):
                     f"{self.budget:g} MB has room for {wide}: raise `budget`, or give a "
                     "learner whose embedding is smaller. Nothing was changed."
                 )
-            grown = grow(self.learner_, state, wide - width)
+            grown = grow(self.learner_, state, width, wide)
         return grown, wide
 
     def _choose_memory_size(

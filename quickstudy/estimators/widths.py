@@ -75,8 +75,8 @@ def adapt_from_scratch(
     )
 
 
-def grow(learner: Learner[Any], state: Any, extra: int) -> Any:
-    """Extend a state by `extra` classes without examples.
+def grow(learner: Learner[Any], state: Any, width: int, count: int) -> Any:
+    """Extend a state from `width` to `count` classes.
 
     Raises:
         ValueError: the learner declares no `class_axes`.
@@ -85,19 +85,19 @@ def grow(learner: Learner[Any], state: Any, extra: int) -> Any:
         >>> import quickstudy as qs
         >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
         >>> state = learner.adapt(one_hot_examples(torch.eye(2), np.arange(2), torch.ones(2), 2))
-        >>> grow(learner, state, 1).sizes.tolist()
+        >>> grow(learner, state, 2, 3).sizes.tolist()
         [1.0, 1.0, 0.0]
     """
     if learner.class_axes is None:
         raise ValueError(
-            f"The state of {type(learner).__name__} cannot grow by {extra} classes: name all "
-            "classes in the first call, partial_fit(X, y, classes=…), or fit a learner that has "
+            f"A state of {type(learner).__name__} of {width} classes cannot grow to {count}: name "
+            "all classes in the first call, partial_fit(X, y, classes=…), or fit a learner that has "
             "enough outputs on all examples. If zeros stand for a class without examples in its "
             "state, declare `class_axes`."
         )
 
     def pad(leaf: Tensor, axis: int) -> Tensor:
-        return F.pad(leaf, [0, 0] * (leaf.ndim - 1 - axis) + [0, extra])
+        return F.pad(leaf, [0, 0] * (leaf.ndim - 1 - axis) + [0, count - width])
 
     return map_class_axes(pad, state, learner.class_axes)
 

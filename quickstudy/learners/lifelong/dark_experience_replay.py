@@ -126,9 +126,10 @@ class DarkExperienceReplay(Learner[Distilled], HasMemorySize):
         inputs = [new.x, said.examples.x, old.x]
         logits = functional_call(self.net, params, (torch.cat(inputs),))
         of_new, of_said, of_old = logits.split([len(x) for x in inputs])
+        loss = self.criterion(of_new, new)  # first: it checks the number of classes
         apart = (of_said - said.logits).square().mean(-1)
         return (
-            self.criterion(of_new, new)
+            loss
             + self.alpha * weighted_mean(apart, counting(said.examples, new).weight)
             + self.beta * self.criterion(of_old, counting(old, new))
         )
