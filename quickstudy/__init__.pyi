@@ -29,7 +29,7 @@ from .estimators.regressor import FewShotRegressor as FewShotRegressor
 from .estimators.verifier import FewShotVerifier as FewShotVerifier
 from .evaluation.protocol import evaluate as evaluate
 from .evaluation.report import Report as Report
-from .execution.planning import diagnose as diagnose
+from .execution.diagnosis import diagnose as diagnose
 from .execution.planning import plan as plan
 from .learner import Learner as Learner
 from .learners.amortised.conditional_neural_process import (

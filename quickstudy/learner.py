@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from quickstudy.core.functional import Criterion, cross_entropy
 from quickstudy.core.task import Task, TaskBatch
-from quickstudy.execution.batching import Execution, losses_over_tasks
+from quickstudy.execution.batching import Execution
+from quickstudy.execution.losses import losses_over_tasks
 from quickstudy.nets.exact_norm import make_exact
 
 State = TypeVar("State")

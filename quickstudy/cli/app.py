@@ -330,7 +330,7 @@ def diagnose(what: Positional[str], *, compiled: bool = False, device: str = "cp
         compiled: try torch.compile too, which can take minutes.
         device: cpu or cuda.
     """
-    from quickstudy.execution.planning import diagnose
+    from quickstudy.execution.diagnosis import diagnose
 
     if Path(what).is_dir():
         experiment = recipes.reopen(what, device=device).experiment

@@ -1,16 +1,16 @@
 """The few functions that learners are written with."""
 
-import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack
 from torch.func import grad
 
 from quickstudy.core.task import Examples
+from quickstudy.core.torch_private import in_transform
+from quickstudy.hints import suggest
 
 Params: TypeAlias = dict[str, Tensor]
 Criterion: TypeAlias = Callable[[Any, Examples], Tensor]
@@ -101,7 +101,7 @@ def gradient(fn: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
     """
 
     def slopes(params: Params) -> Params:
-        if torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
+        if torch.compiler.is_compiling() or in_transform():
             return grad(fn)(params)
         again = torch.is_grad_enabled()
         with torch.enable_grad():
@@ -169,8 +169,7 @@ def parameters_in(net: nn.Module, places: Sequence[str]) -> frozenset[str]:
     known = [*(name for name, _ in net.named_modules() if name), *(name for name, _ in called)]
     for place in places:
         if place not in known:
-            near = difflib.get_close_matches(place, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known)}."
+            hint = suggest(place, known, f"It has: {', '.join(known)}.")
             raise ValueError(f"The net has no module or parameter {place!r}. {hint}")
         found |= {names[p] for name, p in called if f"{name}.".startswith(f"{place}.")}
     return frozenset(found)
@@ -191,6 +190,17 @@ def leaves(tree: Any) -> list[Tensor]:
     found: list[Tensor] = []
     tree_map(found.append, tree)
     return found
+
+
+def unflatten(like: Any, tensors: Iterable[Tensor]) -> Any:
+    """Return a tree of the structure of `like` with `tensors` in order; undoes `leaves`.
+
+    Examples:
+        >>> unflatten({"a": torch.zeros(1), "b": ()}, [torch.ones(2)])
+        {'a': tensor([1., 1.]), 'b': ()}
+    """
+    stream = iter(tensors)
+    return tree_map(lambda _: next(stream), like)
 
 
 def unstack(tree: Any) -> list[Any]:

@@ -113,7 +113,7 @@ class _Pairs(Learner[Examples]):
         self.learner = learner
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
-        return _rows(support, (support.weight > 0) & support.y.any(-1))
+        return support.take((support.weight > 0) & support.y.any(-1))
 
     def predict(self, state: Examples, x: Tensor) -> _Scores:
         return _Scores(similarities(self.learner, x, state.x), state.y)
@@ -136,14 +136,10 @@ class _KnownClasses(Learner[State]):
                 "tasks of more ways than that."
             )
         rows = (weight > 0) & y[:, : self.known].any(-1)
-        return self.learner.adapt(_rows(Examples(x, y[:, : self.known], weight), rows), state)
+        return self.learner.adapt(Examples(x, y[:, : self.known], weight).take(rows), state)
 
     def predict(self, state: State, x: Tensor) -> Tensor:
         return self.learner.predict(state, x)
-
-
-def _rows(examples: Examples, rows: Tensor) -> Examples:
-    return Examples(*(part[rows] for part in examples))
 
 
 def _scored_pairs(pairs: _Scores, query: Examples) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from quickstudy.capabilities import DescendsInSteps
 from quickstudy.core.functional import leaves, tree_map, unstack
-from quickstudy.core.task import Examples, Task, TaskDistribution, batches, entropy
+from quickstudy.core.parameters import device_of
+from quickstudy.core.task import Examples, Task, TaskDistribution, batches, seeds
+from quickstudy.core.torch_private import is_functorch_wrapped_tensor
 from quickstudy.evaluation.protocol import (
     HELD_OUT_RANK,
     Metric,
@@ -26,7 +27,8 @@ from quickstudy.evaluation.protocol import (
     evaluating,
 )
 from quickstudy.evaluation.report import Report
-from quickstudy.execution.batching import explained, inference, over_tasks
+from quickstudy.execution.batching import inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 
 
@@ -176,7 +178,7 @@ def _changes(
     """Yield for each task how far each part moved, and the similarity of each layer's outputs,
     after 0 to `last` steps (K + 1,). Sets `learner.steps`."""
     assert isinstance(learner, DescendsInSteps)
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = device_of(learner)
     n_batches = -(-n_tasks // meta_batch_size)
     stream = batches(tasks, meta_batch_size, steps=n_batches, seed=seed, rank=HELD_OUT_RANK)
     for number, batch in enumerate(stream):
@@ -186,7 +188,7 @@ def _changes(
         with explained(learner, batch):
             for learner.steps in range(last + 1):
                 # the seed that `evaluate` uses
-                torch.manual_seed(entropy(seed, HELD_OUT_RANK, number) + 1)
+                torch.manual_seed(seeds(seed, HELD_OUT_RANK, number)[1])
                 with inference(learner) as (execution, chunk):
                     states.append(
                         unstack(over_tasks(learner.adapt, execution, chunk)(batch.support))

@@ -10,9 +10,11 @@ import torch
 from torch import Generator, Tensor
 
 from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task
 from quickstudy.evaluation.protocol import evaluating
-from quickstudy.execution.batching import explained, inference, over_tasks
+from quickstudy.execution.batching import inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.tasks.few_shot import FewShot
 from quickstudy.training.embed_together import head_of, require_embed
@@ -73,7 +75,7 @@ def embed_once(
 def _embeddings(learner: Learner[Any], tasks: FewShot) -> Tensor:
     """Return the embeddings of all `inputs` of `tasks`, on the device of their images."""
     net = learner.get_submodule("embed")
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = device_of(net)
     parts: list[Tensor] = []
     for x in tasks.inputs():
         parts.append(net(x.to(device)))
@@ -94,7 +96,7 @@ def _outcome(learner: Learner[Any], tasks: FewShot) -> tuple[Any, Any]:
         state = learner.adapt(task.support)
         return state, learner.predict(state, task.query.x)
 
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = device_of(learner)
     batch = tree_map(lambda x: x.to(device), tasks.sample(2, Generator().manual_seed(0)))
     torch.manual_seed(0)
     with explained(learner, batch), inference(learner) as (execution, chunk):

@@ -151,8 +151,7 @@ class _Sequences(TaskDistribution):
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
         support, query = self.tasks.sample(n_tasks, generator)
-        parts = zip(support, query, strict=True)
-        sequence = Examples(*(torch.cat(part, 1) for part in parts))
+        sequence = Examples.cat(support, query, dim=1)
         return Task(sequence, sequence)
 
     def card(self) -> dict[str, Json]:
@@ -173,7 +172,7 @@ class _OneByOne(Learner[Tensor]):
         predictions: list[Tensor] = []
         inner: Any = None
         for i in range(len(support.x)):
-            example = Examples(*(leaf[i : i + 1] for leaf in support))
+            example = support.take(slice(i, i + 1))
             before = inner
             if before is None:  # no example has been shown
                 padding = example._replace(weight=torch.zeros_like(example.weight))

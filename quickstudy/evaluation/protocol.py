@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.functional import accuracy, leaves, tree_map
-from quickstudy.core.task import Examples, Task, TaskBatch, TaskDistribution, batches, entropy
+from quickstudy.core.parameters import device_of
+from quickstudy.core.task import Examples, Task, TaskBatch, TaskDistribution, batches, seeds
 from quickstudy.evaluation.report import Report
-from quickstudy.execution.batching import explained, inference, over_tasks
+from quickstudy.execution.batching import inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 
 Metric = Callable[[Any, Examples], Tensor]
@@ -99,7 +101,7 @@ def evaluate(
                 )
         return numbers
 
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = device_of(learner)
     transductive = False
     done = 0
     parts: list[dict[str, Tensor]] = []
@@ -108,7 +110,7 @@ def evaluate(
         for batch in batches(
             tasks, meta_batch_size, steps=steps, seed=seed, rank=HELD_OUT_RANK
         ):
-            noise = entropy(seed, HELD_OUT_RANK, len(parts)) + 1  # + 1: not the tasks' numbers
+            _, noise = seeds(seed, HELD_OUT_RANK, len(parts))
             torch.manual_seed(noise)
             batch = tree_map(lambda leaf: leaf[: n_tasks - done].to(device), batch)  # noqa: B023
             if not parts:

@@ -29,7 +29,8 @@ from quickstudy.evaluation.protocol import (
     is_transductive,
 )
 from quickstudy.evaluation.report import Report, finite_or_none
-from quickstudy.execution.batching import Execution, explained, over_tasks
+from quickstudy.execution.batching import Execution, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import CheckpointError, _replace
 from quickstudy.tasks.streams import Stream, Streams
@@ -216,7 +217,7 @@ def _follow(
         execution = learner.execution if len(batch.support.x) > 1 else "loop"
         with evaluating(learner), explained(learner, batch):
             if apart is None:
-                few = Examples(*(leaf[:, :10] for leaf in batch.support))
+                few = batch.support.take((slice(None), slice(10)))
                 apart = is_transductive(learner, Task(few, batch.query))
             ask = partial(
                 _scores,

@@ -1,6 +1,5 @@
 """The files of a mapping library: one for each version of each mapping, never changed."""
 
-import difflib
 import json
 import re
 import warnings
@@ -16,7 +15,9 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.functional import tree_map
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Json
+from quickstudy.hints import suggest
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import CheckpointError, _json, _kind, _replace
 from quickstudy.storage.state_file import identity, pack, read, state_types, unpack, write
@@ -110,8 +111,7 @@ class MappingStore:
     def require(self, name: str) -> None:
         """Raise a ValueError if there is no mapping of that name."""
         if name not in self.entries:
-            near = difflib.get_close_matches(name, self.entries, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else "`names()` lists those there are."
+            hint = suggest(name, self.entries, "`names()` lists those there are.")
             raise ValueError(f"There is no mapping {name!r} in {self.folder}. {hint}")
 
     def require_version(self, name: str, version: int) -> None:
@@ -223,7 +223,7 @@ class MappingStore:
 
     def device(self) -> torch.device:
         """Return the learner's device."""
-        return next((p.device for p in self.learner.parameters()), torch.device("cpu"))
+        return device_of(self.learner)
 
     def to_device(self, tree: Any) -> Any:
         """Move all tensors to the learner's device."""

@@ -20,7 +20,8 @@ from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialPar
 from quickstudy.core.functional import leaves, tree_map, unstack
 from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.evaluation.protocol import evaluating
-from quickstudy.execution.batching import Execution, explained, inference, over_tasks
+from quickstudy.execution.batching import Execution, inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 
 
@@ -123,6 +124,11 @@ class TaskMemory(Learner[Any], Checkpointed, DescendsInSteps):
     def checkpoint(self) -> Any:
         """The learner's inner steps that are kept for the backward pass."""
         return self.learner.checkpoint if isinstance(self.learner, Checkpointed) else None
+
+    @checkpoint.setter
+    def checkpoint(self, checkpoint: Any) -> None:
+        if isinstance(self.learner, Checkpointed):
+            self.learner.checkpoint = checkpoint
 
     @torch.no_grad()
     def remember(self, tasks: TaskBatch) -> None:

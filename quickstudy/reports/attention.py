@@ -13,7 +13,8 @@ from torch import Tensor
 
 from quickstudy.capabilities import HasAttentionWeights
 from quickstudy.core.functional import tree_map
-from quickstudy.core.task import Examples, Task, batches
+from quickstudy.core.parameters import device_of
+from quickstudy.core.task import Task, batches
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
 from quickstudy.reports.report import Palette, figure, paragraph
@@ -32,9 +33,9 @@ def remembering(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str
     for name, value in test.settings.items():
         setattr(learner, name, value)
     batch = next(iter(batches(test.tasks, test.meta_batch_size, steps=1, seed=seed)))
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = device_of(learner)
     parts = [tree_map(lambda leaf: leaf[0].to(device), part) for part in batch]
-    task = Task(*(Examples(*(leaf[part.weight > 0] for leaf in part)) for part in parts))
+    task = Task(*(part.take(part.weight > 0) for part in parts))
     with evaluating(learner):
         found = {name: each.cpu() for name, each in learner.attention_weights(task).items()}
     if not found:

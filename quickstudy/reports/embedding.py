@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import tree_map, unstack
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, batches
 from quickstudy.estimators.error_rates import equal_error_rate, roc
 from quickstudy.evaluation.pairwise import embed, similarities
@@ -40,7 +41,7 @@ def comparing(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
     batch = next(iter(batches(test.tasks, test.meta_batch_size, steps=1, seed=seed)))
     if not (isinstance(learner, Embeds) and _has_classes(batch.query.y)):
         return ""
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = device_of(learner)
     tasks = [_real(task, device) for task in unstack(batch)[:TASKS]]
     with evaluating(learner):
         embedded = [embed(learner, part.x).cpu() for part in tasks[0]]

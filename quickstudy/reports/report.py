@@ -24,6 +24,7 @@ from torch import Tensor
 from quickstudy.capabilities import DescendsInSteps
 from quickstudy.console import clock, is_share, said
 from quickstudy.core.functional import tree_map
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Json, TaskBatch, batches
 from quickstudy.evaluation.adaptation import adaptation_trace
 from quickstudy.evaluation.streams import StreamReport
@@ -366,7 +367,7 @@ def picture(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
     for name, value in test.settings.items():
         setattr(learner, name, value)
     batch = next(iter(batches(test.tasks, test.meta_batch_size, steps=1, seed=seed)))
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = device_of(learner)
     batch = tree_map(lambda leaf: leaf.to(device), batch)
     training = learner.training
     learner.eval()

@@ -48,6 +48,6 @@ class Presentations(TaskDistribution):
         task = torch.arange(n_tasks, device=order.device)[:, None]
         mixed = tree_map(lambda a, b: torch.cat([a, b], 1)[task, order], support, query)
         return Task(
-            Examples(*(leaf[:, :shots] for leaf in mixed)),
-            Examples(*(leaf[:, shots:] for leaf in mixed)),
+            mixed.take((slice(None), slice(shots))),
+            mixed.take((slice(None), slice(shots, None))),
         )

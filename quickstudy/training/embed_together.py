@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Task, TaskBatch
-from quickstudy.execution.batching import _pixels_together
+from quickstudy.execution.batching import channels_last
 from quickstudy.learner import Learner
 
 
@@ -43,7 +43,7 @@ class EmbedTogether(nn.Module):
     def forward(self, tasks: TaskBatch) -> Tensor:
         """Return the loss of every task (T,)."""
         inputs = [part.x for part in tasks]  # (T, N, *features) each
-        flat = torch.cat([_pixels_together(x.flatten(0, 1)) for x in inputs])
+        flat = torch.cat([channels_last(x.flatten(0, 1)) for x in inputs])
         embedded = self.learner.get_submodule("embed")(flat).to(inputs[0].dtype)
         parts = embedded.split([len(x) * x.shape[1] for x in inputs])
         support, query = (

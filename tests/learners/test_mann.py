@@ -44,7 +44,7 @@ def task(seed: int = 0) -> Task[Examples]:
 
 
 def part(examples: Examples, rows: slice) -> Examples:
-    return Examples(*(leaf[rows] for leaf in examples))
+    return examples.take(rows)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ def test_a_sequence_in_two_parts_is_the_sequence_and_padding_is_not_heard():
     parts = part(sequence, slice(2)), part(sequence, slice(2, None))
     close(leaves(mine.adapt(parts[1], mine.adapt(parts[0]))), expected)
     junk = Examples(torch.randn(3, 8), torch.rand(3, 3), torch.zeros(3))
-    padded = Examples(*map(torch.cat, zip(parts[0], junk, parts[1], junk, strict=True)))
+    padded = Examples.cat(parts[0], junk, parts[1], junk)
     close(leaves(mine.adapt(padded)), expected)
 
 

@@ -79,7 +79,7 @@ class SNAIL(Learner[Examples], Embeds):
             ValueError: the labels have more columns than `ways`.
         """
         new = self.embedded(support, self.embed(support.x))
-        return new if state is None else Examples(*map(torch.cat, zip(state, new, strict=True)))
+        return new if state is None else Examples.cat(state, new)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Logits (Q, C): what is said of each query, were it the next example."""

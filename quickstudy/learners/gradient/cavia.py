@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
 from quickstudy.core.functional import Criterion, Params, cross_entropy
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import Checkpoint, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import Conv4
 

@@ -27,8 +27,8 @@ from quickstudy.core.functional import (
     parameters_in,
     select_parameters,
 )
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import SGD, Checkpoint, InnerOptimizer, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import InnerOptimizer, descend, steepest_descent
 from quickstudy.learner import Learner
 
 
@@ -56,7 +56,7 @@ class MAML(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
         steps: int = 5,
         first_order: bool = False,
         adapt_parameters: ParameterSelection = None,
-        optimizer: InnerOptimizer = SGD,
+        optimizer: InnerOptimizer = steepest_descent,
         checkpoint: Checkpoint | None = None,
         truncate: int | None = None,
         criterion: Criterion = cross_entropy,

@@ -17,11 +17,11 @@ as in effect in its released code, which never reads these, all passes normalise
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _NormBase
 
 from quickstudy.capabilities import DescendsInSteps, HasInitialParams
 from quickstudy.core.functional import Criterion, Params, cross_entropy
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.torch_private import RunningStatisticsNorm
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
@@ -136,7 +136,7 @@ def _of_norms(net: nn.Module) -> Params:
     return {
         f"{path}.{name}" if path else name: p
         for path, module in net.named_modules()
-        if isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm)
+        if isinstance(module, RunningStatisticsNorm | nn.GroupNorm | nn.LayerNorm)
         for name, p in module.named_parameters(recurse=False)
         if p.requires_grad
     }

@@ -29,8 +29,8 @@ from quickstudy.core.functional import (
     cross_entropy,
     select_parameters,
 )
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import SGD, Checkpoint, Memory, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import Memory, descend, steepest_descent
 from quickstudy.learner import Learner
 from quickstudy.learners.gradient.meta_sgd import holder
 
@@ -88,7 +88,7 @@ class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialPa
             lr=self.lr,
             steps=self.steps,
             first_order=self.first_order,
-            optimizer=SGD._replace(update=self.update),
+            optimizer=steepest_descent._replace(update=self.update),
             checkpoint=self.checkpoint,
         )
 

@@ -21,8 +21,8 @@ from quickstudy.core.functional import (
     cross_entropy,
     select_parameters,
 )
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import Checkpoint, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 

@@ -20,8 +20,8 @@ from torch.func import functional_call
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, Embeds
 from quickstudy.core.functional import Params
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import Checkpoint, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 

@@ -119,7 +119,7 @@ class Reptile(Learner[Adapted], DescendsInSteps):
         if self.batch is None or self.batch >= len(support.x):
             return [support] * self.steps
         rows = passes(support.weight, self.steps * self.batch).view(self.steps, self.batch)
-        return [Examples(*(leaf[row] for leaf in support)) for row in rows.unbind()]
+        return [support.take(row) for row in rows.unbind()]
 
 
 def passes(weight: Tensor, draws: int) -> Tensor:

@@ -128,7 +128,7 @@ def fitted(base: BaseLearner, support: Examples, x: Tensor, state: Fitted | None
     """
     examples = support._replace(x=x)
     if state is not None:
-        examples = Examples(*map(torch.cat, zip(state.examples, examples, strict=True)))
+        examples = Examples.cat(state.examples, examples)
     with in_full(x):
         return Fitted(examples, base(examples))
 

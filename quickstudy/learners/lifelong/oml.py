@@ -106,7 +106,7 @@ class OML(Learner[Head], Embeds):
         own = {f"0.{n}": p for n, p in self.embed.named_parameters() if n in self.names}
         params = {**own, "1.weight": head.weight, "1.bias": head.bias}
         for number in range(len(support.x)):
-            one = Examples(*(leaf[number : number + 1] for leaf in support))
+            one = support.take(slice(number, number + 1))
 
             def misfit(params: Params, one: Examples = one) -> Tensor:
                 logits = functional_call(net, params, (one.x,))

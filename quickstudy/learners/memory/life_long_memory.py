@@ -82,7 +82,7 @@ class LifeLongMemory(Learner[Memory], Embeds, HasAttentionWeights, HasMemorySize
         """The memory loss, of each example before it is written; those of the support set come
         first."""
         support, query = task
-        sequence = Examples(*map(torch.cat, zip(support, query, strict=True)))
+        sequence = Examples.cat(support, query)
         queries = self.ask(sequence.x)
         before = self.memories(queries, sequence)[:-1]
         memories = tree_map(lambda *parts: torch.stack(parts), *before)

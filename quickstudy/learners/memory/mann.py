@@ -39,7 +39,7 @@ def least_used(usage: Tensor, number: int) -> Tensor:
 
 def _sequence(task: Task[Examples]) -> Examples:
     """The support set and then the query set."""
-    return Examples(*map(torch.cat, zip(task.support, task.query, strict=True)))
+    return Examples.cat(task.support, task.query)
 
 
 class LRUAState(NamedTuple):

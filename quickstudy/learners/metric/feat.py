@@ -69,7 +69,7 @@ class FEAT(Learner[Prototypes], Embeds):
     def loss(self, task: Task[Examples]) -> Tensor:
         """The criterion on the query set, and `balance` times the contrast (eq. 8)."""
         support, query = (part._replace(x=self.embed(part.x)) for part in task)
-        both = Examples(*map(torch.cat, zip(support, query, strict=True)))
+        both = Examples.cat(support, query)
         plain = self.criterion(self._compare(_sums(support), query.x), query)
         return plain + self.balance * self.criterion(self._contrast(both), both)
 

@@ -50,7 +50,7 @@ class RelationReasoning(Learner[Examples], Embeds):
         new = support._replace(x=self.embed(support.x))
         if state is None:
             return new
-        return Examples(*map(torch.cat, zip(state, new, strict=True)))
+        return Examples.cat(state, new)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Logits (Q, C); -inf for a class of which no example was seen."""

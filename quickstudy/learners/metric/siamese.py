@@ -140,4 +140,4 @@ def triplet_siamese(
 
 
 def _union(a: Examples, b: Examples) -> Examples:
-    return Examples(*map(torch.cat, zip(a, b, strict=True)))
+    return Examples.cat(a, b)
