@@ -35,8 +35,10 @@ from quickstudy.evaluation.pairwise import require_distance
 from quickstudy.learner import Learner
 from quickstudy.learners.heads.ridge import RidgeRegression
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
-from quickstudy.storage.checkpoints import CheckpointError, _class, _json
-from quickstudy.storage.state_file import identity, pack, read, state_types, unpack, write
+from quickstudy.storage import renamed
+from quickstudy.storage.files import CheckpointError, class_name, to_json
+from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types, write
+from quickstudy.storage.tree_json import pack_state, unpack_state
 
 _KEY = "quickstudy"  # of our entry in the metadata of a safetensors file
 _TURNS, _PASS = 20, 0.95  # of a threshold: rounds of leaving out, share that is to pass
@@ -52,13 +54,14 @@ def read_model(path: str | Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
     Raises:
         CheckpointError: the file is missing, truncated or changed, or of another format.
     """
-    return read(
+    about, tensors = read(
         Path(path),
         _KEY,
         kind="adapted model",
         writer="an estimator's `save`",
         again="Copy it again from where it came from, or adapt and save anew.",
     )
+    return renamed.model(about), tensors
 
 
 class _FewShotEstimator(BaseEstimator, ABC):
@@ -98,16 +101,16 @@ class _FewShotEstimator(BaseEstimator, ABC):
         check_is_fitted(self, "state_")
         tensors: dict[str, Tensor] = {}
         about: dict[str, Json] = {
-            "estimator": _class(self),
-            "learner": identity(self.learner_),
-            "state": pack(self.state_, "", tensors, state_types(self.learner_)),
+            "estimator": class_name(self),
+            "learner": learner_id(self.learner_),
+            "state": pack_state(self.state_, "", tensors, state_types(self.learner_)),
             "input_shape": None if self.input_shape is None else list(self.input_shape),
             "shape": list(self.shape_),
             "features": self.n_features_in_,
             "feature_names": getattr(self, "feature_names_in_", np.array([])).tolist(),
             "seed": self.seed_,
             "targets": self._about(),
-            "facts": {name: _json(name, value) for name, value in facts.items()},
+            "facts": {name: to_json(name, value) for name, value in facts.items()},
         }
         write(Path(path), _KEY, about, tensors)
 
@@ -130,14 +133,14 @@ class _FewShotEstimator(BaseEstimator, ABC):
     def _restore(self, path: str | Path) -> dict[str, Json]:
         """Knows what the model in a file knows; returns what the file says."""
         about, tensors = read_model(path)
-        if about["estimator"] != _class(self):
+        if about["estimator"] != class_name(self):
             raise CheckpointError(
-                f"{path} is of a {about['estimator']}, not a {_class(self)}: load it with "
+                f"{path} is of a {about['estimator']}, not a {class_name(self)}: load it with "
                 f"`{about['estimator']}.load`."
             )
         self.learner_ = self._default() if self.learner is None else self.learner
-        was, given = about["learner"], identity(self.learner_)
-        if was != given:
+        was, given = about["learner"], learner_id(self.learner_)
+        if was not in learner_ids(self.learner_):
             raise CheckpointError(
                 f"{path} was adapted from another base: a {was['class']} whose parameters have "
                 f"the sha256 {was['sha256'][:12]}…, and this is a {given['class']} with "
@@ -145,7 +148,7 @@ class _FewShotEstimator(BaseEstimator, ABC):
             )
         where = _like(self.learner_).device
         tensors = {name: tensor.to(where) for name, tensor in tensors.items()}
-        self.state_ = unpack(about["state"], tensors, state_types(self.learner_))
+        self.state_ = unpack_state(about["state"], tensors, state_types(self.learner_))
         self.shape_, self.seed_ = tuple(about["shape"]), about["seed"]
         self.n_features_in_ = about["features"]
         if about["feature_names"]:
@@ -197,7 +200,7 @@ class _FewShotEstimator(BaseEstimator, ABC):
             self.shape_ = shape
         elif shape != self.shape_:
             raise ValueError(
-                f"Examples of X have the shape {shape}, and {_class(self)} was fitted on "
+                f"Examples of X have the shape {shape}, and {class_name(self)} was fitted on "
                 f"{self.shape_}: give X that shape."
             )
         x = self._tensor(X, "X").reshape(len(X), *shape)
@@ -237,7 +240,7 @@ class _FewShotEstimator(BaseEstimator, ABC):
 
     def _misfit(self, what: str, reason: Exception) -> ValueError:
         return ValueError(
-            f"{_class(self.learner_)} cannot adapt to examples of shape {self.shape_} with "
+            f"{class_name(self.learner_)} cannot adapt to examples of shape {self.shape_} with "
             f"{what} ({str(reason).strip()}): give `input_shape`, or a learner made for such "
             "examples."
         )
@@ -251,8 +254,8 @@ class _FewShotEstimator(BaseEstimator, ABC):
             outputs = _values(self.learner_.predict(self.state_, x)).cpu().double()
         if outputs.isnan().any():
             raise ValueError(
-                f"{_class(self.learner_)} predicts NaN: its adaptation diverged. Scale X as in "
-                "meta-training, or lower the learner's inner learning rate."
+                f"{class_name(self.learner_)} predicts NaN: its adaptation diverged. Scale X "
+                "as in meta-training, or lower the learner's inner learning rate."
             )
         return outputs
 
@@ -277,8 +280,8 @@ class _Classifier(ClassifierMixin, _FewShotEstimator):
         outputs = self._outputs(X)  # of all that the learner has
         if len(outputs) == 1 and self.learner_.transductive:
             warnings.warn(
-                f"{_class(self.learner_)} is transductive, and learns from the rows that it is "
-                "asked about: give it many at once, of every class, not one alone.",
+                f"{class_name(self.learner_)} is transductive, and learns from the rows that "
+                "it is asked about: give it many at once, of every class, not one alone.",
                 stacklevel=3,
             )
         return outputs[:, self._columns]
@@ -327,8 +330,8 @@ class _Classifier(ClassifierMixin, _FewShotEstimator):
         except _MISFIT as error:
             trouble = error
         raise ValueError(
-            f"What {_class(self.learner_)} knows of {width} classes cannot grow to {count}: "
-            "name all classes in the first call, partial_fit(X, y, classes=…), or fit, on all "
+            f"What {class_name(self.learner_)} knows of {width} classes cannot grow to "
+            f"{count}: name all classes in the first call, partial_fit(X, y, classes=…), or fit, on all "
             "examples, a learner that has enough outputs."
         ) from trouble
 

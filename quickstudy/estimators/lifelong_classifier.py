@@ -29,7 +29,7 @@ from quickstudy.estimators.few_shot import _Classifier
 from quickstudy.learner import Learner
 from quickstudy.learners.lifelong.streaming_lda import StreamingLDA
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
-from quickstudy.storage.checkpoints import _class
+from quickstudy.storage.files import class_name
 
 MEGABYTE = 1_000_000
 
@@ -233,7 +233,7 @@ class LifelongClassifier(_Classifier):
         room = int((self.budget * MEGABYTE - sizes[0]) // each) + 1 if each else own.slots
         if room < 1:
             raise ValueError(
-                f"A state of {_class(own)} with a single slot takes "
+                f"A state of {class_name(own)} with a single slot takes "
                 f"{sizes[0] / MEGABYTE:.3g} MB, and the budget is {self.budget:g} MB: raise "
                 "`budget`, or give a smaller net."
             )
@@ -242,7 +242,7 @@ class LifelongClassifier(_Classifier):
     def _check_finite(self, state: Any) -> None:
         if not all(leaf.isfinite().all() for leaf in leaves(state)):
             raise ValueError(
-                f"{_class(self.learner_)} has learned what is not finite: its adaptation "
+                f"{class_name(self.learner_)} has learned what is not finite: its adaptation "
                 "diverged. Scale X, or lower the learning rate. Nothing was changed."
             )
 

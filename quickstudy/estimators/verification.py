@@ -29,7 +29,7 @@ from quickstudy.evaluation.pairwise import compares, require_distance, similarit
 from quickstudy.evaluation.protocol import Report, evaluate
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
-from quickstudy.storage.checkpoints import _class
+from quickstudy.storage.files import class_name
 
 State = TypeVar("State")
 
@@ -182,7 +182,7 @@ class FewShotVerifier(_FewShotEstimator):
     def _compared(self, execution: Any, a: Tensor, b: Tensor) -> np.ndarray:
         if not compares(self.learner_):
             raise ValueError(
-                f"{_class(self.learner_)} has neither a module `embed` nor a method "
+                f"{class_name(self.learner_)} has neither a module `embed` nor a method "
                 "`similarity`: give a learner that compares, such as SiameseNetwork."
             )
         try:
@@ -190,13 +190,13 @@ class FewShotVerifier(_FewShotEstimator):
                 scores = execution(self.learner_, a, b).cpu().double()
         except _MISFIT as error:
             raise ValueError(
-                f"{_class(self.learner_)} cannot compare examples of shape {self.shape_} "
+                f"{class_name(self.learner_)} cannot compare examples of shape {self.shape_} "
                 f"({str(error).strip()}): give `input_shape`, or a learner made for such "
                 "examples."
             ) from error
         if scores.isnan().any():
             raise ValueError(
-                f"{_class(self.learner_)} finds two examples NaN alike: scale X as in "
+                f"{class_name(self.learner_)} finds two examples NaN alike: scale X as in "
                 "meta-training."
             )
         return scores.numpy()

@@ -25,7 +25,7 @@ from quickstudy.core.task import (
 )
 from quickstudy.execution.batching import explained, inference, over_tasks
 from quickstudy.learner import Learner
-from quickstudy.storage.checkpoints import _replace
+from quickstudy.storage.files import replace_file
 
 Metric = Callable[[Any, Examples], Tensor]
 
@@ -105,7 +105,7 @@ class Report:
 
     def save(self, path: str | Path) -> None:
         """Writes `to_json` to a file, as a whole or not at all."""
-        _replace(Path(path), (json.dumps(self.to_json()) + "\n").encode())
+        replace_file(Path(path), (json.dumps(self.to_json()) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "Report":

@@ -36,16 +36,17 @@ from quickstudy.evaluation.protocol import default_metrics, evaluating
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner
 from quickstudy.recall.task_memory import attention, flat, misfits
-from quickstudy.storage.checkpoints import CheckpointError, _json, _kind, _replace
+from quickstudy.storage import renamed
+from quickstudy.storage.files import CheckpointError, replace_file, to_json, write_error
 from quickstudy.storage.state_file import (
-    fingerprint,
-    identity,
-    pack,
+    learner_id,
+    learner_ids,
     read,
     state_types,
-    unpack,
+    tensors_sha256,
     write,
 )
+from quickstudy.storage.tree_json import pack_state, tensor_kind, unpack_state
 
 Embed = Callable[[Examples], Tensor]
 
@@ -121,7 +122,7 @@ class MappingLibrary:
     ):
         self.folder, self.learner, self.embed = Path(folder), learner, embed
         self._types = state_types(learner)
-        self._base, self._embedding = identity(learner), _embedding_identity(embed)
+        self._bases, self._embedding = learner_ids(learner), _embedding_identity(embed)
         self._entries: dict[str, dict[int, _Entry]] = {}
         self._known: _Index | None = None
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -204,7 +205,7 @@ class MappingLibrary:
                 "(those that are not ASCII count more), and tell the rest in `description`."
             )
         support = self._here(support)
-        if identity(self.learner) != self._base:
+        if learner_id(self.learner) != self._bases[0]:
             raise CheckpointError(
                 "The learner's parameters have changed since this library was opened, so that "
                 "the mappings in it mean nothing to it: load the parameters as they were, or "
@@ -224,19 +225,20 @@ class MappingLibrary:
         about: dict[str, Json] = {
             "name": name,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "learner": self._base,
+            "learner": self._bases[0],
             "embedding": self._embedding,
-            "state": pack(state, "state", tensors, self._types),
+            "state": pack_state(state, "state", tensors, self._types),
             "examples": int((support.weight > 0).sum()),
             "fit": fit,
-            "facts": {key: _json(key, value) for key, value in facts.items()},
+            "facts": {key: to_json(key, value) for key, value in facts.items()},
         }
         version = max(self._entries.get(name, {}), default=0) + 1
         while (path := self.folder / _name(name, version)).exists():
             version += 1  # of another process, or on a disk to which "A" and "a" are the same
         self._sweep()
         about = write(path, _KEY, {**about, "version": version}, tensors)
-        self._entries.setdefault(name, {})[version] = _entry(path, about, tensors)
+        entry = _Entry(path, self._layout(state), tensors["embedding"])
+        self._entries.setdefault(name, {})[version] = entry
         self._known = None
         return self._mapping(path, about, tensors)
 
@@ -370,15 +372,10 @@ class MappingLibrary:
         best = int(total.nan_to_num(torch.inf).argmin())
         text = json.dumps({"temperature": _TEMPERATURES[best], "tasks": len(tasks)})
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(self.folder / _ATTENTION, f"{text}\n".encode())
+            replace_file(self.folder / _ATTENTION, f"{text}\n".encode())
         except OSError as error:
-            with suppress(OSError):
-                (self.folder / f"{_ATTENTION}.tmp").unlink()
-            raise CheckpointError(
-                f"Cannot write {self.folder / _ATTENTION} ({error.strerror}): free some space, "
-                "or make the folder writable."
-            ) from error
+            otherwise = "free some space, or make the folder writable"
+            raise write_error(self.folder / _ATTENTION, error, otherwise) from error
         self.temperature = _TEMPERATURES[best]
         return self.temperature
 
@@ -494,7 +491,7 @@ class MappingLibrary:
 
     def _layout(self, state: Any) -> str:
         tensors: dict[str, Tensor] = {}
-        nest = pack(state, "state", tensors, self._types) if state is not None else None
+        nest = pack_state(state, "state", tensors, self._types) if state is not None else None
         return _layout(nest, tensors)
 
     def _open(self, path: Path) -> _Entry:
@@ -505,23 +502,27 @@ class MappingLibrary:
         """
         try:
             about, tensors = _read(path)
+            state = unpack_state(about["state"], tensors, self._types)
         except CheckpointError as error:
             warnings.warn(f"Left out: {error}", stacklevel=3)
             return _Entry(path, trouble=str(error))
-        was, given = about["learner"], self._base
-        if was != given:
+        was, given = about["learner"], self._bases[0]
+        if was not in self._bases:
             raise CheckpointError(
                 f"{path} was adapted from another base: a {was['class']} whose parameters have "
                 f"the sha256 {was['sha256'][:12]}…, and this is a {given['class']} with "
                 f"{given['sha256'][:12]}…. Open the library with the learner that its mappings "
                 "were adapted from, or begin one in another folder."
             )
-        if about["embedding"] != self._embedding:
+        if self._embedding not in (
+            about["embedding"],
+            renamed.EMBEDDINGS.get(about["embedding"]),
+        ):
             raise CheckpointError(
                 f"{path} was embedded by {about['embedding']}, and this library is opened with "
                 f"{self._embedding}: give the `embed` that it was begun with."
             )
-        return _entry(path, about, tensors)
+        return _Entry(path, self._layout(state), tensors["embedding"])
 
     def _mapping(
         self, path: Path, about: Mapping[str, Json], tensors: Mapping[str, Tensor]
@@ -531,7 +532,7 @@ class MappingLibrary:
         return LearnedMapping(
             about["name"],
             about["version"],
-            unpack(about["state"], tensors, self._types),
+            unpack_state(about["state"], tensors, self._types),
             tensors["embedding"],
             about["fit"],
             about["facts"],
@@ -561,7 +562,7 @@ class MappingLibrary:
     def _sweep(self) -> None:
         """Deletes what additions that were cut short left."""
         with suppress(OSError):
-            for path in self.folder.glob("*@*.safetensors.tmp"):
+            for path in self.folder.glob("*@*.safetensors*.tmp"):
                 path.unlink()
 
     def _kept_temperature(self) -> float:
@@ -620,13 +621,8 @@ def _mean(shares: Tensor, states: Any) -> Any:
     return tree_map(mean, states)
 
 
-def _entry(path: Path, about: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> _Entry:
-    own = {key: tensor for key, tensor in tensors.items() if key != "embedding"}
-    return _Entry(path, _layout(about["state"], own), tensors["embedding"])
-
-
 def _layout(nest: Json, tensors: Mapping[str, Tensor]) -> str:
-    kinds = {key: _kind(tensor) for key, tensor in tensors.items()}
+    kinds = {key: tensor_kind(tensor) for key, tensor in tensors.items()}
     return json.dumps([nest, kinds], sort_keys=True)
 
 
@@ -647,6 +643,6 @@ def _name(name: str, version: int) -> str:
 
 def _embedding_identity(embed: Embed | None) -> Json:
     if isinstance(embed, nn.Module):
-        return f"{type(embed).__name__} {fingerprint(dict(embed.state_dict()))[:12]}"
+        return f"{type(embed).__name__} {tensors_sha256(dict(embed.state_dict()))[:12]}"
     named = task_embedding if embed is None else embed
     return getattr(named, "__qualname__", type(named).__name__)
