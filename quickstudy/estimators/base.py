@@ -18,8 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from quickstudy.core.task import Examples, Json
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
-from quickstudy.storage.checkpoints import CheckpointError, _class, _json
-from quickstudy.storage.state_file import identity, pack, read, state_types, unpack, write
+from quickstudy.storage import renamed
+from quickstudy.storage.files import CheckpointError, class_name, to_json
+from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types, write
+from quickstudy.storage.tree_json import pack_state, unpack_state
 
 KEY = "quickstudy"  # of our entry in the metadata of a safetensors file
 SHAPE_ERRORS = (RuntimeError, ValueError, IndexError)  # PyTorch's, where shapes do not fit
@@ -44,13 +46,14 @@ def read_model(path: str | Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
         >>> metadata["facts"], sorted(tensors)
         ({'author': 'Ada'}, ['sizes', 'sums'])
     """
-    return read(
+    metadata, tensors = read(
         Path(path),
         KEY,
         kind="adapted model",
         writer="an estimator's `save`",
         again="Copy it again from where it came from, or adapt and save anew.",
     )
+    return renamed.model(metadata), tensors
 
 
 class FewShotEstimator(BaseEstimator, ABC):
@@ -90,16 +93,16 @@ class FewShotEstimator(BaseEstimator, ABC):
         check_is_fitted(self, "state_")
         tensors: dict[str, Tensor] = {}
         metadata: dict[str, Json] = {
-            "estimator": _class(self),
-            "learner": identity(self.learner_),
-            "state": pack(self.state_, "", tensors, state_types(self.learner_)),
+            "estimator": class_name(self),
+            "learner": learner_id(self.learner_),
+            "state": pack_state(self.state_, "", tensors, state_types(self.learner_)),
             "input_shape": None if self.input_shape is None else list(self.input_shape),
             "shape": list(self.shape_),
             "features": self.n_features_in_,
             "feature_names": getattr(self, "feature_names_in_", np.array([])).tolist(),
             "seed": self.seed_,
             "targets": self._metadata(),
-            "facts": {name: _json(name, value) for name, value in facts.items()},
+            "facts": {name: to_json(name, value) for name, value in facts.items()},
         }
         write(Path(path), KEY, metadata, tensors)
 
@@ -121,14 +124,14 @@ class FewShotEstimator(BaseEstimator, ABC):
     def _restore(self, path: str | Path) -> dict[str, Json]:
         """Restore the fitted state from a file; return the file's metadata."""
         metadata, tensors = read_model(path)
-        if metadata["estimator"] != _class(self):
+        if metadata["estimator"] != class_name(self):
             raise CheckpointError(
-                f"{path} is of a {metadata['estimator']}, not a {_class(self)}: load it with "
+                f"{path} is of a {metadata['estimator']}, not a {class_name(self)}: load it with "
                 f"`{metadata['estimator']}.load`."
             )
         self.learner_ = self._default_learner() if self.learner is None else self.learner
-        saved, current = metadata["learner"], identity(self.learner_)
-        if saved != current:
+        saved, current = metadata["learner"], learner_id(self.learner_)
+        if saved not in learner_ids(self.learner_):
             raise CheckpointError(
                 f"{path} was adapted from another base: a {saved['class']} whose parameters "
                 f"have the sha256 {saved['sha256'][:12]}…, and this is a {current['class']} "
@@ -136,7 +139,7 @@ class FewShotEstimator(BaseEstimator, ABC):
             )
         device = reference_tensor(self.learner_).device
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        self.state_ = unpack(metadata["state"], tensors, state_types(self.learner_))
+        self.state_ = unpack_state(metadata["state"], tensors, state_types(self.learner_))
         self.shape_, self.seed_ = tuple(metadata["shape"]), metadata["seed"]
         self.n_features_in_ = metadata["features"]
         if metadata["feature_names"]:
@@ -188,7 +191,7 @@ class FewShotEstimator(BaseEstimator, ABC):
             self.shape_ = shape
         elif shape != self.shape_:
             raise ValueError(
-                f"Examples of X have the shape {shape}, and {_class(self)} was fitted on "
+                f"Examples of X have the shape {shape}, and {class_name(self)} was fitted on "
                 f"{self.shape_}: give X that shape."
             )
         x = self._tensor(X, "X").reshape(len(X), *shape)
@@ -218,7 +221,7 @@ class FewShotEstimator(BaseEstimator, ABC):
 
     def _shape_error(self, targets: str, reason: Exception) -> ValueError:
         return ValueError(
-            f"{_class(self.learner_)} cannot adapt to examples of shape {self.shape_} with "
+            f"{class_name(self.learner_)} cannot adapt to examples of shape {self.shape_} with "
             f"{targets} ({str(reason).strip()}): give `input_shape`, or a learner made for "
             "such examples."
         )
@@ -232,7 +235,7 @@ class FewShotEstimator(BaseEstimator, ABC):
             predictions = point_prediction(self.learner_.predict(self.state_, x))
         if predictions.isnan().any():
             raise ValueError(
-                f"{_class(self.learner_)} predicts NaN: its adaptation diverged. Scale X as in "
+                f"{class_name(self.learner_)} predicts NaN: its adaptation diverged. Scale X as in "
                 "meta-training, or lower the learner's inner learning rate."
             )
         return predictions.cpu().double()

@@ -21,7 +21,7 @@ from quickstudy.estimators.widths import adapt_from_scratch, grow, one_hot_examp
 from quickstudy.evaluation.pairwise import require_distance
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
-from quickstudy.storage.checkpoints import CheckpointError, _class
+from quickstudy.storage.files import CheckpointError, class_name
 
 
 class ClassColumns(ClassifierMixin, FewShotEstimator):
@@ -39,7 +39,7 @@ class ClassColumns(ClassifierMixin, FewShotEstimator):
         predictions = self._predictions(X)  # (N, width)
         if len(predictions) == 1 and self.learner_.transductive:
             warnings.warn(
-                f"{_class(self.learner_)} is transductive, and learns from the rows of X: give "
+                f"{class_name(self.learner_)} is transductive, and learns from the rows of X: give "
                 "it many at once, of every class, not one alone.",
                 stacklevel=3,
             )

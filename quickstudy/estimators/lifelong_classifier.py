@@ -19,7 +19,7 @@ from quickstudy.core.task import Json
 from quickstudy.estimators.classifier import ClassColumns
 from quickstudy.estimators.widths import grow, map_class_axes, one_hot_examples
 from quickstudy.learner import Learner
-from quickstudy.storage.checkpoints import _class
+from quickstudy.storage.files import class_name
 
 MEGABYTE = 1_000_000
 
@@ -237,7 +237,7 @@ class LifelongClassifier(ClassColumns):
             room = int((self.budget * MEGABYTE - sizes[0]) // each) + 1
         if room < 1:
             raise ValueError(
-                f"A state of {_class(original)} with a memory of one example takes "
+                f"A state of {class_name(original)} with a memory of one example takes "
                 f"{sizes[0] / MEGABYTE:.3g} MB, and the budget is {self.budget:g} MB: raise "
                 "`budget`, or give a smaller net."
             )
@@ -247,7 +247,7 @@ class LifelongClassifier(ClassColumns):
     def _check_finite(self, state: Any) -> None:
         if not all(leaf.isfinite().all() for leaf in leaves(state)):
             raise ValueError(
-                f"The state of {_class(self.learner_)} is not finite: its adaptation diverged. "
+                f"The state of {class_name(self.learner_)} is not finite: its adaptation diverged. "
                 "Scale X, or lower the learning rate. Nothing was changed."
             )
 

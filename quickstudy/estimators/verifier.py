@@ -22,7 +22,7 @@ from quickstudy.estimators.error_rates import equal_error_rate, pair_labels, roc
 from quickstudy.evaluation.pairwise import compares, similarities, similarity
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
-from quickstudy.storage.checkpoints import _class
+from quickstudy.storage.files import class_name
 
 
 class FewShotVerifier(FewShotEstimator):
@@ -140,7 +140,7 @@ class FewShotVerifier(FewShotEstimator):
     def _scores(self, compare: Callable[..., Tensor], a: Tensor, b: Tensor) -> np.ndarray:
         if not compares(self.learner_):
             raise ValueError(
-                f"{_class(self.learner_)} has neither a module `embed` nor a method "
+                f"{class_name(self.learner_)} has neither a module `embed` nor a method "
                 "`pair_logits`: give a learner that compares, such as SiameseNetwork."
             )
         try:
@@ -148,13 +148,13 @@ class FewShotVerifier(FewShotEstimator):
                 scores = compare(self.learner_, a, b).cpu().double()
         except SHAPE_ERRORS as error:
             raise ValueError(
-                f"{_class(self.learner_)} cannot compare examples of shape {self.shape_} "
+                f"{class_name(self.learner_)} cannot compare examples of shape {self.shape_} "
                 f"({str(error).strip()}): give `input_shape`, or a learner made for such "
                 "examples."
             ) from error
         if scores.isnan().any():
             raise ValueError(
-                f"{_class(self.learner_)} gives two examples the similarity NaN: scale X as in "
+                f"{class_name(self.learner_)} gives two examples the similarity NaN: scale X as in "
                 "meta-training."
             )
         return scores.numpy()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.task import Json
-from quickstudy.storage.checkpoints import _replace
+from quickstudy.storage.files import replace_file
 
 # the facts of a card that are about the learner; all others are about the tasks
 LEARNER_FACTS = {"learner", "selection", "transductive"}
@@ -108,7 +108,7 @@ class Report:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, as a whole or not at all."""
-        _replace(Path(path), (json.dumps(self.to_json()) + "\n").encode())
+        replace_file(Path(path), (json.dumps(self.to_json()) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "Report":

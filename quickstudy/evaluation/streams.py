@@ -32,7 +32,8 @@ from quickstudy.evaluation.report import Report, finite_or_none
 from quickstudy.execution.batching import Execution, over_tasks
 from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
-from quickstudy.storage.checkpoints import CheckpointError, _replace
+from quickstudy.storage import renamed
+from quickstudy.storage.files import CheckpointError, replace_file
 from quickstudy.tasks.streams import Stream, Streams
 
 CHUNK = 2000  # examples that are judged at a time
@@ -438,8 +439,7 @@ def _keep(place: Path, card: Json, found: list[list[_Row]], state: Any) -> None:
     """Stores what is known, as a whole or not at all."""
     tensors = {f"{n:05d}": leaf.contiguous() for n, leaf in enumerate(leaves(state))}
     facts = {"card": json.dumps(card, sort_keys=True), "histories": json.dumps(found)}
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _replace(place.with_suffix(".safetensors"), save(tensors, facts))
+    replace_file(place.with_suffix(".safetensors"), save(tensors, facts))
 
 
 def _resumed(
@@ -461,7 +461,7 @@ def _resumed(
         raise CheckpointError(
             f"{path} is damaged ({error}): delete it, and this stream starts anew."
         ) from error
-    if facts["card"] != json.dumps(card, sort_keys=True):
+    if renamed.card(json.loads(facts["card"])) != json.loads(json.dumps(card)):
         raise CheckpointError(
             f"{path} is of other streams, or of another learner: choose another folder."
         )

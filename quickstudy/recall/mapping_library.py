@@ -38,7 +38,7 @@ from quickstudy.recall.retrieval import (
 )
 from quickstudy.recall.store import LearnedMapping, MappingStore
 from quickstudy.recall.task_memory import attention, support_losses
-from quickstudy.storage.checkpoints import CheckpointError
+from quickstudy.storage.files import CheckpointError
 
 TEMPERATURES = [10 ** (n / 2) for n in range(-6, 7)]  # in units of the criterion
 

@@ -14,7 +14,7 @@ from quickstudy.evaluation import pairwise
 from quickstudy.learner import Learner
 from quickstudy.recall.store import Entry
 from quickstudy.recall.task_memory import flat
-from quickstudy.storage.state_file import fingerprint
+from quickstudy.storage.state_file import tensors_sha256
 
 Embed = Callable[[Examples], Tensor]
 
@@ -110,7 +110,7 @@ def embedding_identity(embed: Embed | None) -> Json:
         'task_embedding'
     """
     if isinstance(embed, nn.Module):
-        return f"{type(embed).__name__} {fingerprint(dict(embed.state_dict()))[:12]}"
+        return f"{type(embed).__name__} {tensors_sha256(dict(embed.state_dict()))[:12]}"
     named = task_embedding if embed is None else embed
     return getattr(named, "__qualname__", type(named).__name__)
 

@@ -19,8 +19,10 @@ from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Json
 from quickstudy.hints import suggest
 from quickstudy.learner import Learner
-from quickstudy.storage.checkpoints import CheckpointError, _json, _kind, _replace
-from quickstudy.storage.state_file import identity, pack, read, state_types, unpack, write
+from quickstudy.storage import renamed
+from quickstudy.storage.files import CheckpointError, replace_file, to_json, write_error
+from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types, write
+from quickstudy.storage.tree_json import pack_state, tensor_kind, unpack_state
 
 KEY = "quickstudy.mapping"  # of our entry in the metadata of a safetensors file
 FILE = re.compile(r"(?P<name>.+)@(?P<version>[1-9]\d*)\.safetensors")
@@ -86,7 +88,7 @@ class MappingStore:
 
     def __init__(self, folder: Path, learner: Learner[Any], embedding: Json):
         self.folder, self.learner, self.embedding = folder, learner, embedding
-        self._types, self._base = state_types(learner), identity(learner)
+        self._types, self._ids = state_types(learner), learner_ids(learner)
         self.entries: dict[str, dict[int, Entry]] = {}
         for path in sorted(folder.glob("*.safetensors")):
             match = FILE.fullmatch(path.name)
@@ -132,7 +134,7 @@ class MappingStore:
 
     def check_base(self) -> None:
         """Raise a CheckpointError if the learner's parameters have changed."""
-        if identity(self.learner) != self._base:
+        if learner_id(self.learner) != self._ids[0]:
             raise CheckpointError(
                 "The learner's parameters have changed since this library was opened, so that "
                 "the mappings in it mean nothing to it: load the parameters as they were, or "
@@ -154,19 +156,20 @@ class MappingStore:
         metadata: dict[str, Json] = {
             "name": name,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "learner": self._base,
+            "learner": self._ids[0],
             "embedding": self.embedding,
-            "state": pack(state, "state", tensors, self._types),
+            "state": pack_state(state, "state", tensors, self._types),
             "examples": examples,
             "fit": dict(fit),
-            "facts": {key: _json(key, value) for key, value in facts.items()},
+            "facts": {key: to_json(key, value) for key, value in facts.items()},
         }
         version = max(self.entries.get(name, {}), default=0) + 1
         while (path := self.folder / _file_name(name, version)).exists():
             version += 1  # of another process, or on a disk to which "A" and "a" are the same
         self._delete_temporary_files()
         metadata = write(path, KEY, {**metadata, "version": version}, tensors)
-        self.entries.setdefault(name, {})[version] = _entry(path, metadata, tensors)
+        entry = Entry(path, self.layout(state), tensors["embedding"])
+        self.entries.setdefault(name, {})[version] = entry
         return self._mapping(path, metadata, tensors)
 
     def remove(self, name: str, version: int) -> None:
@@ -190,7 +193,7 @@ class MappingStore:
     def layout(self, state: Any) -> str:
         """Return how a state is nested, with all shapes."""
         tensors: dict[str, Tensor] = {}
-        nest = pack(state, "state", tensors, self._types) if state is not None else None
+        nest = pack_state(state, "state", tensors, self._types) if state is not None else None
         return _layout(nest, tensors)
 
     def temperature(self) -> float:
@@ -211,15 +214,10 @@ class MappingStore:
         path = self.folder / ATTENTION_FILE
         text = json.dumps({"temperature": temperature, "tasks": n_tasks})
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(path, f"{text}\n".encode())
+            replace_file(path, f"{text}\n".encode())
         except OSError as error:
-            with suppress(OSError):
-                path.with_name(f"{path.name}.tmp").unlink()
-            raise CheckpointError(
-                f"Cannot write {path} ({error.strerror}): free some space, or make the folder "
-                "writable."
-            ) from error
+            remedy = "free some space, or make the folder writable"
+            raise write_error(path, error, remedy) from error
 
     def device(self) -> torch.device:
         """Return the learner's device."""
@@ -238,23 +236,25 @@ class MappingStore:
         """
         try:
             metadata, tensors = _read(path)
+            state = unpack_state(metadata["state"], tensors, self._types)
         except CheckpointError as error:
             warnings.warn(f"Left out: {error}", stacklevel=4)
             return Entry(path, error=str(error))
-        saved, current = metadata["learner"], self._base
-        if saved != current:
+        saved, current = metadata["learner"], self._ids[0]
+        if saved not in self._ids:
             raise CheckpointError(
                 f"{path} was adapted from another base: a {saved['class']} whose parameters "
                 f"have the sha256 {saved['sha256'][:12]}…, and this is a {current['class']} "
                 f"with {current['sha256'][:12]}…. Open the library with the learner that its "
                 "mappings were adapted from, or begin one in another folder."
             )
-        if metadata["embedding"] != self.embedding:
+        former = metadata["embedding"]
+        if self.embedding not in (former, renamed.EMBEDDINGS.get(former)):
             raise CheckpointError(
                 f"{path} was embedded by {metadata['embedding']}, and this library is opened "
                 f"with {self.embedding}: give the `embed` that it was begun with."
             )
-        return _entry(path, metadata, tensors)
+        return Entry(path, self.layout(state), tensors["embedding"])
 
     def _mapping(
         self, path: Path, metadata: Mapping[str, Json], tensors: Mapping[str, Tensor]
@@ -263,7 +263,7 @@ class MappingStore:
         return LearnedMapping(
             metadata["name"],
             metadata["version"],
-            unpack(metadata["state"], tensors, self._types),
+            unpack_state(metadata["state"], tensors, self._types),
             tensors["embedding"],
             metadata["fit"],
             metadata["facts"],
@@ -276,17 +276,12 @@ class MappingStore:
     def _delete_temporary_files(self) -> None:
         """Delete the temporary files of additions that were interrupted."""
         with suppress(OSError):
-            for path in self.folder.glob("*@*.safetensors.tmp"):
+            for path in self.folder.glob("*@*.safetensors*.tmp"):
                 path.unlink()
 
 
-def _entry(path: Path, metadata: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> Entry:
-    state = {key: tensor for key, tensor in tensors.items() if key != "embedding"}
-    return Entry(path, _layout(metadata["state"], state), tensors["embedding"])
-
-
 def _layout(nest: Json, tensors: Mapping[str, Tensor]) -> str:
-    kinds = {key: _kind(tensor) for key, tensor in tensors.items()}
+    kinds = {key: tensor_kind(tensor) for key, tensor in tensors.items()}
     return json.dumps([nest, kinds], sort_keys=True)
 
 
