@@ -45,8 +45,9 @@ def embed_once(
         >>> tasks = qs.FewShot(data, ways=2, shots=1, queries=2)
         >>> learner = qs.PrototypicalNetwork(torch.nn.Linear(6, 2))
         >>> head, embedded = embed_once(learner, tasks)
-        >>> head.embed, embedded.dataset.x.shape
-        (Identity(), torch.Size([6, 2]))
+        >>> batch = embedded.sample(1, torch.Generator().manual_seed(0))
+        >>> head.embed, batch.support.x.shape
+        (Identity(), torch.Size([1, 2, 2]))
     """
     name = type(learner).__name__
     require_embed(learner, "evaluate it on the tasks themselves")
