@@ -70,7 +70,7 @@ class Learner(nn.Module, ABC, Generic[State]):
         """Whether predictions are logits of classes, so that `evaluate` reports accuracy.
 
         True if the criterion is `cross_entropy`, `partial` arguments aside, or a function with
-        an attribute `classifies` that is true. Override it by `classifies = True`.
+        an attribute `classifies` that is true. A learner may override it.
         """
         criterion = self.criterion
         while isinstance(criterion, partial):

@@ -67,7 +67,7 @@ class Cosines(qs.PrototypicalNetwork):
 
     def __init__(self) -> None:
         super().__init__(nn.Identity())
-        del self.__dict__["similarity"]
+        del vars(self)["similarity"]  # pyright: ignore[reportIndexIssue]
 
 
 def test_a_similarity_on_the_class_is_one_of_embeddings_too():
@@ -103,7 +103,9 @@ def test_accuracy_is_reported_where_predictions_are_logits(
 
 def test_a_learner_may_declare_that_it_classifies():
     class Margin(qs.MAML):
-        classifies = True
+        @property
+        def classifies(self) -> bool:
+            return True
 
     learner: Any = Margin(nn.Linear(8, 3), criterion=squared_error)
     assert list(evaluate(learner, Blobs(), n_tasks=2).values) == ["accuracy"]

@@ -126,8 +126,8 @@ class FewShotEstimator(BaseEstimator, ABC):
         metadata, tensors = read_model(path)
         if metadata["estimator"] != class_name(self):
             raise CheckpointError(
-                f"{path} is of a {metadata['estimator']}, not a {class_name(self)}: load it with "
-                f"`{metadata['estimator']}.load`."
+                f"{path} is of a {metadata['estimator']}, not a {class_name(self)}: load it "
+                f"with `{metadata['estimator']}.load`."
             )
         self.learner_ = self._default_learner() if self.learner is None else self.learner
         saved, current = metadata["learner"], learner_id(self.learner_)
@@ -235,8 +235,8 @@ class FewShotEstimator(BaseEstimator, ABC):
             predictions = point_prediction(self.learner_.predict(self.state_, x))
         if predictions.isnan().any():
             raise ValueError(
-                f"{class_name(self.learner_)} predicts NaN: its adaptation diverged. Scale X as in "
-                "meta-training, or lower the learner's inner learning rate."
+                f"{class_name(self.learner_)} predicts NaN: its adaptation diverged. Scale X as "
+                "in meta-training, or lower the learner's inner learning rate."
             )
         return predictions.cpu().double()
 

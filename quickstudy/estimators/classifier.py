@@ -39,8 +39,8 @@ class ClassColumns(ClassifierMixin, FewShotEstimator):
         predictions = self._predictions(X)  # (N, width)
         if len(predictions) == 1 and self.learner_.transductive:
             warnings.warn(
-                f"{class_name(self.learner_)} is transductive, and learns from the rows of X: give "
-                "it many at once, of every class, not one alone.",
+                f"{class_name(self.learner_)} is transductive, and learns from the rows of X: "
+                "give it many at once, of every class, not one alone.",
                 stacklevel=3,
             )
         return predictions[:, self._columns]

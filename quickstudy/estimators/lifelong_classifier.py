@@ -1,4 +1,4 @@
-"""A classifier that learns a stream without end, within a memory budget, and survives crashes."""
+"""A classifier for streams without end: within a memory budget, and safe from crashes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -247,8 +247,8 @@ class LifelongClassifier(ClassColumns):
     def _check_finite(self, state: Any) -> None:
         if not all(leaf.isfinite().all() for leaf in leaves(state)):
             raise ValueError(
-                f"The state of {class_name(self.learner_)} is not finite: its adaptation diverged. "
-                "Scale X, or lower the learning rate. Nothing was changed."
+                f"The state of {class_name(self.learner_)} is not finite: its adaptation "
+                "diverged. Scale X, or lower the learning rate. Nothing was changed."
             )
 
     def _check_size(self, state: Any) -> None:

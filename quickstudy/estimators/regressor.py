@@ -67,8 +67,8 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
             raise ValueError(
                 f"y has {count} values of an example: give it {self._width}, as before."
             )
+        state = None if first else self.state_
         try:
-            state = None if first else self.state_
             state, width = self._adapt(Examples(x, target, weight), state)
         except OutputMismatch as mismatch:
             width = mismatch.outputs

@@ -25,7 +25,7 @@ def evaluate_verification(
     meta_batch_size: int = 50,
     seed: int = 1,
 ) -> Report:
-    """Evaluate on `n_tasks` tasks how well a learner tells whether two examples are of one class.
+    """Evaluate how well a learner tells whether two examples are of one class.
 
     In each task every query example is paired with every support example. The report has the
     equal error rate and the area under the ROC curve (`auroc`: the probability that a pair of

@@ -112,7 +112,7 @@ class TaskMemory(Learner[Any], Checkpointed, DescendsInSteps):
         self.register_load_state_dict_post_hook(_forget_supports)
 
     @property
-    def steps(self) -> int:
+    def steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The learner's number of inner steps."""
         return cast(DescendsInSteps, self.learner).steps
 
@@ -121,7 +121,7 @@ class TaskMemory(Learner[Any], Checkpointed, DescendsInSteps):
         cast(DescendsInSteps, self.learner).steps = steps
 
     @property
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The learner's inner steps that are kept for the backward pass."""
         return self.learner.checkpoint if isinstance(self.learner, Checkpointed) else None
 
