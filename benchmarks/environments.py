@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 from torch.func import vmap
 
 from benchmarks.common import write
-from quickstudy.core.functional import unstack
+from quickstudy.core.tree import unstack
 from quickstudy.environments import BernoulliBandit, Environment, Navigation2D, TabularMDP
 
 BATCH, VECTOR, STEPS = 4096, 64, 100

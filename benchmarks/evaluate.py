@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks.common import write
 from quickstudy import FewShot, PrototypicalNetwork, TaskDistribution, batches, evaluate
-from quickstudy.core.functional import unstack
 from quickstudy.core.task import TaskBatch
+from quickstudy.core.tree import unstack
 from quickstudy.datasets import Labelled
 from quickstudy.nets.backbones import Conv4
 

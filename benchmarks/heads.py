@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from benchmarks.common import write
 from quickstudy import LRD2, R2D2, Examples, Learner, MetaOptNet, Task
-from quickstudy.core.functional import unstack
 from quickstudy.core.task import TaskBatch
+from quickstudy.core.tree import unstack
 from quickstudy.execution.batching import Execution
 from quickstudy.learners.heads.r2d2 import Fitted
 from quickstudy.testing.learners import Blobs

@@ -36,8 +36,8 @@ from torch import Generator, Tensor
 
 import quickstudy as qs
 from benchmarks.common import write
-from quickstudy.core.functional import tree_map, unstack
 from quickstudy.core.task import TaskBatch
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.evaluation.protocol import evaluating
 
 STREAM, SHOTS, STEPS = 50, 20, 20  # tasks; examples and inner steps of each

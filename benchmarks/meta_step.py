@@ -37,7 +37,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import write
 from quickstudy import MAML, Examples, Sinusoid, Task
-from quickstudy.core.functional import Criterion, squared_error, tree_map, unstack
+from quickstudy.core.criteria import Criterion, squared_error
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
 
 Step = Callable[[], list[Tensor]]  # does a step; the gradient

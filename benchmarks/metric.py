@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from benchmarks.common import write
 from quickstudy import FewShot, PrototypicalNetwork, batches, evaluate, train
-from quickstudy.core.functional import unstack
+from quickstudy.core.tree import unstack
 from quickstudy.datasets import Labelled
 from quickstudy.evaluation import embed_once
 from quickstudy.nets.backbones import Conv4

@@ -21,7 +21,7 @@ from torch import Generator
 
 import quickstudy as qs
 from benchmarks.common import write
-from quickstudy.core.functional import tree_map, unstack
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments import Navigation2D, rollout
 
 TASKS, EPISODES, EPOCHS = 40, 20, 5

@@ -23,7 +23,7 @@ from torch import nn
 
 from benchmarks.common import write
 from quickstudy import Learner, LifelongClassifier
-from quickstudy.core.functional import leaves
+from quickstudy.core.tree import leaves
 from quickstudy.learners.lifelong.streaming_lda import StreamingLDA
 from quickstudy.learners.memory.life_long_memory import LifeLongMemory
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork

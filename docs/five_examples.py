@@ -33,7 +33,9 @@ def main() -> None:
             axes.imshow(image[0], cmap="gray_r")
             axes.axis("off")
         column[0].set_title(label, color="gray", fontsize=10)
-    for row, place in zip(right.subplots(len(SHOWN), 2, width_ratios=(1, 4)), SHOWN, strict=True):
+    for row, place in zip(
+        right.subplots(len(SHOWN), 2, width_ratios=(1, 4)), SHOWN, strict=True
+    ):
         row[0].imshow(new.x[place, 0], cmap="gray_r")
         row[0].axis("off")
         row[1].bar(range(10), probabilities[place], color=INK)
@@ -42,7 +44,9 @@ def main() -> None:
         row[1].spines[:].set_visible(False)
     with plt.rc_context({"svg.hashsalt": "quickstudy"}):
         figure.savefig(ROOT / "five_examples.svg", metadata={"Date": None}, transparent=True)
-    print(f"accuracy on {len(new)} new images: {classifier.score(new.x.numpy(), new.y.numpy()):.3f}")
+    print(
+        f"accuracy on {len(new)} new images: {classifier.score(new.x.numpy(), new.y.numpy()):.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from quickstudy import Actor
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.environments import (
     BernoulliBandit,
     epsilon_greedy,

@@ -16,9 +16,9 @@ from . import storage as storage
 from . import tasks as tasks
 from . import testing as testing
 from . import training as training
-from .core.functional import accuracy as accuracy
-from .core.functional import cross_entropy as cross_entropy
-from .core.functional import squared_error as squared_error
+from .core.criteria import accuracy as accuracy
+from .core.criteria import cross_entropy as cross_entropy
+from .core.criteria import squared_error as squared_error
 from .core.task import Examples as Examples
 from .core.task import Task as Task
 from .core.task import TaskDistribution as TaskDistribution

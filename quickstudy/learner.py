@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, final
 
 from torch import Tensor, nn
 
-from quickstudy.core.functional import Criterion, cross_entropy
+from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.task import Task, TaskBatch
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.losses import losses_over_tasks
@@ -19,15 +19,14 @@ State = TypeVar("State")
 class Learner(nn.Module, ABC, Generic[State]):
     """A learning algorithm, itself learned.
 
-    Its parameters are what meta-training learns. Its methods are functions of one task:
-    they read the parameters, change nothing, and keep what they learned in the state
-    they return. `forward` turns `loss` into a function of a batch of tasks.
+    Meta-training learns its parameters. Its methods are functions of one task: they read the
+    parameters, change nothing, and return what they learned as a state. `forward` turns `loss`
+    into a function of a batch of tasks.
 
-    `State` is any nest of tuples and dictionaries of tensors. How a batch is executed is
-    said by three attributes, which change no result: `execution` ("vmap" or "loop"), `chunk`
-    (how many tasks are in memory at once, with all that their gradient needs; None: all) and
-    `threads` (of a CPU, that share the tasks of a batch among them; dropout and the like then
-    draw in no fixed order).
+    `State` is any nest of tuples and dictionaries of tensors. Three attributes set how a batch
+    is executed, and change no result: `execution` ("vmap" or "loop"), `chunk` (how many tasks
+    are in memory at once, with all that their gradient needs; None: all) and `threads` (of a
+    CPU, which share the tasks of a batch; dropout and the like then draw in no fixed order).
     `quickstudy.plan` measures which is fastest, and which fits.
 
     Four attributes declare facts about a learner:
@@ -45,12 +44,24 @@ class Learner(nn.Module, ABC, Generic[State]):
     Capabilities beyond `adapt` and `predict` are declared by the base classes in
     `quickstudy.capabilities`.
 
+    Assigning a module to a learner replaces the class of PyTorch's normalisation layers in it
+    by a subclass with exact second derivatives (`quickstudy.nets.exact_norm`). So
+    `type(net[1]) is nn.BatchNorm1d` becomes False, and `isinstance` stays True.
+
     Examples:
-        >>> import quickstudy as qs
-        >>> qs.PrototypicalNetwork.class_axes
-        {'sums': 0, 'sizes': 0}
-        >>> qs.TIM.transductive
-        True
+        >>> import torch
+        >>> class Mean(Learner[Tensor]):
+        ...     def adapt(self, support, state=None):
+        ...         return support.y.mean(0)
+        ...
+        ...     def predict(self, state, x):
+        ...         return state.expand(len(x), -1)
+        >>> learner = Mean()
+        >>> support = torch.tensor([[1.0], [3.0]])
+        >>> from quickstudy.core.task import Examples
+        >>> learner.predict(learner.adapt(Examples(support, support, support[:, 0])), support)
+        tensor([[2.],
+                [2.]])
     """
 
     execution: Execution = "vmap"
@@ -85,25 +96,24 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     @abstractmethod
     def adapt(self, support: Any, state: State | None = None) -> State:
-        """What is known after `support`, having known `state` before (None: nothing)."""
+        """Return the state after `support`, starting from `state` (None: from nothing)."""
 
     @abstractmethod
     def predict(self, state: State, x: Tensor) -> Any:
-        """What `state` says of inputs `x` (Q, *features): logits (Q, C), or what
-        `criterion` takes."""
+        """Predict for inputs `x` (Q, *features): logits (Q, C), or what `criterion` takes."""
 
     def loss(self, task: Task[Any]) -> Tensor:
-        """The scalar whose gradient improves the parameters."""
+        """Return the scalar whose gradient improves the parameters."""
         return self.criterion(self.predict(self.adapt(task.support), task.query.x), task.query)
 
     def set_step(self, done: int) -> None:
-        """Sets what changes in the course of training to what it is after `done` meta-steps.
+        """Set what changes in the course of training to its value after `done` meta-steps.
 
-        `train` calls this before every step, so that a run that goes on sees what it would
-        have seen. By default nothing changes. What `predict` depends on must not.
+        `train` calls this before every step, so that a resumed run has the same values. By
+        default nothing changes. Nothing that `predict` depends on may change.
         """
 
     @final
     def forward(self, tasks: TaskBatch) -> Tensor:
-        """The loss of every task (T,). This is what DDP, FSDP and compile wrap."""
+        """Return the loss of every task (T,). DDP, FSDP and compile wrap this."""
         return losses_over_tasks(self, tasks)

@@ -29,7 +29,7 @@ import torch
 from torch import Generator, nn
 
 import quickstudy as qs
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "omniglot_{learner}"

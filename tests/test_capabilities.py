@@ -17,8 +17,9 @@ from quickstudy.capabilities import (
     HasInitialParams,
     HasMemorySize,
 )
-from quickstudy.core.functional import Criterion, cross_entropy, squared_error, tree_map
+from quickstudy.core.criteria import Criterion, cross_entropy, squared_error
 from quickstudy.core.similarity import cosine_similarity
+from quickstudy.core.tree import tree_map
 from quickstudy.environments import BernoulliBandit
 from quickstudy.estimators.widths import map_class_axes
 from quickstudy.evaluation import pairwise

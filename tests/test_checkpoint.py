@@ -27,7 +27,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from quickstudy import MAML, train
-from quickstudy.core.functional import squared_error
+from quickstudy.core.criteria import squared_error
 from quickstudy.storage import checkpoints
 from quickstudy.storage.checkpoints import CheckpointError, Checkpoints, load, read_facts, save
 from tests.test_train import Waves, assert_equal, maml

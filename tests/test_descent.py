@@ -12,8 +12,10 @@ from torch.autograd import Function
 from torch.func import functional_call, grad, vmap
 
 from quickstudy import MAML, anil
-from quickstudy.core.functional import Params, cross_entropy, tree_map
+from quickstudy.core.criteria import cross_entropy
+from quickstudy.core.parameters import Params
 from quickstudy.core.task import Checkpoint, Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import over_tasks
 from quickstudy.inner_loop import InnerOptimizer, adam, descend, momentum, steepest_descent
 from quickstudy.learners.gradient.meta_curvature import MetaCurvature

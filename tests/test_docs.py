@@ -67,7 +67,8 @@ def test_every_public_name_has_an_entry_and_every_entry_a_name() -> None:
     documented = {id(pkgutil.resolve_name(entry)) for entry in entries}
     every = ((name, getattr(quickstudy, name)) for name in dir(quickstudy))
     public = {f"quickstudy.{name}": it for name, it in every if not inspect.ismodule(it)}
-    for part in ("nets", "core.losses", "datasets", "environments", "core.functional"):
+    core = "attention criteria gradients linear losses parameters prototypes similarity tree"
+    for part in ("nets", "datasets", "environments", *(f"core.{m}" for m in core.split())):
         module = importlib.import_module(f"quickstudy.{part}")
         names = getattr(module, "__all__", None) or [
             name

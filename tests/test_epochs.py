@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR
 
 import quickstudy as qs
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 
 
 def made() -> tuple[qs.RidgeRegression, qs.training.MultiEpoch, ExponentialLR]:

@@ -25,7 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor, nn
 
 from quickstudy import MAML, Examples, Learner, PrototypicalNetwork, squared_error
-from quickstudy.core.functional import leaves
+from quickstudy.core.tree import leaves
 from quickstudy.estimators import FewShotClassifier, FewShotRegressor, read_model
 from quickstudy.learners.amortised.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.heads.ridge import RidgeRegression

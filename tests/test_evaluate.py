@@ -22,8 +22,8 @@ from quickstudy import (
     evaluate,
     squared_error,
 )
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import TaskBatch
+from quickstudy.core.tree import tree_map
 from quickstudy.evaluation import Difference
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
 from quickstudy.testing.learners import Blobs, Lines

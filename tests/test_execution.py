@@ -21,8 +21,8 @@ from quickstudy import (
     evaluate,
     fomaml,
 )
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import TaskBatch
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.execution import ExecutionOption, Plan, diagnose, plan
 from quickstudy.execution import options as execution_options
 from quickstudy.execution.batching import Execution, inference, over_tasks

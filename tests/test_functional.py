@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from quickstudy import Examples, accuracy, cross_entropy, squared_error
 from quickstudy.core import gaussian_nll, log_likelihood, squared_distance, with_gradient
-from quickstudy.core.functional import gradient, leaves, tree_map, unstack, weighted_mean
+from quickstudy.core.criteria import weighted_mean
+from quickstudy.core.gradients import gradient
+from quickstudy.core.tree import leaves, tree_map, unstack
 from quickstudy.inner_loop.descent import descend
 
 Sizes = st.integers(1, 6)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import batches
+from quickstudy.core.tree import tree_map
 from tests.zoo import ZOO
 
 FILE = Path(__file__).with_name("golden.json")

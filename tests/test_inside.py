@@ -18,8 +18,9 @@ from quickstudy import (
     evaluate,
 )
 from quickstudy.capabilities import DescendsInSteps
-from quickstudy.core.functional import accuracy, cross_entropy, tree_map
+from quickstudy.core.criteria import accuracy, cross_entropy
 from quickstudy.core.task import TaskBatch
+from quickstudy.core.tree import tree_map
 from quickstudy.evaluation import adaptation_trace
 from quickstudy.evaluation.adaptation import linear_cka
 from quickstudy.nets import use_cells

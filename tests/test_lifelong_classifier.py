@@ -21,7 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from quickstudy import ExperienceReplay, Learner, LifelongClassifier, LifeLongMemory
-from quickstudy.core.functional import leaves
+from quickstudy.core.tree import leaves
 from quickstudy.learners.lifelong.streaming_lda import StreamingLDA
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.checkpoints import CheckpointError

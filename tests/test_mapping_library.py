@@ -32,7 +32,7 @@ from quickstudy import (
     accuracy,
     squared_error,
 )
-from quickstudy.core.functional import tree_map, unstack
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.learners.gradient import ContextInput
 from quickstudy.nets.backbones import MLP
 from quickstudy.recall import mapping_library, store

@@ -19,8 +19,8 @@ from quickstudy import (
     plan,
     train,
 )
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Checkpoint
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.ram import parse, peak, ran_out, readable
 from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learners.gradient.cavia import CAVIA, ContextInput

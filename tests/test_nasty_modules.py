@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from quickstudy import MAML, Learner, PrototypicalNetwork, anil, evaluate
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import TaskBatch
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.nets.backbones import use_batch_statistics
 from quickstudy.testing.learners import Blobs

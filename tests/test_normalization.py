@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import MAML
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.nets.backbones import use_batch_statistics
 from quickstudy.nets.exact_norm import make_exact

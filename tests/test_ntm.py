@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy import SequenceLearner, evaluate
-from quickstudy.core.functional import leaves
+from quickstudy.core.tree import leaves
 from quickstudy.learners.memory import bit_errors
 from quickstudy.nets.cells import (
     NTM,
@@ -248,7 +248,7 @@ class Wired(RecurrentCell[Tensor]):
         self.inputs, self.marker = inputs, hidden - 2
         self.register_buffer("before", torch.zeros(1))
 
-    def start(self) -> Tensor:
+    def initial_state(self) -> Tensor:
         return self.get_buffer("before")
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

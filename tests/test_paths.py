@@ -4,7 +4,7 @@ import torch
 from torch import Generator
 
 import quickstudy as qs
-from quickstudy.core.functional import unstack
+from quickstudy.core.tree import unstack
 from quickstudy.environments import BernoulliBandit, GridMaze, Navigation2D, normal, rollout
 from quickstudy.reports.rl_paths import paths
 from quickstudy.runs.recipes import (

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from quickstudy import PrototypicalNetwork, SequenceLearner, Task
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import batches
+from quickstudy.core.tree import tree_map
 from quickstudy.nets import NTM, StackedLSTM
 from quickstudy.reports.attention import _map, remembering
 from quickstudy.reports.report import LIGHT
@@ -30,7 +30,7 @@ def test_weightings_are_those_of_every_step(learner: SequenceLearner):
     task = tree_map(lambda leaf: leaf[0], batch)
     found = learner.attention_weights(task)
     assert list(found) == ["read head 1", "read head 2", "write head 1"]
-    state = learner.machine.start()
+    state = learner.machine.initial_state()
     for step, x in enumerate(torch.cat([task.support.x, torch.zeros(3, 5)])):
         _, state = learner.machine.step(x, state)
         for head, each in enumerate(found.values()):

@@ -3,8 +3,8 @@
 import torch
 from torch.func import vmap
 
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
     draw,

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy.core.functional import unstack
+from quickstudy.core.tree import unstack
 from quickstudy.environments import Environment, Navigation2D
 from quickstudy.runs import recipes
 

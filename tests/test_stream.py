@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy import PrototypicalNetwork, datasets
-from quickstudy.core.functional import leaves
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import leaves
 from quickstudy.datasets.labelled import split_examples
 from quickstudy.evaluation.streams import (
     StreamReport,

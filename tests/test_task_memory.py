@@ -23,7 +23,7 @@ from quickstudy import (
     save,
     squared_error,
 )
-from quickstudy.core.functional import tree_map, unstack
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.datasets import Labelled
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learners.gradient import ContextInput

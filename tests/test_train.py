@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.optim import Optimizer
 
 from quickstudy import MAML, Examples, Task, TaskDistribution, batches, train
-from quickstudy.core.functional import squared_error
+from quickstudy.core.criteria import squared_error
 from quickstudy.core.task import TaskBatch
 
 

@@ -204,7 +204,12 @@ def test_it_is_an_estimator_as_others():
     verifier = FewShotVerifier(
         PrototypicalNetwork(net()), max_false_accept_rate=0.2, random_state=1
     )
-    assert verifier.get_params().keys() == {"learner", "max_false_accept_rate", "input_shape", "random_state"}
+    assert verifier.get_params().keys() == {
+        "learner",
+        "max_false_accept_rate",
+        "input_shape",
+        "random_state",
+    }
     with pytest.raises(NotFittedError):
         verifier.predict(X, X)
     learner: Any = verifier.learner

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
-from quickstudy.core.functional import squared_error
+from quickstudy.core.criteria import squared_error
 from quickstudy.core.similarity import ScaledSimilarity
 from quickstudy.datasets import Labelled
 from quickstudy.inner_loop.descent import steepest_descent

@@ -6,19 +6,19 @@ belongs here too. A new file is a few functions of one idea; it imports torch an
 """
 
 from quickstudy.core import losses
-from quickstudy.core.functional import (
+from quickstudy.core.criteria import (
     accuracy,
     cross_entropy,
     gaussian_nll,
     log_likelihood,
-    squared_distance,
     squared_error,
-    with_gradient,
 )
+from quickstudy.core.gradients import with_gradient
 from quickstudy.core.similarity import (
     ScaledSimilarity,
     cosine_similarity,
     negative_squared_distance,
+    squared_distance,
 )
 from quickstudy.core.task import Examples, Task, TaskDistribution, batches
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.functional import squared_distance, weighted_mean
+from quickstudy.core.criteria import weighted_mean
+from quickstudy.core.similarity import squared_distance
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 Mine: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -1,7 +1,71 @@
 """The parameters of a module: where they are, and which of them adaptation changes."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from quickstudy.hints import suggest
+
+Params: TypeAlias = dict[str, Tensor]
+ParameterSelection: TypeAlias = (
+    Callable[[str], bool] | Sequence[str] | None
+)  # of `select_parameters`
+
+
+def select_parameters(net: nn.Module, adapt_parameters: ParameterSelection = None) -> Params:
+    """Return the parameters of `net` that adaptation changes, by name; all require a gradient.
+
+    Args:
+        net: any module.
+        adapt_parameters: names of modules and parameters, or a function of a parameter's name
+            that returns whether to adapt it; None: all.
+
+    Raises:
+        ValueError: the net lacks a name, or no parameter is left to adapt.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> list(select_parameters(qs.nets.MLP(2, 1, hidden=(3,)), ["head"]))
+        ['head.weight', 'head.bias']
+    """
+    params = dict(net.named_parameters())
+    if adapt_parameters is not None and not callable(adapt_parameters):
+        adapt_parameters = parameters_in(net, adapt_parameters).__contains__
+    selected: Params = {
+        name: p
+        for name, p in params.items()
+        if p.requires_grad and (adapt_parameters is None or adapt_parameters(name))
+    }
+    if not selected:
+        raise ValueError(
+            "There is no trainable parameter to adapt (that `adapt_parameters` picks). "
+            f"The net has: {', '.join(params) or 'none'}."
+        )
+    return selected
+
+
+def parameters_in(net: nn.Module, places: Sequence[str]) -> frozenset[str]:
+    """Return the names of the parameters in `places`, names of modules or parameters.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> sorted(parameters_in(qs.nets.MLP(2, 1, hidden=(3,)), ["body", "head.bias"]))
+        ['body.0.bias', 'body.0.weight', 'head.bias']
+    """
+    selected: set[str] = set()
+    places = [places] if isinstance(places, str) else places
+    # of a tensor that has several names, the net's own list has the first
+    names = {p: name for name, p in net.named_parameters()}
+    named = [*net.named_parameters(remove_duplicate=False)]
+    known = [*(name for name, _ in net.named_modules() if name), *(name for name, _ in named)]
+    for place in places:
+        if place not in known:
+            hint = suggest(place, known, f"It has: {', '.join(known)}.")
+            raise ValueError(f"The net has no module or parameter {place!r}. {hint}")
+        selected |= {names[p] for name, p in named if f"{name}.".startswith(f"{place}.")}
+    return frozenset(selected)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.core.functional import leaves, tree_map, unstack
+from quickstudy.core.tree import leaves, tree_map, unstack
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.external_call import outside
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.func import vmap
 
-from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.environments.environment import Environment
 from quickstudy.execution.batching import over_tasks
 

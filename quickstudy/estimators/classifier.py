@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from torch import Tensor
 from torch.nn import Flatten
 
-from quickstudy.core.functional import OutputMismatch
+from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Json
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.estimators.open_set import calibrate_threshold, check_unknown_label

@@ -14,8 +14,8 @@ from sklearn.utils.validation import _num_samples
 from torch import Tensor
 
 from quickstudy.capabilities import HasMemorySize
-from quickstudy.core.functional import leaves
 from quickstudy.core.task import Json
+from quickstudy.core.tree import leaves
 from quickstudy.estimators.classifier import ClassColumns
 from quickstudy.estimators.widths import grow, map_class_axes, one_hot_examples
 from quickstudy.learner import Learner

@@ -7,7 +7,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import Tags
 from torch.nn import Flatten
 
-from quickstudy.core.functional import OutputMismatch
+from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Examples, Json
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.learner import Learner

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.functional import OutputMismatch
+from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 

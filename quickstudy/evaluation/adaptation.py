@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import DescendsInSteps
-from quickstudy.core.functional import leaves, tree_map, unstack
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskDistribution, batches, seeds
 from quickstudy.core.torch_private import is_functorch_wrapped_tensor
+from quickstudy.core.tree import leaves, tree_map, unstack
 from quickstudy.evaluation.protocol import (
     HELD_OUT_RANK,
     Metric,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.execution.batching import inference, over_tasks
 from quickstudy.execution.errors import explained

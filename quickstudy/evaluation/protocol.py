@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quickstudy.core.functional import accuracy, leaves, tree_map
+from quickstudy.core.criteria import accuracy
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskBatch, TaskDistribution, batches, seeds
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.report import Report
 from quickstudy.execution.batching import inference, over_tasks
 from quickstudy.execution.errors import explained

@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Json, Task, TaskBatch
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import (
     Metric,
     default_metrics,

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from quickstudy.core.functional import tree_map, unstack
 from quickstudy.core.torch_private import ConvBase
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.execution.ram import retain_freed_memory
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import Node, get_gradient_edge
 
-from quickstudy.core.functional import leaves, tree_map, unflatten
 from quickstudy.core.torch_private import reparametrized
+from quickstudy.core.tree import leaves, tree_map, unflatten
 from quickstudy.inner_loop.capture import ExecutionContext
 
 BatchLoss: TypeAlias = Callable[..., Any]  # a batch -> losses (T,), or these and another tree

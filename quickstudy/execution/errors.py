@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from quickstudy.core.functional import leaves
 from quickstudy.core.task import TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, is_functorch_wrapped_tensor
+from quickstudy.core.tree import leaves
 from quickstudy.execution.fit_memory import what_fits
 from quickstudy.execution.ram import ran_out
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from quickstudy.capabilities import Checkpointed
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Checkpoint, TaskBatch
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.options import ExecutionOption, configured_copy, outcome
 from quickstudy.execution.ram import available, peak, readable

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.capabilities import Checkpointed
-from quickstudy.core.functional import leaves
 from quickstudy.core.task import Task, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, in_transform, reparametrized
+from quickstudy.core.tree import leaves
 from quickstudy.execution.batching import no_fused_layers, over_tasks
 from quickstudy.execution.chunked import by_chunk
 from quickstudy.execution.errors import explained

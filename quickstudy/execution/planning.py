@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Checkpoint, TaskBatch
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.errors import explained
 from quickstudy.execution.fit_memory import checkpoint_of, options_within

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from quickstudy.core.functional import Params, leaves, tree_map
+from quickstudy.core.parameters import Params
 from quickstudy.core.torch_private import (
     function_modes,
     is_functorch_wrapped_tensor,
@@ -27,6 +27,7 @@ from quickstudy.core.torch_private import (
     tree_leaves,
     tree_map_only,
 )
+from quickstudy.core.tree import leaves, tree_map
 
 
 class CapturedTensors(NamedTuple):

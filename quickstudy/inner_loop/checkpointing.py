@@ -37,8 +37,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.func import grad, jvp, vjp, vmap
 
-from quickstudy.core.functional import Params, leaves, tree_map, unflatten
+from quickstudy.core.parameters import Params
 from quickstudy.core.torch_private import in_transform
+from quickstudy.core.tree import leaves, tree_map, unflatten
 from quickstudy.inner_loop.capture import (
     CapturedTensors,
     ExecutionContext,

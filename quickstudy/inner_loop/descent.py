@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from quickstudy.core.functional import Params, gradient, tree_map
+from quickstudy.core.gradients import gradient
+from quickstudy.core.parameters import Params
 from quickstudy.core.task import Checkpoint
+from quickstudy.core.tree import tree_map
 from quickstudy.inner_loop.capture import find_captured
 from quickstudy.inner_loop.checkpointing import checkpointed, mixed_grad
 

@@ -1,9 +1,8 @@
 r"""Neural Turing machines (Graves, Wayne & Danihelka, 2014, arXiv:1410.5401).
 
-A controller reads from and writes to a memory of M slots of width W. Where, is said by the
-weightings of its heads, each a distribution over slots, which are found in four steps
-(section 3.3): by content (eq. 5, 6), interpolated with where the head was before (eq. 7), moved
-around (eq. 8), and sharpened (eq. 9):
+A controller reads from and writes to a memory of M slots of width W. Each head has attention
+weights, a distribution over slots, computed in four steps (section 3.3): by content (eq. 5, 6),
+interpolated with the previous weights (eq. 7), shifted (eq. 8) and sharpened (eq. 9):
 
 $$w^c \propto \exp(\beta \cos(k, M)), \quad w^g = g\,w^c + (1 - g)\,w_{t-1}, \quad
   \tilde w(i) = \sum_j w^g(j)\, s(i - j), \quad w_t \propto \tilde w^\gamma$$
@@ -24,43 +23,66 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 
 State = TypeVar("State")
 LSTMState: TypeAlias = tuple[Tensor, Tensor]  # the output and the cell
 
 
 def cosine(keys: Tensor, memory: Tensor) -> Tensor:
-    """Cosine of the angle (eq. 6) of every key (H, W) to every slot (M, W): (H, M).
+    """Return the cosine of the angle (eq. 6) of every key (H, W) to every slot (M, W): (H, M).
 
-    Of vectors shorter than a thousandth it tends to 0, and its slope stays finite.
+    For vectors shorter than a thousandth it tends to 0, and its gradient stays finite.
+
+    Examples:
+        >>> cosine(torch.tensor([[1.0, 0.0]]), torch.eye(2)).round()
+        tensor([[1., 0.]])
     """
     key, slot = ((v.square().sum(-1) + 1e-6).sqrt() for v in (keys, memory))
     return keys @ memory.mT / (key[..., :, None] * slot[..., None, :])
 
 
 def content_addressing(keys: Tensor, strength: Tensor, memory: Tensor) -> Tensor:
-    """Where the content is like the keys (H, W), the more so the higher the strength (H,)
-    (eq. 5): (H, M)."""
+    """Return attention weights (H, M) by similarity to the keys (H, W), sharper for a higher
+    strength (H,) (eq. 5).
+
+    Examples:
+        >>> content_addressing(torch.ones(1, 2), torch.ones(1), torch.ones(4, 2))
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
     return (strength[..., None] * cosine(keys, memory)).softmax(-1)
 
 
 def interpolation(content: Tensor, previous: Tensor, gate: Tensor) -> Tensor:
-    """The content's weighting (H, M) as far as the gate (H,) is open, and otherwise the
-    previous one (eq. 7): (H, M)."""
+    """Return the content's weights (H, M) where the gate (H,) is 1, the previous ones where it
+    is 0 (eq. 7).
+
+    Examples:
+        >>> interpolation(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1) / 4)
+        tensor([[0.2500, 0.7500]])
+    """
     return previous + gate[..., None] * (content - previous)
 
 
 def circular_shift(weighting: Tensor, shift: Tensor) -> Tensor:
-    """Moves weightings (H, M) around by the shifts -k to k, in the shares (H, 2k + 1)
-    (eq. 8): (H, M)."""
+    """Shift weights (H, M) around by -k to k slots, in the shares (H, 2k + 1) (eq. 8).
+
+    Examples:
+        >>> circular_shift(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]]))
+        tensor([[0., 1., 0.]])
+    """
     k = shift.shape[-1] // 2
     moved = torch.stack([weighting.roll(j, -1) for j in range(-k, k + 1)], -1)  # (H, M, 2k + 1)
     return (moved @ shift[..., None]).squeeze(-1)
 
 
 def sharpening(weighting: Tensor, power: Tensor) -> Tensor:
-    """Weightings (H, M) to a power (H,) of at least 1, as distributions again (eq. 9)."""
+    """Return weights (H, M) to a power (H,) of at least 1, normalised again (eq. 9).
+
+    Examples:
+        >>> sharpening(torch.tensor([[0.75, 0.25]]), torch.tensor([2.0]))
+        tensor([[0.9000, 0.1000]])
+    """
     # relative to the largest, as a power of 1 / M may be 0 in floating point
     relative = weighting / weighting.amax(-1, keepdim=True).detach()
     sharp = relative.pow(power[..., None])
@@ -68,19 +90,38 @@ def sharpening(weighting: Tensor, power: Tensor) -> Tensor:
 
 
 def write(memory: Tensor, weighting: Tensor, erase: Tensor, add: Tensor) -> Tensor:
-    """The memory (M, W) after every head has erased (H, W), a share of what was there, and then
-    added (H, W), each where its weighting (H, M) is (eq. 3, 4)."""
+    """Return the memory (M, W) after every head erased a share (H, W) of the content and then
+    added (H, W), each weighted by (H, M) (eq. 3, 4).
+
+    Examples:
+        >>> one = torch.ones(1, 1)
+        >>> write(torch.tensor([[5.0]]), one, erase=one, add=2 * one)
+        tensor([[2.]])
+    """
     kept = 1 - weighting[..., None] * erase[..., None, :]  # (H, M, W)
     return memory * reduce(mul, kept.unbind(-3)) + weighting.mT @ add
 
 
 class RecurrentCell(nn.Module, ABC, Generic[State]):
-    """What goes through a sequence step by step; called as `nn.LSTM` is."""
+    """A net that processes a sequence step by step; called as `nn.LSTM` is.
+
+    Examples:
+        >>> class Sum(RecurrentCell[torch.Tensor]):
+        ...     inputs = 1
+        ...
+        ...     def initial_state(self):
+        ...         return torch.zeros(1)
+        ...
+        ...     def step(self, x, state):
+        ...         return x + state, x + state
+        >>> Sum()(torch.ones(3, 1))[0].squeeze(-1)
+        tensor([1., 2., 3.])
+    """
 
     inputs: int  # width of a step's input
 
     @abstractmethod
-    def start(self) -> State:
+    def initial_state(self) -> State:
         """The state before the first step."""
 
     @abstractmethod
@@ -99,19 +140,26 @@ class RecurrentCell(nn.Module, ABC, Generic[State]):
         """As `forward`, with the state after every step."""
         batch = x.shape[1:-1]
         if state is None:
-            state = tree_map(lambda part: part.expand(*batch, *part.shape), self.start())
-        now = cast(State, state)
+            state = tree_map(
+                lambda part: part.expand(*batch, *part.shape), self.initial_state()
+            )
+        state = cast(State, state)
         outputs: list[Tensor] = []
         states: list[State] = []
-        for given in x.unbind():
-            output, now = self.step(given, now)
+        for x_t in x.unbind():
+            output, state = self.step(x_t, state)
             outputs.append(output)
-            states.append(now)
+            states.append(state)
         return torch.stack(outputs), states
 
 
 class LSTMCell(RecurrentCell[LSTMState]):
-    """A cell of a long short-term memory, whose first state is learned."""
+    """A cell of a long short-term memory, whose first state is learned.
+
+    Examples:
+        >>> LSTMCell(2, 5)(torch.zeros(3, 2))[0].shape
+        torch.Size([3, 5])
+    """
 
     def __init__(self, inputs: int, hidden: int):
         super().__init__()
@@ -119,7 +167,7 @@ class LSTMCell(RecurrentCell[LSTMState]):
         self.gates = nn.Linear(inputs + hidden, 4 * hidden)
         self.first = nn.Parameter(torch.zeros(2, hidden))
 
-    def start(self) -> LSTMState:
+    def initial_state(self) -> LSTMState:
         """The output and the cell, (hidden,) each."""
         return self.first[0], self.first[1]
 
@@ -132,14 +180,19 @@ class LSTMCell(RecurrentCell[LSTMState]):
 
 
 class FeedForward(RecurrentCell[tuple[()]]):
-    """A hidden layer, which remembers nothing."""
+    """A hidden layer without a state.
+
+    Examples:
+        >>> FeedForward(2, 5)(torch.zeros(3, 2))[0].shape
+        torch.Size([3, 5])
+    """
 
     def __init__(self, inputs: int, hidden: int):
         super().__init__()
         self.inputs = inputs
         self.layer = nn.Linear(inputs, hidden)
 
-    def start(self) -> tuple[()]:
+    def initial_state(self) -> tuple[()]:
         """Nothing."""
         return ()
 
@@ -149,11 +202,15 @@ class FeedForward(RecurrentCell[tuple[()]]):
 
 
 class StackedLSTM(RecurrentCell[tuple[LSTMState, ...]]):
-    """Layers of `LSTMCell` below a linear one: what the paper compares with.
+    """Layers of `LSTMCell` below a linear one: the paper's baseline.
 
     Args:
         inputs: width of a step's input.
         outputs: width of a step's output.
+
+    Examples:
+        >>> StackedLSTM(2, 4, hidden=3, layers=2)(torch.zeros(5, 2))[0].shape
+        torch.Size([5, 4])
     """
 
     def __init__(self, inputs: int, outputs: int, *, hidden: int = 256, layers: int = 3):
@@ -163,23 +220,28 @@ class StackedLSTM(RecurrentCell[tuple[LSTMState, ...]]):
         self.layers = nn.ModuleList(LSTMCell(width, hidden) for width in widths)
         self.output = nn.Linear(hidden, outputs)
 
-    def start(self) -> tuple[LSTMState, ...]:
-        """That of every layer."""
-        return tuple(cast(LSTMCell, layer).start() for layer in self.layers)
+    def initial_state(self) -> tuple[LSTMState, ...]:
+        """The first state of every layer."""
+        return tuple(cast(LSTMCell, layer).initial_state() for layer in self.layers)
 
     def step(
         self, x: Tensor, state: tuple[LSTMState, ...]
     ) -> tuple[Tensor, tuple[LSTMState, ...]]:
         """(inputs,) -> (outputs,)."""
-        after = []
-        for layer, before in zip(self.layers, state, strict=True):
-            x, now = cast(LSTMCell, layer).step(x, before)
-            after.append(now)
-        return self.output(x), tuple(after)
+        states = []
+        for layer, layer_state in zip(self.layers, state, strict=True):
+            x, layer_state = cast(LSTMCell, layer).step(x, layer_state)
+            states.append(layer_state)
+        return self.output(x), tuple(states)
 
 
 class NTMState(NamedTuple):
-    """What a neural Turing machine is in after a step."""
+    """The state of a neural Turing machine after a step.
+
+    Examples:
+        >>> NTM(2, 2, slots=8).initial_state().memory.shape
+        torch.Size([8, 20])
+    """
 
     memory: Tensor  # (M, W)
     attention_weights: Tensor  # (H, M)  of the read heads, then of the write heads
@@ -199,7 +261,13 @@ class NTM(RecurrentCell[NTMState]):
         reads: read heads.
         writes: write heads.
         shifts: k, how far a head can move in a step.
-        controller: made of the widths of its input and output; `FeedForward` is the other one.
+        controller: a cell, called with the widths of its input and output; `LSTMCell` or
+            `FeedForward`.
+
+    Examples:
+        >>> ntm = NTM(2, 3, hidden=5, slots=8, width=4)
+        >>> ntm(torch.zeros(6, 2))[0].shape, ntm.names()
+        (torch.Size([6, 3]), ['read head 1', 'write head 1'])
     """
 
     def __init__(
@@ -223,37 +291,36 @@ class NTM(RecurrentCell[NTMState]):
         self.address = nn.Linear(hidden, (reads + writes) * sum(self.parts))
         self.change = nn.Linear(hidden, writes * 2 * width)
         self.output = nn.Linear(hidden + reads * width, outputs)
-        # at the first slot: from a weighting that is the same everywhere no head finds out
+        # at the first slot: from uniform weights, gradients could not tell heads where to go
         first = torch.zeros(reads + writes, slots)
         first[:, 0] = 2 * math.log(slots)
         self.first = nn.Parameter(first)
 
     def names(self) -> list[str]:
-        """Of the heads, in their order."""
+        """Return the names of the heads, in their order."""
         reads, writes = (range(1, 1 + number) for number in self.heads)
         return [*(f"read head {i}" for i in reads), *(f"write head {i}" for i in writes)]
 
-    def start(self) -> NTMState:
+    def initial_state(self) -> NTMState:
         """The state before the first step: an empty memory, and what is learned."""
         attention_weights = self.first.softmax(-1)
         memory = self.first.new_zeros(self.slots, self.width)
         read = attention_weights[: self.heads[0]] @ memory
-        return NTMState(memory, attention_weights, read, self.controller.start())
+        return NTMState(memory, attention_weights, read, self.controller.initial_state())
 
     def step(self, x: Tensor, state: NTMState) -> tuple[Tensor, NTMState]:
         """(inputs,) and a state -> (outputs,) and the next state."""
         reads, writes = self.heads
-        given = torch.cat([x, state.read.flatten(-2)], -1)
-        hidden, controller = self.controller.step(given, state.controller)
-        said = self.address(hidden).unflatten(-1, (reads + writes, -1))
-        key, shift, strength, gate, power = said.split(self.parts, -1)
-        where = content_addressing(key, F.softplus(strength[..., 0]), state.memory)
-        where = interpolation(where, state.attention_weights, gate[..., 0].sigmoid())
-        where = circular_shift(where, shift.softmax(-1))
-        where = sharpening(where, 1 + F.softplus(power[..., 0]))
+        inputs = torch.cat([x, state.read.flatten(-2)], -1)
+        hidden, controller = self.controller.step(inputs, state.controller)
+        heads = self.address(hidden).unflatten(-1, (reads + writes, -1))
+        key, shift, strength, gate, power = heads.split(self.parts, -1)
+        weights = content_addressing(key, F.softplus(strength[..., 0]), state.memory)
+        weights = interpolation(weights, state.attention_weights, gate[..., 0].sigmoid())
+        weights = circular_shift(weights, shift.softmax(-1))
+        weights = sharpening(weights, 1 + F.softplus(power[..., 0]))
         erase, add = self.change(hidden).unflatten(-1, (writes, -1)).chunk(2, -1)
-        written = where[..., reads:, :]
-        memory = write(state.memory, written, erase.sigmoid(), add)
-        read = where[..., :reads, :] @ memory
+        memory = write(state.memory, weights[..., reads:, :], erase.sigmoid(), add)
+        read = weights[..., :reads, :] @ memory
         output = self.output(torch.cat([hidden, read.flatten(-2)], -1))
-        return output, NTMState(memory, where, read, controller)
+        return output, NTMState(memory, weights, read, controller)

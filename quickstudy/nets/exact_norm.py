@@ -1,13 +1,13 @@
 """Normalisation layers whose second-order gradients are right under `vmap`.
 
 Under `vmap`, PyTorch computes the gradient of the weight of BatchNorm, InstanceNorm and
-LayerNorm from a mean and a variance that it takes for constants (pytorch/functorch#534). The
+LayerNorm from a mean and a variance that it treats as constants (pytorch/functorch#534). The
 gradient itself is right, but whoever differentiates it, as MAML does, gets a wrong number and
 no error. The layers here multiply by the weight outside of the normalisation whenever a
 learner has put something else, such as fast weights, in the place of the parameter.
 
-Where no transform of torch.func is at work (tasks in a loop), normalising by the batch at hand
-has a second derivative of its own, that reads and writes a quarter of the memory.
+Outside of torch.func's transforms (tasks in a loop), normalising by the batch at hand has its own
+second derivative, which reads and writes a quarter of the memory.
 """
 
 from typing import Any
@@ -21,8 +21,16 @@ from quickstudy.core.torch_private import BatchNormBase, InstanceNormBase, in_tr
 
 
 def make_exact(net: nn.Module) -> None:
-    """Gives the affected layers of `net` the `forward` below, and changes nothing else of
-    them. A `Learner` does so to every module that is assigned to it."""
+    """Give the affected layers of `net` the `forward` of this module, and change nothing else.
+
+    A `Learner` calls this for every module that is assigned to it.
+
+    Examples:
+        >>> norm = nn.LayerNorm(3)
+        >>> make_exact(norm)
+        >>> type(norm) is nn.LayerNorm, isinstance(norm, nn.LayerNorm)
+        (False, True)
+    """
     for module in net.modules():
         exact = _EXACT.get(type(module))
         if exact is not None:
@@ -43,11 +51,11 @@ def _is_plain_autograd() -> bool:
     return not torch.compiler.is_compiling() and not in_transform()
 
 
-def _laid_out_as(x: Tensor, slope: Tensor) -> Tensor:
+def _laid_out_as(x: Tensor, grad: Tensor) -> Tensor:
     # derivatives of maxima come with channels first, and mixed layouts take four times as long
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return slope.contiguous(memory_format=torch.channels_last)
-    return slope
+        return grad.contiguous(memory_format=torch.channels_last)
+    return grad
 
 
 class _BatchStatistics(Function):
@@ -62,9 +70,9 @@ class _BatchStatistics(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, mean, scale = ctx.saved_tensors
-        return *_BatchStatisticsBackward.apply(slope, x, weight, mean, scale, ctx.eps), None
+        return *_BatchStatisticsBackward.apply(grad, x, weight, mean, scale, ctx.eps), None
 
 
 class _BatchStatisticsBackward(Function):
@@ -72,27 +80,27 @@ class _BatchStatisticsBackward(Function):
 
     With n(x) = (x - mean) * scale, the normalised input, S a sum over all axes but the
     channels', M the number of summands, and P(v) = v - S(v) / M - n S(v n) / M, it is
-    weight * scale * P(slope) for x, S(slope n) for the weight and S(slope) for the bias. The
+    weight * scale * P(grad) for x, S(grad n) for the weight and S(grad) for the bias. The
     derivative of n in a direction v is scale * P(v), that of scale is -scale^2 S(n v) / M.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        slope: Tensor,
+        grad: Tensor,
         x: Tensor,
         weight: Tensor,
         mean: Tensor,
         scale: Tensor,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        slope = _laid_out_as(x, slope)
-        slopes = torch.ops.aten.native_batch_norm_backward(
-            slope, x, weight, None, None, mean, scale, True, eps, [True, True, True]
+        grad = _laid_out_as(x, grad)
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, None, None, mean, scale, True, eps, [True, True, True]
         )
-        ctx.save_for_backward(slope, x, weight, mean, scale, *slopes[1:])
+        ctx.save_for_backward(grad, x, weight, mean, scale, *grads[1:])
         ctx.eps = eps
-        return slopes
+        return grads
 
     @staticmethod
     def backward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Json, Task
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import default_metrics, evaluating
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds, HasInitialParams
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples, Json
+from quickstudy.core.tree import tree_map
 from quickstudy.evaluation import pairwise
 from quickstudy.learner import Learner
 from quickstudy.recall.store import Entry

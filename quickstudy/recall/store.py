@@ -14,9 +14,9 @@ from urllib.parse import quote, unquote
 import torch
 from torch import Tensor
 
-from quickstudy.core.functional import tree_map
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Json
+from quickstudy.core.tree import tree_map
 from quickstudy.hints import suggest
 from quickstudy.learner import Learner
 from quickstudy.storage import renamed

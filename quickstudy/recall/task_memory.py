@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
-from quickstudy.core.functional import leaves, tree_map, unstack
 from quickstudy.core.task import Examples, Task, TaskBatch
+from quickstudy.core.tree import leaves, tree_map, unstack
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.execution.batching import Execution, inference, over_tasks
 from quickstudy.execution.errors import explained

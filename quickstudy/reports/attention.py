@@ -12,9 +12,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor
 
 from quickstudy.capabilities import HasAttentionWeights
-from quickstudy.core.functional import tree_map
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Task, batches
+from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
 from quickstudy.reports.report import Palette, figure, paragraph

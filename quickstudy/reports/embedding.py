@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.functional import tree_map, unstack
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, batches
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.estimators.error_rates import equal_error_rate, roc
 from quickstudy.evaluation.pairwise import embed, similarities
 from quickstudy.evaluation.protocol import evaluating

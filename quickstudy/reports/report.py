@@ -23,9 +23,9 @@ from torch import Tensor
 
 from quickstudy.capabilities import DescendsInSteps
 from quickstudy.console import clock, is_share, said
-from quickstudy.core.functional import tree_map
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Json, TaskBatch, batches
+from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.adaptation import adaptation_trace
 from quickstudy.evaluation.streams import StreamReport
 from quickstudy.execution.batching import over_tasks

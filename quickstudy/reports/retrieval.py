@@ -10,8 +10,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from quickstudy.core.functional import tree_map, unstack
 from quickstudy.core.task import Examples, batches
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
 from quickstudy.recall.task_memory import TaskMemory

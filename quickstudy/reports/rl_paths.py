@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Generator, Tensor
 
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.environments.environment import Places
 from quickstudy.environments.rollout import Episodes
 from quickstudy.evaluation.protocol import evaluating

@@ -7,7 +7,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from quickstudy.core.functional import tree_map, weighted_mean
+from quickstudy.core.criteria import weighted_mean
+from quickstudy.core.tree import tree_map
 from quickstudy.environments.actions import ActionDistribution
 from quickstudy.environments.rollout import Episodes, PolicyInput
 from quickstudy.rl.advantages import clipped, gae

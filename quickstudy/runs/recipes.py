@@ -33,8 +33,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Json, Task, TaskDistribution, batches
+from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.cached_embeddings import embed_once
 from quickstudy.evaluation.protocol import Metric, evaluate
 from quickstudy.evaluation.report import Report, pack

@@ -5,7 +5,7 @@ from typing import Self
 import torch
 from torch import Generator
 
-from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.core.task import Json, TaskBatch, TaskDistribution
 from quickstudy.datasets.labelled import dataset_hash
 

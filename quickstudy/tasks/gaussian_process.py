@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Normal
 
-from quickstudy.core.functional import weighted_mean
+from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
 
 Range = tuple[float, float]  # lowest, highest

@@ -3,8 +3,8 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from quickstudy.core.functional import tree_map, unstack
 from quickstudy.core.task import Json, Task, TaskDistribution
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments.rollout import Episodes
 from quickstudy.tasks.rollouts import Rollouts
 

@@ -6,8 +6,8 @@ from typing import Self
 import torch
 from torch import Generator
 
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples, Json, Task, TaskDistribution
+from quickstudy.core.tree import tree_map
 
 
 class Presentations(TaskDistribution):

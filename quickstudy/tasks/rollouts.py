@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Generator
 
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Json, Task, TaskDistribution
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Episodes, rollout
 from quickstudy.execution.batching import over_tasks

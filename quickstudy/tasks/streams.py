@@ -14,8 +14,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
+from quickstudy.core.tree import tree_map
 from quickstudy.datasets.labelled import Labelled
 from quickstudy.tasks.few_shot import Normalise, _prepared
 

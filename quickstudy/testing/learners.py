@@ -18,8 +18,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.core.functional import accuracy, leaves, tree_map
+from quickstudy.core.criteria import accuracy
 from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import default_metrics, evaluate
 from quickstudy.evaluation.report import Difference
 from quickstudy.learner import Learner

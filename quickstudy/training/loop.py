@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import TaskDistribution, batches, seeds
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.errors import fitting
 from quickstudy.learner import Learner
 from quickstudy.training.multi_epoch import MultiEpoch

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from quickstudy.core.functional import Params, tree_map
+from quickstudy.core.linear import axpy, conjugate_gradients, dot
+from quickstudy.core.parameters import Params
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import over_tasks
-from quickstudy.learners.gradient.imaml import conjugate_gradients, dot, plus
 from quickstudy.rl.actor import Actor
 
 
@@ -73,20 +74,20 @@ class TRPO(Optimizer):
             noting.remove()
         tasks, (group,) = seen[0], self.param_groups
         params: Params = {n: p for n, p in self.learner.named_parameters() if p.requires_grad}
-        slopes = {
+        grads = {
             n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in params.items()
         }
 
         some = tree_map(lambda leaf: leaf[: group["fisher_tasks"]], tasks)
         product = self._fisher(some, params, group["damping"])
-        direction = conjugate_gradients(product, slopes, group["cg_steps"])
+        direction = conjugate_gradients(product, grads, group["cg_steps"])
         # x'Fx without another product: what conjugate gradients leave over is orthogonal to x
-        curvature = dot(direction, slopes).clamp_min(1e-30)
+        curvature = dot(direction, grads).clamp_min(1e-30)
         length = (2 * group["max_divergence"] / curvature).sqrt()
 
         before = {name: p.detach().clone() for name, p in params.items()}
         for _ in range(group["tries"]):
-            self._set(params, plus(before, -length, direction))
+            self._set(params, axpy(before, -length, direction))
             after, far = self._judged(tasks)
             if after < loss and far <= group["max_divergence"]:
                 return loss
@@ -98,14 +99,14 @@ class TRPO(Optimizer):
         names, values = list(params), list(params.values())
         with torch.enable_grad():
             far = self._divergence(tasks)
-            slopes = torch.autograd.grad(far, values, create_graph=True, materialize_grads=True)
+            grads = torch.autograd.grad(far, values, create_graph=True, materialize_grads=True)
 
         def product(vector: Params) -> Params:
-            along = dot(dict(zip(names, slopes, strict=True)), vector)
+            along = dot(dict(zip(names, grads, strict=True)), vector)
             found = torch.autograd.grad(
                 along, values, retain_graph=True, materialize_grads=True
             )
-            return plus(dict(zip(names, found, strict=True)), damping, vector)
+            return axpy(dict(zip(names, found, strict=True)), damping, vector)
 
         return product
 

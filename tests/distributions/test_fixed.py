@@ -5,8 +5,8 @@ import torch
 from torch import Generator
 
 from quickstudy import Examples, PrototypicalNetwork, Task, evaluate
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import batches
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.tasks import Fixed
 from quickstudy.testing.learners import Blobs
 

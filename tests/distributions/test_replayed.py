@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy.core.functional import leaves
+from quickstudy.core.tree import leaves
 from quickstudy.environments import Environment, Navigation2D, PolicyInput
 
 

@@ -13,7 +13,7 @@ from scipy.stats import chisquare, kstest
 from torch import Generator, Tensor
 from torch.func import vmap
 
-from quickstudy.core.functional import leaves, tree_map, unstack
+from quickstudy.core.tree import leaves, tree_map, unstack
 from quickstudy.environments import (
     MDP,
     BernoulliBandit,

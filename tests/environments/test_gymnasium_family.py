@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from torch.func import vmap
 
 import quickstudy as qs
-from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.environments import GymnasiumFamily, categorical, normal, rollout
 from quickstudy.evaluation import success_rate
 

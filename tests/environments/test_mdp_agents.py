@@ -5,7 +5,7 @@ from itertools import product
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.core.functional import unstack
+from quickstudy.core.tree import unstack
 from quickstudy.environments import (
     MDP,
     TabularMDP,

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy.core.functional import unstack
+from quickstudy.core.tree import unstack
 from quickstudy.environments import meta_world, rollout
 from quickstudy.evaluation import success_rate
 

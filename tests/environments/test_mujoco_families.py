@@ -12,7 +12,7 @@ from torch.func import vmap
 
 pytest.importorskip("mujoco", reason="MuJoCo is not installed: pip install 'quickstudy[rl]'")
 
-from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.environments import (
     AntDir,
     Factors,

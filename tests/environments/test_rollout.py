@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from torch.func import functional_call, stack_module_state
 
 import quickstudy as qs
-from quickstudy.core.functional import leaves
+from quickstudy.core.tree import leaves
 from quickstudy.environments import (
     BernoulliBandit,
     CartPole,

@@ -13,8 +13,10 @@ from torch.func import functional_call
 from torch.nn.utils.rnn import pack_sequence
 
 from quickstudy import MAML, MetaSGD, Task, evaluate, train
-from quickstudy.core.functional import Params, accuracy, cross_entropy, tree_map
+from quickstudy.core.criteria import accuracy, cross_entropy
+from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples, TaskBatch
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.nets import is_low_rank, lora, use_cells
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import Baseline, Examples, Task, baseline, baseline_pp
-from quickstudy.core.functional import leaves, tree_map
-from quickstudy.learners.transfer.baseline import class_means
+from quickstudy.core.prototypes import class_means
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
 

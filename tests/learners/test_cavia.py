@@ -10,7 +10,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from quickstudy import CAVIA, Examples, Task
-from quickstudy.core.functional import cross_entropy, squared_error, tree_map
+from quickstudy.core.criteria import cross_entropy, squared_error
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.learners.gradient import ContextInput, FiLM, film_conv4
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import EWC, FineTuning, online_ewc
-from quickstudy.core.functional import Params, select_parameters, squared_error
+from quickstudy.core.criteria import squared_error
+from quickstudy.core.parameters import Params, select_parameters
 from quickstudy.core.task import Examples
 from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples

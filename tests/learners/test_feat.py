@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import FEAT, Examples, PrototypicalNetwork, Task
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.metric.feat import SetToSet
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import IMAML, MAML, Examples, Task
-from quickstudy.core.functional import Params, cross_entropy, tree_map
-from quickstudy.learners.gradient.imaml import conjugate_gradients
+from quickstudy.core.criteria import cross_entropy
+from quickstudy.core.linear import conjugate_gradients
+from quickstudy.core.parameters import Params
+from quickstudy.core.tree import tree_map
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
 

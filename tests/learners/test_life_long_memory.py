@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import Examples, LifeLongMemory, Task
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.memory.life_long_memory import Memory, memory_loss, write
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import MAML, Examples, Task, anil, boil, fomaml
-from quickstudy.core.functional import cross_entropy, squared_error, tree_map
+from quickstudy.core.criteria import cross_entropy, squared_error
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.inner_loop.descent import descend
 from quickstudy.nets.backbones import MLP

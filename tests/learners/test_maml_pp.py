@@ -10,7 +10,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call
 
 from quickstudy import MAML, Examples, MAMLPlusPlus, Task, fomaml, load, save, train
-from quickstudy.core.functional import Params, tree_map
+from quickstudy.core.parameters import Params
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import use_batch_statistics

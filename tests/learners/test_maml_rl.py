@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 import quickstudy as qs
-from quickstudy.core.functional import tree_map, unstack
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments import Environment, Episodes, Navigation2D, one_hot
 from quickstudy.learners.policies.maml_rl import MAMLRL
 from quickstudy.rl.advantages import dice, ratio, score

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
 from quickstudy import MANN, MatchingNetwork, PrototypicalNetwork, evaluate
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Task, batches
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation import evaluate_presentations
 from quickstudy.evaluation.presentations import accuracy_at, plot, table
 from quickstudy.learners.memory import LRUA
@@ -120,7 +120,7 @@ def by_hand(machine: LRUA, key: Tensor, add: Tensor, strength: float, gate: floa
 def test_what_is_written_to_the_least_used_slot_is_read_by_its_key():
     machine = small(heads=1)
     what = torch.tensor([0.9, -0.5, 0.2, 0.1])
-    before: LRUAState = machine.start()._replace(
+    before: LRUAState = machine.initial_state()._replace(
         memory=torch.randn(7, 4), usage=torch.tensor([3.0, 2, 4, 1, 5, 6, 7])
     )
     by_hand(machine, what, what.atanh(), 500.0, -500.0)  # the gate is shut: not where it read

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from quickstudy import Examples, MatchingNetwork, PrototypicalNetwork, Task
 from quickstudy.core import ScaledSimilarity, cosine_similarity, negative_squared_distance
-from quickstudy.core.functional import tree_map
+from quickstudy.core.attention import log_votes
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.metric import FullContext
-from quickstudy.learners.metric.matching import log_votes
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
 

@@ -15,7 +15,8 @@ from quickstudy import (
     story_memory_network,
     train,
 )
-from quickstudy.core.functional import accuracy, tree_map
+from quickstudy.core.criteria import accuracy
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.memory.memory_network import (
     BagsOfWords,
     TemporalEncoding,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import MAML, Examples, MetaCurvature, Task
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.learners.gradient.meta_curvature import modes, transform
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import Examples, MetaNet, Task
-from quickstudy.core.functional import leaves, tree_map
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.learners.memory.meta_net import FastWeights, preprocessed
 from quickstudy.testing.learners import Blobs
 

@@ -7,7 +7,7 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
 from quickstudy import Examples, MetaOptNet, Task, meta_opt_net_ridge
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.heads import svm
 from quickstudy.testing.learners import Blobs
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy import MAML, Examples, MetaSGD, Task
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs

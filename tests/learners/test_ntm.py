@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from quickstudy import SequenceLearner
-from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.learners.memory import bit_cross_entropy, bit_errors
 from quickstudy.nets import NTM, StackedLSTM
 from quickstudy.tasks import Copy

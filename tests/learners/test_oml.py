@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import OML, Examples, Task, cross_entropy
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.lifelong.oml import TOGETHER, Head
 from quickstudy.nets.backbones import MLP
 from quickstudy.tasks import OnlineTrajectoryTasks

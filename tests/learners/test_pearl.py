@@ -11,7 +11,7 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 from torch.distributions.kl import kl_divergence
 
 import quickstudy as qs
-from quickstudy.core.functional import tree_map, unstack
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments import (
     BernoulliBandit,
     Environment,

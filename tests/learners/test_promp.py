@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy.core.functional import unstack
+from quickstudy.core.tree import unstack
 from quickstudy.learners.policies.maml_rl import MAMLRL
 from quickstudy.learners.policies.promp import adapt_penalty, promp
 from quickstudy.rl.advantages import ratio

@@ -7,7 +7,7 @@ from sklearn.neighbors import NearestCentroid
 from torch import Tensor, nn
 
 from quickstudy import Examples, PrototypicalNetwork, Task, cosine_prototypical
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
 

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor, nn
 
 from quickstudy import LRD2, R2D2, Examples, Learner, RidgeRegression, Task
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.heads.r2d2 import logistic, ridge
 from quickstudy.testing.learners import Blobs
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy import Examples, PrototypicalNetwork, RelationNetwork, Task
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.metric import relation_embedding, relation_module
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs

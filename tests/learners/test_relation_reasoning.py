@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy import Examples, RelationReasoning, Task
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from quickstudy import Examples, Reptile, Task, evaluate
-from quickstudy.core.functional import cross_entropy, tree_map
+from quickstudy.core.criteria import cross_entropy
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.inner_loop import steepest_descent
 from quickstudy.learners.gradient.reptile import passes

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from quickstudy.core.functional import leaves
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import leaves
 from quickstudy.learners.heads.ridge import RidgeRegression
 
 

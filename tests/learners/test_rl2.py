@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy.core.functional import unstack
+from quickstudy.core.tree import unstack
 from quickstudy.environments import Environment, Pendulum
 from quickstudy.reports.report import write
 from quickstudy.rl.ppo import in_order

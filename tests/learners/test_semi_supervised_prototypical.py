@@ -14,7 +14,7 @@ from quickstudy import (
     Task,
     evaluate,
 )
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
 

@@ -18,8 +18,8 @@ from quickstudy import (
     triplet_siamese,
 )
 from quickstudy.core import losses
-from quickstudy.core.functional import tree_map
 from quickstudy.core.similarity import cosine_similarity
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.metric import WeightedL1
 from quickstudy.learners.metric.siamese import L2Normalize, pair_cross_entropy
 from quickstudy.nets.backbones import MLP

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from quickstudy import Examples, PrototypicalNetwork, SimpleShot, Task, load, save
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy.core.functional import leaves, tree_map, unstack
+from quickstudy.core.tree import leaves, tree_map, unstack
 from quickstudy.environments import Environment, Pendulum
 from quickstudy.learners.amortised.snail import CausalAttention, TemporalConvolution
 from quickstudy.rl.ppo import in_order

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from quickstudy import FineTuning, SynapticIntelligence
-from quickstudy.core.functional import select_parameters
+from quickstudy.core.parameters import select_parameters
 from quickstudy.core.task import Examples
 from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples

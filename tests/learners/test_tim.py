@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import TIM, Examples, FewShotClassifier, Task, evaluate
-from quickstudy.core.functional import tree_map
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.transfer.tim import conditional_entropy, marginal_entropy
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.distributions import Normal, kl_divergence
 
 import quickstudy as qs
-from quickstudy.core.functional import tree_map, unstack
+from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments import Environment, HiddenGoal, Pendulum, normal
 from quickstudy.rl.ppo import in_order, ppo
 from quickstudy.runs import recipes

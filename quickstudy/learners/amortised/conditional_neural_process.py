@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from quickstudy.core.functional import Criterion, gaussian_nll
+from quickstudy.core.criteria import Criterion, gaussian_nll
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import MLP

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
-from quickstudy.core.functional import Criterion, Params, cross_entropy
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.parameters import Params
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner

@@ -15,23 +15,17 @@ Differs from the paper: conjugate gradients end where the curvature is not posit
 would diverge. The authors' code solves a damped equation, and so does this.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vjp
 
 from quickstudy.capabilities import DescendsInSteps, HasInitialParams
-from quickstudy.core.functional import (
-    Criterion,
-    ParameterSelection,
-    Params,
-    cross_entropy,
-    select_parameters,
-    tree_map,
-    with_gradient,
-)
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.gradients import with_gradient
+from quickstudy.core.linear import axpy, conjugate_gradients, dot
+from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
@@ -103,7 +97,7 @@ class IMAML(Learner[Params], DescendsInSteps, HasInitialParams):
 
         def times(vector: Params) -> Params:
             own = tree_map(lambda v: (1 + self.cg_damping) * v, vector)
-            return plus(own, 1 / strength, product(vector)[0])
+            return axpy(own, 1 / strength, product(vector)[0])
 
         start = self.initial_params()
         with torch.no_grad():
@@ -125,40 +119,3 @@ class IMAML(Learner[Params], DescendsInSteps, HasInitialParams):
 
     def _misfit(self, params: Params, examples: Examples) -> Tensor:
         return self.criterion(self.predict(params, examples.x), examples)
-
-
-def conjugate_gradients(
-    times: Callable[[Params], Params], target: Params, steps: int
-) -> Params:
-    """x after `steps` towards A x = `target`, from 0; `times(v)` is A v, A symmetric.
-
-    Exact after as many steps as A has different eigenvalues; what is then left is rounding,
-    and further steps do nothing. They end, too, where A turns out not to be positive definite
-    (Steihaug, 1983), as a Hessian away from the optimum may be.
-    """
-    x = tree_map(torch.zeros_like, target)
-    residual = direction = target
-    size = dot(residual, residual)
-    rounding = size * torch.finfo(size.dtype).eps ** 2
-    tiny = torch.finfo(size.dtype).tiny
-    goes_on = size > rounding
-    for _ in range(steps):
-        image = times(direction)
-        curvature = dot(direction, image)
-        goes_on = goes_on & (size > rounding) & (curvature > 0)
-        length = torch.where(goes_on, size / torch.where(goes_on, curvature, 1), 0)
-        x = plus(x, length, direction)
-        residual = plus(residual, -length, image)
-        before, size = size, dot(residual, residual)
-        direction = plus(residual, size / before.clamp_min(tiny), direction)
-    return x
-
-
-def dot(a: Params, b: Params) -> Tensor:
-    """The sum over all entries of a * b."""
-    return torch.stack([(a[name] * b[name]).sum() for name in a]).sum()
-
-
-def plus(a: Params, factor: float | Tensor, b: Params) -> Params:
-    """a + factor * b."""
-    return {name: value + factor * b[name] for name, value in a.items()}

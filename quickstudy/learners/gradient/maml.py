@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
-from quickstudy.core.functional import (
-    Criterion,
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.parameters import (
     ParameterSelection,
     Params,
-    cross_entropy,
     parameters_in,
     select_parameters,
 )

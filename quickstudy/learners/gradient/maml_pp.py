@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.capabilities import DescendsInSteps, HasInitialParams
-from quickstudy.core.functional import Criterion, Params, cross_entropy
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.torch_private import RunningStatisticsNorm
 from quickstudy.inner_loop.descent import descend

@@ -22,13 +22,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
-from quickstudy.core.functional import (
-    Criterion,
-    ParameterSelection,
-    Params,
-    cross_entropy,
-    select_parameters,
-)
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import Memory, descend, steepest_descent
 from quickstudy.learner import Learner
@@ -100,11 +95,11 @@ class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialPa
         """The parameters that adaptation changes."""
         return {name: p for name, p in self.net.named_parameters() if name in self.names}
 
-    def update(self, slopes: Params, memory: Memory) -> tuple[Params, Memory]:
+    def update(self, grads: Params, memory: Memory) -> tuple[Params, Memory]:
         """The transformed gradients, as an `InnerOptimizer` gives them."""
         return {
-            name: transform(slope, self.curvature.get_submodule(name).parameters())
-            for name, slope in slopes.items()
+            name: transform(grad, self.curvature.get_submodule(name).parameters())
+            for name, grad in grads.items()
         }, memory
 
 

@@ -14,13 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
-from quickstudy.core.functional import (
-    Criterion,
-    ParameterSelection,
-    Params,
-    cross_entropy,
-    select_parameters,
-)
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner

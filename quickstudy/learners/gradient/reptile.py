@@ -19,13 +19,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from quickstudy.capabilities import DescendsInSteps
-from quickstudy.core.functional import (
-    Criterion,
-    Params,
-    cross_entropy,
-    select_parameters,
-    with_gradient,
-)
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.gradients import with_gradient
+from quickstudy.core.parameters import Params, select_parameters
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import InnerOptimizer, adam, descend
 from quickstudy.learner import Learner

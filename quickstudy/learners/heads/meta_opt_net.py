@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.functional import Criterion, cross_entropy
+from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 from quickstudy.learners.heads.r2d2 import R2D2, BaseLearner, Fitted, fitted, ridge, scores

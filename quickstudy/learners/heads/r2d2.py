@@ -17,15 +17,15 @@ wide where that is smaller; LR-D2 of several classes is one against the others, 
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.functional import Criterion, cross_entropy
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.linear import without_autocast
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 
@@ -129,27 +129,19 @@ def fitted(base: BaseLearner, support: Examples, x: Tensor, state: Fitted | None
     examples = support._replace(x=x)
     if state is not None:
         examples = Examples.cat(state.examples, examples)
-    with in_full(x):
+    with without_autocast(x):
         return Fitted(examples, base(examples))
 
 
 def scores(state: Fitted, x: Tensor) -> Tensor:
     """What the linear model says of embedded inputs `x` (Q, D): (Q, C)."""
-    with in_full(x):
+    with without_autocast(x):
         return x.to(state.W) @ state.W
 
 
 def with_one(x: Tensor) -> Tensor:
     """(N, D) -> (N, D + 1), for an intercept."""
     return torch.cat([x, torch.ones_like(x[:, :1])], 1)
-
-
-def in_full(x: Tensor) -> AbstractContextManager[Any]:
-    """A context in which nothing is cast that is computed where `x` is."""
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
 
 
 def _eye(x: Tensor, axis: int) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.functional import Criterion, squared_error
+from quickstudy.core.criteria import Criterion, squared_error
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 

@@ -21,14 +21,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.capabilities import HasMemorySize
-from quickstudy.core.functional import (
-    Criterion,
-    ParameterSelection,
-    Params,
-    cross_entropy,
-    gradient,
-    select_parameters,
-)
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.gradients import gradient
+from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 from quickstudy.learners.lifelong.replay_buffer import (

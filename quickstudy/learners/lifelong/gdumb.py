@@ -24,13 +24,8 @@ from torch.func import functional_call
 
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.counter_rng import uniform
-from quickstudy.core.functional import (
-    Criterion,
-    ParameterSelection,
-    Params,
-    cross_entropy,
-    select_parameters,
-)
+from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd, shuffled, together

@@ -23,11 +23,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.functional import ParameterSelection, Params, select_parameters, tree_map
+from quickstudy.core.linear import without_autocast
+from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
-from quickstudy.learners.heads.r2d2 import in_full
 
 TOGETHER = 64  # steps whose logits are computed at once; changes nothing but speed
 
@@ -126,7 +127,7 @@ def learn(
     """
     features = features.to(head.weight)
     parts = (leaf.split(TOGETHER) for leaf in (features, examples.y, examples.weight))
-    with in_full(features):
+    with without_autocast(features):
         for x, y, weight in zip(*parts, strict=True):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
                 step = _steps(head, x, y, lr * weight)
@@ -148,5 +149,5 @@ def _steps(head: Head, x: Tensor, y: Tensor, rate: Tensor) -> Head:
 
 
 def _logits(head: Head, features: Tensor) -> Tensor:
-    with in_full(features):
+    with without_autocast(features):
         return F.linear(features.to(head.weight), *head)

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.counter_rng import integers, uniform
-from quickstudy.core.functional import Params, gradient, tree_map
+from quickstudy.core.gradients import gradient
+from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import tree_map
 
 
 class Weighted(Protocol):

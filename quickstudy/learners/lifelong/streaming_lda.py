@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
+from quickstudy.core.linear import without_autocast
+from quickstudy.core.prototypes import class_means
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
-from quickstudy.learners.heads.r2d2 import in_full
-from quickstudy.learners.transfer.baseline import class_means
 
 
 class Moments(NamedTuple):
@@ -51,14 +51,14 @@ class StreamingLDA(Learner[Moments], Embeds):
     def adapt(self, support: Examples, state: Moments | None = None) -> Moments:
         """Moments of the examples and of all those before them."""
         features = self.embed(support.x).to(support.weight)
-        with in_full(features):
+        with without_autocast(features):
             new = moments(features, support)
             return new if state is None else merged(state, new)
 
     def predict(self, state: Moments, x: Tensor) -> Tensor:
         """Logits (Q, C); -inf for a class of which no example was seen."""
         features = self.embed(x).to(state.means)
-        with in_full(features):
+        with without_autocast(features):
             size = state.sizes.sum().clamp_min(1e-12)
             eye = torch.eye(len(state.scatter), dtype=size.dtype, device=size.device)
             covariance = (1 - self.shrinkage) * state.scatter / size + self.shrinkage * eye

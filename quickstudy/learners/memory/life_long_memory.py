@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds, HasAttentionWeights, HasMemorySize
-from quickstudy.core.functional import tree_map, weighted_mean
+from quickstudy.core.attention import attention, log_votes
+from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
-from quickstudy.learners.memory.memory_network import attention
-from quickstudy.learners.metric.matching import log_votes
 
 
 class Memory(NamedTuple):

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds, HasAttentionWeights
-from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
 from quickstudy.nets.cells import LSTMCell, RecurrentCell, content_addressing, interpolation
 
@@ -97,13 +97,13 @@ class LRUA(RecurrentCell[LRUAState]):
         with torch.no_grad():  # β of about 10: at 1 to 2 a read is the mean of all slots
             self.address.bias.unflatten(0, (heads, -1))[:, -2] += 9.0
 
-    def start(self) -> LRUAState:
+    def initial_state(self) -> LRUAState:
         """The state before the first step: an empty memory, never used."""
         empty = partial(self.output.weight.new_zeros)
         slots, heads, width = self.slots, self.heads, self.parts[0]
         nowhere = empty(heads, slots)
         memory, read = empty(slots, width), empty(heads, width)
-        first = self.controller.start()
+        first = self.controller.initial_state()
         return LRUAState(memory, empty(slots), nowhere, nowhere, read, first)
 
     def step(self, x: Tensor, state: LRUAState) -> tuple[Tensor, LRUAState]:
@@ -169,7 +169,7 @@ class MANN(Learner[Heard], Embeds, HasAttentionWeights):
         embedded = self.embed(examples.x)
         telling = torch.cat([embedded, examples.y], -1) if self.again else examples.y
         nothing = telling.new_zeros(telling.shape[-1])
-        known = Heard(self.machine.start(), nothing) if state is None else state
+        known = Heard(self.machine.initial_state(), nothing) if state is None else state
         guesses, states = [], [known]
         for x, told, weight in zip(embedded, telling, examples.weight, strict=True):
             guess, machine = self.machine.step(torch.cat([x, known.told]), known.machine)

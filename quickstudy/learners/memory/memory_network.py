@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import ComparesEmbeddings, HasAttentionWeights
+from quickstudy.core.attention import attention, log_votes
 from quickstudy.core.similarity import ScaledSimilarity, Similarity
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
-from quickstudy.learners.metric.matching import log_votes
 
 
 def inner_product(a: Tensor, b: Tensor) -> Tensor:
@@ -195,15 +195,6 @@ class LastWords(nn.Module):
     def forward(self, question: Tensor) -> Tensor:
         """(Q, D) -> (Q, words)."""
         return question @ self.bags.vectors[:, -1].T
-
-
-def attention(score: Tensor, weight: Tensor) -> Tensor:
-    """Softmax of scores (Q, S), of which each counts `weight` (S,) times; zeros where there is
-    nothing but padding."""
-    present = weight > 0
-    score = score + torch.where(present, weight, 1).log()
-    lowest = torch.finfo(score.dtype).min  # a softmax of nothing but -inf is NaN
-    return score.masked_fill(~present, lowest).softmax(-1) * present
 
 
 def story_memory_network(

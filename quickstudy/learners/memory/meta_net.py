@@ -31,11 +31,12 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from quickstudy.capabilities import HasAttentionWeights
-from quickstudy.core.functional import Criterion, cross_entropy, tree_map
+from quickstudy.core.attention import attention
+from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
-from quickstudy.learners.memory.memory_network import attention
 from quickstudy.nets.cells import LSTMCell
 
 Layers = tuple[Tensor, Tensor]  # of b: (..., hidden, width) and (..., C, hidden)
@@ -155,7 +156,7 @@ class MetaNet(Learner[FastWeights], HasAttentionWeights):
     def generated(self, slopes: Tensor, weight: Tensor) -> Tensor:
         """d: Q* (hidden, width) of gradients (S, hidden, width), one after the other."""
         shape = slopes.shape[1:]
-        state = tree_map(lambda part: part.expand(*shape, -1), self.d.start())
+        state = tree_map(lambda part: part.expand(*shape, -1), self.d.initial_state())
         for slope, counts in zip(preprocessed(slopes), weight > 0, strict=True):
             _, after = self.d.step(slope, state)
             state = tree_map(partial(torch.where, counts), after, state)

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quickstudy.capabilities import HasAttentionWeights
-from quickstudy.core.functional import Criterion, tree_map, weighted_mean
+from quickstudy.core.criteria import Criterion, weighted_mean
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
 from quickstudy.nets.cells import NTM, RecurrentCell
 
@@ -55,7 +56,7 @@ class SequenceLearner(Learner[Any], HasAttentionWeights):
 
     def adapt(self, support: Examples, state: Any = None) -> Any:
         """The machine's state after the examples, one after the other."""
-        state = self.machine.start() if state is None else state
+        state = self.machine.initial_state() if state is None else state
         for x, weight in zip(support.x.unbind(), support.weight.unbind(), strict=True):
             _, after = self.machine.step(x, state)
             state = tree_map(partial(torch.where, weight > 0), after, state)

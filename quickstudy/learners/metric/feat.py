@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.functional import squared_distance
+from quickstudy.core.prototypes import Prototypes
+from quickstudy.core.similarity import squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
-from quickstudy.learners.metric.prototypical import Prototypes
 
 
 class FEAT(Learner[Prototypes], Embeds):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import ComparesEmbeddings
+from quickstudy.core.attention import log_votes
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
@@ -112,12 +113,3 @@ def _over_examples(lstm: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """What an LSTM says at each example (S, D), having seen padding after all others."""
     order = (weight == 0).byte().argsort(stable=True)
     return lstm(x[order])[0][order.argsort()]
-
-
-def log_votes(score: Tensor, votes: Tensor) -> Tensor:
-    """log of sum over examples of exp(score) * votes: (Q, S), (S, C) -> (Q, C); -inf for a
-    class without a vote. Nothing underflows, and the derivative is finite."""
-    counts = votes > 0
-    each = score[:, :, None] + torch.where(counts, votes, 1).log()  # (Q, S, C)
-    each = each.masked_fill(~counts, torch.finfo(score.dtype).min)
-    return each.logsumexp(1).masked_fill(~counts.any(0), -torch.inf)

@@ -9,22 +9,14 @@ Differs from the paper: nothing. `cosine_prototypical` is the classifier of Meta
 Liu, Xu, Darrell & Wang, 2021, arXiv:2003.04390, section 3.2).
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import ComparesEmbeddings, PredictsSimilarities
+from quickstudy.core.prototypes import Prototypes, class_logits
 from quickstudy.core.similarity import ScaledSimilarity, Similarity, negative_squared_distance
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
-
-
-class Prototypes(NamedTuple):
-    """Sums and sizes, not means: so that more examples can be added later."""
-
-    sums: Tensor  # (C, D)  of the embeddings of each class
-    sizes: Tensor  # (C,)  how many there were
 
 
 class PrototypicalNetwork(Learner[Prototypes], ComparesEmbeddings, PredictsSimilarities):
@@ -50,15 +42,7 @@ class PrototypicalNetwork(Learner[Prototypes], ComparesEmbeddings, PredictsSimil
     def predict(self, state: Prototypes, x: Tensor) -> Tensor:
         """The similarities to the means: logits (Q, C); -inf for a class of which no example
         was seen."""
-        return compare(self.embed(x), state, self.similarity)
-
-
-def compare(
-    x: Tensor, prototypes: Prototypes, similarity: Similarity = negative_squared_distance
-) -> Tensor:
-    """Logits (N, C) of embeddings x (N, D): -inf for a class without examples."""
-    mean = prototypes.sums / prototypes.sizes.clamp_min(1e-12)[:, None]  # (C, D)
-    return similarity(x, mean).masked_fill(prototypes.sizes == 0, -torch.inf)
+        return class_logits(self.embed(x), state, self.similarity)
 
 
 def cosine_prototypical(embed: nn.Module, *, scale: float = 10.0) -> PrototypicalNetwork:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.functional import squared_error
+from quickstudy.core.criteria import squared_error
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
+from quickstudy.core.prototypes import Prototypes, class_logits
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
-from quickstudy.learners.metric.prototypical import Prototypes, compare
 
 
 class Clusters(NamedTuple):
@@ -63,7 +63,7 @@ class SemiSupervisedPrototypicalNetwork(Learner[Clusters], Embeds):
     def predict(self, state: Clusters, x: Tensor) -> Tensor:
         """Minus the squared distances to the refined means: logits (Q, C); -inf for a class of
         which no labelled example was seen."""
-        return compare(self.embed(x), self.refined(state))
+        return class_logits(self.embed(x), self.refined(state))
 
     def refined(self, state: Clusters) -> Prototypes:
         """The prototypes, with a share of every example that has no label."""
@@ -75,7 +75,7 @@ class SemiSupervisedPrototypicalNetwork(Learner[Clusters], Embeds):
         return prototypes
 
     def _shares(self, x: Tensor, prototypes: Prototypes) -> Tensor:
-        logits = compare(x, prototypes)
+        logits = class_logits(x, prototypes)
         if self.log_radius is None:
             return logits.softmax(-1)
         # the classes' own radius is 1, as is the paper's

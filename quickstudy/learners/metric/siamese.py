@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from quickstudy.capabilities import ComparesEmbeddings, ComparesInputs, PredictsSimilarities
 from quickstudy.core import losses
-from quickstudy.core.functional import weighted_mean
+from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.similarity import Similarity, negative_squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner

@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
-from quickstudy.core.functional import tree_map, weighted_mean
+from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.task import Task
+from quickstudy.core.tree import tree_map
 from quickstudy.environments.environment import Environment, normal
 from quickstudy.environments.rollout import Episodes, PolicyInput
 from quickstudy.nets.backbones import MLP

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quickstudy.core.functional import tree_map, weighted_mean
+from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.task import Task
+from quickstudy.core.tree import tree_map
 from quickstudy.environments.actions import DiagonalGaussian, action_distribution
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Episodes, PolicyInput

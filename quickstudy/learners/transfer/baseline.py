@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.functional import Params
+from quickstudy.core.parameters import Params
+from quickstudy.core.prototypes import class_means
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
@@ -105,12 +106,6 @@ class Baseline(Learner[Head], Embeds):
         for name, p in state.params.items():
             start[name] = torch.where(known.view(-1, *[1] * (p.ndim - 1)), p, start[name])
         return Head(start, sizes + state.sizes)
-
-
-def class_means(features: Tensor, examples: Examples) -> Tensor:
-    """The mean (C, D) of the features (N, D) of each class; 0 for a class without examples."""
-    member = examples.y * examples.weight[:, None]  # (N, C)
-    return member.T @ features / _sizes(examples).clamp_min(1e-12)[:, None]
 
 
 def _sizes(examples: Examples) -> Tensor:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
+from quickstudy.core.prototypes import Prototypes, class_logits
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
-from quickstudy.learners.metric.prototypical import Prototypes, compare
 
 
 class SimpleShot(Learner[Prototypes], Embeds):
@@ -59,7 +59,7 @@ class SimpleShot(Learner[Prototypes], Embeds):
     def predict(self, state: Prototypes, x: Tensor) -> Tensor:
         """Minus the squared distances to the means: logits (Q, C); -inf for a class of which
         no example was seen."""
-        return compare(self.features(x), state)
+        return class_logits(self.features(x), state)
 
     def loss(self, task: Task[Examples]) -> Tensor:
         """The head's loss on the query set, whose labels have a column for each training class;

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.functional import Params, squared_distance
+from quickstudy.core.parameters import Params
+from quickstudy.core.prototypes import class_means
+from quickstudy.core.similarity import squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learner import Learner
-from quickstudy.learners.transfer.baseline import class_means
 
 
 class Seen(NamedTuple):

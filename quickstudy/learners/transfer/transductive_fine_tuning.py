@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from quickstudy.core.functional import Params
+from quickstudy.core.parameters import Params
+from quickstudy.core.prototypes import class_means
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learner import Learner
-from quickstudy.learners.transfer.baseline import class_means
 from quickstudy.learners.transfer.tim import conditional_entropy
 
 

@@ -1,0 +1,59 @@
+"""Trees: nested tuples and dictionaries of tensors, as tasks and states are."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+
+
+def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply `fn` to the tensors of nested tuples and dictionaries.
+
+    Examples:
+        >>> import torch
+        >>> tree_map(lambda a, b: a + b, (torch.ones(1), {}), (torch.ones(1), {}))
+        (tensor([2.]), {})
+    """
+    if isinstance(tree, dict):
+        return {key: tree_map(fn, *(t[key] for t in (tree, *others))) for key in tree}
+    if isinstance(tree, tuple):
+        parts = (tree_map(fn, *part) for part in zip(tree, *others, strict=True))
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return fn(tree, *others)
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """Return the tensors of nested tuples and dictionaries, in order.
+
+    Examples:
+        >>> import torch
+        >>> leaves({"a": (torch.tensor(1), torch.tensor(2)), "b": torch.tensor(3)})
+        [tensor(1), tensor(2), tensor(3)]
+    """
+    tensors: list[Tensor] = []
+    tree_map(tensors.append, tree)
+    return tensors
+
+
+def unflatten(like: Any, tensors: Iterable[Tensor]) -> Any:
+    """Return a tree of the structure of `like` with `tensors` in order; undoes `leaves`.
+
+    Examples:
+        >>> import torch
+        >>> unflatten({"a": torch.zeros(1), "b": ()}, [torch.ones(2)])
+        {'a': tensor([1., 1.]), 'b': ()}
+    """
+    stream = iter(tensors)
+    return tree_map(lambda _: next(stream), like)
+
+
+def unstack(tree: Any) -> list[Any]:
+    """Split a tree of tensors with a leading axis T into T trees.
+
+    Examples:
+        >>> import torch
+        >>> unstack({"a": torch.tensor([1, 2])})
+        [{'a': tensor(1)}, {'a': tensor(2)}]
+    """
+    size = len(leaves(tree)[0])
+    return [tree_map(lambda leaf, i=i: leaf[i], tree) for i in range(size)]
