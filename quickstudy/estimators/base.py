@@ -235,8 +235,8 @@ class FewShotEstimator(BaseEstimator, ABC):
             predictions = point_prediction(self.learner_.predict(self.state_, x))
         if predictions.isnan().any():
             raise ValueError(
-                f"{class_name(self.learner_)} predicts NaN: its adaptation diverged. Scale X as "
-                "in meta-training, or lower the learner's inner learning rate."
+                f"{class_name(self.learner_)} predicts NaN: its adaptation diverged. Scale X "
+                "as in meta-training, or lower the learner's inner learning rate."
             )
         return predictions.cpu().double()
 

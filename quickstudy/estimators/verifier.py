@@ -154,8 +154,8 @@ class FewShotVerifier(FewShotEstimator):
             ) from error
         if scores.isnan().any():
             raise ValueError(
-                f"{class_name(self.learner_)} gives two examples the similarity NaN: scale X as in "
-                "meta-training."
+                f"{class_name(self.learner_)} gives two examples the similarity NaN: scale X "
+                "as in meta-training."
             )
         return scores.numpy()
 

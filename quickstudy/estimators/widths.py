@@ -46,7 +46,8 @@ def adapt_from_scratch(
         >>> import quickstudy as qs
         >>> learner = qs.MAML(qs.nets.MLP(4, 3))
         >>> def adapt(width):
-        ...     examples = one_hot_examples(torch.eye(4), np.arange(4) % 2, torch.ones(4), width)
+        ...     index = np.arange(4) % 2
+        ...     examples = one_hot_examples(torch.eye(4), index, torch.ones(4), width)
         ...     state = learner.adapt(examples)
         ...     return state, learner.predict(state, examples.x).shape[1]
         >>> adapt_from_scratch(learner, adapt, count=2)[1]
@@ -84,16 +85,17 @@ def grow(learner: Learner[Any], state: Any, width: int, count: int) -> Any:
     Examples:
         >>> import quickstudy as qs
         >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
-        >>> state = learner.adapt(one_hot_examples(torch.eye(2), np.arange(2), torch.ones(2), 2))
+        >>> examples = one_hot_examples(torch.eye(2), np.arange(2), torch.ones(2), 2)
+        >>> state = learner.adapt(examples)
         >>> grow(learner, state, 2, 3).sizes.tolist()
         [1.0, 1.0, 0.0]
     """
     if learner.class_axes is None:
         raise ValueError(
-            f"A state of {type(learner).__name__} of {width} classes cannot grow to {count}: name "
-            "all classes in the first call, partial_fit(X, y, classes=…), or fit a learner that has "
-            "enough outputs on all examples. If zeros stand for a class without examples in its "
-            "state, declare `class_axes`."
+            f"A state of {type(learner).__name__} of {width} classes cannot grow to {count}: "
+            "name all classes in the first call, partial_fit(X, y, classes=…), or fit a "
+            "learner that has enough outputs on all examples. If zeros stand for a class "
+            "without examples in its state, declare `class_axes`."
         )
 
     def pad(leaf: Tensor, axis: int) -> Tensor:
@@ -113,7 +115,8 @@ def map_class_axes(
 
     Examples:
         >>> state = {"W": torch.zeros(2, 3), "b": torch.ones(3)}
-        >>> map_class_axes(lambda leaf, axis: leaf.narrow(axis, 0, 2), state, {"W": 1})["W"].shape
+        >>> first = map_class_axes(lambda leaf, axis: leaf.narrow(axis, 0, 2), state, {"W": 1})
+        >>> first["W"].shape
         torch.Size([2, 2])
     """
 

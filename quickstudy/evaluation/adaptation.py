@@ -201,7 +201,7 @@ def _changes(
 
 
 def _parts(learner: Learner[Any], state: Any, task: Task[Examples]) -> dict[str, _Part]:
-    """Return the layers that `predict` calls on the query set, and the other parts of `state`."""
+    """Return the layers that `predict` calls, and the other parts of `state`."""
     parts: dict[str, _Part] = {}
     in_layers: set[int] = set()  # ids of the tensors that are parameters of a layer
     real = task.query.weight > 0

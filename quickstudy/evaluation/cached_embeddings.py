@@ -1,7 +1,7 @@
 """Evaluation from cached embeddings: every image is embedded once, not once per episode.
 
-10,000 episodes of 5 ways, 1 shot and 15 queries need 800,000 embeddings of perhaps 8,000 images.
-The rest of an episode is its head: means and distances, votes, a regression.
+10,000 episodes of 5 ways, 1 shot and 15 queries need 800,000 embeddings of perhaps 8,000
+images. The rest of an episode is its head: means and distances, votes, a regression.
 """
 
 from typing import Any
@@ -41,7 +41,8 @@ def embed_once(
 
     Examples:
         >>> import quickstudy as qs
-        >>> data = qs.datasets.Labelled(torch.eye(6), torch.arange(6) // 3, ("a", "b"), name="toy")
+        >>> y = torch.arange(6) // 3
+        >>> data = qs.datasets.Labelled(torch.eye(6), y, ("a", "b"), name="toy")
         >>> tasks = qs.FewShot(data, ways=2, shots=1, queries=2)
         >>> learner = qs.PrototypicalNetwork(torch.nn.Linear(6, 2))
         >>> head, embedded = embed_once(learner, tasks)
@@ -83,9 +84,9 @@ def _embeddings(learner: Learner[Any], tasks: FewShot) -> Tensor:
         half = (len(x) + 1) // 2
         if len(parts) == 1 and not _close(net(x[:half].to(device)), parts[0][:half]):
             raise ValueError(
-                f"The embedding of an image by {type(learner).__name__} depends on other images, "
-                "as in a net that normalises by the batch at hand: evaluate it on the tasks "
-                "themselves, or train a net that keeps running statistics."
+                f"The embedding of an image by {type(learner).__name__} depends on other "
+                "images, as in a net that normalises by the batch at hand: evaluate it on the "
+                "tasks themselves, or train a net that keeps running statistics."
             )
     return torch.cat([part.to(tasks.dataset.x.device) for part in parts])
 

@@ -1,8 +1,8 @@
 """Past tasks, kept and retrieved: in memory and on disk.
 
-`task_memory` keeps states in a learner's buffers. `mapping_library` keeps them in files: `store`
-reads and writes these, `retrieval` embeds tasks and finds the nearest. A new kind of recall
-returns a state that `learner.adapt(support, state)` starts from, and has an executed example.
+`task_memory` keeps states in a learner's buffers. `mapping_library` keeps them in files:
+`store` reads and writes these, `retrieval` embeds tasks and finds the nearest. A new kind of
+recall returns a state that `learner.adapt(support, state)` starts from, and has an executed example.
 """
 
 from quickstudy.recall.mapping_library import MappingLibrary

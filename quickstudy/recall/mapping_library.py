@@ -3,8 +3,8 @@ r"""A library of mappings: the states of past tasks are kept on disk, retrieved 
 A mapping is a learner's state of one task: the $\phi_i$ that `adapt` makes of its support set.
 It has a file of its own, beside the task's embedding $e_i$, and is never changed, so nothing is
 forgotten by construction. For a new support set with embedding $e$, the $k$ mappings with the
-largest cosines $\hat e_i \cdot \hat e$ are retrieved (one product of a matrix and a vector), and
-weighted by how well each fits the new examples:
+largest cosines $\hat e_i \cdot \hat e$ are retrieved (one product of a matrix and a vector),
+and weighted by how well each fits the new examples:
 
 $$a = \mathrm{softmax}_i(-L^s(\phi_i) / T), \qquad
   \phi = \sum_i a_i \phi_i \quad\text{or}\quad p(y \mid x) = \sum_i a_i \, p_i(y \mid x)$$
@@ -162,8 +162,8 @@ class MappingLibrary:
             fit = {key: metric(prediction, support).item() for key, metric in metrics.items()}
         if not all(leaf.isfinite().all() for leaf in leaves(state)):
             raise ValueError(
-                f"The state of {name!r} is not finite: adaptation diverged. Scale the inputs as "
-                "in meta-training, or lower the learner's inner learning rate."
+                f"The state of {name!r} is not finite: adaptation diverged. Scale the inputs "
+                "as in meta-training, or lower the learner's inner learning rate."
             )
         examples = int((support.weight > 0).sum())
         embedding = self._embed(support)

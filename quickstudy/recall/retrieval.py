@@ -25,8 +25,9 @@ class Index(NamedTuple):
     Examples:
         >>> from pathlib import Path
         >>> entry = Entry(Path("a@1.safetensors"), "layout", torch.tensor([3.0, 4.0]))
-        >>> build_index(["a"], [entry], torch.device("cpu")).nearest(torch.tensor([1.0, 0.0]), 1)
-        [('a', 0.6000000238418579)]
+        >>> index = build_index(["a"], [entry], torch.device("cpu"))
+        >>> index.nearest(torch.tensor([1.0, 0.0]), 1)[0][0]
+        'a'
     """
 
     names: list[str]
@@ -83,7 +84,8 @@ def task_embedding(learner: Learner[Any], support: Examples) -> Tensor:
 
     Examples:
         >>> import quickstudy as qs
-        >>> support = Examples(torch.tensor([[1.0, 0.0], [3.0, 2.0]]), torch.eye(2), torch.ones(2))
+        >>> x = torch.tensor([[1.0, 0.0], [3.0, 2.0]])
+        >>> support = Examples(x, torch.eye(2), torch.ones(2))
         >>> task_embedding(qs.PrototypicalNetwork(nn.Identity()), support).tolist()
         [2.0, 1.0]
     """
@@ -96,8 +98,8 @@ def task_embedding(learner: Learner[Any], support: Examples) -> Tensor:
         if before.shape == after.shape:
             return after - before
     raise ValueError(
-        f"{type(learner).__name__} has neither a module `embed` nor initial_params() of the form "
-        "of its states, by which its tasks could be compared: give the library a function "
+        f"{type(learner).__name__} has neither a module `embed` nor initial_params() of the "
+        "form of its states, by which its tasks could be compared: give the library a function "
         "`embed` of a support set to a vector, or declare the capability."
     )
 

@@ -296,7 +296,8 @@ def _read(path: Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
     expected = _file_name(metadata["name"], metadata["version"])
     if path.name != expected:
         raise CheckpointError(
-            f"{path} has another name than {expected}, which the library gave it: rename it back."
+            f"{path} has another name than {expected}, which the library gave it: "
+            "rename it back."
         )
     return metadata, tensors
 

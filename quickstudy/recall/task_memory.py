@@ -112,21 +112,21 @@ class TaskMemory(Learner[Any], Checkpointed, DescendsInSteps):
         self.register_load_state_dict_post_hook(_forget_supports)
 
     @property
-    def steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def steps(self) -> int:
         """The learner's number of inner steps."""
         return cast(DescendsInSteps, self.learner).steps
 
     @steps.setter
-    def steps(self, steps: int) -> None:
+    def steps(self, steps: int) -> None:  # pyright: ignore
         cast(DescendsInSteps, self.learner).steps = steps
 
     @property
-    def checkpoint(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def checkpoint(self) -> Any:
         """The learner's inner steps that are kept for the backward pass."""
         return self.learner.checkpoint if isinstance(self.learner, Checkpointed) else None
 
     @checkpoint.setter
-    def checkpoint(self, checkpoint: Any) -> None:
+    def checkpoint(self, checkpoint: Any) -> None:  # pyright: ignore
         if isinstance(self.learner, Checkpointed):
             self.learner.checkpoint = checkpoint
 
@@ -219,8 +219,8 @@ class TaskMemory(Learner[Any], Checkpointed, DescendsInSteps):
 
 
 _NO_START = (
-    "{} has no initial_params() of the form of its states, so that past states could be averaged "
-    "to a start: give TaskMemory a learner that descends, such as MAML or CAVIA."
+    "{} has no initial_params() of the form of its states, so that past states could be "
+    "averaged to a start: give TaskMemory a learner that descends, such as MAML or CAVIA."
 )
 
 
