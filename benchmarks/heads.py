@@ -32,12 +32,12 @@ from quickstudy import LRD2, R2D2, Examples, Learner, MetaOptNet, Task
 from quickstudy.core.task import TaskBatch
 from quickstudy.core.tree import unstack
 from quickstudy.execution.batching import Execution
-from quickstudy.learners.heads.r2d2 import Fitted
+from quickstudy.learners.heads.r2d2 import FittedHead
 from quickstudy.testing.learners import Blobs
 
 TASKS, WAYS, QUERIES = 64, 5, 6
 HOWS: tuple[Execution, ...] = ("vmap", "loop")
-LEARNERS: dict[str, Learner[Fitted]] = {
+LEARNERS: dict[str, Learner[FittedHead]] = {
     "R2-D2": R2D2(nn.Identity()),
     "LR-D2": LRD2(nn.Identity()),
     "MetaOptNet": MetaOptNet(nn.Identity()),
@@ -76,13 +76,13 @@ def by_slsqp(support: Examples) -> np.ndarray:
     return found.x.reshape(y.shape).T @ x
 
 
-def forward(learner: Learner[Fitted], batch: TaskBatch, execution: Execution) -> Tensor:
+def forward(learner: Learner[FittedHead], batch: TaskBatch, execution: Execution) -> Tensor:
     learner.execution = execution
     with torch.no_grad():
         return learner(batch)
 
 
-def backward(learner: Learner[Fitted], batch: TaskBatch, execution: Execution) -> Tensor:
+def backward(learner: Learner[FittedHead], batch: TaskBatch, execution: Execution) -> Tensor:
     learner.execution = execution
     own = Task(*(part._replace(x=part.x.detach().requires_grad_()) for part in batch))
     losses = learner(own)

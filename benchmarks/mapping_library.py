@@ -130,11 +130,11 @@ def stream(learner: qs.MAML, folder: Path, counts: dict[str, int], seed: int) ->
         OTHER: other.sample(counts[OTHER], generator),
     }
     library, past = qs.MappingLibrary(folder, learner), unstack(seen)
-    network: Any = tree_map(Tensor.detach, learner.start())
+    network: Any = tree_map(Tensor.detach, learner.initial_params())
 
     def probe(way: str, tasks: qs.Task[qs.Examples], examples: int) -> float:
         tasks, count = few(tasks, examples), len(tasks.support.x)
-        starts = repeated(learner.start() if way == AFRESH else network, count)
+        starts = repeated(learner.initial_params() if way == AFRESH else network, count)
         if way == LIBRARY:
             learner.steps = NEW_STEPS  # of the embedding, always the same
             each = [library.start(support, NEAREST) for support in unstack(tasks.support)]

@@ -73,8 +73,8 @@ def measure(name: str, steps: int, execution: Any, device: str, repeats: int) ->
     task = _task(device)
 
     def work() -> Tensor:
-        slopes = torch.autograd.grad(learner(task).sum(), list(learner.parameters()))
-        return torch.cat([slope.flatten() for slope in slopes])
+        grads = torch.autograd.grad(learner(task).sum(), list(learner.parameters()))
+        return torch.cat([grad.flatten() for grad in grads])
 
     gradient = work()
     seconds = []

@@ -141,11 +141,11 @@ def plain(work: Workload, net: Net, tasks: Task) -> Step:
             fast = [n for n in params if n.startswith("head.") or not work.head_only]
             for _ in range(work.steps):
                 loss = work.criterion(functional_call(net, params, (support.x,)), support)
-                slopes = torch.autograd.grad(
+                grads = torch.autograd.grad(
                     loss, [params[n] for n in fast], create_graph=not work.first_order
                 )
-                for n, slope in zip(fast, slopes, strict=True):
-                    params[n] = params[n] - work.lr * slope
+                for n, grad in zip(fast, grads, strict=True):
+                    params[n] = params[n] - work.lr * grad
             loss = work.criterion(functional_call(net, params, (query.x,)), query)
             (loss / count).backward()
         return gradient(net)
@@ -168,8 +168,8 @@ def written_out(work: Workload, net: Net, tasks: Task) -> Step:
             params = list(net.parameters())
             for _ in range(work.steps):
                 loss = (predict(params, support.x) - support.y).square().mean()
-                slopes = torch.autograd.grad(loss, params, create_graph=True)
-                params = [p - work.lr * slope for p, slope in zip(params, slopes, strict=True)]
+                grads = torch.autograd.grad(loss, params, create_graph=True)
+                params = [p - work.lr * grad for p, grad in zip(params, grads, strict=True)]
             losses.append((predict(params, query.x) - query.y).square().mean())
         torch.stack(losses).mean().backward()
         return gradient(net)
@@ -238,8 +238,8 @@ def by_torchopt(work: Workload, net: Net, tasks: Task) -> Step:
         for support, query in unstack(tasks):
             for _ in range(work.steps):
                 inner.step(work.criterion(net(support.x), support))
-            slopes = torch.autograd.grad(work.criterion(net(query.x), query) / count, start)
-            found = [a + b for a, b in zip(found, slopes, strict=True)] if found else [*slopes]
+            grads = torch.autograd.grad(work.criterion(net(query.x), query) / count, start)
+            found = [a + b for a, b in zip(found, grads, strict=True)] if found else [*grads]
             torchopt.recover_state_dict(net, before)
             torchopt.recover_state_dict(inner, fresh)
         return found
@@ -370,7 +370,7 @@ def measure(
                 warnings.simplefilter("ignore")  # of libraries about newer ones
                 exact = tree_map(lambda leaf, dtype=dtype: leaf.to(dtype), tasks)
                 step = make(work, copy.deepcopy(net).to(dtype), exact)
-                found = torch.cat([slope.double().flatten() for slope in step()])
+                found = torch.cat([grad.double().flatten() for grad in step()])
                 step = make(work, copy.deepcopy(net), tasks)
                 step()
         except ImportError as missing:

@@ -53,7 +53,10 @@ def files() -> str:
         place = PACKAGE / name
         if not place.is_dir():
             continue
-        for folder in [place, *sorted(p for p in place.iterdir() if (p / "__init__.py").exists())]:
+        for folder in [
+            place,
+            *sorted(p for p in place.iterdir() if (p / "__init__.py").exists()),
+        ]:
             title = folder.relative_to(PACKAGE).as_posix()
             lines += [f"### {title}", "", summary(folder / "__init__.py"), ""]
             modules = sorted(p for p in folder.glob("*.py") if p.name != "__init__.py")

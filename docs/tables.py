@@ -4,12 +4,12 @@
     python docs/tables.py --check    change nothing; fail if a block is out of date
 
 A block stands between `<!-- results: NAME -->` and `<!-- /results -->`. NAME is `published` (a
-row for each number that a paper has too), `each` (a section for each recipe), the name of a
-recipe or of one of its results, `compare RECIPE` (its results beside each other, task by task),
-`seeds RECIPE` (means over its seeds),
-`gradient omniglot` and `gradient sinusoid` (a row for each gradient learner), `metric omniglot`
-and `memory omniglot` (a row for each result of learners that compare or remember), `mechanisms`
-(pairs of results), `speed`, or `benchmark NAME` (one that is of something else than speed).
+row for each number that a paper has too), `headlines` (a few of these), `each` (a section for
+each recipe), the name of a recipe or of one of its results, `compare RECIPE` (its results
+beside each other, task by task), `seeds RECIPE` (means over its seeds), `gradient omniglot` and
+`gradient sinusoid` (a row for each gradient learner), `metric omniglot` and `memory omniglot`
+(a row for each result of learners that compare or remember), `mechanisms` (pairs of results),
+`speed`, or `benchmark NAME` (a benchmark that does not measure speed).
 The numbers come from recipes/results/*.json and benchmarks/results/*.json, which the commands
 that measured them wrote.
 """
@@ -19,6 +19,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -88,13 +89,21 @@ NAMES = GRADIENT | {
     "scratch": "From scratch, on the same episodes",
     "untrained": "Untrained",
 }
-FAMILIES = {  # recipes
-    "metric": (
-        "protonet", "matching", "siamese", "relation", "r2d2", "meta_opt_net", "baseline_pp",
-        "simple_shot", "semi_supervised",
-    ),
-    "memory": ("snail", "life_long_memory", "meta_net", "memory_network"),
-}  # fmt: skip
+FAMILIES = {
+    family: tuple(f"omniglot_{name}" for name in names.split())
+    for family, names in {
+        "metric": "metric relation baseline_pp simple_shot semi_supervised",
+        "memory": "snail life_long_memory meta_net memory_network",
+    }.items()
+}
+HEADLINES = {  # a result of each family, and its test
+    "omniglot_maml": "5-way 1-shot",
+    "omniglot_protonet": "20-way 5-shot",
+    "omniglot_life_long_memory": "5-way 5-shot",
+    "omniglot_snail_all": "5-way 1-shot",
+    "sinusoid_maml": "10 shots, 10 steps",
+    "rl_bandit_rl2_5_arms_10_pulls": "new bandits",
+}
 _ALPHABETS, _WAVES = "alphabets_task_memory_", "multimodal_task_memory"
 # a test, and the results with a mechanism and without it; where these are rows of their own,
 # each with its row
@@ -144,8 +153,8 @@ def main(arguments: list[str]) -> int:
 
 def _block(name: str) -> str:
     formats = _formats()
-    if name == "published":
-        return _published(formats)
+    if name in ("published", "headlines"):
+        return _published(formats, HEADLINES if name == "headlines" else None)
     if name == "each":
         return "\n\n".join(f"## {recipe}\n\n{_recipe(recipe)}" for recipe in formats)
     if name in ("speed", "speed in short"):
@@ -172,15 +181,18 @@ def _block(name: str) -> str:
         return _recipe(name)
     for recipe in formats:
         if _may_be(name, formats[recipe]):
-            result = _results().get(name)
-            return _one(result) if result else f"*Not recorded yet: `{name}`.*"
+            result, (known, _) = _results().get(name), _where(*name.split("_", 1))
+            command = f"quickstudy train {known} --learner {name.split('_', 1)[1]} --record"
+            missing = f"*Not recorded yet: `{command if known else name}`.*"
+            return _one(result) if result else missing
     raise ValueError(
         f"There is no block {name!r}: name a recipe or one of its results, or see the head of "
         "docs/tables.py."
     )
 
 
-def _published(formats: dict[str, str]) -> str:
+def _published(formats: dict[str, str], chosen: dict[str, str] | None = None) -> str:
+    """A row for each number that a paper has too; of `chosen` results, a row for each test."""
     sources = {recipe: (ROOT / "recipes" / f"{recipe}.py").read_text() for recipe in formats}
     recipes = [recipe for recipe in formats if "\nPAPER" in sources[recipe]]
     rows = [
@@ -188,11 +200,12 @@ def _published(formats: dict[str, str]) -> str:
         for recipe in recipes
         for name, result in _results(recipe).items()
         for row in _rows(result)
-        if row[-1] != UNPUBLISHED
+        if row[-1] != UNPUBLISHED and (chosen is None or row[0] == chosen.get(name))
     ]
     missing = ", ".join(f"`{recipe}`" for recipe in recipes if not _results(recipe))
     head = ["Result", "Tasks", "Metric", "Measured", "Published", "Trained"]
-    parts = [_table(head, rows), f"*Not recorded yet: {missing}.*" if missing else ""]
+    hint = f"*Not recorded yet: {missing}.*" if missing and chosen is None else ""
+    parts = [_table(head, rows), hint]
     return "\n\n".join(filter(None, parts))
 
 
@@ -210,7 +223,7 @@ def _recipe(name: str) -> str:
     rows = [[f"`{key}`", *row] for key, result in results.items() for row in _rows(result)]
     return "\n\n".join(
         [
-            next(iter(results.values()))["about"],
+            _constants(name)["__doc__"],
             _table(["Result", "Tasks", "Metric", "Measured", "Published"], rows),
         ]
     )
@@ -218,7 +231,7 @@ def _recipe(name: str) -> str:
 
 def _streams(results: dict[str, Any]) -> str:
     """A table for each data set: what is right at the end, and how much of it was lost."""
-    parts, columns = [next(iter(results.values()))["about"]], {
+    parts, columns = [_constants("streams")["__doc__"]], {
         "Split": ("split", "all", "forgetting"),
         "Split, task known": ("split", "task known", "forgetting"),
         "Permuted": ("permuted", "all", "forgetting"),
@@ -263,10 +276,12 @@ def _omniglot() -> str:
     """What each learner reaches 5-way 1-shot, beside its paper."""
     main, rows = "5-way 1-shot", []
     for key, learner in GRADIENT.items():
-        recipe = f"omniglot_{key}"
-        if recipe not in _formats():
+        recipe, result = _where("omniglot", key)
+        if not recipe:
             continue
-        paper, results = _paper(recipe), _results(recipe)
+        paper = _paper(recipe, result)
+        names = (result, f"{result}_full")
+        results = {k: v for k, v in _results(recipe).items() if k in names}
         for test in dict.fromkeys([main, *paper]):
             said = paper.get(test, {})
             published = UNPUBLISHED
@@ -284,21 +299,35 @@ def _omniglot() -> str:
     return _table(head, rows)
 
 
-def _family(keys: Sequence[str]) -> str:
-    """The accuracy of every result of some recipes, and the published one in brackets."""
+def _where(data: str, learner: str) -> tuple[str, str]:
+    """The recipe that has a learner on a data set, and the name of its result."""
+    result = f"{data}_{learner}"
+    for recipe, form in _formats().items():
+        if recipe == result or (form == f"{data}_{{learner}}" and learner in _choices(recipe)):
+            return recipe, result
+    return "", result
+
+
+def _family(recipes: Sequence[str]) -> str:
+    """The accuracy of every result of some recipes, and the published one in brackets.
+
+    A name may be that of one result, too.
+    """
     tests = [f"{n}-way {k}-shot" for n in (5, 20) for k in (1, 5)]
     rows = []
-    for key in keys:
-        paper = _paper(f"omniglot_{key}")
-        for name, result in _results(f"omniglot_{key}").items() or {key: None}.items():
+    for recipe in recipes:
+        results = _results(recipe) or {k: v for k, v in _results().items() if k == recipe}
+        expected = [f"omniglot_{key}" for key in _choices(recipe)] or [recipe] * (not results)
+        for name in dict.fromkeys([*expected, *results]):
+            result, paper = results.get(name, {}), _paper(recipe, name)
             cells = []
             for test in tests:
-                found = (result or {"measured": {}})["measured"].get(test, {}).get("accuracy")
-                said = paper.get(test, {}).get("accuracy")
-                cell = (
-                    _number("accuracy", found["mean"], found["interval"]) if found else NOT_RUN
-                )
-                cells.append(cell + (f" ({100 * said:.1f})" if said else ""))
+                number = result.get("measured", {}).get(test, {}).get("accuracy")
+                published = paper.get(test, {}).get("accuracy")
+                cell = NOT_RUN
+                if number:
+                    cell = _number("accuracy", number["mean"], number["interval"])
+                cells.append(cell + (f" ({100 * published:.1f})" if published else ""))
             trained = f"{result['steps']:,} steps, {_time(result['seconds'])}" if result else ""
             rows.append([f"`{name.removeprefix('omniglot_')}`", *cells, trained])
     return _table(["Result", *(f"{test}" for test in tests), "Trained"], rows)
@@ -332,11 +361,11 @@ def _sinusoid() -> str:
     tests = [f"{k} shots, {s}" for k in (5, 10, 20) for s in ("1 step", "10 steps")]
     head, rows = ["Learner", *tests, "Trained"], []
     for key, learner in GRADIENT.items():
+        recipe, _ = _where("sinusoid", key)
         found = [
             result
-            for result in _results().values()
-            if result["recipe"] == f"sinusoid_{key}"
-            or (result["recipe"], result["settings"].get("learner")) == ("sinusoid", key)
+            for result in _results(recipe).values()
+            if result["settings"].get("learner", key) == key
         ]
         lines: dict[str, dict[str, str]] = {}
         for result in found:
@@ -357,7 +386,7 @@ def _sinusoid() -> str:
             [label, *(line.get(name, NOT_RUN) for name in head[1:])]
             for label, line in lines.items()
         ]
-        if not found and (f"sinusoid_{key}" in _formats() or key in _choices("sinusoid")):
+        if recipe and not found:
             rows.append([learner, *[NOT_RUN] * len(head[1:])])
     return _table(head, rows)
 
@@ -400,23 +429,37 @@ def _seeds(recipe: str) -> str:
     return _dictionaries(rows) or f"*Not run yet: `quickstudy train {recipe} --record`.*"
 
 
-def _paper(recipe: str) -> dict[str, Any]:
-    """The numbers that a recipe compares with."""
+def _constants(recipe: str) -> dict[str, Any]:
+    """The constants that a recipe's file assigns, not imported; of `LEARNERS` the keys."""
     file = ROOT / "recipes" / f"{recipe}.py"
-    for line in ast.parse(file.read_text() if file.exists() else "").body:
-        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "PAPER":
-            return ast.literal_eval(line.value)
-    return {}
+    tree = ast.parse(file.read_text() if file.exists() else "")
+    constants: dict[str, Any] = {"__doc__": ast.get_docstring(tree) or ""}
+    for line in tree.body:
+        target = line.targets[0] if isinstance(line, ast.Assign) else None
+        target = line.target if isinstance(line, ast.AnnAssign) else target
+        value = getattr(line, "value", None)
+        if not isinstance(target, ast.Name) or value is None:
+            continue
+        if target.id == "LEARNERS" and isinstance(value, ast.Dict):
+            constants["LEARNERS"] = [ast.literal_eval(key) for key in value.keys if key]
+            continue
+        with suppress(NameError, AttributeError):
+            code = compile(ast.Expression(value), str(file), "eval")
+            constants[target.id] = eval(code, {"__builtins__": {}}, constants)
+    return constants
+
+
+def _paper(recipe: str, result: str) -> dict[str, Any]:
+    """The numbers that a result is compared with."""
+    paper = _constants(recipe).get("PAPER", {})
+    if any(key.startswith(recipe.partition("_")[0] + "_") for key in paper):  # by result
+        return paper.get(result, {})
+    return paper
 
 
 def _choices(recipe: str) -> list[str]:
     """What the `learner` of a recipe may be: the keys of its `LEARNERS`."""
-    file = ROOT / "recipes" / f"{recipe}.py"
-    for line in ast.parse(file.read_text() if file.exists() else "").body:
-        if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == "LEARNERS":
-            assert isinstance(line.value, ast.Dict)
-            return [ast.literal_eval(key) for key in line.value.keys if key]
-    return []
+    return _constants(recipe).get("LEARNERS", [])
 
 
 def _one(result: Any) -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from quickstudy.evaluation.streams import StreamReport
+from quickstudy.evaluation.stream_measures import StreamReport
 from quickstudy.runs.recipes import Run, Status
 
 PATIENCE = 2.0  # seconds without a bar

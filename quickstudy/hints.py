@@ -1,4 +1,4 @@
-"""Sentences that error messages share; imports no torch, so that the command line starts fast."""
+"""Sentences that error messages share. Imports no torch: the command line must start fast."""
 
 import difflib
 from collections.abc import Iterable

@@ -64,6 +64,23 @@ def recipe(
     temperature: float = 0.1,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        labels: order of the five classes of an alphabet in each task.
+        ways: classes per task, all of one alphabet.
+        shots: support examples per class, and queries per class.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        inner_lr: learning rate of inner steps.
+        inner_steps: inner steps in training.
+        lr: learning rate of Adam at the start.
+        channels: channels of each convolution.
+        past: tasks in the memory.
+        past_steps: inner steps on each task of the memory.
+        temperature: temperature of the softmax over tasks in the memory.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="lake")
 
     def usual(split: qs.datasets.Labelled) -> qs.FewShot:

@@ -86,7 +86,7 @@ LEARNERS: dict[Name, Callable[[int], qs.Learner[Any]]] = {  # of the number of m
     "meta_sgd": lambda _: qs.MetaSGD(net(), lr=(INNER["lr"],) * 2, steps=INNER["steps"]),
     "meta_curvature": lambda _: qs.MetaCurvature(net(), **INNER),
     "maml_pp": lambda steps: qs.MAMLPlusPlus(net(), **INNER, multi_step_until=steps // 10),
-    "reptile": lambda _: qs.Reptile(net(), lr=1e-3, steps=8, batch=10),
+    "reptile": lambda _: qs.Reptile(net(), lr=1e-3, steps=8, batch_size=10),
     "imaml": lambda _: qs.IMAML(net(), lr=0.1, steps=8, strength=0.5, cg_steps=3),
     "cavia": lambda _: cavia(),
     "proto_maml": lambda _: qs.ProtoMAML(embedding(), lr=0.1, steps=3),
@@ -116,7 +116,7 @@ LEARNERS: dict[Name, Callable[[int], qs.Learner[Any]]] = {  # of the number of m
         similarity=qs.core.ScaledSimilarity(),
         context=qs.learners.metric.FullContext(WIDTH),
     ),
-    "life_long_memory": lambda _: qs.LifeLongMemory(embedding(), slots=128),
+    "life_long_memory": lambda _: qs.LifeLongMemory(embedding(), memory_size=128),
     "mann": lambda _: qs.MANN(embedding(), qs.learners.memory.LRUA(WIDTH + WAYS, WAYS)),
     "memory_network": lambda _: qs.few_shot_memory_network(embedding(), WIDTH),
     "meta_net": lambda _: qs.MetaNet(embedding(), embedding(), WIDTH, WAYS),
@@ -136,6 +136,16 @@ def recipe(
     lr: float = 3e-3,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        learner: learning algorithm.
+        shots: support examples per class.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        lr: learning rate of Adam at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     if learner not in LEARNERS:
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     data = qs.datasets.caltech101()

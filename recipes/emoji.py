@@ -66,6 +66,16 @@ def recipe(
     lr: float = 3e-3,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        learner: learning algorithm.
+        queries: queries per class in training.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        lr: learning rate of Adam at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     if learner not in LEARNERS:
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     data = qs.datasets.emoji()

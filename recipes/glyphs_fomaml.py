@@ -25,6 +25,19 @@ def recipe(
     channels: int = 32,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        shots: support examples per class.
+        queries: queries per class in training.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        inner_lr: learning rate of inner steps.
+        inner_steps: inner steps in training (five at test).
+        lr: learning rate of Adam at the start.
+        channels: channels of each convolution.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.glyphs()
     net = qs.nets.use_batch_statistics(qs.nets.Conv4(10, channels=channels, pool="stride"))
     learner = qs.fomaml(net, lr=inner_lr, steps=inner_steps)

@@ -22,6 +22,17 @@ def recipe(
     channels: int = 32,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        ways: classes per training task.
+        shots: support examples per class.
+        queries: queries per class in training.
+        steps: meta-training steps.
+        lr: learning rate of Adam at the start.
+        channels: channels of each convolution.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.glyphs()
     learner = qs.PrototypicalNetwork(qs.nets.Conv4(channels=channels, pool="stride"))
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

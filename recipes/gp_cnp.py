@@ -34,6 +34,16 @@ def recipe(
     lr: float = 5e-4,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        kernel: kernel of the functions in training.
+        width: units of the hidden layers.
+        steps: meta-training steps.
+        meta_batch_size: functions per training step.
+        lr: learning rate of Adam at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     learner = qs.ConditionalNeuralProcess(width=width)
     optimizer = torch.optim.Adam(learner.parameters(), lr)
     return Experiment(

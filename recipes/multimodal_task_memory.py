@@ -34,6 +34,21 @@ def recipe(
     temperature: float = 0.1,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        shots: support examples per task, and queries per task.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        inner_lr: learning rate of inner steps.
+        inner_steps: inner steps in training.
+        lr: learning rate of Adam at the start.
+        past: tasks in the memory.
+        past_steps: inner steps on each task of the memory.
+        temperature: temperature of the softmax over tasks in the memory.
+        seed: seed of initial parameters and training tasks.
+    """
+
     def functions(queries: int, *, grid: bool = False) -> qs.tasks.Mixture:
         kinds = qs.Sinusoid, qs.tasks.Line, qs.tasks.Parabola
         return qs.tasks.Mixture(*(kind(shots, queries, grid=grid) for kind in kinds))

@@ -83,6 +83,21 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        learner: learning algorithm; the last two are not meta-trained.
+        classes: classes per stream at test.
+        shots: images per trajectory in training.
+        remember: random images of all classes in the meta-loss.
+        channels: channels of each convolution.
+        inner_lr: learning rate of inner steps in training.
+        steps: meta-training steps.
+        meta_batch_size: trajectories per meta-training step.
+        lr: learning rate of Adam at the start.
+        bfloat16: train with the forward pass in bfloat16.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="lake")
     train = qs.tasks.OnlineTrajectoryTasks(data.train, 1, shots, remember)
     width, embed = 9 * channels, conv3(channels)
@@ -91,9 +106,9 @@ def recipe(
     options: dict[Name, Callable[[], qs.Learner[Any]]] = {
         "anml": lambda: qs.anml(embed, gate, width, train.classes, lr=inner_lr),
         "oml": lambda: qs.OML(embed, width, train.classes, lr=inner_lr),
-        "fine_tuning": lambda: qs.FineTuning(nn.Sequential(embed, head(classes)), batch=5),
+        "fine_tuning": lambda: qs.FineTuning(nn.Sequential(embed, head(classes)), batch_size=5),
         "experience_replay": lambda: qs.ExperienceReplay(
-            nn.Sequential(embed, head(classes)), batch=5, slots=500
+            nn.Sequential(embed, head(classes)), batch_size=5, memory_size=500
         ),
     }
     if learner not in options:

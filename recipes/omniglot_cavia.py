@@ -2,9 +2,10 @@
 
 The paper's settings for miniImageNet: a Conv4 whose third layer is scaled and shifted by 100
 context parameters, two inner steps of 1.0 in training and at test, 16 tasks a step. The rest is
-the protocol of `omniglot_maml`: characters split at random 1100 / 100 / 423, every class of a
-task turned by a random multiple of 90 degrees in training and at test, strided Conv4 normalised
-by the batch at hand (so that predictions are transductive), as many queries as shots.
+the protocol of `omniglot_gradient`: characters split at random 1100 / 100 / 423, every class of
+a task turned by a random multiple of 90 degrees in training and at test, strided Conv4
+normalised by the batch at hand (so that predictions are transductive), as many queries as
+shots.
 
 Differs from the settings for miniImageNet: there Conv4 has max-pooling and 32 to 512 channels,
 the rate falls by a tenth every 5,000 steps, and training takes 60,000 steps; the default here
@@ -34,6 +35,21 @@ def recipe(
     first_order: bool = False,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        ways: classes per task.
+        shots: support examples per class, and queries per class.
+        context: context parameters.
+        channels: channels of each convolution.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        inner_lr: learning rate of inner steps.
+        inner_steps: inner steps in training and at test.
+        lr: learning rate of Adam at the start.
+        first_order: treat the inner gradient as a constant.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="characters")
 
     def tasks(split: qs.datasets.Labelled) -> qs.FewShot:

@@ -36,6 +36,22 @@ def recipe(
     lr: float = 1e-3,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        ways: classes per task.
+        shots: support examples per class, and queries per class.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        inner_lr: learning rate of inner steps.
+        inner_steps: inner steps in training and at test.
+        strength: strength λ of the proximal term.
+        cg_steps: steps of conjugate gradients.
+        cg_damping: damping of conjugate gradients.
+        strength_damping: second damping, relative to λ, of the authors' code.
+        lr: learning rate of Adam at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="characters")
 
     def tasks(split: qs.datasets.Labelled) -> qs.FewShot:

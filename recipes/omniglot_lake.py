@@ -62,6 +62,18 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        learner: learning algorithm.
+        ways: classes per training task.
+        queries: queries per class in training.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        lr: learning rate of Adam at the start.
+        bfloat16: train with the forward pass in bfloat16.
+        seed: seed of initial parameters and training tasks.
+    """
     if learner not in LEARNERS:
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     data = qs.datasets.omniglot(convention="lake")

@@ -43,8 +43,22 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        ways: classes per training task.
+        shots: support examples per class.
+        queries: queries per class in training.
+        slots: slots of the memory.
+        margin: margin of the triplet loss.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        lr: learning rate of Adam at the start.
+        bfloat16: train with the forward pass in bfloat16.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="vinyals")
-    learner = qs.LifeLongMemory(qs.nets.Conv4(128), slots=slots, margin=margin)
+    learner = qs.LifeLongMemory(qs.nets.Conv4(128), memory_size=slots, margin=margin)
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     learner.execution = "loop"  # images are most of the work, and vmap does them more slowly
     optimizer = torch.optim.Adam(learner.parameters(), lr)

@@ -10,8 +10,8 @@ the beginning; `first_order` is the share of training for which they are not.
 
 Differs: the paper trains 50,000 steps; the default here is what one CPU core does in twelve
 minutes, 800 steps (1.6 %). The paper averages the predictions of the five best checkpoints;
-here one predicts. The split is 1100 / 100 / 423 as in `omniglot_maml`, about 1150 / 50 / 423
-there; the net's activation is ReLU, leaky there.
+here one predicts. The split is 1100 / 100 / 423 as in `omniglot_gradient`, about 1150 / 50 /
+423 there; the net's activation is ReLU, leaky there.
 """
 
 import torch
@@ -35,6 +35,20 @@ def recipe(
     first_order: float = 0.0,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        ways: classes per task.
+        shots: support examples per class, and queries per class.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        inner_lr: first value of the learned rates.
+        inner_steps: inner steps in training and at test.
+        lr: learning rate of Adam at the start.
+        multi_step: share of training with the multi-step loss, in [0, 1].
+        first_order: share of training with first-order gradients, in [0, 1].
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="characters")
 
     def tasks(split: qs.datasets.Labelled) -> qs.FewShot:

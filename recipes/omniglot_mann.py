@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.evaluation.presentations import accuracy_at
-from quickstudy.learners.memory.mann import Heard
+from quickstudy.learners.memory.mann import MANNState
 from quickstudy.nets.cells import RecurrentCell
 from quickstudy.runs.recipes import Benchmark, Experiment
 
@@ -43,19 +43,19 @@ PAPER = {
 }
 
 
-class Guided(qs.Learner[Heard]):
+class Guided(qs.Learner[MANNState]):
     """MANN, whose embedding learns from the loss of prototypes too, on the same images."""
 
     def __init__(self, embed: nn.Module, machine: RecurrentCell[Any], *, again: bool):
         super().__init__()
         self.embed = embed
-        self.mann = qs.MANN(nn.Identity(), machine, again=again)
+        self.mann = qs.MANN(nn.Identity(), machine, show_label_with_input=again)
         self.guide = qs.PrototypicalNetwork(nn.Identity())
 
-    def adapt(self, support: qs.Examples, state: Heard | None = None) -> Heard:
+    def adapt(self, support: qs.Examples, state: MANNState | None = None) -> MANNState:
         return self.mann.adapt(self._embedded(support), state)
 
-    def predict(self, state: Heard, x: Tensor) -> Tensor:
+    def predict(self, state: MANNState, x: Tensor) -> Tensor:
         return self.mann.predict(state, self.embed(x))
 
     def loss(self, task: qs.Task[qs.Examples]) -> Tensor:
@@ -83,6 +83,18 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        slots: slots of the memory (0: an LSTM without memory).
+        ways: classes per episode.
+        steps: meta-training steps.
+        meta_batch_size: episodes per training step.
+        lr: learning rate of Adam at the start.
+        again: show each label together with its own image, too.
+        bfloat16: train with the forward pass in bfloat16.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="characters")
 
     def tasks(split: qs.datasets.Labelled) -> qs.FewShot:

@@ -32,6 +32,19 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        ways: classes per task.
+        shots: support examples per class.
+        queries: queries per class in training.
+        scale: first value of the learned factor of cosines (0: plain cosines).
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        lr: learning rate of Adam at the start.
+        bfloat16: train with the forward pass in bfloat16.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="vinyals")
     represent, base = qs.nets.Conv4(), qs.nets.Conv4()
     learner = qs.MetaNet(

@@ -43,6 +43,19 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        ways: classes per training task.
+        shots: support examples per class.
+        queries: queries per class in training.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        lr: learning rate of Adam at the start.
+        normalise: statistics that normalise images at test.
+        bfloat16: train with the forward pass in bfloat16.
+        seed: seed of initial parameters and training tasks.
+    """
     if normalise not in ("running", "batch"):
         raise ValueError(f"normalise={normalise!r} is neither 'running' nor 'batch'.")
     data = qs.datasets.omniglot(convention="characters")

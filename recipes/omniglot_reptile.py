@@ -39,9 +39,25 @@ def recipe(
     lr: float = 1.0,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        ways: classes per task.
+        shots: support examples per class at test.
+        train_shots: examples per class in training.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        inner_lr: learning rate of inner steps.
+        inner_steps: inner steps in training.
+        inner_batch: examples per inner step in training.
+        test_steps: inner steps at test.
+        test_batch: examples per inner step at test.
+        lr: outer learning rate at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="characters")
     net = qs.nets.use_batch_statistics(qs.nets.Conv4(ways, pool="stride"))
-    learner = qs.Reptile(net, lr=inner_lr, steps=inner_steps, batch=inner_batch)
+    learner = qs.Reptile(net, lr=inner_lr, steps=inner_steps, batch_size=inner_batch)
     optimizer = torch.optim.SGD(learner.parameters(), lr)
     test = qs.FewShot(data.test, ways, shots, 1)
     settings = {"steps": test_steps, "batch": test_batch}

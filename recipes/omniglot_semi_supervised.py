@@ -2,7 +2,7 @@
 
 As in the paper, a support set has five examples without a label of each of its classes, and, if
 there are `distractors`, as many of each of these further classes. The rest is as in
-`omniglot_protonet`: the class lists 1028 / 172 / 423 with every class in four rotations,
+`omniglot_metric`: the class lists 1028 / 172 / 423 with every class in four rotations,
 Conv4-64 with max-pooling, ten queries of a class at test, images normalised by running
 statistics (inductive in the queries). The last row is the same net without such examples.
 
@@ -34,6 +34,20 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        ways: classes per training task.
+        shots: support examples per class.
+        queries: queries per class in training.
+        unlabelled: unlabelled examples per class.
+        distractors: further classes with unlabelled examples only.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        lr: learning rate of Adam at the start.
+        bfloat16: train with the forward pass in bfloat16.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="vinyals")
     learner = qs.SemiSupervisedPrototypicalNetwork(qs.nets.Conv4(), distractors=distractors > 0)
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

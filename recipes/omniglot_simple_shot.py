@@ -56,6 +56,15 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        steps: training steps.
+        examples: images per training step.
+        lr: learning rate of Adam at the start.
+        bfloat16: train with the forward pass in bfloat16.
+        seed: seed of initial parameters and training tasks.
+    """
     data = qs.datasets.omniglot(convention="vinyals")
     train = qs.tasks.Classification(data.train, examples, rotations="classes")
     embed = qs.nets.Conv4()

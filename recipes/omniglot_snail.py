@@ -37,6 +37,19 @@ def recipe(
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        ways: classes per task.
+        shots: support examples per class.
+        queries: queries per class in training.
+        blocks: blocks of the net: all, or temporal convolutions only.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        lr: learning rate of Adam at the start.
+        bfloat16: train with the forward pass in bfloat16.
+        seed: seed of initial parameters and training tasks.
+    """
     if blocks not in ("all", "temporal"):
         raise ValueError(f"blocks={blocks!r} is neither 'all' nor 'temporal'.")
     data = qs.datasets.omniglot(convention="vinyals")

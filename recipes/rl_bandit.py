@@ -57,6 +57,18 @@ def recipe(
     lr: float = 3e-3,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        learner: learning algorithm.
+        arms: arms per bandit.
+        pulls: pulls per trial.
+        steps: training steps (default: 3,000; more than 20 pulls: 600).
+        meta_batch_size: trials per step (default: 5,120 / pulls; more than 20 pulls: 256).
+        hidden: units of the GRU; SNAIL has a quarter of them.
+        lr: learning rate of Adam at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     if learner not in get_args(Name):
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     bandit, few, long = BernoulliBandit(arms), hidden // 4, pulls > 20

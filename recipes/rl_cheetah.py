@@ -129,7 +129,26 @@ def recipe(
     scratch_steps: int = 20,
     seed: int = 0,
 ) -> Experiment:
-    """`explore`, `every` and `hidden` are PEARL's."""
+    """Return the experiment.
+
+    Args:
+        task: what varies: direction or velocity.
+        learner: learning algorithm.
+        steps: training steps (default: 126; PEARL: by its 500,000 environment steps).
+        meta_batch_size: tasks per training step (default: 20; PEARL: 8).
+        horizon: steps per episode.
+        episodes: support episodes per task (not PEARL).
+        inner_lr: learning rate of inner steps.
+        decay: GAE lambda in [0, 1].
+        lr: learning rate of Adam (default: 1e-3; ProMP: 3e-3).
+        max_divergence: largest KL divergence of a TRPO step, in nats.
+        explore: episodes of exploration per task (PEARL).
+        every: training steps between collections (PEARL).
+        hidden: units of the hidden layers (PEARL).
+        scratch_lr: learning rate of the learner from scratch.
+        scratch_steps: gradient steps of the learner from scratch.
+        seed: seed of initial parameters and training tasks.
+    """
     if learner not in get_args(Name):
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     cheetah = {"dir": HalfCheetahDir, "vel": HalfCheetahVel}[task](horizon=horizon)

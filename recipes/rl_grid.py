@@ -46,6 +46,17 @@ def recipe(
     entropy: float = 0.03,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        learner: learning algorithm.
+        episodes: episodes per trial.
+        steps: meta-training steps.
+        meta_batch_size: trials per training step.
+        lr: learning rate of Adam at the start (default: VariBAD 2e-3, RL² 4e-3).
+        entropy: weight of the entropy bonus.
+        seed: seed of initial parameters and training tasks.
+    """
     if learner not in get_args(Name):
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     grid = HiddenGoal()

@@ -52,6 +52,17 @@ def recipe(
     lr: float = 3e-3,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        learner: learning algorithm.
+        episodes: episodes per trial.
+        steps: meta-training steps.
+        meta_batch_size: trials per training step.
+        hidden: units of the GRU; SNAIL has a quarter of them.
+        lr: learning rate of Adam at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     if learner not in get_args(Name):
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     maze = GridMaze(4, horizon=30)

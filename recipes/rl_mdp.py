@@ -49,6 +49,19 @@ def recipe(
     entropy: float = 0.1,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        learner: learning algorithm.
+        episodes: episodes per trial.
+        steps: meta-training steps.
+        meta_batch_size: trials per training step.
+        hidden: units of the GRU; SNAIL has half of them.
+        lr: learning rate of Adam at the start.
+        discount: discount per step.
+        entropy: weight of the entropy bonus.
+        seed: seed of initial parameters and training tasks.
+    """
     if learner not in get_args(Name):
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     process = TabularMDP()

@@ -61,7 +61,19 @@ def recipe(
     workers: int = 1,
     seed: int = 0,
 ) -> Experiment:
-    """`workers` are the processes that simulate; results are the same for any number."""
+    """Return the experiment.
+
+    Args:
+        task: name of the Meta-World task.
+        steps: meta-training steps.
+        meta_batch_size: trials per training step.
+        horizon: steps per episode.
+        episodes: episodes per trial.
+        hidden: units of the hidden layers.
+        lr: learning rate of Adam at the start.
+        workers: processes that simulate; results do not depend on it.
+        seed: seed of initial parameters and training tasks.
+    """
     arm = meta_world(task, horizon=horizon, workers=workers)
     unseen = meta_world(task, split="test", horizon=horizon, workers=workers)
     learner = qs.RL2(arm, hidden=hidden, timescale=episodes * horizon, decay=0.95)

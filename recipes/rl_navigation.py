@@ -50,6 +50,18 @@ def recipe(
     max_divergence: float = 0.01,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        learner: learning algorithm.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        episodes: support episodes per task.
+        inner_lr: learning rate of inner steps.
+        lr: learning rate of Adam (ProMP).
+        max_divergence: largest KL divergence of a TRPO step, in nats.
+        seed: seed of initial parameters and training tasks.
+    """
     if learner not in get_args(Name):
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     navigation = Navigation2D()

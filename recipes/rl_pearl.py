@@ -90,6 +90,18 @@ def recipe(
     lr: float = 1e-3,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        environment: environment to act in.
+        steps: training steps.
+        meta_batch_size: tasks per meta-training step.
+        tasks: tasks in training.
+        every: training steps between collections.
+        hidden: units of the hidden layers.
+        lr: learning rate of Adam at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     family = FAMILIES[environment]
     world = family.environment()
     layers = (hidden,) * 3

@@ -38,6 +38,19 @@ def recipe(
     first_order: bool = False,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        context: context parameters.
+        shots: support examples and queries in training.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        inner_lr: learning rate of inner steps.
+        inner_steps: inner steps in training.
+        lr: learning rate of Adam at the start.
+        first_order: treat the inner gradient as a constant.
+        seed: seed of initial parameters and training tasks.
+    """
     learner = qs.CAVIA(
         qs.learners.gradient.ContextInput(qs.nets.MLP(1 + context, 1, hidden=(40, 40))),
         context=context,

@@ -1,4 +1,4 @@
-"""iMAML on sine waves, with the net, the waves and the tests of `sinusoid_maml`.
+"""iMAML on sine waves, with the net, the waves and the tests of `sinusoid`.
 
 The authors' code has sine waves, but nobody published numbers. A start is trained with 10
 shots and 32 inner steps of 0.002, on 25 waves at a time, with the pull and the damped conjugate
@@ -34,6 +34,21 @@ def recipe(
     lr: float = 1e-3,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        shots: support examples and queries in training.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        inner_lr: learning rate of inner steps.
+        inner_steps: inner steps in training.
+        strength: strength λ of the proximal term.
+        cg_steps: steps of conjugate gradients.
+        cg_damping: damping of conjugate gradients.
+        strength_damping: second damping, relative to λ, of the authors' code.
+        lr: learning rate of Adam at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     learner = qs.IMAML(
         qs.nets.MLP(1, 1, hidden=(40, 40)),
         lr=inner_lr,

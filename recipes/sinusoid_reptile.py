@@ -1,4 +1,4 @@
-"""Reptile on sine waves, with the net, the waves and the tests of `sinusoid_maml`.
+"""Reptile on sine waves, with the net, the waves and the tests of `sinusoid`.
 
 As in the example that the authors published, a start is trained on 50 points of a wave in
 random mini-batches of 10 by SGD, with an outer rate that falls to 0 on a line. The squared
@@ -28,11 +28,23 @@ def recipe(
     lr: float = 1.0,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        train_shots: examples per task in training.
+        steps: meta-training steps.
+        meta_batch_size: tasks per meta-training step.
+        inner_lr: learning rate of inner steps.
+        inner_steps: inner steps in training.
+        inner_batch: examples per inner step in training.
+        lr: outer learning rate at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     learner = qs.Reptile(
         qs.nets.MLP(1, 1, hidden=(40, 40)),
         lr=inner_lr,
         steps=inner_steps,
-        batch=inner_batch,
+        batch_size=inner_batch,
         optimizer=qs.inner_loop.steepest_descent,
         criterion=qs.squared_error,
     )

@@ -35,6 +35,19 @@ def recipe(
     lr: float = 1e-2,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        facts: sentences that an answer needs.
+        hops: memory look-ups per question.
+        width: size of the vectors.
+        steps: training steps.
+        meta_batch_size: stories per training step.
+        questions: questions per story in training.
+        linear_until: steps without the softmax of attention (linear start).
+        lr: learning rate of Adam at the start.
+        seed: seed of initial parameters and training tasks.
+    """
     stories = qs.tasks.Stories(facts)
     learner = qs.story_memory_network(
         len(stories.words), width=width, hops=hops, linear_until=linear_until

@@ -57,7 +57,7 @@ LEARNERS: dict[Name, Callable[..., qs.Learner[Any]]] = {
     "der": partial(qs.DarkExperienceReplay, beta=0.0),
     "der_pp": qs.DarkExperienceReplay,
     "gdumb": lambda net, epochs, **values: qs.GDumb(net, **values),
-    "mer": lambda net, epochs, **values: qs.MER(net, batches=1, **values),
+    "mer": lambda net, epochs, **values: qs.MER(net, n_batches=1, **values),
     "la_maml": lambda net, epochs, **values: qs.LaMAML(net, **values),
     "sync_la_maml": lambda net, epochs, **values: qs.sync_la_maml(net, **values),
     "nearest_mean": lambda net, epochs: qs.cosine_prototypical(nn.Flatten()),  # of pixels
@@ -103,9 +103,9 @@ SLOW = {"lr": (0.03, 0.1)}  # a strong spring swings where steps are long
 TRIED: dict[Name, dict[str, tuple[float, ...]]] = {
     "fine_tuning": RATES,
     "joint": RATES,
-    "ewc": SLOW | {"strength": (1.0, 10.0, 100.0)},
-    "online_ewc": SLOW | {"strength": (1.0, 10.0, 100.0)},
-    "synaptic_intelligence": SLOW | {"strength": (0.1, 1.0, 10.0)},
+    "ewc": SLOW | {"ewc_lambda": (1.0, 10.0, 100.0)},
+    "online_ewc": SLOW | {"ewc_lambda": (1.0, 10.0, 100.0)},
+    "synaptic_intelligence": SLOW | {"si_lambda": (0.1, 1.0, 10.0)},
     "learning_without_forgetting": RATES | {"strength": (0.3, 1.0, 3.0)},
     "experience_replay": RATES,
     "a_gem": RATES,
@@ -142,15 +142,15 @@ CHOSEN: dict[str, dict[str, float]] = {
     "split learning_without_forgetting": {"lr": 0.3, "strength": 0.3},
     "permuted learning_without_forgetting": {"lr": 0.1, "strength": 3.0},
     "rotated learning_without_forgetting": {"lr": 0.03, "strength": 3.0},
-    "split ewc": {"lr": 0.1, "strength": 1.0},
-    "permuted ewc": {"lr": 0.1, "strength": 1.0},
-    "rotated ewc": {"lr": 0.03, "strength": 10.0},
-    "split synaptic_intelligence": {"lr": 0.1, "strength": 0.1},
-    "permuted synaptic_intelligence": {"lr": 0.1, "strength": 0.1},
-    "rotated synaptic_intelligence": {"lr": 0.1, "strength": 0.1},
-    "split online_ewc": {"lr": 0.1, "strength": 1.0},
-    "permuted online_ewc": {"lr": 0.1, "strength": 10.0},
-    "rotated online_ewc": {"lr": 0.1, "strength": 10.0},
+    "split ewc": {"lr": 0.1, "ewc_lambda": 1.0},
+    "permuted ewc": {"lr": 0.1, "ewc_lambda": 1.0},
+    "rotated ewc": {"lr": 0.03, "ewc_lambda": 10.0},
+    "split synaptic_intelligence": {"lr": 0.1, "si_lambda": 0.1},
+    "permuted synaptic_intelligence": {"lr": 0.1, "si_lambda": 0.1},
+    "rotated synaptic_intelligence": {"lr": 0.1, "si_lambda": 0.1},
+    "split online_ewc": {"lr": 0.1, "ewc_lambda": 1.0},
+    "permuted online_ewc": {"lr": 0.1, "ewc_lambda": 10.0},
+    "rotated online_ewc": {"lr": 0.1, "ewc_lambda": 10.0},
 }
 
 
@@ -162,6 +162,15 @@ def recipe(
     count: int = 5,
     seed: int = 0,
 ) -> Experiment:
+    """Return the experiment.
+
+    Args:
+        data: data set.
+        stream: kind of stream.
+        learner: learning algorithm.
+        count: streams per benchmark.
+        seed: seed of initial parameters.
+    """
     for value, names in ((data, Data), (stream, Kind), (learner, Name)):
         if value not in get_args(names):
             raise ValueError(f"{value!r}: choose one of {', '.join(get_args(names))}.")

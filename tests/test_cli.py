@@ -231,7 +231,7 @@ def test_list_doctor_report(run: Any, recipe: str, tmp_path: Path) -> None:
     found = json.loads(run("list", "--json").out)
     assert {"maml", "prototypical"} <= set(found["learners"])
     assert {"glyphs", "omniglot"} <= set(found["datasets"])
-    assert "omniglot_protonet" in found["recipes"]
+    assert "omniglot_metric" in found["recipes"]
     assert all(found["recipes"].values()), "every recipe says what it is"
     out = tmp_path / "run"
     run("train", recipe, "--out", out)
@@ -264,7 +264,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
     ("arguments", "says"),
     [
         (["tarin"], "Did you mean 'train'?"),
-        (["train", "omniglot_protont"], "Did you mean 'omniglot_protonet'?"),
+        (["train", "omniglot_metrc"], "Did you mean 'omniglot_metric'?"),
         (["train", "nothing/here.py"], "no recipe"),
         (["train", "{recipe}", "--step", "3"], "--steps"),
         (["train", "{recipe}", "--steps", "many"], "--steps"),

@@ -239,7 +239,7 @@ def test_a_learned_rule_is_learned_with_checkpoints(double: None) -> None:
     def gradients(checkpoint: Checkpoint | None) -> tuple[Tensor, ...]:
         end = descend(
             lambda fast: cross_entropy(learner.predict(fast, support.x), support),
-            learner.start(),
+            learner.initial_params(),
             lr=0.1,
             steps=3,
             optimizer=steepest_descent._replace(update=learner.update),

@@ -181,23 +181,30 @@ def test_tables_of_the_gradient_learners_have_what_there_is(
     def block(name: str) -> str:
         return tables.renewed(f"<!-- results: {name} -->\n<!-- /results -->")
 
-    paper = 'PAPER = {"5-way 1-shot": {"accuracy": 0.987, "steps": 60_000}}\n'
-    (recipes / "omniglot_maml.py").write_text(paper)
+    (recipes / "omniglot_gradient.py").write_text(
+        'RESULT = "omniglot_{learner}"\n'
+        'ROW = "5-way 1-shot"\n'
+        'PAPER = {"omniglot_maml": {ROW: {"accuracy": 0.987, "steps": 60_000}}}\n'
+        'LEARNERS: dict = {"maml": 1}\n'
+    )
     row = "| MAML | 98.7 % | not run | not run |  |"
     assert row in block("gradient omniglot")
     one = {"5-way 1-shot": {"accuracy": {"mean": 0.97, "interval": 0.01}}}
-    store("omniglot_maml", "omniglot_maml", one, settings={})
+    store("omniglot_gradient", "omniglot_maml", one, settings={})
     part = "97.0 ± 1.0 % (900 of 60,000 steps, 16 tasks each, 60 s, CPU)"
     assert f"| MAML | 98.7 % | {part} | not run | yes |" in block("gradient omniglot")
-    store("omniglot_maml", "omniglot_maml_full", one, settings={}, steps=60_000)
+    store("omniglot_gradient", "omniglot_maml_full", one, settings={}, steps=60_000)
     assert "| not run |" not in block("gradient omniglot")
 
-    (recipes / "sinusoid.py").write_text('LEARNERS: dict = {"anil": 1}\n')
+    (recipes / "sinusoid.py").write_text(
+        'RESULT = "sinusoid_{learner}"\nLEARNERS: dict = {"anil": 1}\n'
+    )
     assert "| ANIL | not run |" in block("gradient sinusoid")
     error = {"squared_error": {"mean": 0.25, "interval": 0.01}}
     store("sinusoid", "sinusoid_anil", {"5 shots, 1 step": error}, settings={"learner": "anil"})
     assert "| ANIL | 0.250 ± 0.010 | not run |" in block("gradient sinusoid")
     settings = {"shots": 10, "inner_steps": 1}
+    (recipes / "sinusoid_cavia.py").write_text('RESULT = "sinusoid_cavia_{context}"\n')
     store("sinusoid_cavia", "sinusoid_cavia_5", {"context of 5": error}, settings=settings)
     row = "| CAVIA, context of 5 | not run | not run | 0.250 ± 0.010 | not run |"
     assert row in block("gradient sinusoid")

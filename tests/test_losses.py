@@ -25,10 +25,10 @@ from quickstudy.core import losses
 pytestmark = pytest.mark.usefixtures("double")
 
 SQUARE = LpDistance(normalize_embeddings=False, power=2)
-MINES = losses.all_triplets, losses.semi_hard_triplets, losses.hard_triplets
+MINERS = losses.all_triplets, losses.semi_hard_triplets, losses.hard_triplets
 LOSSES: dict[str, losses.Loss] = {
     "contrastive": losses.contrastive,
-    **{mine.__name__: partial(losses.triplet, mine=mine) for mine in MINES},
+    **{miner.__name__: partial(losses.triplet, miner=miner) for miner in MINERS},
     "n_pairs": losses.n_pairs,
     "info_nce": losses.info_nce,
     "center": lambda e, y, w: losses.center(e, y, w, torch.ones(y.shape[1], e.shape[1])),
@@ -88,10 +88,10 @@ def test_triplet_of_all():
     ],
     ids=["semi-hard", "hard"],
 )
-def test_triplet_of_mined(mine: losses.Mine, miner: Any):
+def test_triplet_of_mined(mine: losses.Miner, miner: Any):
     theirs = TripletMarginLoss(0.4, distance=SQUARE)
     assert_same(
-        partial(losses.triplet, margin=0.4, mine=mine),
+        partial(losses.triplet, margin=0.4, miner=mine),
         lambda embeddings, label: theirs(embeddings, label, miner(embeddings, label)),
     )
 
@@ -145,8 +145,8 @@ def test_triplets_by_loops():
             hard += [max(0, max(to_same) - min(to_other) + margin)]
     expected = [sum(every) / len(every), sum(semi) / len(semi)]
     expected.append(sum(hard) / sum(x > 0 for x in hard))
-    for mine, number in zip(MINES, expected, strict=True):
-        found = value(losses.triplet, embeddings, label, margin=margin, mine=mine)
+    for miner, number in zip(MINERS, expected, strict=True):
+        found = value(losses.triplet, embeddings, label, margin=margin, miner=miner)
         assert found.item() == pytest.approx(number)
 
 

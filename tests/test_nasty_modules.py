@@ -317,7 +317,7 @@ def test_recurrent_nets_are_looped(module: type[nn.RNNBase], kind: str):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch: slow, before it fails
         sentence = refusal(learner, "vmap")
-    assert f"{module.__name__} at " in sentence and "learner.how = 'loop'" in sentence
+    assert f"{module.__name__} at " in sentence and "learner.execution = 'loop'" in sentence
     assert all(x.isfinite().all() for x in outcome(learner, "loop"))
 
 

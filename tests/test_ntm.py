@@ -307,7 +307,7 @@ def test_a_compiled_step_and_a_compiled_learner_are_the_same(kind: Any):
     expected = slopes(learner(batch), learner)
     whole: Any = torch.compile(learner, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(slopes(whole(batch), learner), expected, rtol=1e-9, atol=1e-11)
-    net, x = learner.machine, torch.randn(3, 2, 3)
+    net, x = learner.cell, torch.randn(3, 2, 3)
     expected = slopes(net(x)[0], net)
     net.step = torch.compile(net.step, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(slopes(net(x)[0], net), expected, rtol=1e-9, atol=1e-11)

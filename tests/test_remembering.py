@@ -30,9 +30,9 @@ def test_weightings_are_those_of_every_step(learner: SequenceLearner):
     task = tree_map(lambda leaf: leaf[0], batch)
     found = learner.attention_weights(task)
     assert list(found) == ["read head 1", "read head 2", "write head 1"]
-    state = learner.machine.initial_state()
+    state = learner.cell.initial_state()
     for step, x in enumerate(torch.cat([task.support.x, torch.zeros(3, 5)])):
-        _, state = learner.machine.step(x, state)
+        _, state = learner.cell.step(x, state)
         for head, each in enumerate(found.values()):
             torch.testing.assert_close(each[step], state.attention_weights[head])
     later = task.query.take(slice(2, None))

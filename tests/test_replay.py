@@ -7,10 +7,10 @@ from quickstudy.core.task import Examples
 from quickstudy.core.tree import tree_map
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
-    draw,
-    empty,
+    empty_buffer,
     minibatches,
     reservoir,
+    sample,
     shuffled,
 )
 
@@ -28,7 +28,7 @@ def test_a_reservoir_holds_every_example_equally_often():
     """Vitter's theorem, by χ²: 600 streams of 300 examples in pieces, 30 places."""
     hits = torch.zeros(300)
     for salt in range(600):
-        buffer = empty(numbers(0, 1), 30)
+        buffer = empty_buffer(numbers(0, 1), 30)
         for start in range(0, 300, 20):
             buffer = reservoir(buffer, numbers(start, start + 20), salt=salt)
         hits[buffer.examples.x[:, 0].long()] += 1
@@ -39,7 +39,7 @@ def test_a_reservoir_holds_every_example_equally_often():
 
 
 def test_a_reservoir_is_that_of_a_loop():
-    buffer, places = empty(numbers(0, 1), 4), [None] * 4
+    buffer, places = empty_buffer(numbers(0, 1), 4), [None] * 4
     from quickstudy.core.counter_rng import integers
 
     for start in (0, 5, 10, 15):
@@ -57,23 +57,23 @@ def test_a_reservoir_is_that_of_a_loop():
 
 def test_padding_is_neither_kept_nor_counted():
     new = numbers(1, 7)._replace(weight=torch.tensor([1.0, 0, 1, 0, 0, 1]))
-    buffer = reservoir(empty(new, 5), new)
+    buffer = reservoir(empty_buffer(new, 5), new)
     assert held(buffer) == [1, 3, 6]
     assert buffer.seen == 3
 
 
 def test_draws_are_of_what_is_there():
-    buffer = reservoir(empty(numbers(0, 1), 8), numbers(1, 4))
-    drawn = draw(buffer, 200)
+    buffer = reservoir(empty_buffer(numbers(0, 1), 8), numbers(1, 4))
+    drawn = sample(buffer, 200)
     assert set(drawn.x[:, 0].tolist()) == {1, 2, 3}
-    nothing = draw(empty(numbers(0, 1), 8), 5)
-    assert nothing.weight.tolist() == [0] * 5
+    unfilled = sample(empty_buffer(numbers(0, 1), 8), 5)
+    assert unfilled.weight.tolist() == [0] * 5
 
 
 def test_several_streams_at_once_are_as_each_alone():
     batch = tree_map(lambda *leaves: torch.stack(leaves), numbers(0, 9), numbers(20, 29))
-    together = vmap(lambda new: reservoir(empty(new, 3), new))(batch)
-    alone = reservoir(empty(numbers(20, 29), 3), numbers(20, 29))
+    together = vmap(lambda new: reservoir(empty_buffer(new, 3), new))(batch)
+    alone = reservoir(empty_buffer(numbers(20, 29), 3), numbers(20, 29))
     assert torch.equal(together.examples.x[1], alone.examples.x)
 
 

@@ -16,8 +16,8 @@ from quickstudy import PrototypicalNetwork, datasets
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import leaves
 from quickstudy.datasets.labelled import split_examples
+from quickstudy.evaluation.stream_measures import StreamReport
 from quickstudy.evaluation.streams import (
-    StreamReport,
     evaluate_stream,
     run_stream,
     stream_report,
@@ -27,10 +27,11 @@ from quickstudy.learners.lifelong.dark_experience_replay import DarkExperienceRe
 from quickstudy.learners.lifelong.experience_replay import ExperienceReplay
 from quickstudy.learners.lifelong.fine_tuning import FineTuning
 from quickstudy.learners.lifelong.joint import Joint
-from quickstudy.learners.lifelong.replay_buffer import draw
+from quickstudy.learners.lifelong.replay_buffer import sample
 from quickstudy.nets.backbones import MLP
 from quickstudy.storage.checkpoints import CheckpointError
-from quickstudy.tasks.streams import Streams, class_incremental, permuted
+from quickstudy.tasks.scenarios import class_incremental, permuted
+from quickstudy.tasks.streams import Streams
 
 TRAIN, TEST = split_examples(datasets.digits(), 0.7)
 DIGITS = Streams(partial(class_incremental, TRAIN, TEST, examples=30))
@@ -80,6 +81,37 @@ TABLE = torch.tensor(
         [0.6, 0.4, 1.0],
     ]
 )
+
+
+def matrix_of(table: list[list[float]]) -> StreamReport:
+    """A report of one stream: each experience has 4 examples and takes 2 seconds, 3 bytes."""
+    matrix = torch.tensor([table]).double()
+    facts = torch.ones(1, matrix.shape[-1]).double()
+    return StreamReport(matrix, seconds=2 * facts, examples=4 * facts, bytes=3 * facts)
+
+
+def test_forgetting_is_from_the_best_score_since_learning():
+    """The first test improves after learning; the second and third have a better score before
+    their experience, which does not count. NaN was not measured."""
+    nan = math.nan
+    table = [
+        [0.1, 0.95, 0.2],
+        [0.6, 0.90, 1.0],
+        [0.8, 0.5, 0.9],
+        [0.7, 0.3, 0.4],
+    ]
+    report = matrix_of(table).report
+    assert round(report.mean("forgetting"), 6) == round(((0.8 - 0.7) + (0.5 - 0.3)) / 2, 6)
+    assert round(report.mean("backward transfer"), 6) == round((0.1 - 0.2) / 2, 6)
+    assert round(report.mean("forward transfer"), 6) == round((-0.05 + 0.7) / 2, 6)
+    area = (0.6 + (0.8 + 0.5) / 2 + (0.7 + 0.3 + 0.4) / 3) / 3
+    assert round(report.mean("area"), 6) == round(area, 6)
+    assert report.mean("milliseconds per example") == 500
+    assert report.mean("kilobytes") == 0.003
+    table[2] = [nan, nan, nan]
+    report = matrix_of(table).report
+    assert round(report.values["area"].item(), 6) == round((0.6 + 1.4 / 3) / 2, 6)
+    assert round(report.mean("backward transfer"), 6) == round(0.7 - 0.6, 6)
 
 
 def test_measures_are_their_definitions():
@@ -151,7 +183,7 @@ def test_replay_forgets_less_than_fine_tuning_and_more_than_all_at_once():
     rate, streams = {"lr": 0.1, "epochs": 5}, DIGITS
     forgetful = evaluate_stream(FineTuning(net(), **rate), streams, n_tasks=3).report
     replaying = evaluate_stream(
-        ExperienceReplay(net(), slots=60, **rate), streams, n_tasks=3
+        ExperienceReplay(net(), memory_size=60, **rate), streams, n_tasks=3
     ).report
     knowing = evaluate_stream(Joint(net(), **rate), streams, n_tasks=3).report
     assert forgetful.mean("accuracy") < 0.35
@@ -173,7 +205,7 @@ def test_without_a_past_replay_is_fine_tuning():
 
 def test_fine_tuning_is_pytorchs_sgd():
     examples = DIGITS.stream(1)[0].support
-    learned = FineTuning(net(), lr=0.1, batch=16, epochs=2).adapt(examples)
+    learned = FineTuning(net(), lr=0.1, batch_size=16, epochs=2).adapt(examples)
     other = net()
     sgd = torch.optim.SGD(other.parameters(), 0.1)
     for _ in range(2):
@@ -189,7 +221,7 @@ def test_a_stream_may_be_cut_anywhere():
     """Of learners that know no boundaries: two pieces are the whole, where mini-batches fit."""
     examples = DIGITS.stream(1)[0].support
     first, second = (examples.take(part) for part in (slice(20), slice(20, None)))
-    learners: list[Learner[Any]] = [FineTuning(net()), ExperienceReplay(net(), slots=25)]
+    learners: list[Learner[Any]] = [FineTuning(net()), ExperienceReplay(net(), memory_size=25)]
     for learner in learners:
         whole = learner.adapt(examples)
         pieces = learner.adapt(second, learner.adapt(first))
@@ -207,7 +239,7 @@ def test_joint_training_is_of_everything_whatever_the_order_of_learning():
 
 
 def test_an_interrupted_evaluation_goes_on(tmp_path: Path):
-    learner = ExperienceReplay(net(), lr=0.1, slots=20)
+    learner = ExperienceReplay(net(), lr=0.1, memory_size=20)
     whole = evaluate_stream(learner, DIGITS, n_tasks=2)
     calls = 0
 
@@ -275,7 +307,7 @@ def test_nothing_to_follow_is_said():
 
 def test_streams_of_one_size_are_followed_at_once_with_the_same_result(tmp_path: Path):
     streams = Streams(partial(permuted, TRAIN, TEST, tasks=3, examples=40))
-    learner = ExperienceReplay(net(), slots=20)
+    learner = ExperienceReplay(net(), memory_size=20)
     alone = evaluate_stream(learner, streams, n_tasks=3, meta_batch_size=1)
     together = evaluate_stream(learner, streams, n_tasks=3, meta_batch_size=2, folder=tmp_path)
     torch.testing.assert_close(together.matrix, alone.matrix)
@@ -297,14 +329,14 @@ def test_later_passes_draw_other_examples_each_time(monkeypatch: pytest.MonkeyPa
 
     def noting(buffer: Any, size: int, *, salt: int) -> Any:
         drawn.append((int(buffer.seen), salt))
-        return draw(buffer, size, salt=salt)
+        return sample(buffer, size, salt=salt)
 
     examples = DIGITS.stream(1)[0].support
     for module, learner in (
         (experience_replay, ExperienceReplay(net(), epochs=5)),
         (dark_experience_replay, DarkExperienceReplay(net(), epochs=5)),
     ):
-        monkeypatch.setattr(module, "draw", noting)
+        monkeypatch.setattr(module, "sample", noting)
         drawn.clear()
         learner.adapt(examples)
         assert len(drawn) >= 30

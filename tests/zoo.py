@@ -1,5 +1,5 @@
 """Every learner of the library, one entry each: the list that conformance and golden numbers
-run over. `declared` says what is true of a learner and not of all (`quickstudy.testing.learners.Trait`).
+run over. `declared` says what is true of a learner and not of all (`quickstudy.testing.Trait`).
 """
 
 import operator
@@ -10,10 +10,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, anil, boil, fomaml
+from quickstudy import (
+    MAML,
+    RL2,
+    FewShot,
+    Learner,
+    PrototypicalNetwork,
+    Sinusoid,
+    TaskDistribution,
+    anil,
+    boil,
+    fomaml,
+)
 from quickstudy.core.criteria import squared_error
 from quickstudy.core.similarity import ScaledSimilarity
 from quickstudy.datasets import Labelled
+from quickstudy.environments import BernoulliBandit
 from quickstudy.inner_loop.descent import steepest_descent
 from quickstudy.learners.amortised.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.amortised.snail import SNAIL
@@ -75,11 +87,21 @@ from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
 from quickstudy.nets.cells import NTM, FeedForward, StackedLSTM
 from quickstudy.nets.low_rank import lora
 from quickstudy.recall.task_memory import TaskMemory
-from quickstudy.tasks.classification import Classification
-from quickstudy.tasks.copying import Copy, RepeatCopy
-from quickstudy.tasks.online_trajectories import OnlineTrajectoryTasks
-from quickstudy.tasks.stories import Stories
-from quickstudy.testing.learners import Blobs, Case, Lines, Trait
+from quickstudy.tasks import (
+    Classification,
+    Copy,
+    Fixed,
+    GaussianProcess,
+    Line,
+    Mixture,
+    OnlineTrajectoryTasks,
+    Parabola,
+    Presentations,
+    RepeatCopy,
+    Rollouts,
+    Stories,
+)
+from quickstudy.testing import Blobs, Case, Lines, TaskTrait, Trait
 
 BLOBS, LINES = Blobs(), Lines()
 HALF_LABELLED = Blobs(shots=1, unlabelled=3)
@@ -96,7 +118,7 @@ def clouds() -> Labelled:
 
 CLOUDS = Classification(clouds(), 20)
 FEW_CLOUDS = Classification(clouds(), 8)
-ALL_CLOUDS = OnlineTrajectoryTasks(clouds(), ways=5, shots=3, remember=16)
+ALL_CLOUDS = OnlineTrajectoryTasks(clouds(), ways=5, shots=3, replay_examples=16)
 
 
 def with_past() -> TaskMemory:
@@ -150,30 +172,36 @@ STREAM: set[Trait] = {"class order matters", "empty support", "order matters"}
 BATCH: set[Trait] = {"class order matters", "padding counts"}
 
 ZOO = {
-    "fine_tuning": Entry(lambda: FineTuning(mlp(), batch=5), BLOBS, STREAM),
+    "fine_tuning": Entry(lambda: FineTuning(mlp(), batch_size=5), BLOBS, STREAM),
     "experience_replay": Entry(
-        lambda: ExperienceReplay(mlp(), batch=5, slots=10), BLOBS, STREAM
+        lambda: ExperienceReplay(mlp(), batch_size=5, memory_size=10), BLOBS, STREAM
     ),
-    "ewc": Entry(lambda: EWC(mlp(), batch=5), BLOBS, STREAM),
-    "ewc_empirical": Entry(lambda: EWC(mlp(), batch=5, empirical=True), BLOBS, STREAM),
-    "ewc_online": Entry(lambda: online_ewc(mlp(), batch=5), BLOBS, STREAM),
-    "synaptic_intelligence": Entry(lambda: SynapticIntelligence(mlp(), batch=5), BLOBS, STREAM),
+    "ewc": Entry(lambda: EWC(mlp(), batch_size=5), BLOBS, STREAM),
+    "ewc_empirical": Entry(lambda: EWC(mlp(), batch_size=5, empirical=True), BLOBS, STREAM),
+    "ewc_online": Entry(lambda: online_ewc(mlp(), batch_size=5), BLOBS, STREAM),
+    "synaptic_intelligence": Entry(
+        lambda: SynapticIntelligence(mlp(), batch_size=5), BLOBS, STREAM
+    ),
     "learning_without_forgetting": Entry(
-        lambda: LearningWithoutForgetting(mlp(), batch=5), BLOBS, STREAM
+        lambda: LearningWithoutForgetting(mlp(), batch_size=5), BLOBS, STREAM
     ),
     "dark_experience_replay": Entry(
-        lambda: DarkExperienceReplay(mlp(), batch=3), BLOBS, STREAM
+        lambda: DarkExperienceReplay(mlp(), batch_size=3), BLOBS, STREAM
     ),
-    "gdumb": Entry(lambda: GDumb(mlp(), batch=2, slots=4, epochs=3), BLOBS, STREAM | MEMORY),
-    "la_maml": Entry(lambda: LaMAML(mlp(), batch=3, glances=2), BLOBS, STREAM),
+    "gdumb": Entry(
+        lambda: GDumb(mlp(), batch_size=2, memory_size=4, epochs=3), BLOBS, STREAM | MEMORY
+    ),
+    "la_maml": Entry(lambda: LaMAML(mlp(), batch_size=3, glances=2), BLOBS, STREAM),
     "la_maml_exact": Entry(
-        lambda: LaMAML(mlp(), batch=3, glances=2, first_order=False), BLOBS, STREAM
+        lambda: LaMAML(mlp(), batch_size=3, glances=2, first_order=False), BLOBS, STREAM
     ),
-    "sync_la_maml": Entry(lambda: sync_la_maml(mlp(), batch=3, glances=1), BLOBS, STREAM),
-    "c_maml": Entry(lambda: c_maml(mlp(), batch=3, glances=1), BLOBS, STREAM),
-    "mer": Entry(lambda: MER(mlp(), beta=0.5, batches=2, replay=1), BLOBS, STREAM | MEMORY),
-    "a_gem": Entry(lambda: AGEM(mlp(), batch=5, slots=10), BLOBS, STREAM),
-    "joint": Entry(lambda: Joint(mlp(), batch=5, epochs=2), BLOBS, STREAM | MEMORY),
+    "sync_la_maml": Entry(lambda: sync_la_maml(mlp(), batch_size=3, glances=1), BLOBS, STREAM),
+    "c_maml": Entry(lambda: c_maml(mlp(), batch_size=3, glances=1), BLOBS, STREAM),
+    "mer": Entry(
+        lambda: MER(mlp(), beta=0.5, n_batches=2, replay_batch_size=1), BLOBS, STREAM | MEMORY
+    ),
+    "a_gem": Entry(lambda: AGEM(mlp(), batch_size=5, memory_size=10), BLOBS, STREAM),
+    "joint": Entry(lambda: Joint(mlp(), batch_size=5, epochs=2), BLOBS, STREAM | MEMORY),
     "maml": Entry(lambda: MAML(mlp(), lr=0.1), BLOBS, HEAD),
     "maml_conv": Entry(lambda: MAML(conv(), lr=0.1, steps=1), IMAGES, BATCH, steps=20),
     "maml_line": Entry(
@@ -201,16 +229,18 @@ ZOO = {
     "cavia_film": Entry(lambda: CAVIA(film(), context=16, steps=2), IMAGES, BATCH),
     "proto_maml": Entry(lambda: ProtoMAML(MLP(8, 8), steps=3), BLOBS, set()),
     "reptile": Entry(
-        lambda: Reptile(mlp(), lr=0.05, batch=None, optimizer=steepest_descent), BLOBS, HEAD
+        lambda: Reptile(mlp(), lr=0.05, batch_size=None, optimizer=steepest_descent),
+        BLOBS,
+        HEAD,
     ),
     "reptile_adam": Entry(
-        lambda: Reptile(line(), lr=0.02, batch=None, criterion=squared_error),
+        lambda: Reptile(line(), lr=0.02, batch_size=None, criterion=squared_error),
         LINES,
         {"empty support"},
     ),
     "reptile_inductive": Entry(
         lambda: Reptile(
-            normed(), lr=0.05, batch=None, optimizer=steepest_descent, transductive=False
+            normed(), lr=0.05, batch_size=None, optimizer=steepest_descent, transductive=False
         ),
         BLOBS,
         BATCH,
@@ -305,7 +335,7 @@ ZOO = {
         lambda: SNAIL(MLP(8, 8), 8, 5, length=9, blocks=(8,)), FEW_CLOUDS, MEMORY | HEAD
     ),
     "life_long_memory": Entry(
-        lambda: LifeLongMemory(MLP(8, 8), slots=20), BLOBS, {"additive", "order matters"}
+        lambda: LifeLongMemory(MLP(8, 8), memory_size=20), BLOBS, {"additive", "order matters"}
     ),
     "task_memory": Entry(with_past, BLOBS, HEAD),
     "task_memory_cavia": Entry(
@@ -353,4 +383,57 @@ ZOO = {
         MEMORY,
     ),
     "streaming_lda": Entry(lambda: StreamingLDA(MLP(8, 8), shrinkage=0.1), BLOBS, {"additive"}),
+}
+
+
+def pictures() -> Labelled:
+    """Random images of 4 x 4 pixels, 8 of each of 6 classes, in two groups."""
+    x = torch.randint(256, (48, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    y, names = torch.arange(48) % 6, tuple("abcdef")
+    groups = {"groups": torch.arange(6) // 3, "group_names": ("x", "y")}
+    return Labelled(x.byte(), y, names, **groups)
+
+
+# Every task distribution of the library, and its traits (`quickstudy.testing.TaskTrait`).
+# `Streams` has no batches of tasks, and `OffPolicyTasks` changes with every batch by design.
+TASKS: dict[str, tuple[Callable[[], TaskDistribution], set[TaskTrait]]] = {
+    "blobs": (Blobs, set()),
+    "blobs_unlabelled": (lambda: Blobs(unlabelled=2), set()),
+    "lines": (Lines, {"values"}),
+    "few_shot": (lambda: FewShot(pictures(), 5, 2, 3), set()),
+    "few_shot_ragged": (
+        lambda: FewShot(pictures(), (2, 4), (1, 3), 2, imbalanced=True, rotations="random"),
+        set(),
+    ),
+    "few_shot_unlabelled": (
+        lambda: FewShot(pictures(), 3, 1, 2, unlabelled=2, distractors=1, rotations="classes"),
+        set(),
+    ),
+    "few_shot_groups": (lambda: FewShot(pictures(), 3, 1, 2, within_groups=True), set()),
+    "classification": (lambda: Classification(pictures(), 8, rotations="classes"), set()),
+    "online_trajectory": (lambda: OnlineTrajectoryTasks(pictures(), 2, 3, 8), set()),
+    "presentations": (lambda: Presentations(FewShot(pictures(), 3, 2, 2)), set()),
+    "fixed": (
+        lambda: Fixed(Blobs().sample(4, torch.Generator().manual_seed(0))),
+        {"fixed"},
+    ),
+    "sinusoid": (Sinusoid, {"values"}),
+    "sinusoid_grid": (lambda: Sinusoid(grid=True), {"values"}),
+    "line": (Line, {"values"}),
+    "parabola": (lambda: Parabola(grid=True), {"values"}),
+    "mixture": (lambda: Mixture(Sinusoid(), Line(), Parabola()), {"values"}),
+    "mixture_together": (lambda: Mixture(Copy(), RepeatCopy(), together=True), {"values"}),
+    "gaussian_process": (GaussianProcess, {"values"}),
+    "gaussian_process_ragged": (lambda: GaussianProcess("periodic", ragged=True), {"values"}),
+    "copy": (Copy, {"values"}),
+    "copy_ragged": (lambda: Copy(ragged=True), {"values"}),
+    "repeat_copy": (RepeatCopy, {"values"}),
+    "repeat_copy_ragged": (lambda: RepeatCopy(ragged=True), {"values"}),
+    "stories": (lambda: Stories(2, questions=2), set()),
+    "rollouts": (
+        lambda: Rollouts(
+            BernoulliBandit(2), RL2(BernoulliBandit(2), hidden=4), episodes=3, trial=True
+        ),
+        set(),
+    ),
 }

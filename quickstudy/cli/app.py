@@ -543,7 +543,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 ABOUT = """Learning to learn, on PyTorch.
 
 Begin with `quickstudy demo`, or `quickstudy list`. To reproduce a published result:
-`quickstudy train omniglot_protonet` (its settings: add --help). Add --debug to any command to
+`quickstudy train omniglot_metric` (its settings: add --help). Add --debug to any command to
 see where an error comes from."""
 
 

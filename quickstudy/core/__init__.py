@@ -14,6 +14,7 @@ from quickstudy.core.criteria import (
     squared_error,
 )
 from quickstudy.core.gradients import with_gradient
+from quickstudy.core.prototypes import Prototypes, class_logits, class_sums
 from quickstudy.core.similarity import (
     ScaledSimilarity,
     cosine_similarity,
@@ -24,11 +25,14 @@ from quickstudy.core.task import Examples, Task, TaskDistribution, batches
 
 __all__ = [
     "Examples",
+    "Prototypes",
     "ScaledSimilarity",
     "Task",
     "TaskDistribution",
     "accuracy",
     "batches",
+    "class_logits",
+    "class_sums",
     "cosine_similarity",
     "cross_entropy",
     "gaussian_nll",

@@ -85,7 +85,8 @@ def gaussian_nll(prediction: Any, examples: Examples) -> Tensor:
     Examples:
         >>> from types import SimpleNamespace
         >>> examples = Examples(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1))
-        >>> gaussian_nll(SimpleNamespace(mean=torch.zeros(1, 1), scale=torch.ones(1, 1)), examples)
+        >>> normal = SimpleNamespace(mean=torch.zeros(1, 1), scale=torch.ones(1, 1))
+        >>> gaussian_nll(normal, examples)
         tensor(0.9189)
     """
     _check(prediction.mean, examples.y)

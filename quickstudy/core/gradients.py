@@ -11,8 +11,9 @@ from quickstudy.core.torch_private import in_transform
 
 
 def gradient(fn: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
-    """Return the gradient of `fn` as a function, like `torch.func.grad` at half its price outside
-    of torch.func's transforms.
+    """Return the gradient of `fn` as a function, as `torch.func.grad` does.
+
+    Outside of torch.func's transforms, it costs half as much.
 
     Differentiable itself where gradients are enabled; zero for parameters that `fn` ignores.
 

@@ -47,7 +47,8 @@ def dot(a: Params, b: Params) -> Tensor:
     """Return the sum over all entries of a * b.
 
     Examples:
-        >>> dot({"a": torch.ones(2), "b": torch.ones(3)}, {"a": torch.ones(2), "b": torch.ones(3)})
+        >>> ones = {"a": torch.ones(2), "b": torch.ones(3)}
+        >>> dot(ones, ones)
         tensor(5.)
     """
     return torch.stack([(a[name] * b[name]).sum() for name in a]).sum()

@@ -1,9 +1,8 @@
 """Losses of metric learning: functions of embeddings (N, D), y (N, C) and weight (N,).
 
-Small where examples of one class are close and those of two are apart. `y` has one-hot rows;
-examples of weight 0 are padding, and count for nothing. Each function says which of the
-definitions in use it is, and what it is the mean over; where there is nothing to take a mean
-over (no two examples of one class, say), that mean is 0.
+They are small if examples of one class are close and those of two are apart. `y` has one-hot
+rows; examples of weight 0 are padding and do not count. Each docstring names the definition and
+what the mean is taken over. A mean over nothing (no two examples of one class, say) is 0.
 """
 
 from collections.abc import Callable
@@ -17,14 +16,19 @@ from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.similarity import squared_distance
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-Mine: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Miner: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def pairs(y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pairs are of one class and which of two: weights (N, N) each.
+    """Return weights of the pairs of one class and of the pairs of two, (N, N) each.
 
-    A pair weighs the product of its examples' weights. Nothing is paired with itself, and what
-    has no label (a row of zeros) with nothing.
+    A pair has the product of its examples' weights. No example is paired with itself; an
+    example without a label (a row of zeros) is in no pair.
+
+    Examples:
+        >>> same, other = pairs(torch.eye(2)[[0, 0, 1]], torch.ones(3))
+        >>> same.sum(), other.sum()
+        (tensor(2.), tensor(4.))
     """
     weight = weight * y.sum(-1)
     both = weight[:, None] * weight * (1 - torch.eye(len(y)).to(weight))
@@ -41,17 +45,22 @@ def contrastive(
     With the Euclidean distance D, half of: the mean of D² over all pairs of one class, plus the
     mean of max(0, margin - D)² over all pairs of two. (The paper sums over a given list of
     pairs; of all pairs in a batch most are of two classes, so each kind has its own mean.)
+
+    Examples:
+        >>> x, y = torch.tensor([[0.0], [3.0]]), torch.eye(2)[[0, 0]]
+        >>> contrastive(x, y, torch.ones(2))
+        tensor(4.5000)
     """
     same, other = pairs(y, weight)
     square = squared_distance(embeddings, embeddings)
-    apart = square > 0  # where not, the root has no slope: zero is used
+    apart = square > 0  # at 0 the root has no gradient: zero is used
     distance = torch.where(apart, torch.where(apart, square, 1).sqrt(), 0)
     push = (margin - distance).relu().square()
     return 0.5 * (weighted_mean(square, same) + weighted_mean(push, other))
 
 
 def all_triplets(square: Tensor, same: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Every anchor with every positive and every negative.
+    """Mine every anchor with every positive and every negative.
 
     Args:
         square: squared distances (N, N).
@@ -60,23 +69,42 @@ def all_triplets(square: Tensor, same: Tensor, other: Tensor) -> tuple[Tensor, T
 
     Returns:
         ‖a - p‖² - ‖a - n‖² and the weight of each triplet, both (N, N, N).
+
+    Examples:
+        >>> x, y = torch.tensor([[0.0], [3.0], [4.0]]), torch.eye(2)[[0, 0, 1]]
+        >>> gap, weight = all_triplets(squared_distance(x, x), *pairs(y, torch.ones(3)))
+        >>> gap[weight > 0]
+        tensor([-7.,  8.])
     """
     weight = same[:, :, None] * other[:, None]
     return square[:, :, None] - square[:, None], weight
 
 
 def semi_hard_triplets(square: Tensor, same: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of `all_triplets` whose negative is farther away than the positive: `triplet` then
-    has what FaceNet calls semi-hard, as those beyond the margin are zero."""
+    """Mine the triplets whose negative is farther away than the positive.
+
+    With `triplet` these are FaceNet's semi-hard ones, as those beyond the margin are zero.
+
+    Examples:
+        >>> x, y = torch.tensor([[0.0], [3.0], [4.0]]), torch.eye(2)[[0, 0, 1]]
+        >>> gap, weight = semi_hard_triplets(squared_distance(x, x), *pairs(y, torch.ones(3)))
+        >>> gap[weight > 0]
+        tensor([-7.])
+    """
     gap, weight = all_triplets(square, same, other)
     return gap, weight * (gap < 0)
 
 
 def hard_triplets(square: Tensor, same: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Every anchor with its farthest positive and its nearest negative (batch hard: Hermans,
-    Beyer & Leibe, 2017, arXiv:1703.07737, eq. 5), as `all_triplets`, both (N,).
+    """Mine every anchor with its farthest positive and its nearest negative (batch hard:
+    Hermans, Beyer & Leibe, 2017, arXiv:1703.07737, eq. 5), as `all_triplets`, both (N,).
 
     Among equals the gradient is shared.
+
+    Examples:
+        >>> x, y = torch.tensor([[0.0], [3.0], [4.0]]), torch.eye(2)[[0, 0, 1]]
+        >>> hard_triplets(squared_distance(x, x), *pairs(y, torch.ones(3)))
+        (tensor([-7.,  8.,  0.]), tensor([1., 1., 0.]))
     """
     far = torch.where(same > 0, square, -torch.inf).amax(1)
     near = torch.where(other > 0, square, torch.inf).amin(1)
@@ -91,7 +119,7 @@ def triplet(
     weight: Tensor,
     *,
     margin: float = 0.2,
-    mine: Mine = all_triplets,
+    miner: Miner = all_triplets,
 ) -> Tensor:
     """FaceNet's (Schroff, Kalenichenko & Philbin, 2015, arXiv:1503.03832, eq. 3): an anchor is
     to be closer to its own class than to another, by `margin`.
@@ -101,11 +129,16 @@ def triplet(
     embeddings of unit length, as the paper does, or a margin that fits their scale.
 
     Args:
-        mine: `all_triplets`, `hard_triplets` or `semi_hard_triplets`.
+        miner: `all_triplets`, `hard_triplets` or `semi_hard_triplets`.
+
+    Examples:
+        >>> x, y = torch.tensor([[0.0], [3.0], [4.0]]), torch.eye(2)[[0, 0, 1]]
+        >>> triplet(x, y, torch.ones(3), margin=1.0)
+        tensor(9.)
     """
-    gap, counts = mine(squared_distance(embeddings, embeddings), *pairs(y, weight))
+    gap, weight = miner(squared_distance(embeddings, embeddings), *pairs(y, weight))
     violation = (gap + margin).relu()
-    return weighted_mean(violation, counts * (violation > 0))
+    return weighted_mean(violation, weight * (violation > 0))
 
 
 def center(embeddings: Tensor, y: Tensor, weight: Tensor, centers: Tensor) -> Tensor:
@@ -118,6 +151,10 @@ def center(embeddings: Tensor, y: Tensor, weight: Tensor, centers: Tensor) -> Te
 
     Args:
         centers: (C, D), which `update_centers` learns.
+
+    Examples:
+        >>> center(torch.tensor([[2.0]]), torch.ones(1, 1), torch.ones(1), torch.zeros(1, 1))
+        tensor(2.)
     """
     square = (embeddings - y @ centers).square().sum(-1)
     return weighted_mean(0.5 * square, weight * y.sum(-1))
@@ -126,8 +163,16 @@ def center(embeddings: Tensor, y: Tensor, weight: Tensor, centers: Tensor) -> Te
 def update_centers(
     centers: Tensor, embeddings: Tensor, y: Tensor, weight: Tensor, *, rate: float = 0.5
 ) -> Tensor:
-    """The centres (C, D) after a batch, without a graph: each goes `rate` of the way that eq. 4
-    of Wen et al. says, sum(c - x) / (1 + n) over the n examples of its class."""
+    """Return the centres (C, D) after a batch, without a graph.
+
+    Each moves by `rate` times sum(c - x) / (1 + n) over the n examples of its class (Wen et
+    al., eq. 4).
+
+    Examples:
+        >>> one = torch.ones(1, 1)
+        >>> update_centers(0 * one, 4 * one, one, torch.ones(1))
+        tensor([[1.]])
+    """
     member = y * weight[:, None]  # (N, C)
     sizes = member.sum(0)[:, None]  # (C, 1)
     change = (sizes * centers - member.T @ embeddings) / (1 + sizes)
@@ -142,11 +187,16 @@ def n_pairs(embeddings: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     products, the sum over all examples n of other classes. (Sohn's batch is of two examples of
     each class, and of each other class only one is a negative.) His penalty on the length of
     embeddings is not part of it.
+
+    Examples:
+        >>> x, y = torch.zeros(3, 1), torch.eye(2)[[0, 0, 1]]
+        >>> n_pairs(x, y, torch.ones(3))  # log 2
+        tensor(0.6931)
     """
     same, other = pairs(y, weight)
-    alike = embeddings @ embeddings.T
-    negatives = torch.logsumexp(_only(other > 0, alike), 1, keepdim=True)
-    return weighted_mean(F.softplus(negatives - alike), same)
+    similarity = embeddings @ embeddings.T
+    negatives = torch.logsumexp(_masked(other > 0, similarity), 1, keepdim=True)
+    return weighted_mean(F.softplus(negatives - similarity), same)
 
 
 def info_nce(
@@ -158,17 +208,22 @@ def info_nce(
     With s the cosine similarity over `temperature`: -log(exp s(a, p) / Σ exp s(a, k)), k being
     every other example, of a's class too; the mean over the positives p of an anchor, and then
     over the anchors that have any.
+
+    Examples:
+        >>> x, y = torch.ones(3, 1), torch.eye(2)[[0, 0, 1]]
+        >>> info_nce(x, y, torch.ones(3))  # log 2
+        tensor(0.6931)
     """
     same, other = pairs(y, weight)
     unit = F.normalize(embeddings, dim=-1)
-    alike = _only(same + other > 0, unit @ unit.T / temperature)
-    nats = torch.where(same > 0, alike.logsumexp(1, keepdim=True) - alike, 0)
+    similarity = _masked(same + other > 0, unit @ unit.T / temperature)
+    nats = torch.where(same > 0, similarity.logsumexp(1, keepdim=True) - similarity, 0)
     positives = same.sum(1)
-    each = (nats * same).sum(1) / positives.clamp_min(1e-12)
-    return weighted_mean(each, weight * (positives > 0))
+    anchor_loss = (nats * same).sum(1) / positives.clamp_min(1e-12)
+    return weighted_mean(anchor_loss, weight * (positives > 0))
 
 
-def _only(mask: Tensor, values: Tensor) -> Tensor:
-    """`values` where `mask`, elsewhere what counts for nothing in a softmax. Not -inf: of a row
-    of these, the gradient would be NaN."""
+def _masked(mask: Tensor, values: Tensor) -> Tensor:
+    """`values` inside `mask`, and outside numbers that vanish in a softmax. (For a row of -inf,
+    the gradient would be NaN.)"""
     return torch.where(mask, values, torch.finfo(values.dtype).min / 2)

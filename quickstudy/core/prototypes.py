@@ -1,4 +1,4 @@
-"""Classes represented by the mean of their examples."""
+"""Class prototypes: the mean embedding of each class, and logits of queries from them."""
 
 from typing import NamedTuple
 
@@ -10,31 +10,63 @@ from quickstudy.core.task import Examples
 
 
 class Prototypes(NamedTuple):
-    """Sums and sizes instead of means, so that more examples can be added later.
+    """Sums and sizes of classes; stored instead of means so that more examples can be added.
 
     Examples:
-        >>> prototypes = Prototypes(torch.tensor([[6.0, 0.0]]), torch.tensor([3.0]))
-        >>> class_logits(torch.tensor([[2.0, 1.0]]), prototypes)
-        tensor([[-1.]])
+        >>> import torch
+        >>> from quickstudy.core import Prototypes
+        >>> Prototypes(torch.tensor([[2.0, 4.0], [0.0, 0.0]]), torch.tensor([2.0, 0.0])).means
+        tensor([[1., 2.],
+                [0., 0.]])
     """
 
     sums: Tensor  # (C, D)  of the embeddings of each class
-    sizes: Tensor  # (C,)  numbers of examples
+    sizes: Tensor  # (C,)  number of examples of each class
+
+    @property
+    def means(self) -> Tensor:
+        """The prototypes (C, D); zeros for a class without examples."""
+        return self.sums / self.sizes.clamp_min(1e-12)[:, None]
+
+
+def class_sums(
+    embedded: Tensor, examples: Examples, prototypes: Prototypes | None = None
+) -> Prototypes:
+    """Add the embeddings (N, D) of `examples` to the sums of their classes.
+
+    Args:
+        embedded: the embeddings of the examples.
+        examples: their labels and weights.
+        prototypes: of earlier examples. None: there are none.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[1.0], [3.0], [5.0]]), torch.eye(2)[[0, 0, 1]]
+        >>> qs.core.class_sums(x, qs.Examples(x, y, torch.ones(3))).means
+        tensor([[2.],
+                [5.]])
+    """
+    member = examples.y * examples.weight[:, None]  # (N, C)
+    new = Prototypes(member.T @ embedded, member.sum(0))
+    return new if prototypes is None else Prototypes(*map(torch.add, prototypes, new))
 
 
 def class_logits(
     x: Tensor, prototypes: Prototypes, similarity: Similarity = negative_squared_distance
 ) -> Tensor:
-    """Return logits (N, C) of embeddings x (N, D): similarities to the means; -inf for a class
-    without examples.
+    """Return the similarities of embeddings (N, D) to the prototypes as logits (N, C).
+
+    A class without examples has the logit -inf.
 
     Examples:
-        >>> prototypes = Prototypes(torch.zeros(2, 1), torch.tensor([1.0, 0.0]))
-        >>> class_logits(torch.tensor([[3.0]]), prototypes)
-        tensor([[-9., -inf]])
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> sums, sizes = torch.tensor([[4.0], [0.0]]), torch.tensor([2.0, 0.0])
+        >>> qs.core.class_logits(torch.tensor([[1.0]]), qs.core.Prototypes(sums, sizes))
+        tensor([[-1., -inf]])
     """
-    mean = prototypes.sums / prototypes.sizes.clamp_min(1e-12)[:, None]  # (C, D)
-    return similarity(x, mean).masked_fill(prototypes.sizes == 0, -torch.inf)
+    return similarity(x, prototypes.means).masked_fill(prototypes.sizes == 0, -torch.inf)
 
 
 def class_means(features: Tensor, examples: Examples) -> Tensor:

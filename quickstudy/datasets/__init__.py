@@ -1,4 +1,10 @@
-"""Labelled data to draw tasks from."""
+"""Labelled data to draw tasks from.
+
+`labelled` has the type of every data set, `Labelled`, and its splits; `files` downloads, checks
+and caches; `pictures` decodes images. Any other file reads one source. A new one has a function
+that returns a `Labelled`, `Splits` of classes or a `TrainTest` of examples, with the citation,
+the licence and the sha256 of what it downloads.
+"""
 
 from quickstudy.datasets.arrays import arrays, digits, from_torch, huggingface
 from quickstudy.datasets.cifar import cifar10, cifar100

@@ -29,6 +29,10 @@ def arrays(
 
     Raises:
         ValueError: what `Labelled` raises, or a label is NaN.
+
+    Examples:
+        >>> arrays([[0.0], [1.0], [2.0]], ["a", "b", "a"])
+        Labelled(arrays, all: 3 examples float32 (1,) of 2 classes)
     """
     values = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x))
     if values.dtype != torch.uint8 and values.dtype not in (torch.float16, torch.bfloat16):
@@ -58,6 +62,10 @@ def digits(*, size: int = 8) -> Labelled:
     They are 8 x 8 (counts of ink in 4 x 4 pixels, 0 … 16), and are enlarged with Pillow's
     LANCZOS filter to other sizes; 28 is what Omniglot and `glyphs` have. Of Alpaydin & Kaynak,
     "Optical recognition of handwritten digits", UCI repository, 1998.
+
+    Examples:
+        >>> digits()
+        Labelled(digits, all: 1,797 examples uint8 (1, 8, 8) of 10 classes)
     """
     from sklearn.datasets import load_digits
 
@@ -86,6 +94,10 @@ def from_torch(
 
     Raises:
         ValueError: examples differ in shape; what `arrays` raises.
+
+    Examples:
+        >>> from_torch([(torch.zeros(2), 0), (torch.ones(2), 1)], name="pairs")
+        Labelled(pairs, all: 2 examples float32 (2,) of 2 classes)
     """
     pairs = (dataset[i] for i in range(len(dataset)))
     name = type(dataset).__name__ if name is None else name
@@ -114,6 +126,10 @@ def huggingface(
     Raises:
         ImportError: a name is given and the package `datasets` is not installed.
         ValueError: there is no such column; examples differ in shape.
+
+    Examples:
+        >>> huggingface("AI-Lab-Makerere/beans", label="labels", size=84)  # doctest: +SKIP
+        Labelled(AI-Lab-Makerere/beans, train: 1,034 examples uint8 (3, 84, 84) of 3 classes)
     """
     name = dataset if isinstance(dataset, str) else "huggingface"
     if isinstance(dataset, str):

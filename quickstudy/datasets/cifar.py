@@ -36,6 +36,10 @@ def cifar10(*, root: Path | str | None = None) -> TrainTest:
     Raises:
         ConnectionError: the file is not there, and cannot be downloaded.
         ValueError: the file is not the one that was published.
+
+    Examples:
+        >>> cifar10().train  # doctest: +SKIP
+        Labelled(cifar10, train: 50,000 examples uint8 (3, 32, 32) of 10 classes)
     """
     path = published(CIFAR10, "cifar10", root)
     batches = [f"data_batch_{i}.bin" for i in range(1, 6)]
@@ -54,6 +58,10 @@ def cifar100(*, root: Path | str | None = None) -> TrainTest:
 
     `root`, and what is raised, as for `cifar10`; the file is `cifar-100-binary.tar.gz`, the
     folder `cifar100`.
+
+    Examples:
+        >>> cifar100().train  # doctest: +SKIP
+        Labelled(cifar100, train: 50,000 examples uint8 (3, 32, 32) of 100 classes in 20 groups)
     """
     path = published(CIFAR100, "cifar100", root)
     names = ["train.bin", "test.bin", "fine_label_names.txt", "coarse_label_names.txt"]

@@ -43,6 +43,16 @@ def folder(
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: there are fewer than two classes, or files that are not pictures.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     for name in ("cat", "dog"):
+        ...         (Path(place) / name).mkdir()
+        ...         Image.new("RGB", (9, 9)).save(Path(place) / name / "1.png")
+        ...     data = folder(place, size=8)
+        >>> data.x.shape, data.classes
+        (torch.Size([2, 3, 8, 8]), ('cat', 'dog'))
     """
     path = Path(path).expanduser()
     image = check_shape(size, channels)
@@ -79,7 +89,18 @@ def folder_splits(
     channels: Channels = 3,
     skip_unreadable: bool = False,
 ) -> Splits:
-    """The folders `train`, `validation` (or `val`) and `test` in `path`, read by `folder`."""
+    """The folders `train`, `validation` (or `val`) and `test` in `path`, read by `folder`.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     for split in Splits._fields:
+        ...         for name in ("a", "b"):
+        ...             (Path(place) / split / name).mkdir(parents=True)
+        ...             Image.new("RGB", (9, 9)).save(Path(place) / split / name / "1.png")
+        ...     len(folder_splits(place, size=8).validation)
+        2
+    """
     path = Path(path).expanduser()
     parts = []
     for split in Splits._fields:
@@ -104,15 +125,11 @@ def _list(path: Path) -> tuple[list[str], list[Path], np.ndarray]:
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        adaptation_trace = sorted(
-            p for p in (path / name).iterdir() if not p.name.startswith(".")
-        )
-        found = [p for p in adaptation_trace if p.is_file()]
+        entries = sorted(p for p in (path / name).iterdir() if not p.name.startswith("."))
+        found = [p for p in entries if p.is_file()]
         if not found:
             remedy = (
-                "read such splits with `folder_splits`"
-                if adaptation_trace
-                else "add some, or remove it"
+                "read such splits with `folder_splits`" if entries else "add some, or remove it"
             )
             raise ValueError(f"There are no pictures in {path / name}: {remedy}.")
         files += found

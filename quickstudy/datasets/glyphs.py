@@ -49,6 +49,11 @@ def glyphs() -> Splits:
 
     Made once, in seconds, and kept in the cache. Drawings are the same for the same versions of
     matplotlib, Pillow and torch; the `hash` of each part says whether two machines agree.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> qs.datasets.glyphs().test.x.shape[1:]  # doctest: +SKIP
+        torch.Size([1, 28, 28])
     """
     return _glyphs()
 

@@ -21,6 +21,11 @@ class Labelled:
 
     Raises:
         ValueError: ranks, lengths or labels do not fit, or `x` has NaN or infinite values.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> qs.datasets.Labelled(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]), ("cat", "dog"))
+        Labelled(arrays, all: 4 examples float32 (2,) of 2 classes)
     """
 
     x: Tensor  # (N, *features)  uint8 or float; images are (N, channels, height, width)
@@ -81,6 +86,11 @@ class Labelled:
         Groups of which no class is left are dropped.
 
         Examples that lie together are a view; others are copied into memory.
+
+        Examples:
+            >>> import quickstudy as qs
+            >>> qs.datasets.digits().select(["3", "8"])
+            Labelled(digits, all: 357 examples uint8 (1, 8, 8) of 2 classes)
         """
         places = {name: place for place, name in enumerate(self.classes)}
         asked = list(classes)
@@ -126,7 +136,14 @@ class Labelled:
 
 
 class Splits(NamedTuple):
-    """Disjoint sets of classes: to meta-train on, to choose by, to report on."""
+    """Disjoint sets of classes: to meta-train on, to choose by, to report on.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> splits = qs.datasets.split_classes(qs.datasets.digits(), (0.6, 0.2, 0.2))
+        >>> [len(part.classes) for part in splits]
+        [6, 2, 2]
+    """
 
     train: Labelled
     validation: Labelled
@@ -138,6 +155,12 @@ class TrainTest(NamedTuple):
 
     For learning a class and being asked about more of it. `Splits` is for the other question:
     its parts have no class in common.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> parts = qs.datasets.split_examples(qs.datasets.digits(), 0.75)
+        >>> len(parts.train), len(parts.test)
+        (1347, 450)
     """
 
     train: Labelled
@@ -151,6 +174,12 @@ def merge(first: Labelled, *others: Labelled) -> Labelled:
 
     Raises:
         ValueError: a class is in two of them, or only some of them have groups.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> splits = qs.datasets.split_classes(qs.datasets.digits(), (0.6, 0.2, 0.2))
+        >>> len(merge(splits.train, splits.validation).classes)
+        8
     """
     parts = [first, *others]
     classes = tuple(name for part in parts for name in part.classes)
@@ -194,6 +223,11 @@ def split_classes(
 
     Raises:
         ValueError: the fractions do not sum to 1, or a part would be empty.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> split_classes(qs.datasets.digits(), (0.6, 0.2, 0.2)).test.classes
+        ('0', '5')
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions={fractions} must be three positive numbers of sum 1.")
@@ -231,6 +265,11 @@ def split_examples(
 
     Raises:
         ValueError: a class would have no example to train on, or none to test on.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> len(split_examples(qs.datasets.digits(), per_class=5).train)
+        50
     """
     y = data.y.cpu().numpy()
     sizes = np.bincount(y, minlength=len(data.classes))
@@ -261,7 +300,14 @@ def split_examples(
 
 
 def dataset_hash(tensors: Iterable[Tensor]) -> str:
-    """The first 16 hexadecimal digits of the sha256 of shapes, types and values."""
+    """The first 16 hexadecimal digits of the sha256 of shapes, types and values.
+
+    Examples:
+        >>> dataset_hash([torch.zeros(2)]) == dataset_hash([torch.zeros(2)])
+        True
+        >>> len(dataset_hash([torch.zeros(2)]))
+        16
+    """
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())

@@ -79,6 +79,10 @@ def mnist(*, root: Path | str | None = None) -> TrainTest:
     Raises:
         ConnectionError: a file is not there, and cannot be downloaded.
         ValueError: a file is not the one that was published.
+
+    Examples:
+        >>> mnist().train  # doctest: +SKIP
+        Labelled(mnist, train: 60,000 examples uint8 (1, 28, 28) of 10 classes)
     """
     return _load("mnist", MNIST, DIGITS, root)
 
@@ -87,6 +91,10 @@ def fashion_mnist(*, root: Path | str | None = None) -> TrainTest:
     """Photographs of clothes: x (N, 1, 28, 28) uint8, on black.
 
     `root`, and what is raised, as for `mnist`; the folder is `fashion_mnist`.
+
+    Examples:
+        >>> fashion_mnist().test  # doctest: +SKIP
+        Labelled(fashion_mnist, test: 10,000 examples uint8 (1, 28, 28) of 10 classes)
     """
     return _load("fashion_mnist", FASHION_MNIST, CLOTHES, root)
 

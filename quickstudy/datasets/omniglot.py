@@ -91,6 +91,14 @@ def omniglot(
     Raises:
         ConnectionError: the files are not there, and cannot be downloaded.
         ValueError: a file is damaged, or holds something else.
+
+    Examples:
+        >>> len(omniglot().train.classes)  # doctest: +SKIP
+        1028
+        >>> omniglot(size=29)
+        Traceback (most recent call last):
+        ...
+        ValueError: Omniglot has no size 29: choose 28 or 105 and resize that.
     """
     if size not in PIXELS:
         raise ValueError(f"Omniglot has no size {size!r}: choose 28 or 105 and resize that.")
@@ -120,6 +128,10 @@ def omniglot_runs(*, size: Size = 28, root: Path | str | None = None) -> Task[Ex
     `omniglot(convention="lake")`. Lake et al. (2015) measured 4.5 % error for people.
 
     `root`, and what is raised, as for `omniglot`; the file is `all_runs.zip`.
+
+    Examples:
+        >>> omniglot_runs().query.x.shape  # doctest: +SKIP
+        torch.Size([20, 20, 1, 28, 28])
     """
     path = _find(root, "all_runs") or fetch(RUNS, roots(root)[-1] / "omniglot")
     tree = {name.removeprefix("all_runs/"): data for name, data in load_tree(path).items()}

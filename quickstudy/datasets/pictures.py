@@ -10,10 +10,14 @@ Channels: TypeAlias = Literal[1, 3]
 
 
 def check_shape(size: Size, channels: Channels) -> tuple[int, int, int]:
-    """(channels, height, width).
+    """Return (channels, height, width).
 
     Raises:
         ValueError: pictures cannot have such a shape.
+
+    Examples:
+        >>> check_shape(84, 3)
+        (3, 84, 84)
     """
     height, width = (size, size) if isinstance(size, int) else size
     if channels not in (1, 3):
@@ -24,10 +28,14 @@ def check_shape(size: Size, channels: Channels) -> tuple[int, int, int]:
 
 
 def to_pixels(image: Image.Image, size: Size, channels: Channels) -> np.ndarray:
-    """(channels, height, width) uint8.
+    """Return the pixels of an image (channels, height, width) as uint8.
 
-    Turned as the camera was held, transparency on white, the middle cut out at the shape of
-    `size`, and resized with Pillow's LANCZOS filter.
+    The image is turned as the camera was held, put on white where transparent, cropped to the
+    shape of `size` around the middle, and resized with Pillow's LANCZOS filter.
+
+    Examples:
+        >>> to_pixels(Image.new("L", (9, 6), 255), 2, 1).tolist()
+        [[[255, 255], [255, 255]]]
     """
     _, height, width = check_shape(size, channels)
     image = ImageOps.exif_transpose(image)

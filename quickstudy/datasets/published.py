@@ -23,6 +23,10 @@ def caltech101(*, size: Literal[32, 84] = 32, root: Path | str | None = None) ->
     Raises:
         FileNotFoundError: the file is not there; says what it must hold.
         ValueError: the file is damaged.
+
+    Examples:
+        >>> caltech101().test  # doctest: +SKIP
+        Labelled(caltech101, test: 1,250 examples uint8 (3, 32, 32) of 20 classes)
     """
     files = {32: "caltech101_32.npz", 84: "caltech101_84_jpeg.npz"}
     if size not in files:

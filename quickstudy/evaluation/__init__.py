@@ -11,8 +11,8 @@ from quickstudy.evaluation.presentations import evaluate_presentations
 from quickstudy.evaluation.protocol import evaluate
 from quickstudy.evaluation.report import Difference, Report
 from quickstudy.evaluation.rollouts import evaluate_rollouts, success_rate
+from quickstudy.evaluation.stream_measures import StreamReport
 from quickstudy.evaluation.streams import (
-    StreamReport,
     evaluate_stream,
     run_stream,
     stream_report,

@@ -1,8 +1,8 @@
 """How a function of one task is executed over a batch of tasks.
 
 `batching` turns the function into one of a batch, `losses` computes a learner's losses by it,
-`chunked` in parts that fit into memory (`ram`). `planning` measures the `options`, with
-`fit_memory` for limits; `diagnosis` lists what matters in a net, and `errors` explains failures.
+and `chunked` does so in parts that fit into memory (`ram`). `planning` measures the `options`,
+with `fit_memory` for limits. `diagnosis` lists what matters in a net, `errors` has remedies.
 Nothing here may change a result: the conformance suite compares every option with the loop.
 """
 

@@ -1,7 +1,7 @@
 """The losses of a batch with the graphs of only some of its tasks in memory.
 
-Three levels of functions meet here. A *task loss* maps a task to its loss, a *batch loss* maps a
-batch of tasks to the losses (T,), and a *factory* maps a learner to a batch loss: each thread
+Three levels of functions meet here. A *task loss* maps a task to its loss, a *batch loss* maps
+a batch of tasks to the losses (T,), and a *factory* maps a learner to a batch loss: each thread
 calls it with its own copy of the learner.
 """
 

@@ -1,4 +1,4 @@
-"""Errors of PyTorch's transforms, turned into a sentence that names the module and the remedy."""
+"""Errors of PyTorch's transforms as sentences that name the module and the remedy."""
 
 import re
 import traceback
@@ -95,7 +95,8 @@ def explain(error: Exception, learner: nn.Module, tasks: TaskBatch | None = None
 
     Examples:
         >>> import torch
-        >>> explain(RuntimeError("Batching rule not implemented for aten::gru"), torch.nn.ReLU())
+        >>> error = RuntimeError("Batching rule not implemented for aten::gru")
+        >>> explain(error, torch.nn.ReLU())
         "ReLU calls aten::gru, which has no batching rule: set learner.execution = 'loop'."
     """
     if ran_out(error):
@@ -168,7 +169,8 @@ _EXPLANATIONS = (  # PyTorch's message, the explanation
     ),
     (
         r"Batching rule not implemented for ([\w:]+)",
-        "{module} calls {operation}, which has no batching rule: set learner.execution = 'loop'.",
+        "{module} calls {operation}, which has no batching rule: set "
+        "learner.execution = 'loop'.",
     ),
     (
         "data pointer of Tensor that doesn't have storage|Can't call numpy",

@@ -39,7 +39,7 @@ def readable(size: float) -> str:
 
 
 def peak(work: Callable[[], Any], device: torch.device | str) -> int:
-    """Return the most bytes that tensors took at any moment of `work`, beyond those from before.
+    """Return the most bytes that tensors took at a moment of `work`, beyond those from before.
 
     On a CPU, PyTorch's profiler counts the allocations of this thread one by one; on CUDA, the
     device's allocator does.

@@ -132,8 +132,8 @@ def descend(
     """Return the parameters after `steps` of gradient descent, differentiable themselves.
 
     Args:
-        lr: one learning rate, or a rate for every name of `params`, of any shape that broadcasts to the
-            parameter's.
+        lr: one learning rate, or a rate for every name of `params`, of any shape that
+            broadcasts to the parameter's.
         first_order: treats the gradients as constants. No second-order path is left, not even
             through parameters that `loss` reads elsewhere.
         checkpoint: what is stored for the derivative, which it does not change. None: all that

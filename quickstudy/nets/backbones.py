@@ -19,8 +19,12 @@ Net = TypeVar("Net", bound=nn.Module)
 class ReLU(nn.ReLU):
     """`nn.ReLU`, compiled to code whose second derivatives are twice as fast on a CPU.
 
-    Its derivative is kept as numbers, 0 and 1: generated code works through arrays of truth
-    values, which autograd keeps of `nn.ReLU`, one element at a time.
+    Its derivative is stored as numbers, 0 and 1. Autograd stores truth values for `nn.ReLU`,
+    which generated code processes one element at a time.
+
+    Examples:
+        >>> ReLU()(torch.tensor([-1.0, 2.0]))
+        tensor([0., 2.])
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -31,7 +35,12 @@ class ReLU(nn.ReLU):
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron: `body` with `hidden` layers, then a linear `head`."""
+    """A multilayer perceptron: `body` with `hidden` layers, then a linear `head`.
+
+    Examples:
+        >>> MLP(8, 5, hidden=(16,))(torch.zeros(3, 8)).shape
+        torch.Size([3, 5])
+    """
 
     def __init__(
         self,
@@ -107,6 +116,10 @@ class Conv4(nn.Module):
         pool: "max" halves by 2x2 max-pooling and flattens what is left (Vinyals et al.,
             2016; Snell et al., 2017); "stride" halves by a stride of 2 and averages what is
             left over space (MAML's Omniglot net: Finn et al., 2017).
+
+    Examples:
+        >>> Conv4(5)(torch.zeros(3, 1, 28, 28)).shape, Conv4().width
+        (torch.Size([3, 5]), 64)
     """
 
     def __init__(
@@ -140,7 +153,12 @@ class Conv4(nn.Module):
 
 
 class SpatialMean(nn.Module):
-    """(N, channels, height, width) -> (N, channels)."""
+    """The mean over space: (N, channels, height, width) -> (N, channels).
+
+    Examples:
+        >>> SpatialMean()(torch.ones(1, 2, 3, 3))
+        tensor([[1., 1.]])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """The mean over height and width."""
@@ -148,11 +166,15 @@ class SpatialMean(nn.Module):
 
 
 def use_batch_statistics(net: Net) -> Net:
-    """Makes every BatchNorm of `net` normalise by the batch at hand, always; returns `net`.
+    """Make every BatchNorm of `net` always normalise by the batch at hand; return `net`.
 
-    This is what MAML's published results do, in training and at test. It makes predictions
+    MAML's published results do this, in training and at test. It makes predictions
     transductive: a query is normalised together with the other queries, and an evaluation's
-    card will say so.
+    card records it.
+
+    Examples:
+        >>> use_batch_statistics(nn.BatchNorm1d(3)).running_mean is None
+        True
     """
     for module in net.modules():
         if isinstance(module, BatchNormBase):

@@ -58,7 +58,8 @@ def interpolation(content: Tensor, previous: Tensor, gate: Tensor) -> Tensor:
     is 0 (eq. 7).
 
     Examples:
-        >>> interpolation(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1) / 4)
+        >>> content, previous = torch.eye(2).split(1)
+        >>> interpolation(content, previous, torch.ones(1) / 4)
         tensor([[0.2500, 0.7500]])
     """
     return previous + gate[..., None] * (content - previous)

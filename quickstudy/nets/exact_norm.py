@@ -6,8 +6,8 @@ gradient itself is right, but whoever differentiates it, as MAML does, gets a wr
 no error. The layers here multiply by the weight outside of the normalisation whenever a
 learner has put something else, such as fast weights, in the place of the parameter.
 
-Outside of torch.func's transforms (tasks in a loop), normalising by the batch at hand has its own
-second derivative, which reads and writes a quarter of the memory.
+Outside of torch.func's transforms (tasks in a loop), normalising by the batch at hand has its
+own second derivative, which reads and writes a quarter of the memory.
 """
 
 from typing import Any

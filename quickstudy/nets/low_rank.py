@@ -34,7 +34,7 @@ def lora(
     layers: Sequence[str] | None = None,
     freeze: bool = True,
 ) -> Net:
-    """Gives matrices of `net` low-rank factors, `lora_A` and `lora_B`; returns `net`.
+    """Give matrices of `net` low-rank factors, `lora_A` and `lora_B`; return `net`.
 
     The net computes what it did before, and the names of its parameters stay, so that files of
     pretrained weights still fit it (`strict=False`: they have no factors).
@@ -49,7 +49,12 @@ def lora(
             `adapt_parameters=is_low_rank` has the factors alone adapted.
 
     Raises:
-        ValueError: `rank` is below 1, or in one of the `layers` there is no such matrix.
+        ValueError: `rank` is below 1, or one of the `layers` has no such matrix.
+
+    Examples:
+        >>> net = lora(nn.Sequential(nn.Linear(3, 2)), rank=1)
+        >>> [name for name, p in net.named_parameters() if p.requires_grad]
+        ['0.lora_A', '0.lora_B']
     """
     if rank < 1:
         raise ValueError(f"rank={rank}: a product of two thin matrices has rank 1 or more.")
@@ -71,7 +76,12 @@ def lora(
 
 
 def is_low_rank(name: str) -> bool:
-    """Whether a parameter of that name is a factor of `lora`: a choice for `adapt_parameters`."""
+    """Return whether a parameter of that name is a factor of `lora`; for `adapt_parameters`.
+
+    Examples:
+        >>> is_low_rank("head.lora_A"), is_low_rank("head.weight")
+        (True, False)
+    """
     return name.rpartition(".")[2] in ("lora_A", "lora_B")
 
 

@@ -27,7 +27,7 @@ from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Json, TaskBatch, batches
 from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.adaptation import adaptation_trace
-from quickstudy.evaluation.streams import StreamReport
+from quickstudy.evaluation.stream_measures import StreamReport
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner
 from quickstudy.runs.recipes import (

@@ -38,7 +38,8 @@ from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.cached_embeddings import embed_once
 from quickstudy.evaluation.protocol import Metric, evaluate
 from quickstudy.evaluation.report import Report, pack
-from quickstudy.evaluation.streams import StreamReport, stream_report
+from quickstudy.evaluation.stream_measures import StreamReport
+from quickstudy.evaluation.streams import stream_report
 from quickstudy.execution.batching import Execution, inference, over_tasks
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import CheckpointError, Checkpoints, load, read_facts
@@ -541,10 +542,11 @@ def _defaults(module: ModuleType) -> dict[str, Json]:
 
 
 def _same(run: Run, facts: Mapping[str, Json]) -> None:
+    before = {**_defaults(find(run.recipe)), **facts["settings"]}  # the recipe may have grown
     changed = {
-        key: (facts["settings"].get(key), value)
-        for key, value in run.settings.items()
-        if key != "steps" and json.loads(json.dumps(value)) != facts["settings"].get(key)
+        key: (before.get(key), value)
+        for key, value in json.loads(json.dumps(run.settings)).items()
+        if key != "steps" and value != json.loads(json.dumps(before.get(key)))
     }
     if facts["recipe"] != run.recipe:
         changed["recipe"] = (facts["recipe"], run.recipe)

@@ -8,26 +8,28 @@ from typing import Literal, Self
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from quickstudy.core.task import Examples, Json, Task, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
-from quickstudy.tasks.few_shot import (
-    Augment,
+from quickstudy.tasks.examples import (
     Normalise,
-    _check_square,
-    _prepared,
-    _rotate,
+    check_square,
+    fixed_label_examples,
+    gather_rows,
+    prepare,
+    rotate,
 )
+from quickstudy.tasks.few_shot import Augment
 
 
 class Classification(TaskDistribution):
-    """Every task: random mini-batches of a data set as support and query set, with no example
-    in both. Column c of the labels is class c of the data set, always.
+    """Supervised classification: support and query set are mini-batches of a data set.
+
+    No example is in both. Column c of the labels is class c of the data set in every task.
 
     Args:
         dataset: where classes and examples come from.
-        examples: in the support set, and as many in the query set.
+        examples: examples in the support set, and as many in the query set.
         rotations: "classes": each class turned by 90, 180 and 270 degrees is another class, in
             column c + K, c + 2 K or c + 3 K, of K classes.
         normalise: as in `FewShot`.
@@ -35,6 +37,12 @@ class Classification(TaskDistribution):
 
     Raises:
         ValueError: the data set has too few examples.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> tasks = qs.tasks.Classification(qs.datasets.digits(), 32)
+        >>> tasks.sample(1, torch.Generator().manual_seed(0)).support.y.shape
+        torch.Size([1, 32, 10])
     """
 
     def __init__(
@@ -52,7 +60,7 @@ class Classification(TaskDistribution):
         if rotations not in (None, "classes"):
             raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
         if rotations is not None:
-            _check_square(dataset, rotations)
+            check_square(dataset, rotations)
         self._copies = 1 if rotations is None else 4
         self.classes = len(dataset.classes) * self._copies  # columns of a label
         most = len(dataset) * self._copies // 2
@@ -64,12 +72,12 @@ class Classification(TaskDistribution):
         self._pixels = dataset.x
 
     def to(self, device: torch.device | str) -> Self:
-        """Moves the examples to a device, so that batches are made there."""
+        """Move the examples to a device, so that batches are made there."""
         self._pixels = self._pixels.to(device)
         return self
 
     def card(self) -> dict[str, Json]:
-        """Data set, its hash, split, and the size of a batch."""
+        """Return the data set, its hash, its split and the size of a batch."""
         data = self.dataset
         facts = {"rotations": self.rotations, "augmented": self.augment is not None}
         return {
@@ -82,7 +90,7 @@ class Classification(TaskDistribution):
         }
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
-        """Draws `n_tasks` tasks; labels (T, N, C) have a column for every class."""
+        """Draw `n_tasks` tasks; labels (T, N, C) have a column for every class."""
         scores = torch.rand(n_tasks, len(self.dataset) * self._copies, generator=generator)
         picks = scores.topk(2 * self.examples).indices  # distinct, in random order
         support, query = picks.chunk(2, 1)  # (T, N) each
@@ -90,14 +98,10 @@ class Classification(TaskDistribution):
 
     def _examples(self, picks: Tensor, generator: Generator) -> Examples:
         rows, turns = picks % len(self.dataset), picks // len(self.dataset)
-        flat = rows.flatten().to(self._pixels.device)
-        x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
+        x = gather_rows(self._pixels, rows)
         if self.rotations is not None:
-            x = _rotate(x, turns.to(x.device))
-        x = _prepared(x, self.normalise)
+            x = rotate(x, turns.to(x.device))
+        x = prepare(x, self.normalise)
         if self.augment is not None:
             x = self.augment(x, generator)
-        label = self.dataset.y[rows.to(self.dataset.y.device)].to(x.device)
-        label = label + turns.to(x.device) * len(self.dataset.classes)
-        y = F.one_hot(label, self.classes).to(x)
-        return Examples(x, y, torch.ones_like(y[..., 0]))
+        return fixed_label_examples(self.dataset, x, rows, turns, self.classes)

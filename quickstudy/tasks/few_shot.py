@@ -15,18 +15,25 @@ from torch.nn import functional as F
 
 from quickstudy.core.task import Examples, Json, Task, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
+from quickstudy.tasks.examples import (
+    Normalise,
+    check_square,
+    class_members,
+    gather_rows,
+    prepare,
+    rotate,
+)
 
 Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
 Rotations: TypeAlias = Literal["classes", "random", "task"]
-Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
 
 
 class FewShot(TaskDistribution):
-    """Every task: `ways` classes, `shots` examples of each to learn from, `queries` of each
-    to be judged on. The two never share an example, and both are in random order.
+    """Tasks of `ways` classes with `shots` support and `queries` query examples per class. The
+    two sets never share an example, and both are in random order.
 
-    A whole batch is drawn by a few tensor operations from the data set, which stays
-    resident; images in bytes become floats in [0, 1].
+    A few tensor operations draw a whole batch from the data set, which stays in memory. Images
+    in bytes become floats in [0, 1].
 
     Args:
         dataset: where classes and examples come from.
@@ -52,6 +59,13 @@ class FewShot(TaskDistribution):
     Raises:
         ValueError: the data set has too few classes, or a class too few examples; or `ordered`
             with a number of ways that varies.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> tasks = qs.FewShot(qs.datasets.digits(), ways=5, shots=1, queries=3)
+        >>> task = tasks.sample(2, torch.Generator().manual_seed(0))
+        >>> task.support.x.shape, task.query.y.shape
+        (torch.Size([2, 5, 1, 8, 8]), torch.Size([2, 15, 5]))
     """
 
     def __init__(
@@ -78,7 +92,7 @@ class FewShot(TaskDistribution):
         self.within_groups, self.ordered = within_groups, ordered
         self.normalise, self.augment = normalise, augment
         if queries < 1:
-            raise ValueError(f"queries={queries}: a task is judged on at least one query.")
+            raise ValueError(f"queries={queries}: a task needs at least one query per class.")
         if unlabelled < 0 or distractors < 0 or (distractors and not unlabelled):
             raise ValueError(
                 f"unlabelled={unlabelled}, distractors={distractors}: give numbers from 0; "
@@ -91,20 +105,20 @@ class FewShot(TaskDistribution):
                 f"rotations={rotations!r} is not 'classes', 'random', 'task' or None."
             )
         if rotations is not None:
-            _check_square(dataset, rotations)
-        self._members, self._sizes = _members(dataset)  # (K, most), (K,)
+            check_square(dataset, rotations)
+        self._members, self._sizes = class_members(dataset)  # (K, most), (K,)
         self._check()
         self._pixels = dataset.x  # where images are read from; moved by `to`
-        self._given = False  # whether by `with_inputs`, so prepared and turned
+        self._has_inputs = False  # whether by `with_inputs`, so prepared and turned
 
     def to(self, device: torch.device | str) -> Self:
-        """Moves the examples to a device, so that batches are made there."""
+        """Move the examples to a device, so that batches are made there."""
         self._pixels = self._pixels.to(device)
         return self
 
     def inputs(self, size: int = 64) -> Iterator[Tensor]:
-        """Every example as tasks have it (N, *features), and where there are `rotations` all of
-        them in each turn, `size` at a time.
+        """Yield every example as tasks have it (N, *features), `size` at a time; with
+        `rotations`, all of them in each turn.
 
         Raises:
             ValueError: `augment` makes another example at every draw.
@@ -117,16 +131,16 @@ class FewShot(TaskDistribution):
         for turn in range(1 if self.rotations is None else 4):
             for x in self.dataset.x.split(size):
                 turned = torch.rot90(x, turn, (-2, -1)) if turn else x
-                yield _prepared(turned, self.normalise)
+                yield prepare(turned, self.normalise)
 
     def with_inputs(self, x: Tensor) -> Self:
-        """The same draws with others in the place of `inputs`, such as their embeddings."""
+        """Return these tasks with others, such as embeddings, in the place of `inputs`."""
         same = copy.copy(self)
-        same._pixels, same._given = x, True
+        same._pixels, same._has_inputs = x, True
         return same
 
     def card(self) -> dict[str, Json]:
-        """Data set, its hash, split, and the shape of a task."""
+        """Return the data set, its hash, its split and the shape of a task."""
         data = self.dataset
         facts = {"rotations": self.rotations, "within_groups": self.within_groups}
         facts |= {"ordered": self.ordered}
@@ -137,14 +151,14 @@ class FewShot(TaskDistribution):
             "dataset": data.name,
             "hash": data.hash,
             "split": data.split,
-            "ways": _said(self.ways),
-            "shots": _said(self.shots),
+            "ways": _as_json(self.ways),
+            "shots": _as_json(self.shots),
             "queries": self.queries,
             **{key: value for key, value in facts.items() if value},
         }
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
-        """Draws `n_tasks` tasks. Support sets have (C + distractors) * (shots + unlabelled)
+        """Draw `n_tasks` tasks. Support sets have (C + distractors) * (shots + unlabelled)
         examples, query sets C * queries, C being `ways`."""
         high, most = self.ways[1], self.shots[1]
         classes, turns = self._classes(n_tasks, generator)  # (T, C + distractors) each
@@ -158,16 +172,16 @@ class FewShot(TaskDistribution):
         )
         picks = scores.topk(most + self.queries + self.unlabelled).indices  # distinct
         rows = self._members[classes].gather(2, picks)  # rows of the data set
-        known, asked, loose = rows.split([most, self.queries, self.unlabelled], 2)
+        labelled, query, unlabelled = rows.split([most, self.queries, self.unlabelled], 2)
 
-        given = (shots[..., None] > torch.arange(most)) & present[..., None]  # (T, C, shots)
-        given = F.pad(given, (0, 0, 0, self.distractors))
-        there = F.pad(present, (0, self.distractors), value=True)[..., None]
-        given = torch.cat([given, there.expand_as(loose)], 2)
+        real = (shots[..., None] > torch.arange(most)) & present[..., None]  # (T, C, shots)
+        real = F.pad(real, (0, 0, 0, self.distractors))
+        has_unlabelled = F.pad(present, (0, self.distractors), value=True)[..., None]
+        real = torch.cat([real, has_unlabelled.expand_as(unlabelled)], 2)
         return Task(
-            self._examples(torch.cat([known, loose], 2), given, most, turns, generator),
+            self._examples(torch.cat([labelled, unlabelled], 2), real, most, turns, generator),
             self._examples(
-                asked[:, :high],
+                query[:, :high],
                 present[..., None].expand(-1, -1, self.queries),
                 self.queries,
                 turns,
@@ -176,15 +190,15 @@ class FewShot(TaskDistribution):
         )
 
     def _classes(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """The classes of every task and by how many right angles each is turned."""
+        """Draw the classes of every task and the right angles by which each is turned."""
         copies = 4 if self.rotations == "classes" else 1
         scores = torch.rand(size, len(self._sizes) * copies, generator=generator)
         if self.within_groups:
             groups = self.dataset.groups
             assert groups is not None  # by _check
-            fit = torch.nonzero(torch.bincount(groups) * copies >= self._needed).flatten()
-            drawn = fit[torch.randint(len(fit), (size, 1), generator=generator)]  # (T, 1)
-            scores.masked_fill_(groups.repeat(copies) != drawn, -1)
+            large = torch.nonzero(torch.bincount(groups) * copies >= self._needed).flatten()
+            group = large[torch.randint(len(large), (size, 1), generator=generator)]  # (T, 1)
+            scores.masked_fill_(groups.repeat(copies) != group, -1)
         picks = scores.topk(self._needed).indices
         if self.ordered:  # the distractors stay behind
             labelled, others = picks.split([self.ways[1], self.distractors], 1)
@@ -198,30 +212,29 @@ class FewShot(TaskDistribution):
     def _examples(
         self, rows: Tensor, real: Tensor, labelled: int, turns: Tensor, generator: Generator
     ) -> Examples:
-        """The examples in `rows` (T, C, S), shuffled within each task; (T, C * S) of them. The
+        """Return the examples in `rows` (T, C, S), shuffled within each task: (T, C * S). The
         first `labelled` of S have labels."""
-        tasks, ways, each = rows.shape
-        order = torch.rand(tasks, ways * each, generator=generator).argsort(1)
-        label = order // each  # (T, N)
+        tasks, ways, per_class = rows.shape
+        order = torch.rand(tasks, ways * per_class, generator=generator).argsort(1)
+        label = order // per_class  # (T, N)
         rows, weight = rows.flatten(1).gather(1, order), real.flatten(1).gather(1, order)
-        if self._given and self.rotations is not None:
+        if self._has_inputs and self.rotations is not None:
             rows = rows + len(self.dataset) * turns.gather(1, label)
-        flat = rows.flatten().to(self._pixels.device)  # index_select copies whole rows: fast
-        x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
-        if not self._given:
+        x = gather_rows(self._pixels, rows)  # (T, N, *features)
+        if not self._has_inputs:
             if self.rotations is not None:
-                x = _rotate(x, turns.gather(1, label).to(x.device))
-            x = _prepared(x, self.normalise)
+                x = rotate(x, turns.gather(1, label).to(x.device))
+            x = prepare(x, self.normalise)
         if self.augment is not None:
             x = self.augment(x, generator)
         weight = weight.to(x)
-        told = weight * (order % each < labelled).to(x)
+        has_label = weight * (order % per_class < labelled).to(x)
         y = F.one_hot(label, ways)[..., : self.ways[1]].to(x)
-        return Examples(x, y * told[..., None], weight)
+        return Examples(x, y * has_label[..., None], weight)
 
     @property
     def _needed(self) -> int:
-        """Classes that a task is drawn from."""
+        """Classes per task, distractors included."""
         return self.ways[1] + self.distractors
 
     @staticmethod
@@ -231,14 +244,14 @@ class FewShot(TaskDistribution):
     def _check(self) -> None:
         data, copies = self.dataset, 4 if self.rotations == "classes" else 1
         need = self.shots[1] + self.queries + self.unlabelled
-        poor = torch.nonzero(self._sizes < need).flatten().tolist()
-        if poor:
+        small = torch.nonzero(self._sizes < need).flatten().tolist()
+        if small:
             raise ValueError(
-                f"{len(poor)} of {len(self._sizes)} classes have fewer than "
+                f"{len(small)} of {len(self._sizes)} classes have fewer than "
                 f"{self.shots[1]} shots + {self.queries} queries"
                 f"{f' + {self.unlabelled} unlabelled' if self.unlabelled else ''} = {need} "
                 "examples, "
-                f"such as {data.classes[poor[0]]!r} with {int(self._sizes[poor[0]])}. "
+                f"such as {data.classes[small[0]]!r} with {int(self._sizes[small[0]])}. "
                 "Lower these numbers, or leave these classes out."
             )
         most = len(self._sizes)
@@ -258,39 +271,6 @@ class FewShot(TaskDistribution):
             )
 
 
-def _check_square(dataset: Labelled, rotations: str) -> None:
-    if dataset.x.ndim < 3 or dataset.x.shape[-1] != dataset.x.shape[-2]:
-        raise ValueError(
-            f"rotations={rotations!r} needs square images, not examples of shape "
-            f"{tuple(dataset.x.shape[1:])}. Resize the images or leave rotations out."
-        )
-
-
-def _prepared(x: Tensor, normalise: Normalise | None) -> Tensor:
-    """Examples as nets are given them."""
-    if x.dtype == torch.uint8:
-        x = x.float().div_(255)
-    x = x.to(torch.get_default_dtype())
-    return x if normalise is None else (x - normalise[0]) / normalise[1]
-
-
-def _rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Images x (T, N, C, H, W), each turned by `turns` (T, N) right angles."""
-    for quarter in (1, 2, 3):
-        chosen = turns == quarter
-        x[chosen] = torch.rot90(x[chosen], quarter, (-2, -1))
-    return x
-
-
-def _members(dataset: Labelled) -> tuple[Tensor, Tensor]:
-    """The rows of every class (K, most), padded by its own end, and their numbers (K,)."""
-    sizes = torch.bincount(dataset.y, minlength=len(dataset.classes))  # (K,)
-    order = dataset.y.argsort(stable=True)
-    start = sizes.cumsum(0) - sizes
-    column = torch.arange(int(sizes.max()))
-    return order[(start[:, None] + column).clamp_max(len(order) - 1)], sizes
-
-
 def _bounds(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     low, high = (value, value) if isinstance(value, int) else value
     least = 2 if name == "ways" else 1
@@ -301,5 +281,5 @@ def _bounds(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     return low, high
 
 
-def _said(bounds: tuple[int, int]) -> Json:
+def _as_json(bounds: tuple[int, int]) -> Json:
     return bounds[0] if bounds[0] == bounds[1] else list(bounds)

@@ -3,31 +3,99 @@
 The ranges are those of the code of Vuorio, Sun, Hu & Lim (2019, arXiv:1910.13616), section 5.1.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Generator, Tensor
 
 from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
 
-Range = tuple[float, float]  # lowest, highest
+Range: TypeAlias = tuple[float, float]  # lowest, highest
+Function: TypeAlias = Callable[[Tensor], Tensor]  # x (T, N, 1) -> y (T, N, 1)
 
 
-class Line(TaskDistribution):
+class FunctionTasks(TaskDistribution):
+    """Regression tasks, each a random function without noise, observed at uniform inputs.
+
+    Args:
+        shots: support examples per task.
+        queries: query examples per task.
+        x: lowest and highest input.
+        grid: spread the queries evenly over `x`, both ends included, instead of drawing them.
+        ranges: lowest and highest value of every parameter, for the card.
+
+    Raises:
+        ValueError: no shots or no queries.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> isinstance(qs.tasks.Line(), FunctionTasks)
+        True
+    """
+
+    def __init__(self, shots: int, queries: int, x: Range, grid: bool, **ranges: Range):
+        if shots < 1 or queries < 1:
+            raise ValueError(
+                f"A task of {shots} shots and {queries} queries teaches or asks nothing: give "
+                "at least 1 of each."
+            )
+        self.shots, self.queries, self.grid = shots, queries, grid
+        self.x, self.ranges = x, ranges
+
+    @abstractmethod
+    def draw(self, n_tasks: int, generator: Generator) -> Function:
+        """Draw a function for every task."""
+
+    def parameters(self, n_tasks: int, generator: Generator) -> list[Tensor]:
+        """Draw every parameter (T, 1, 1) uniformly from its range."""
+        shape = (n_tasks, 1, 1)
+        return [_uniform(bounds, shape, generator) for bounds in self.ranges.values()]
+
+    def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
+        """Draw `n_tasks` functions: x and y (T, N, 1)."""
+        function = self.draw(n_tasks, generator)
+        support = _uniform(self.x, (n_tasks, self.shots, 1), generator)
+        if self.grid:
+            query = torch.linspace(*self.x, self.queries)[:, None].repeat(n_tasks, 1, 1)
+        else:
+            query = _uniform(self.x, (n_tasks, self.queries, 1), generator)
+        return Task(
+            *(Examples(x, function(x), torch.ones(x.shape[:2])) for x in (support, query))
+        )
+
+    def card(self) -> dict[str, Json]:
+        """Return the parameters."""
+        sizes = {"shots": self.shots, "queries": self.queries, "grid": self.grid}
+        ranges = {name: list(bounds) for name, bounds in (*self.ranges.items(), ("x", self.x))}
+        return {**super().card(), **sizes, **ranges}
+
+
+class Line(FunctionTasks):
     """A task is one line, `y = slope * x + intercept`, without noise.
 
     Slope, intercept and inputs are uniform within the given (lowest, highest).
 
     Args:
-        shots: support examples of a task.
-        queries: query examples of a task.
-        slope: of the lines.
-        intercept: of the lines.
-        x: where inputs lie.
-        grid: spreads the queries evenly over `x`, both ends included, instead of drawing them.
+        shots: support examples per task.
+        queries: query examples per task.
+        slope: range of slopes.
+        intercept: range of intercepts.
+        x: range of inputs.
+        grid: spread the queries evenly over `x`, both ends included, instead of drawing them.
 
     Raises:
         ValueError: no shots or no queries.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> task = qs.tasks.Line(shots=3, slope=(2, 2), intercept=(1, 1)).sample(
+        ...     1, torch.Generator().manual_seed(0)
+        ... )
+        >>> torch.allclose(task.support.y, 2 * task.support.x + 1)
+        True
     """
 
     def __init__(
@@ -40,38 +108,37 @@ class Line(TaskDistribution):
         x: Range = (-5.0, 5.0),
         grid: bool = False,
     ):
-        _check(shots, queries)
-        self.shots, self.queries, self.grid = shots, queries, grid
-        self.slope, self.intercept, self.x = slope, intercept, x
+        super().__init__(shots, queries, x, grid, slope=slope, intercept=intercept)
 
-    def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """`n_tasks` lines: x and y (T, N, 1)."""
-        slope = _uniform(self.slope, (n_tasks, 1, 1), generator)
-        intercept = _uniform(self.intercept, (n_tasks, 1, 1), generator)
-        return _points(self, lambda x: slope * x + intercept, n_tasks, generator)
-
-    def card(self) -> dict[str, Json]:
-        """The parameters."""
-        return {**super().card(), **_facts(self, "slope", "intercept")}
+    def draw(self, n_tasks: int, generator: Generator) -> Function:
+        """Draw a line for every task."""
+        slope, intercept = self.parameters(n_tasks, generator)
+        return lambda x: slope * x + intercept
 
 
-class Parabola(TaskDistribution):
+class Parabola(FunctionTasks):
     """A task is one parabola, `y = curvature * (x - centre)**2 + height`, without noise.
 
-    Curvature, centre, height and inputs are uniform within the given (lowest, highest), and
-    the curvature's sign is a coin's.
+    Curvature, centre, height and inputs are uniform within the given (lowest, highest). The
+    curvature is positive or negative with equal probability.
 
     Args:
-        shots: support examples of a task.
-        queries: query examples of a task.
-        curvature: of the parabolas, but for the sign.
-        centre: where they turn.
-        height: at the centre.
-        x: where inputs lie.
-        grid: spreads the queries evenly over `x`, both ends included, instead of drawing them.
+        shots: support examples per task.
+        queries: query examples per task.
+        curvature: range of absolute curvatures.
+        centre: range of the turning point.
+        height: range of y at the centre.
+        x: range of inputs.
+        grid: spread the queries evenly over `x`, both ends included, instead of drawing them.
 
     Raises:
         ValueError: no shots or no queries.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> qs.tasks.Parabola(5).sample(2, torch.Generator().manual_seed(0)).support.y.shape
+        torch.Size([2, 5, 1])
     """
 
     def __init__(
@@ -85,52 +152,15 @@ class Parabola(TaskDistribution):
         x: Range = (-5.0, 5.0),
         grid: bool = False,
     ):
-        _check(shots, queries)
-        self.shots, self.queries, self.grid = shots, queries, grid
-        self.curvature, self.centre, self.height, self.x = curvature, centre, height, x
+        ranges = {"curvature": curvature, "centre": centre, "height": height}
+        super().__init__(shots, queries, x, grid, **ranges)
 
-    def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """`n_tasks` parabolas: x and y (T, N, 1)."""
+    def draw(self, n_tasks: int, generator: Generator) -> Function:
+        """Draw a parabola for every task."""
         sign = 2 * torch.randint(2, (n_tasks, 1, 1), generator=generator) - 1
-        curvature = sign * _uniform(self.curvature, (n_tasks, 1, 1), generator)
-        centre = _uniform(self.centre, (n_tasks, 1, 1), generator)
-        height = _uniform(self.height, (n_tasks, 1, 1), generator)
-        return _points(
-            self, lambda x: curvature * (x - centre).square() + height, n_tasks, generator
-        )
-
-    def card(self) -> dict[str, Json]:
-        """The parameters."""
-        return {**super().card(), **_facts(self, "curvature", "centre", "height")}
-
-
-def _check(shots: int, queries: int) -> None:
-    if shots < 1 or queries < 1:
-        raise ValueError(
-            f"A task of {shots} shots and {queries} queries teaches or asks nothing: give at "
-            "least 1 of each."
-        )
+        curvature, centre, height = self.parameters(n_tasks, generator)
+        return lambda x: sign * curvature * (x - centre).square() + height
 
 
 def _uniform(bounds: Range, shape: tuple[int, ...], generator: Generator) -> Tensor:
     return torch.empty(shape).uniform_(*bounds, generator=generator)
-
-
-def _points(
-    tasks: Line | Parabola, y: Callable[[Tensor], Tensor], size: int, generator: Generator
-) -> TaskBatch:
-    """Points on the functions `y` of all tasks."""
-
-    def examples(x: Tensor) -> Examples:
-        return Examples(x, y(x), torch.ones(x.shape[:2]))
-
-    support = examples(_uniform(tasks.x, (size, tasks.shots, 1), generator))
-    if tasks.grid:
-        grid = torch.linspace(*tasks.x, tasks.queries)[:, None]
-        return Task(support, examples(grid.repeat(size, 1, 1)))
-    return Task(support, examples(_uniform(tasks.x, (size, tasks.queries, 1), generator)))
-
-
-def _facts(tasks: Line | Parabola, *ranges: str) -> dict[str, Json]:
-    facts = {"shots": tasks.shots, "queries": tasks.queries, "grid": tasks.grid}
-    return facts | {name: list(getattr(tasks, name)) for name in (*ranges, "x")}

@@ -17,18 +17,33 @@ Range = tuple[float, float]  # lowest, highest
 
 
 def rbf(gap: Tensor, length: Tensor, period: Tensor) -> Tensor:
-    """Correlation of values whose inputs lie `gap` apart: the squared exponential."""
+    """Return the squared-exponential correlation of values whose inputs lie `gap` apart.
+
+    Examples:
+        >>> rbf(torch.tensor([0.0, 1.0]), torch.tensor(1.0), torch.tensor(1.0))
+        tensor([1.0000, 0.6065])
+    """
     return torch.exp(-0.5 * (gap / length).square())
 
 
 def matern52(gap: Tensor, length: Tensor, period: Tensor) -> Tensor:
-    """Matérn's correlation of smoothness 5/2."""
+    """Return Matérn's correlation of smoothness 5/2.
+
+    Examples:
+        >>> matern52(torch.tensor([0.0, 1.0]), torch.tensor(1.0), torch.tensor(1.0))
+        tensor([1.0000, 0.5240])
+    """
     r = 5**0.5 * gap.abs() / length
     return (1 + r + r.square() / 3) * torch.exp(-r)
 
 
 def periodic(gap: Tensor, length: Tensor, period: Tensor) -> Tensor:
-    """The exponential of the squared sine, repeating every `period`."""
+    """Return the exponential of the squared sine, which repeats every `period`.
+
+    Examples:
+        >>> periodic(torch.tensor([0.0, 1.0]), torch.tensor(1.0), torch.tensor(2.0))
+        tensor([1.0000, 0.1353])
+    """
     return torch.exp(-2 * (torch.sin(torch.pi * gap / period) / length).square())
 
 
@@ -54,14 +69,19 @@ class GaussianProcess(TaskDistribution):
         period: of the periodic kernel, in units of x.
         noise: standard deviation of the noise in y; it also keeps covariances well
             conditioned.
-        ragged: False: the tasks of a batch share one number of context and of target points,
-            as in the published code; nothing is computed in vain, which is what training
-            wants. True: every task has its own numbers, and is padded to the largest by
-            `weight` 0; tasks are then independent, as the interval of an evaluation takes
-            them to be.
+        ragged: if False, the tasks of a batch share one number of context and of target points,
+            as in the published code, and training wastes no computation. If True, every task
+            has its own numbers and is padded to the largest by `weight` 0; tasks are then
+            independent, as the interval of an evaluation assumes.
 
     Raises:
         ValueError: an unknown kernel, sizes that do not fit into `points`, or no noise.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> tasks = qs.tasks.GaussianProcess("rbf", context=(5, 5))
+        >>> tasks.sample(2, torch.Generator().manual_seed(0)).support.x.shape
+        torch.Size([2, 5, 1])
     """
 
     def __init__(
@@ -92,30 +112,30 @@ class GaussianProcess(TaskDistribution):
         self.x, self.length, self.scale, self.period = x, length, scale, period
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """`n_tasks` functions: x and y (T, N, 1)."""
+        """Draw `n_tasks` functions: x and y (T, N, 1)."""
         return self._draw(n_tasks, generator)[0]
 
     def ceiling(self, size: int, generator: Generator) -> Tensor:
-        """How well these tasks can be predicted at all: (T,).
+        """Return the best possible log-likelihood of each task (T,).
 
-        The mean log-density, in nats, of a target of each task that `sample` draws with
-        the same generator, under the posterior of the Gaussian process that made the task.
-        No learner's `log_likelihood` is higher, but by chance.
+        It is the mean log-density, in nats, of a target of each task that `sample` draws with
+        the same generator, under the posterior of the Gaussian process that made the task. A
+        learner's `log_likelihood` is higher by chance only.
         """
         task, mean, scale = self._draw(size, generator)
         density = Normal(mean, scale).log_prob(task.query.y.squeeze(-1).to(mean))
         return torch.vmap(weighted_mean)(density, task.query.weight.to(mean))
 
     def _draw(self, size: int, generator: Generator) -> tuple[TaskBatch, Tensor, Tensor]:
-        """Tasks, and the exact mean and standard deviation of their targets (T, Q)."""
+        """Draw tasks, and the exact mean and standard deviation of their targets (T, Q)."""
         sizes = size if self.ragged else 1
         low, high = self.context
         context = torch.randint(low, high + 1, (sizes, 1), generator=generator)
         choices = self.points - context - self.targets + 1
         targets = self.targets + (torch.rand(sizes, 1, generator=generator) * choices).long()
         s, q = int(context.max()), int(targets.max())
-        seen = torch.cat([torch.arange(s) < context, torch.arange(q) < targets], -1)
-        weight = seen.double().expand(size, -1)[..., None]  # (T, N, 1)
+        real = torch.cat([torch.arange(s) < context, torch.arange(q) < targets], -1)
+        weight = real.double().expand(size, -1)[..., None]  # (T, N, 1)
 
         def uniform(bounds: Range, points: int = 1) -> Tensor:
             empty = torch.empty(size, points, 1, dtype=torch.double)
@@ -124,15 +144,15 @@ class GaussianProcess(TaskDistribution):
         length, scale, period = map(uniform, (self.length, self.scale, self.period))
         x = uniform(self.x, s + q)
         covariance = scale.square() * KERNELS[self.kernel](x - x.mT, length, period)
-        covariance = covariance * weight * weight.mT  # padding knows of no other point
+        covariance = covariance * weight * weight.mT  # padding is independent of all points
         covariance.diagonal(dim1=-2, dim2=-1).add_(self.noise**2)
         root = torch.linalg.cholesky(covariance)
         z = torch.randn(size, s + q, 1, dtype=torch.double, generator=generator)
         y = root @ z
-        # Context comes first, so the root has conditioned already: given the context's z,
-        # what is left to chance in a target is its row's part right of the context.
+        # Context comes first: given the context's z, the random part of a target is its row of
+        # the root right of the context.
         mean = root[:, s:, :s] @ z[:, :s]
-        deviation = root[:, s:, s:].square().sum(-1).sqrt()
+        std = root[:, s:, s:].square().sum(-1).sqrt()
 
         columns = (x * weight, y * weight, weight.squeeze(-1))
         columns = [column.to(torch.get_default_dtype()) for column in columns]
@@ -140,10 +160,10 @@ class GaussianProcess(TaskDistribution):
             Examples(*(column[:, :s] for column in columns)),
             Examples(*(column[:, s:] for column in columns)),
         )
-        return task, mean.squeeze(-1), deviation
+        return task, mean.squeeze(-1), std
 
     def card(self) -> dict[str, Json]:
-        """The parameters."""
+        """Return the parameters."""
         return {
             **super().card(),
             "kernel": self.kernel,

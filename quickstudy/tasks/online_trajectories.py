@@ -4,37 +4,48 @@ from typing import Literal, Self
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from quickstudy.core.task import Examples, Json, Task, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
-from quickstudy.tasks.few_shot import (
+from quickstudy.tasks.examples import (
     Normalise,
-    _check_square,
-    _members,
-    _prepared,
-    _rotate,
+    check_square,
+    class_members,
+    fixed_label_examples,
+    gather_rows,
+    prepare,
+    rotate,
 )
 
 
 class OnlineTrajectoryTasks(TaskDistribution):
-    """Every task: a few classes to learn one after the other, without forgetting the rest.
+    """Tasks of a few classes to learn one after the other, without forgetting the rest.
 
     The support set has `shots` examples of each of `ways` classes, class after class. The query
-    set has these again, then `remember` random examples of the whole data set. Column c of the
-    labels is class c of the data set, always.
+    set has these again, then `replay_examples` random examples of the whole data set. Column c
+    of the labels is always class c of the data set.
 
     Args:
         dataset: where classes and examples come from.
         ways: classes to learn.
         shots: different examples of each.
-        remember: other examples to be judged on, drawn with replacement.
-        rotations: "classes": each class turned by 90, 180 and 270 degrees is another class, in
+        replay_examples: additional query examples, drawn with replacement.
+        rotations: "classes": each class rotated by 90, 180 and 270 degrees is another class, in
             column c + K, c + 2 K or c + 3 K, of K classes.
         normalise: as in `FewShot`.
 
     Raises:
         ValueError: the data set has too few classes, or a class too few examples.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> tasks = qs.tasks.OnlineTrajectoryTasks(
+        ...     qs.datasets.digits(), ways=2, shots=3, replay_examples=4
+        ... )
+        >>> batch = tasks.sample(5, torch.Generator().manual_seed(0))
+        >>> batch.support.x.shape, batch.query.y.shape
+        (torch.Size([5, 6, 1, 8, 8]), torch.Size([5, 10, 10]))
     """
 
     def __init__(
@@ -42,36 +53,37 @@ class OnlineTrajectoryTasks(TaskDistribution):
         dataset: Labelled,
         ways: int = 1,
         shots: int = 20,
-        remember: int = 64,
+        replay_examples: int = 64,
         *,
         rotations: Literal["classes"] | None = None,
         normalise: Normalise | None = None,
     ):
         self.dataset, self.ways, self.shots = dataset, ways, shots
-        self.remember, self.normalise = remember, normalise
+        self.replay_examples, self.normalise = replay_examples, normalise
         self.rotations: Literal["classes"] | None = rotations
         if rotations not in (None, "classes"):
             raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
         if rotations is not None:
-            _check_square(dataset, rotations)
-        self._members, self._sizes = _members(dataset)  # (K, most), (K,)
+            check_square(dataset, rotations)
+        self._members, self._sizes = class_members(dataset)  # (K, most), (K,)
         self._copies = 1 if rotations is None else 4
         self.classes = len(dataset.classes) * self._copies  # columns of a label
         fewest = int(self._sizes.min())
-        if not (1 <= ways <= self.classes and 1 <= shots <= fewest and remember >= 0):
+        if not (1 <= ways <= self.classes and 1 <= shots <= fewest and replay_examples >= 0):
             raise ValueError(
-                f"ways={ways}, shots={shots}, remember={remember}: {dataset.name} has enough "
-                f"for 1 to {self.classes} ways of 1 to {fewest} shots; remember any number."
+                f"ways={ways}, shots={shots}, replay_examples={replay_examples}: "
+                f"{dataset.name} has enough for 1 to {self.classes} ways of 1 to {fewest} shots, "
+                "and any number of `replay_examples`."
             )
         self._pixels = dataset.x
 
     def to(self, device: torch.device | str) -> Self:
-        """Moves the examples to a device, so that batches are made there."""
+        """Move the examples to a device, so that batches are made there."""
         self._pixels = self._pixels.to(device)
         return self
 
     def card(self) -> dict[str, Json]:
-        """Data set, its hash, split, and the shape of a trajectory."""
+        """Return the data set, its hash, its split, and the shape of a trajectory."""
         data = self.dataset
         facts = {"rotations": self.rotations} if self.rotations else {}
         return {
@@ -81,17 +93,17 @@ class OnlineTrajectoryTasks(TaskDistribution):
             "split": data.split,
             "ways": self.ways,
             "shots": self.shots,
-            "remember": self.remember,
+            "remember": self.replay_examples,
             **facts,
         }
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
-        """Draws `n_tasks` tasks of C * shots support and C * shots + remember query examples, C
-        being `ways`; labels have a column for every class of the data set."""
-        known = len(self._sizes)
+        """Draw `n_tasks` tasks of C * shots support and C * shots + replay_examples query
+        examples, with C = `ways`. Labels have a column for every class of the data set."""
+        n_classes = len(self._sizes)
         scores = torch.rand(n_tasks, self.classes, generator=generator)
         picks = scores.topk(self.ways).indices  # (T, C)
-        classes, turns = picks % known, picks // known
+        classes, turns = picks % n_classes, picks // n_classes
         scores = torch.rand(n_tasks, self.ways, self._members.shape[1], generator=generator)
         scores.masked_fill_(
             torch.arange(scores.shape[2]) >= self._sizes[classes][..., None], -1
@@ -99,20 +111,18 @@ class OnlineTrajectoryTasks(TaskDistribution):
         chosen = scores.topk(self.shots).indices  # distinct
         rows = self._members[classes].gather(2, chosen).flatten(1)  # (T, C * shots)
         turns = turns.repeat_interleave(self.shots, 1)
-        every = (n_tasks, self.remember)
-        past = torch.randint(len(self.dataset), every, generator=generator)
-        turned = torch.randint(self._copies, every, generator=generator)
-        everything = self._examples(torch.cat([rows, past], 1), torch.cat([turns, turned], 1))
-        support = Examples(*(leaf[:, : rows.shape[1]].clone() for leaf in everything))
-        return Task(support, everything)
+        shape = (n_tasks, self.replay_examples)
+        replay_rows = torch.randint(len(self.dataset), shape, generator=generator)
+        replay_turns = torch.randint(self._copies, shape, generator=generator)
+        query = self._examples(
+            torch.cat([rows, replay_rows], 1), torch.cat([turns, replay_turns], 1)
+        )
+        support = Examples(*(leaf[:, : rows.shape[1]].clone() for leaf in query))
+        return Task(support, query)
 
     def _examples(self, rows: Tensor, turns: Tensor) -> Examples:
-        flat = rows.flatten().to(self._pixels.device)
-        x = self._pixels.index_select(0, flat).unflatten(0, rows.shape)  # (T, N, *features)
+        x = gather_rows(self._pixels, rows)
         if self.rotations is not None:
-            x = _rotate(x, turns.to(x.device))
-        x = _prepared(x, self.normalise)
-        label = self.dataset.y[rows.to(self.dataset.y.device)].to(x.device)
-        label = label + turns.to(x.device) * len(self._sizes)
-        y = F.one_hot(label, self.classes).to(x)
-        return Examples(x, y, torch.ones_like(y[..., 0]))
+            x = rotate(x, turns.to(x.device))
+        x = prepare(x, self.normalise)
+        return fixed_label_examples(self.dataset, x, rows, turns, self.classes)

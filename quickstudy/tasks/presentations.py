@@ -1,5 +1,5 @@
 """Sequences in which classes come again and again (Santoro et al., 2016, arXiv:1605.06065,
-section 4.1), for accuracy after one, two, ten examples of a class."""
+section 4.1): is an example of a class recognised that was seen once, twice, ten times?"""
 
 from typing import Self
 
@@ -11,36 +11,35 @@ from quickstudy.core.tree import tree_map
 
 
 class Presentations(TaskDistribution):
-    """Tasks of another distribution, with support and query examples mixed at random.
+    """Mix the support and query examples of other tasks at random.
 
-    The support set then has different numbers of the classes. `MANN` in training and
-    `evaluate_presentations` read the whole sequence, the support set and then the query set.
-    The paper's sequences, of 10 presentations of 5 classes, are
+    The support set then has a random number of examples of each class. `MANN` in training and
+    `evaluate_presentations` go through the whole sequence: the support set, then the query set.
+    The paper's sequences, 10 presentations of 5 classes, are
     `Presentations(FewShot(dataset, ways=5, shots=5, queries=5))`.
 
     Examples:
         >>> import quickstudy as qs
-        >>> from quickstudy.testing.learners import Blobs
-        >>> tasks = Presentations(Blobs(ways=2, shots=2, queries=1))
-        >>> batch = tasks.sample(1, torch.Generator().manual_seed(1))
-        >>> batch.support.y[0].sum(0).tolist()
-        [3.0, 1.0]
+        >>> few_shot = qs.FewShot(qs.datasets.digits(), ways=2, shots=5, queries=5)
+        >>> task = Presentations(few_shot).sample(1, torch.Generator().manual_seed(2))
+        >>> task.support.y[0].sum(0)  # support examples of the two classes
+        tensor([7., 3.])
     """
 
     def __init__(self, tasks: TaskDistribution):
         self.tasks = tasks
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the data of the tasks to a device; return `self`."""
+        """Move the data of the tasks to a device and return `self`."""
         self.tasks.to(device)
         return self
 
     def card(self) -> dict[str, Json]:
-        """Return the facts of the tasks, and that they are mixed."""
+        """Return the card of the tasks with an entry `mixed`."""
         return {**self.tasks.card(), "mixed": True}
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
-        """Draw tasks of the same sizes S and Q."""
+        """Draw `n_tasks` tasks of the same sizes S and Q."""
         support, query = self.tasks.sample(n_tasks, generator)
         total, shots = support.weight.shape[1] + query.weight.shape[1], support.weight.shape[1]
         order = torch.rand(n_tasks, total, generator=generator).argsort(1)

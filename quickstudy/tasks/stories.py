@@ -1,9 +1,8 @@
 """Stories and questions about them, after the first three tasks of bAbI (Weston, Bordes,
 Chopra, Rush, van Merriënboer, Joulin & Mikolov, 2015, arXiv:1502.05698).
 
-A task is one story. Its support set is its sentences, in order, and has zeros in y, as nothing
-is told about them; its query set is questions that are asked at the end, y being the answer,
-one word of the vocabulary.
+A task is one story. The support set holds its sentences in order, with zeros in y. The query
+set holds questions about the end of the story; y is the answer, one word of the vocabulary.
 """
 
 import random
@@ -30,17 +29,22 @@ _NUMBER = {word: number for number, word in enumerate(WORDS)}
 
 
 class Story(NamedTuple):
-    """In words."""
+    """A story in words.
+
+    Examples:
+        >>> Story(["otto walks to the attic"], [("where is otto", "attic")]).questions[0][1]
+        'attic'
+    """
 
     sentences: list[str]
-    questions: list[tuple[str, str]]  # all that can be asked, with the answers
+    questions: list[tuple[str, str]]  # every possible question with its answer
 
 
 class Stories(TaskDistribution):
-    """People walk about, take things and put them down; then it is asked where something is.
+    """People walk about, take things and put them down; questions ask where something is.
 
-    Which sentence answers a question is not told. Where a thing is, is unknown until somebody
-    takes it.
+    Nothing marks the sentences that answer a question. The place of a thing is unknown until
+    somebody takes it.
 
     | `facts` | question | what there is to find |
     | --- | --- | --- |
@@ -86,63 +90,64 @@ class Stories(TaskDistribution):
         self.facts, self.sentences, self.questions = facts, (low, high), questions
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """`n_tasks` stories: x (T, N, LONGEST) of words, y (T, N, words) one-hot for questions.
-        Shorter stories are padded to the longest possible."""
+        """Draw `n_tasks` stories: x (T, N, LONGEST) of words, y (T, N, words) one-hot for
+        questions. Shorter stories are padded to the longest possible."""
         draw = random.Random(int(torch.randint(2**62, (), generator=generator)))
         stories = [self.tell(draw) for _ in range(n_tasks)]
         most = self.sentences[1]
-        told = torch.tensor([_rows(story.sentences, most) for story in stories])
-        asked = [draw.choices(story.questions, k=self.questions) for story in stories]
-        x = torch.tensor([_rows([q for q, _ in each], self.questions) for each in asked])
-        y = torch.tensor([[_NUMBER[answer] for _, answer in each] for each in asked])
+        sentences = torch.tensor([_rows(story.sentences, most) for story in stories])
+        questions = [draw.choices(story.questions, k=self.questions) for story in stories]
+        x = torch.tensor([_rows([q for q, _ in pairs], self.questions) for pairs in questions])
+        y = torch.tensor([[_NUMBER[answer] for _, answer in pairs] for pairs in questions])
         one_hot = torch.eye(len(WORDS))[y]
-        weight = (told[..., 0] > 0).to(one_hot)
-        nothing = one_hot.new_zeros(n_tasks, most, len(WORDS))
+        weight = (sentences[..., 0] > 0).to(one_hot)
+        unlabelled = one_hot.new_zeros(n_tasks, most, len(WORDS))
         return Task(
-            Examples(told, nothing, weight), Examples(x, one_hot, one_hot.new_ones(y.shape))
+            Examples(sentences, unlabelled, weight),
+            Examples(x, one_hot, one_hot.new_ones(y.shape)),
         )
 
     def tell(self, draw: random.Random) -> Story:
-        """One story that something can be asked about."""
+        """Draw one story that has a question."""
         while True:
-            story = _told(self.facts, draw.randint(*self.sentences), draw)
+            story = _story(self.facts, draw.randint(*self.sentences), draw)
             if story.questions:
                 return story
 
     def read(self, sentence: Tensor) -> str:
-        """A row of x in words."""
+        """Return a row of x in words."""
         return " ".join(WORDS[number] for number in sentence.tolist() if number)
 
     def card(self) -> dict[str, Json]:
         """The parameters."""
-        own = {"facts": self.facts, "sentences": list(self.sentences)}
-        return {**super().card(), **own, "questions": self.questions}
+        settings = {"facts": self.facts, "sentences": list(self.sentences)}
+        return {**super().card(), **settings, "questions": self.questions}
 
 
-def _told(facts: int, length: int, draw: random.Random) -> Story:
-    """A story of `length` sentences, and what can be asked about it."""
+def _story(facts: int, length: int, draw: random.Random) -> Story:
+    """Draw a story of `length` sentences, with every possible question."""
     place: dict[str, str] = {}  # of people
-    held: dict[str, str] = {}  # by whom each thing is
+    holder: dict[str, str] = {}  # of things
     trail: dict[str, list[str]] = {}  # where each thing has been since it was first taken
     sentences: list[str] = []
     for _ in range(length):
         who = draw.choice(PEOPLE)
         moves = {"go": [to for to in PLACES if to != place.get(who)]}
         if facts > 1 and who in place:
-            free = [thing for thing in THINGS if thing not in held]
+            free = [thing for thing in THINGS if thing not in holder]
             moves["take"] = [t for t in free if t not in trail or trail[t][-1] == place[who]]
-            moves["leave"] = [thing for thing, by in held.items() if by == who]
+            moves["leave"] = [thing for thing, by in holder.items() if by == who]
         kind = draw.choice([kind for kind, objects in moves.items() if objects])
         what = draw.choice(moves[kind])
         if kind == "go":
             place[who] = what
-            for thing in (thing for thing, by in held.items() if by == who):
+            for thing in (thing for thing, by in holder.items() if by == who):
                 trail[thing].append(what)
         elif kind == "take":
-            held[what] = who
+            holder[what] = who
             trail.setdefault(what, [place[who]])
         else:
-            del held[what]
+            del holder[what]
         verb = draw.choice({"go": GOES, "take": TAKES, "leave": LEAVES}[kind])
         sentences.append(f"{who} {verb} the {what}")
     if facts == 1:
@@ -156,7 +161,7 @@ def _told(facts: int, length: int, draw: random.Random) -> Story:
 
 
 def _rows(sentences: list[str], number: int) -> list[list[int]]:
-    """Words as numbers, with zeros to make it `number` rows of `LONGEST`."""
+    """Return words as numbers, padded by zeros to `number` rows of `LONGEST`."""
     rows = [[_NUMBER[word] for word in sentence.split()] for sentence in sentences]
     rows += [[]] * (number - len(rows))
     return [row + [0] * (LONGEST - len(row)) for row in rows]

@@ -1,4 +1,4 @@
-"""Meta-training: a loop that the caller holds in hand."""
+"""Meta-training as a generator: the caller owns the loop."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,7 +16,12 @@ from quickstudy.training.multi_epoch import MultiEpoch
 
 
 class Step(NamedTuple):
-    """What one step of meta-training saw."""
+    """The result of one step of meta-training.
+
+    Examples:
+        >>> Step(1, torch.tensor([0.5, 1.5])).loss.mean()
+        tensor(1.)
+    """
 
     number: int  # counts from 1
     loss: Tensor  # (T,)  the loss of every task of the batch, before the first step on it
@@ -36,11 +41,11 @@ def train(
     precision: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[Step]:
-    """Does a step, yields, does the next.
+    """Yield after every step of meta-training.
 
-    There are no callbacks: log, evaluate, schedule, save and stop in the `for` that
-    drives this. Tasks and torch's global random state are functions of (seed, rank, step), and
-    what learners anneal is one of the step, so a run that stopped after step n goes on, to the
+    Log, evaluate, schedule, save and stop in the `for` that drives this. Tasks and torch's
+    global random state are functions of (seed, rank, step), and schedules of learners
+    (`set_step`) are functions of the step. So a run that stopped after step n continues, to the
     bit, with `start=n`.
 
     Args:
@@ -51,6 +56,14 @@ def train(
             then leaves linear layers and convolutions as they are that run under `vmap` and no
             inner gradient (pytorch/pytorch#105442); with `execution="loop"` it casts them too.
         device: where tasks are sent (None: where the learner is).
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> learner = qs.PrototypicalNetwork(nn.Linear(8, 2))
+        >>> optimizer = torch.optim.Adam(learner.parameters())
+        >>> [s.number for s in train(learner, Blobs(), optimizer, steps=2, meta_batch_size=4)]
+        [1, 2]
     """
     where = torch.device(device) if device is not None else next(learner.parameters()).device
     stream = batches(tasks, meta_batch_size, steps=steps, start=start, seed=seed, rank=rank)
@@ -59,8 +72,8 @@ def train(
     )
     learners = [module for module in learner.modules() if isinstance(module, Learner)]
     for number, batch in enumerate(stream, start + 1):
-        for each in learners:
-            each.set_step(number - 1)
+        for module in learners:
+            module.set_step(number - 1)
         batch = tree_map(lambda leaf: leaf.to(where, non_blocking=True), batch)
         _, noise = seeds(seed, rank, number)
         seen: list[Tensor] = []

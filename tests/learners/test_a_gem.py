@@ -6,8 +6,8 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from quickstudy import AGEM, Examples, FineTuning
-from quickstudy.learners.lifelong.a_gem import projected
-from quickstudy.learners.lifelong.replay_buffer import draw
+from quickstudy.learners.lifelong.a_gem import project
+from quickstudy.learners.lifelong.replay_buffer import sample
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
 
@@ -29,7 +29,7 @@ def test_the_projection_is_the_nearest_that_is_allowed(seed: int):
     torch.manual_seed(seed)
     g, r = ({"a": torch.randn(2, 2), "b": torch.randn(3)} for _ in range(2))
     flat, against = (torch.cat([t["a"].flatten(), t["b"]]) for t in (g, r))
-    found = projected(g, r)
+    found = project(g, r)
     got = torch.cat([found["a"].flatten(), found["b"]])
     best = minimize(
         lambda z: ((z - flat.numpy()) ** 2).sum() / 2,
@@ -49,15 +49,18 @@ def test_the_projection_is_the_nearest_that_is_allowed(seed: int):
 
 def test_without_a_past_it_is_fine_tuning():
     first, _ = experiences()
-    learned = AGEM(net(), batch=5, epochs=2).adapt(first).params
-    for name, value in FineTuning(net(), batch=5, epochs=2).adapt(first).items():
+    learned = AGEM(net(), batch_size=5, epochs=2).adapt(first).params
+    for name, value in FineTuning(net(), batch_size=5, epochs=2).adapt(first).items():
         torch.testing.assert_close(learned[name], value, rtol=0, atol=0)
 
 
 def test_without_a_conflict_it_is_fine_tuning():
     """The memory holds what comes again: one batch, of which a small step lowers the loss."""
     first, _ = experiences()
-    guarded, plain = AGEM(net(), batch=12, lr=0.01), FineTuning(net(), batch=12, lr=0.01)
+    guarded, plain = (
+        AGEM(net(), batch_size=12, lr=0.01),
+        FineTuning(net(), batch_size=12, lr=0.01),
+    )
     again = guarded.adapt(first, guarded.adapt(first)).params
     for name, value in plain.adapt(first, plain.adapt(first)).items():
         torch.testing.assert_close(again[name], value, rtol=0, atol=0)
@@ -66,7 +69,7 @@ def test_without_a_conflict_it_is_fine_tuning():
 def test_steps_are_those_of_a_loop():
     first, second = experiences()
     opposed = second._replace(x=first.x, y=first.y.roll(1, 1))  # all conflicts
-    learner = AGEM(net(), batch=5, lr=0.3, replay=6, slots=7)
+    learner = AGEM(net(), batch_size=5, lr=0.3, replay_batch_size=6, memory_size=7)
     state = learner.adapt(first)
     module, conflicts = net(), 0
     module.load_state_dict(state.params)
@@ -78,7 +81,7 @@ def test_steps_are_those_of_a_loop():
         )
 
     for salt, (x, y) in enumerate(zip(opposed.x.split(5), opposed.y.split(5), strict=True), 1):
-        old = draw(state.buffer, 6, salt=salt)
+        old = sample(state.buffer, 6, salt=salt)
         g, r = slopes(Examples(x, y, torch.ones(len(x)))), slopes(old)
         if g @ r < 0:
             conflicts += 1

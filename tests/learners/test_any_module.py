@@ -117,9 +117,7 @@ def test_training_lowers_the_loss(name: str):
     optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
     for _ in train(learner, Blobs(), optimizer, steps=30, meta_batch_size=8):
         pass
-    change = evaluate(learner, Blobs(), n_tasks=100, metrics=metrics).paired_difference(
-        before, "loss"
-    )
+    change = evaluate(learner, Blobs(), n_tasks=100, metrics=metrics).paired_difference(before, "loss")
     assert change.mean + change.interval < 0
 
 
@@ -289,9 +287,8 @@ def test_factors_of_full_rank_reach_what_the_matrix_does():
 def test_all_is_meta_learned_and_factors_alone_are_adapted():
     net = lora(MLP(8, 3), 2, freeze=False)
     learner = MAML(net, adapt_parameters=is_low_rank)
-    assert (
-        all(map(is_low_rank, learner.initial_params())) and len(learner.initial_params()) == 6
-    )
+    initial = learner.initial_params()
+    assert all(map(is_low_rank, initial)) and len(initial) == 6
     assert all(p.requires_grad for p in learner.parameters())
     assert all(map(is_low_rank, MetaSGD(lora(MLP(8, 3), 2)).adapt(support())))
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from quickstudy import DarkExperienceReplay, Examples, ExperienceReplay, FineTuning
 from quickstudy.core.counter_rng import integers
-from quickstudy.learners.lifelong.dark_experience_replay import Distilled, Said
+from quickstudy.learners.lifelong.dark_experience_replay import DERState, LabelledLogits
 from quickstudy.learners.lifelong.replay_buffer import Buffer
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
@@ -45,7 +45,7 @@ def test_steps_are_those_of_a_loop():
         said.append(now.detach())
         seen += len(x)
     learner = DarkExperienceReplay(
-        net(), lr=0.2, alpha=0.7, beta=0.3, batch=4, replay=5, slots=30
+        net(), lr=0.2, alpha=0.7, beta=0.3, batch_size=4, replay_batch_size=5, memory_size=30
     )
     first, second = experiences()
     state = learner.adapt(second, learner.adapt(first))
@@ -58,15 +58,21 @@ def test_steps_are_those_of_a_loop():
 def test_without_logits_it_is_experience_replay():
     """Which takes the mean over B and R together: hence another rate, and a weight."""
     first, second = experiences()
-    replay = ExperienceReplay(net(), lr=0.2, batch=4, replay=6, slots=9)
+    replay = ExperienceReplay(net(), lr=0.2, batch_size=4, replay_batch_size=6, memory_size=9)
     before = replay.adapt(first)
     after = replay.adapt(second, before)
     dark = DarkExperienceReplay(
-        net(), lr=0.2 * 4 / (4 + 6), alpha=0, beta=6 / 4, batch=4, replay=6, slots=9
+        net(),
+        lr=0.2 * 4 / (4 + 6),
+        alpha=0,
+        beta=6 / 4,
+        batch_size=4,
+        replay_batch_size=6,
+        memory_size=9,
     )
     examples = before.buffer.examples
-    buffer = Buffer(Said(examples, torch.randn_like(examples.y)), before.buffer.seen)
-    found = dark.adapt(second, Distilled(before.params, buffer))
+    buffer = Buffer(LabelledLogits(examples, torch.randn_like(examples.y)), before.buffer.seen)
+    found = dark.adapt(second, DERState(before.params, buffer))
     for name, value in after.params.items():
         torch.testing.assert_close(found.params[name], value)
     for a, b in zip(found.buffer.examples.examples, after.buffer.examples, strict=True):
@@ -75,11 +81,11 @@ def test_without_logits_it_is_experience_replay():
 
 def test_without_labels_only_logits_are_remembered():
     first, second = experiences()
-    learner = DarkExperienceReplay(net(), beta=0, batch=4, slots=9)
+    learner = DarkExperienceReplay(net(), beta=0, batch_size=4, memory_size=9)
     state = learner.adapt(first)
     said = state.buffer.examples
 
-    def learned(said: Said) -> Tensor:
+    def learned(said: LabelledLogits) -> Tensor:
         buffer = state.buffer._replace(examples=said)
         return learner.adapt(second, state._replace(buffer=buffer)).params["head.bias"]
 
@@ -90,8 +96,8 @@ def test_without_labels_only_logits_are_remembered():
 
 def test_without_either_it_is_fine_tuning():
     first, second = experiences()
-    dark = DarkExperienceReplay(net(), alpha=0, beta=0, batch=4)
-    tuned = FineTuning(net(), batch=4)
+    dark = DarkExperienceReplay(net(), alpha=0, beta=0, batch_size=4)
+    tuned = FineTuning(net(), batch_size=4)
     found = dark.adapt(second, dark.adapt(first)).params
     for name, value in tuned.adapt(second, tuned.adapt(first)).items():
         torch.testing.assert_close(found[name], value)

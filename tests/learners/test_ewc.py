@@ -14,9 +14,9 @@ from quickstudy.core.task import Examples
 from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples
 from quickstudy.evaluation import evaluate_stream
-from quickstudy.learners.lifelong.ewc import Anchored
+from quickstudy.learners.lifelong.ewc import EWCState
 from quickstudy.nets.backbones import MLP
-from quickstudy.tasks.streams import permuted
+from quickstudy.tasks.scenarios import permuted
 
 
 def classes(size: int, ways: int = 3) -> Examples:
@@ -84,11 +84,11 @@ def spring(at: Params, stiff: Params, params: Params) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def pulled(learner: EWC, state: Anchored, params: Params) -> Params:
+def pulled(learner: EWC, state: EWCState, params: Params) -> Params:
     """The gradient of the penalty alone."""
     examples = classes(5)
-    free = FineTuning(learner.net).cost(examples, params)
-    penalty = learner.cost(examples, state, params) - free
+    free = FineTuning(learner.net).batch_loss(examples, params)
+    penalty = learner.objective(examples, state, params) - free
     found = torch.autograd.grad(penalty, [*params.values()])
     return dict(zip(params, found, strict=True))
 
@@ -97,7 +97,7 @@ def pulled(learner: EWC, state: Anchored, params: Params) -> Params:
 @pytest.mark.parametrize("decay", [None, 0.7])
 def test_the_penalty_is_that_of_springs(decay: float | None):
     net = MLP(4, 3, hidden=(5,))
-    learner = EWC(net, strength=3.0, lr=0.2, batch=4, decay=decay)
+    learner = EWC(net, ewc_lambda=3.0, lr=0.2, batch_size=4, decay=decay)
     one, two = classes(8), classes(8)
     first = learner.adapt(one)
     second = learner.adapt(two, first)
@@ -130,7 +130,7 @@ def test_where_all_is_quadratic_two_experiences_are_learned_as_at_once():
         x, y = (torch.cat([getattr(e, name) for e in parts]) for name in "xy")
         return torch.linalg.lstsq(x, y).solution.T
 
-    settings = {"lr": 0.12, "strength": 1.0, "batch": 12, "epochs": 300}
+    settings = {"lr": 0.12, "ewc_lambda": 1.0, "batch_size": 12, "epochs": 300}
     net = nn.Linear(4, 2, bias=False)
     settings["criterion"] = squared_error
     kept, online = EWC(net, **settings), online_ewc(net, decay=1.0, **settings)
@@ -144,9 +144,9 @@ def test_where_all_is_quadratic_two_experiences_are_learned_as_at_once():
 @pytest.mark.usefixtures("double")
 def test_without_strength_it_is_fine_tuning():
     net = MLP(4, 3)
-    settings = {"lr": 0.1, "batch": 4, "epochs": 2}
+    settings = {"lr": 0.1, "batch_size": 4, "epochs": 2}
     state, tuned = None, None
-    learner, plain = EWC(net, strength=0.0, **settings), FineTuning(net, **settings)
+    learner, plain = EWC(net, ewc_lambda=0.0, **settings), FineTuning(net, **settings)
     for _ in range(3):
         examples = classes(10)
         state, tuned = learner.adapt(examples, state), plain.adapt(examples, tuned)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from quickstudy import Examples, GDumb, Joint
 from quickstudy.core.counter_rng import uniform
-from quickstudy.learners.lifelong.gdumb import greedy, nothing
+from quickstudy.learners.lifelong.gdumb import empty_memory, greedy
 from quickstudy.learners.lifelong.replay_buffer import shuffled
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
@@ -32,7 +32,7 @@ def test_classes_are_balanced_to_within_one_in_any_order(seed: int):
     labels = [c for c in range(classes) for _ in range(enough + draw.randint(0, 9))]
     if seed % 2:
         draw.shuffle(labels)
-    memory = greedy(nothing(labelled(labels, classes), slots), labelled(labels, classes))
+    memory = greedy(empty_memory(labelled(labels, classes), slots), labelled(labels, classes))
     assert memory.examples.weight.sum() == slots
     counts = memory.examples.y.sum(0)
     assert counts.max() - counts.min() <= 1
@@ -44,7 +44,7 @@ def test_classes_are_balanced_to_within_one_in_any_order(seed: int):
 
 def test_a_rare_class_keeps_all_that_it_has():
     labels = [0] * 20 + [1] * 2 + [2] * 20
-    memory = greedy(nothing(labelled(labels, 3), 10), labelled(labels, 3))
+    memory = greedy(empty_memory(labelled(labels, 3), 10), labelled(labels, 3))
     assert memory.examples.y.sum(0).tolist() == [4, 2, 4]
 
 
@@ -67,7 +67,7 @@ def test_the_memory_is_that_of_a_loop(cut: int):
                 mine = [i for i in mine if labels[places[i] or 0] == largest]
                 places[max(mine, key=chance.__getitem__)] = number
     stream = labelled(labels, 3)
-    memory = nothing(stream, 7)
+    memory = empty_memory(stream, 7)
     for part in (slice(cut), slice(cut, None)):
         memory = greedy(memory, stream.take(part))
     assert memory.examples.x[:, 0].tolist() == places
@@ -87,8 +87,8 @@ def net() -> nn.Module:
 def test_with_a_place_for_everything_it_is_joint_training():
     whole = examples()
     first, second = (whole.take(part) for part in (slice(5), slice(5, None)))
-    dumb = GDumb(net(), lr=0.1, last=0.1, batch=5, slots=17, epochs=3)
-    joint = Joint(net(), lr=0.1, batch=5, epochs=3)
+    dumb = GDumb(net(), lr=0.1, last=0.1, batch_size=5, memory_size=17, epochs=3)
+    joint = Joint(net(), lr=0.1, batch_size=5, epochs=3)
     found = dumb.adapt(second, dumb.adapt(first)).params
     for name, value in joint.adapt(second, joint.adapt(first)).params.items():
         torch.testing.assert_close(found[name], value)
@@ -106,6 +106,10 @@ def test_the_rate_falls_as_pytorchs_cosine():
             F.cross_entropy(module(x), y).backward()
             optimizer.step()
             falls.step()
-    found = GDumb(net(), lr=0.1, last=0.02, batch=5, slots=12, epochs=4).adapt(known).params
+    found = (
+        GDumb(net(), lr=0.1, last=0.02, batch_size=5, memory_size=12, epochs=4)
+        .adapt(known)
+        .params
+    )
     for name, value in module.named_parameters():
         torch.testing.assert_close(found[name], value)

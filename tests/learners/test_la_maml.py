@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy import Examples, ExperienceReplay, LaMAML, c_maml, sync_la_maml
-from quickstudy.learners.lifelong.replay_buffer import draw, reservoir
+from quickstudy.learners.lifelong.replay_buffer import reservoir, sample
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
 
@@ -43,9 +43,9 @@ def test_updates_are_those_of_plain_autograd(first_order: bool, lr: float | None
         net(),
         alpha=0.2,
         lr=lr,
-        batch=4,
-        replay=5,
-        slots=7,
+        batch_size=4,
+        replay_batch_size=5,
+        memory_size=7,
         glances=2,
         clip=clip,
         first_order=first_order,
@@ -62,7 +62,7 @@ def test_updates_are_those_of_plain_autograd(first_order: bool, lr: float | None
     assert any((rate > 0).any() for rate in alpha)
     buffer = state.buffer
     for glance in range(2):
-        old = draw(buffer, 5, salt=1 + glance)
+        old = sample(buffer, 5, salt=1 + glance)
         x, y = torch.cat([new.x, old.x]), torch.cat([new.y, old.y])
         theta = [p.clone().requires_grad_() for p in theta]
         alpha = [a.clone().requires_grad_() for a in alpha]
@@ -90,9 +90,9 @@ def test_with_rates_that_stay_it_is_c_maml():
     first, second = experiences()
     outcomes = []
     for learner in (
-        LaMAML(net(), alpha=0.2, eta=0, batch=4),
-        c_maml(net(), alpha=0.2, lr=0.2, batch=4),
-        sync_la_maml(net(), alpha=0.2, lr=0.2, eta=0, batch=4),
+        LaMAML(net(), alpha=0.2, eta=0, batch_size=4),
+        c_maml(net(), alpha=0.2, lr=0.2, batch_size=4),
+        sync_la_maml(net(), alpha=0.2, lr=0.2, eta=0, batch_size=4),
     ):
         outcomes.append(learner.adapt(second, learner.adapt(first)).params)
     for name, value in outcomes[0].items():
@@ -102,8 +102,8 @@ def test_with_rates_that_stay_it_is_c_maml():
 
 def test_without_looking_ahead_it_is_experience_replay():
     first, second = experiences()
-    blind = c_maml(net(), alpha=0, lr=0.2, batch=4, glances=1, clip=1e6, slots=7)
-    replay = ExperienceReplay(net(), lr=0.2, batch=4, replay=10, slots=7)
+    blind = c_maml(net(), alpha=0, lr=0.2, batch_size=4, glances=1, clip=1e6, memory_size=7)
+    replay = ExperienceReplay(net(), lr=0.2, batch_size=4, replay_batch_size=10, memory_size=7)
     found = blind.adapt(second, blind.adapt(first)).params
     for name, value in replay.adapt(second, replay.adapt(first)).params.items():
         torch.testing.assert_close(found[name], value)
@@ -113,7 +113,7 @@ def test_a_start_can_be_meta_learned_through_it():
     """The derivative of the loss through both updates, against differences."""
     first, second = experiences()
     learner = LaMAML(
-        MLP(8, 3, hidden=(4,), activation=nn.Tanh), batch=5, glances=1, first_order=False
+        MLP(8, 3, hidden=(4,), activation=nn.Tanh), batch_size=5, glances=1, first_order=False
     )
 
     def loss() -> Tensor:

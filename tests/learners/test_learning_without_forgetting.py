@@ -12,7 +12,7 @@ from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples
 from quickstudy.evaluation import evaluate_stream
 from quickstudy.nets.backbones import MLP
-from quickstudy.tasks.streams import class_incremental
+from quickstudy.tasks.scenarios import class_incremental
 
 
 def classes(size: int, *labels: int) -> Examples:
@@ -31,7 +31,7 @@ def copied(net: MLP) -> MLP:
 def test_it_is_the_loop_of_the_paper():
     strength, t, net = 0.6, 3.0, MLP(4, 5)
     learner = LearningWithoutForgetting(
-        net, strength=strength, temperature=t, lr=0.2, batch=4, epochs=2
+        net, strength=strength, temperature=t, lr=0.2, batch_size=4, epochs=2
     )
     pupil, state, known = copied(net), None, list[int]()
     for labels in ((0, 3), (1,), (3, 4)):
@@ -62,9 +62,9 @@ def test_it_is_the_loop_of_the_paper():
 def test_without_strength_or_a_past_it_is_fine_tuning(experiences: int):
     net = MLP(4, 5)
     learner = LearningWithoutForgetting(
-        net, strength=0.0 if experiences > 1 else 1.0, batch=4, epochs=2
+        net, strength=0.0 if experiences > 1 else 1.0, batch_size=4, epochs=2
     )
-    plain = FineTuning(net, batch=4, epochs=2)
+    plain = FineTuning(net, batch_size=4, epochs=2)
     state, tuned = None, None
     for label in range(experiences):
         examples = classes(10, label, label + 1)
@@ -80,7 +80,7 @@ def test_what_was_said_of_classes_never_seen_does_not_count():
     params = select_parameters(learner.net)
 
     def cost(said: Tensor) -> Tensor:
-        return learner.cost(examples, said, known, params)
+        return learner.objective(examples, said, known, params)
 
     said = torch.randn(6, 5)
     assert torch.equal(cost(said), cost(said + torch.tensor([0, 0, 5.0, -7, 2])))

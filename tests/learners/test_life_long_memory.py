@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from quickstudy import Examples, LifeLongMemory, Task
 from quickstudy.core.tree import tree_map
-from quickstudy.learners.memory.life_long_memory import Memory, memory_loss, write
+from quickstudy.learners.memory.life_long_memory import LifeLongMemoryState, memory_loss, write
 from quickstudy.nets.backbones import MLP
 from quickstudy.testing.learners import Blobs
 
@@ -20,22 +20,22 @@ def direction(degrees: float) -> Tensor:
     return torch.tensor([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
 
 
-def memory(*slots: tuple[float, int, float], classes: int = 3) -> Memory:
+def memory(*slots: tuple[float, int, float], classes: int = 3) -> LifeLongMemoryState:
     """Of (degrees, label, age) each."""
     degrees, labels, ages = zip(*slots, strict=True)
     keys = torch.stack([direction(d) for d in degrees])
-    return Memory(keys, torch.eye(classes)[list(labels)], torch.tensor(ages))
+    return LifeLongMemoryState(keys, torch.eye(classes)[list(labels)], torch.tensor(ages))
 
 
 class Lists:
     """The memory as the paper tells it, of slots [key, label, age]."""
 
     def __init__(self, slots: int):
-        self.slots: list[list] = [[None, None, 0] for _ in range(slots)]
+        self.memory_size: list[list] = [[None, None, 0] for _ in range(slots)]
 
     def similarities(self, q: Tensor) -> list[tuple[Tensor, int, int]]:
         """Of what was written, with its label and slot, the most similar first."""
-        found = [(q @ k, v, i) for i, (k, v, _) in enumerate(self.slots) if k is not None]
+        found = [(q @ k, v, i) for i, (k, v, _) in enumerate(self.memory_size) if k is not None]
         return sorted(found, key=lambda entry: -entry[0].item())
 
     def loss(self, q: Tensor, label: int, margin: float) -> Tensor:
@@ -48,26 +48,26 @@ class Lists:
         found = self.similarities(q)
         if found and found[0][1] == label:
             place = found[0][2]
-            total = q + self.slots[place][0]
+            total = q + self.memory_size[place][0]
             key = total / total.norm()
         else:
-            ages = [age for _, _, age in self.slots]
+            ages = [age for _, _, age in self.memory_size]
             place, key = ages.index(max(ages)), q
-        for slot in self.slots:
+        for slot in self.memory_size:
             slot[2] += 1
-        self.slots[place] = [key, label, 0]
+        self.memory_size[place] = [key, label, 0]
 
 
 @pytest.mark.parametrize("slots", [2, 5, 40])
 def test_writing_is_that_of_lists(slots: int):
     queries = F.normalize(torch.randn(40, 3), dim=-1)
     labels = torch.randint(4, (40,))
-    learner, lists = LifeLongMemory(nn.Identity(), slots=slots), Lists(slots)
+    learner, lists = LifeLongMemory(nn.Identity(), memory_size=slots), Lists(slots)
     examples = Examples(queries, torch.eye(4)[labels], torch.ones(40))
     found = learner.memories(queries, examples)
     for now, query, label in zip(found[1:], queries, labels.tolist(), strict=True):
         lists.write(query, label)
-        for i, (key, value, age) in enumerate(lists.slots):
+        for i, (key, value, age) in enumerate(lists.memory_size):
             assert now.ages[i] == age
             assert now.values[i].tolist() == [float(value == c) for c in range(4)]
             torch.testing.assert_close(now.keys[i], torch.zeros(3) if key is None else key)
@@ -76,7 +76,7 @@ def test_writing_is_that_of_lists(slots: int):
 def test_loss_and_its_gradient_are_those_of_lists():
     drawn = Blobs().sample(1, torch.Generator().manual_seed(3))
     one: Task[Examples] = tree_map(lambda leaf: leaf[0].double(), drawn)
-    learner = LifeLongMemory(MLP(8, 4), slots=7, margin=0.3)
+    learner = LifeLongMemory(MLP(8, 4), memory_size=7, margin=0.3)
     lists, losses = Lists(7), []
     for part in one:
         embedded = learner.embed(part.x)
@@ -106,7 +106,7 @@ def test_where_the_neighbour_is_wrong_the_oldest_is_forgotten():
 
 def test_empty_slots_are_filled_before_any_is_forgotten():
     state = None
-    learner = LifeLongMemory(nn.Identity(), slots=3)
+    learner = LifeLongMemory(nn.Identity(), memory_size=3)
     held = []
     for label in range(5):
         x = direction(60.0 * label)[None]
@@ -119,7 +119,7 @@ def test_empty_slots_are_filled_before_any_is_forgotten():
 def test_what_is_read_and_written_is_that_of_lists():
     drawn = Blobs().sample(1, torch.Generator().manual_seed(3))
     one: Task[Examples] = tree_map(lambda leaf: leaf[0].double(), drawn)
-    learner, lists = LifeLongMemory(MLP(8, 4), slots=3, scale=2.0), Lists(3)
+    learner, lists = LifeLongMemory(MLP(8, 4), memory_size=3, scale=2.0), Lists(3)
     found = learner.attention_weights(one)
     told = len(one.support.x)
     assert (
@@ -136,7 +136,7 @@ def test_what_is_read_and_written_is_that_of_lists():
         )
         if step < told:
             lists.write(q, int(one.support.y[step].argmax()))
-            fresh = [float(age == 0) for _, _, age in lists.slots]
+            fresh = [float(age == 0) for _, _, age in lists.memory_size]
             assert found["write head"][step].tolist() == fresh
 
 
@@ -150,15 +150,17 @@ def test_memory_loss_by_hand():
     assert loss(0, 1) == pytest.approx(1 - 0.5 + 0.1)
     assert loss(30, 1) == pytest.approx(0.1)  # as near to the one as to the other
     assert loss(90, 2) == pytest.approx(1 + 0.1)  # nothing of class 2 is known: 0
-    empty = Memory(torch.zeros(3, 2), torch.zeros(3, 3), torch.zeros(3))
+    empty = LifeLongMemoryState(torch.zeros(3, 2), torch.zeros(3, 3), torch.zeros(3))
     found = memory_loss(empty, direction(0), torch.eye(3)[0], margin=0.1)
     assert found == pytest.approx(0.1)
 
 
 def test_keys_vote_by_a_softmax_and_empty_slots_do_not():
     one = memory((0, 0, 1.0), (60, 1, 2.0), (90, 1, 3.0))
-    padded = Memory(*(torch.cat([leaf, torch.zeros_like(leaf[:1])]) for leaf in one))
-    logits = LifeLongMemory(nn.Identity(), slots=4, scale=2.0).predict(
+    padded = LifeLongMemoryState(
+        *(torch.cat([leaf, torch.zeros_like(leaf[:1])]) for leaf in one)
+    )
+    logits = LifeLongMemory(nn.Identity(), memory_size=4, scale=2.0).predict(
         padded, 3 * direction(0)[None]
     )
     votes = [math.exp(2.0), math.exp(1.0), math.exp(0.0)]
@@ -169,7 +171,7 @@ def test_keys_vote_by_a_softmax_and_empty_slots_do_not():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler itself
 def test_compiled_it_is_the_same():
-    learner = LifeLongMemory(MLP(8, 5), slots=20)
+    learner = LifeLongMemory(MLP(8, 5), memory_size=20)
     batch = Blobs().sample(2, torch.Generator().manual_seed(0))
     batch = tree_map(lambda leaf: leaf.double(), batch)
     compiled = torch.compile(learner, fullgraph=True, backend="aot_eager")

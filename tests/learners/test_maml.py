@@ -206,6 +206,15 @@ def test_where_the_adapted_part_is_the_net_it_is_maml(variant: Callable[..., MAM
     torch.testing.assert_close(list(found), list(expected.values()))
 
 
+def test_a_single_parameter_of_the_head_adapts_by_its_gradient():
+    learner, task = MAML(net(), lr=LR, steps=1, adapt_parameters=["head.bias"]), batch()
+    support = Examples(*(leaf[0] for leaf in task.support))
+    logits = learner.net(support.x)
+    grad = ((logits.softmax(-1) - support.y) * support.weight[:, None]).sum(0)
+    expected = learner.net.head.bias - LR * grad / support.weight.sum()
+    torch.testing.assert_close(learner.adapt(support)["head.bias"], expected)
+
+
 def test_what_adapts_is_said_by_names_of_modules_and_parameters():
     learner = MAML(net(), adapt_parameters=["body.0.bias", "head"])
     assert set(learner.initial_params()) == {"body.0.bias", "head.weight", "head.bias"}

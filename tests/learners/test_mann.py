@@ -145,23 +145,25 @@ def test_there_are_at_least_as_many_slots_as_heads():
 def test_each_step_hears_the_label_of_the_one_before():
     mine, (sequence, query) = learner(), task()
     label = torch.cat([torch.zeros(1, 3), sequence.y[:-1]])
-    heard, last = mine.machine(torch.cat([mine.embed(sequence.x), label], -1))
-    close(torch.stack(mine.listen(sequence)[0]), heard)
+    heard, last = mine.cell(torch.cat([mine.embed(sequence.x), label], -1))
+    close(torch.stack(mine.unroll(sequence)[0]), heard)
     given = torch.cat([mine.embed(query.x), sequence.y[-1].expand(12, -1)], -1)
-    alone = [mine.machine.step(each, last)[0] for each in given]
+    alone = [mine.cell.step(each, last)[0] for each in given]
     close(mine.predict(mine.adapt(sequence), query.x), torch.stack(alone))
 
 
 @torch.no_grad()
 def test_told_again_an_example_comes_with_its_label():
-    mine = MANN(MLP(8, 5), StackedLSTM(5 + 5 + 3, 3, hidden=6, layers=1), again=True)
+    mine = MANN(
+        MLP(8, 5), StackedLSTM(5 + 5 + 3, 3, hidden=6, layers=1), show_label_with_input=True
+    )
     sequence, query = task()
     seen = mine.embed(sequence.x)
     told = torch.cat([torch.zeros(1, 8), torch.cat([seen, sequence.y], 1)])
-    heard, last = mine.machine(torch.cat([seen, told[:-1]], -1))
-    close(torch.stack(mine.listen(sequence)[0]), heard)
+    heard, last = mine.cell(torch.cat([seen, told[:-1]], -1))
+    close(torch.stack(mine.unroll(sequence)[0]), heard)
     given = torch.cat([mine.embed(query.x), told[-1].expand(12, -1)], -1)
-    alone = [mine.machine.step(each, last)[0] for each in given]
+    alone = [mine.cell.step(each, last)[0] for each in given]
     close(mine.predict(mine.adapt(sequence), query.x), torch.stack(alone))
 
 

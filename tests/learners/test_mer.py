@@ -49,7 +49,9 @@ def test_steps_are_those_of_a_loop(beta: float, gamma: float):
                 moved(module, within, beta)
         if gamma < 1:
             moved(module, across, gamma)
-    learner = MER(net(), lr=0.2, beta=beta, gamma=gamma, batches=2, replay=3, slots=9)
+    learner = MER(
+        net(), lr=0.2, beta=beta, gamma=gamma, n_batches=2, replay_batch_size=3, memory_size=9
+    )
     state = learner.adapt(stream)
     for name, value in module.named_parameters():
         torch.testing.assert_close(state.params[name], value)
@@ -57,13 +59,13 @@ def test_steps_are_those_of_a_loop(beta: float, gamma: float):
 
 
 def test_without_replay_and_reptile_it_is_fine_tuning_one_by_one():
-    learner = MER(net(), lr=0.2, beta=1, gamma=1, batches=1, replay=0)
+    learner = MER(net(), lr=0.2, beta=1, gamma=1, n_batches=1, replay_batch_size=0)
     found = learner.adapt(examples()).params
-    for name, value in FineTuning(net(), lr=0.2, batch=1).adapt(examples()).items():
+    for name, value in FineTuning(net(), lr=0.2, batch_size=1).adapt(examples()).items():
         torch.testing.assert_close(found[name], value)
 
 
 def test_without_a_way_nothing_is_learned():
-    found = MER(net(), gamma=0, batches=2, replay=2).adapt(examples()).params
+    found = MER(net(), gamma=0, n_batches=2, replay_batch_size=2).adapt(examples()).params
     for name, value in net().named_parameters():
         assert torch.equal(found[name], value)

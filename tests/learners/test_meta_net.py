@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from quickstudy import Examples, MetaNet, Task
 from quickstudy.core.tree import leaves, tree_map
-from quickstudy.learners.memory.meta_net import FastWeights, preprocessed
+from quickstudy.learners.memory.meta_net import MetaNetState, preprocess
 from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -30,10 +30,10 @@ def loss(logits: Tensor, y: Tensor) -> Tensor:
 def test_slopes_are_those_of_each_example() -> None:
     learner, support = meta_net(), task().support
     given = learner.base(support.x).detach()
-    found = learner.slopes(learner.answer, learner.slow(), given, support)
+    found = learner.example_grads(learner.logits, learner.slow_weights(), given, support)
     for i, (h, y) in enumerate(zip(given, support.y, strict=True)):
         hidden = learner.first(h).relu()
-        expected = torch.autograd.grad(loss(learner.second(hidden), y), learner.slow())
+        expected = torch.autograd.grad(loss(learner.second(hidden), y), learner.slow_weights())
         for mine, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(mine[i], theirs)
     assert not any(slope.requires_grad for slope in found)  # constants to the meta-gradient
@@ -50,7 +50,7 @@ def test_what_is_written_is_made_of_the_gradient_of_that_example() -> None:
     for x, y in zip(seen, support.y, strict=True):
         guess = learner.classify(learner.key(x).relu())
         (gradient,) = torch.autograd.grad(loss(guess, y), learner.key.weight, retain_graph=True)
-        gradients.append(preprocessed(gradient).flatten(0, 1))
+        gradients.append(preprocess(gradient).flatten(0, 1))
     with torch.no_grad():
         told, _ = lstm(torch.stack(gradients))
         representation = learner.d_output(told[-1])[:, 0].view(5, 6)
@@ -59,10 +59,10 @@ def test_what_is_written_is_made_of_the_gradient_of_that_example() -> None:
         r = learner.key.weight @ seen[i] + representation @ seen[i]
         torch.testing.assert_close(state.keys[i], r)
         logits = learner.second(learner.first(learner.base(x)).relu())
-        slopes = torch.autograd.grad(loss(logits, y), learner.slow())
+        slopes = torch.autograd.grad(loss(logits, y), learner.slow_weights())
         for written, slope in zip(state.layers, slopes, strict=True):
             for entry, g in zip(written[i].flatten(), slope.flatten(), strict=True):
-                torch.testing.assert_close(entry, learner.m(preprocessed(g))[0])
+                torch.testing.assert_close(entry, learner.m(preprocess(g))[0])
 
 
 def by_hand(learner: MetaNet, x: Tensor, fast: tuple[Tensor, Tensor]) -> Tensor:
@@ -106,7 +106,7 @@ def test_one_hot_attention_reads_the_weights_of_that_example() -> None:
 def test_without_fast_weights_it_is_the_slow_net() -> None:
     learner, (support, query) = meta_net(), task()
     state = learner.adapt(support)
-    nothing: FastWeights = tree_map(torch.zeros_like, state)
+    nothing: MetaNetState = tree_map(torch.zeros_like, state)
     slow = nn.Sequential(learner.base, learner.first, nn.ReLU(), learner.second)
     torch.testing.assert_close(learner.predict(nothing, query.x), slow(query.x))
     assert not torch.allclose(learner.predict(state, query.x), slow(query.x))
@@ -126,4 +126,4 @@ def test_gradients_are_told_by_size_and_sign() -> None:
     e = math.exp(-7)
     slopes = torch.tensor([0.0, 0.5 * e, -0.5 * e, math.exp(-3.5), -1.0])
     expected = torch.tensor([[-1, 0], [-1, 0.5], [-1, -0.5], [-0.5, 1], [0, -1]])
-    torch.testing.assert_close(preprocessed(slopes), expected)
+    torch.testing.assert_close(preprocess(slopes), expected)

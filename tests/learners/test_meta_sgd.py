@@ -96,9 +96,9 @@ def by_hand(
             if first_order:
                 now = {name: p.detach().requires_grad_() for name, p in now.items()}
             logits = functional_call(learner.net, now, (task.support.x,))
-            misfit = nn.functional.cross_entropy(logits, task.support.y)
+            support_loss = nn.functional.cross_entropy(logits, task.support.y)
             slopes = torch.autograd.grad(
-                misfit, [now[name] for name in rates], create_graph=not first_order
+                support_loss, [now[name] for name in rates], create_graph=not first_order
             )
             steps_taken = zip(fast.items(), slopes, strict=True)
             fast = {name: p - rates[name] * slope for (name, p), slope in steps_taken}
@@ -198,10 +198,12 @@ def test_a_rate_of_zero_freezes_and_a_negative_one_ascends():
     state = learner.adapt(support())
     torch.testing.assert_close(state["weight"], learner.net.get_parameter("weight"))
 
-    def misfit(fast: dict[str, Tensor]) -> float:
+    def support_loss(fast: dict[str, Tensor]) -> float:
         return learner.criterion(learner.predict(fast, support().x), support()).item()
 
-    assert misfit(state) > misfit(learner.initial_params()) and math.isfinite(misfit(state))
+    assert support_loss(state) > support_loss(learner.initial_params()) and math.isfinite(
+        support_loss(state)
+    )
 
 
 def test_nothing_to_adapt_is_an_error():

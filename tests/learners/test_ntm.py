@@ -38,7 +38,7 @@ def close(a: Any, b: Any):
 
 def test_to_learn_is_to_read_and_to_predict_is_to_recite(learner: SequenceLearner):
     given, asked = task()
-    whole, _ = learner.machine(torch.cat([given.x, torch.zeros(3, 5)]))
+    whole, _ = learner.cell(torch.cat([given.x, torch.zeros(3, 5)]))
     close(learner.predict(learner.adapt(given), asked.x), whole[4:])
 
 

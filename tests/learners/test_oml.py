@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from quickstudy import OML, Examples, Task, cross_entropy
 from quickstudy.core.tree import tree_map
-from quickstudy.learners.lifelong.oml import TOGETHER, Head
+from quickstudy.learners.lifelong.oml import CHUNK, OMLState
 from quickstudy.nets.backbones import MLP
 from quickstudy.tasks import OnlineTrajectoryTasks
 from tests.zoo import clouds
@@ -39,11 +39,11 @@ def by_torch(net: nn.Module, adapted: nn.Module, examples: Examples, lr: float) 
             optimizer.step()
 
 
-def started(learner: OML, seen: Tensor) -> Head:
+def started(learner: OML, seen: Tensor) -> OMLState:
     """The head of meta-training, without what it knows of the classes `seen`."""
     weight, bias = learner.head.weight.clone(), learner.head.bias.clone()
     weight[seen], bias[seen] = 0, 0
-    return Head(weight, bias)
+    return OMLState(weight, bias)
 
 
 def slopes_by_differences(learner: OML, task: Task[Examples], eps: float = 1e-5) -> Tensor:
@@ -79,7 +79,7 @@ def slopes_by_autograd(learner: OML, task: Task[Examples]) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("size", [7, TOGETHER + 3])
+@pytest.mark.parametrize("size", [7, CHUNK + 3])
 def test_a_stream_is_learned_as_by_torchs_sgd(size: int):
     y = torch.eye(9)[torch.arange(size) * 9 // size]  # class after class
     support = Examples(torch.randn(size, 8), y, (torch.rand(size) < 0.8).double())
@@ -89,7 +89,7 @@ def test_a_stream_is_learned_as_by_torchs_sgd(size: int):
     for p in head.parameters():
         nn.init.zeros_(p)
     by_torch(nn.Sequential(learner.embed, head), head, support, 0.3)
-    torch.testing.assert_close(found, Head(head.weight, head.bias))
+    torch.testing.assert_close(found, OMLState(head.weight, head.bias))
     queries = torch.randn(4, 8)
     expected = head(learner.embed(queries))
     torch.testing.assert_close(learner.predict(found, queries), expected)
@@ -145,7 +145,7 @@ def test_steps_are_constants_to_the_first_order(adapt_parameters: Any):
 
 def test_without_a_rate_the_head_stays():
     learner, one = OML(smooth(), 6, 5, lr=0.0), task()
-    head = Head(torch.randn(5, 6), torch.randn(5))
+    head = OMLState(torch.randn(5, 6), torch.randn(5))
     torch.testing.assert_close(learner.adapt(one.support, head), head, rtol=0, atol=0)
     start = started(learner, one.support.y.any(0))
     expected = cross_entropy(learner.predict(start, one.query.x), one.query)

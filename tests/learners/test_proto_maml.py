@@ -112,7 +112,7 @@ def test_a_state_is_the_adapted_embedding_and_a_head():
     state = learner.adapt(task(5).support)
     assert set(state.params) == {"W", "b", *(name for name, _ in learner.named_parameters())}
     assert state.params["W"].shape == (5, 4) and state.params["b"].shape == (5,)
-    for name, p in learner.start(task(5).support).params.items():
+    for name, p in learner.prototypical_start(task(5).support).params.items():
         assert not torch.allclose(state.params[name], p), name
 
 
@@ -126,7 +126,7 @@ def test_the_number_of_classes_is_that_of_the_task(ways: int):
 def test_adapting_improves_the_fit():
     learner = ProtoMAML(embed(), lr=LR)
     support = task().support
-    states = learner.start(support), learner.adapt(support)
+    states = learner.prototypical_start(support), learner.adapt(support)
     before, after = (learner.criterion(learner.predict(s, support.x), support) for s in states)
     assert after < before
 
@@ -177,7 +177,7 @@ def test_a_class_that_comes_later_starts_from_its_prototype():
     first, later = parts()
     learner = ProtoMAML(embed(), lr=LR)
     before = learner.adapt(first)
-    start = learner.start(later, before)
+    start = learner.prototypical_start(later, before)
     body = {name.removeprefix("embed."): p for name, p in before.params.items()}
     own = {name: body[name] for name, _ in learner.embed.named_parameters()}
     mean = functional_call(learner.embed, own, (later.x,)).mean(0)

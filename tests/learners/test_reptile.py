@@ -13,7 +13,7 @@ from quickstudy.core.criteria import cross_entropy
 from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
 from quickstudy.inner_loop import steepest_descent
-from quickstudy.learners.gradient.reptile import passes
+from quickstudy.learners.gradient.reptile import epoch_order
 from quickstudy.nets.backbones import MLP, use_batch_statistics
 from quickstudy.testing.learners import (
     Blobs,
@@ -65,7 +65,9 @@ def test_a_step_of_sgd_moves_the_start_towards_the_mean_of_loops_by_hand(
     adam: bool, execution: Execution, rate: float
 ):
     # at a rate of 1 this is model averaging: the start becomes the mean of the adapted models
-    learner = Reptile(net(), lr=LR, batch=None, optimizer=None if adam else steepest_descent)
+    learner = Reptile(
+        net(), lr=LR, batch_size=None, optimizer=None if adam else steepest_descent
+    )
     learner.execution = execution
     models = [adapted(learner.net, [one(i).support] * 5, adam) for i in range(3)]
     ends = zip(*(model.parameters() for model in models), strict=True)
@@ -83,9 +85,9 @@ def test_a_step_of_sgd_moves_the_start_towards_the_mean_of_loops_by_hand(
 
 
 def test_mini_batches_are_those_of_a_loop_by_hand():
-    learner, support = Reptile(net(), lr=LR, steps=7, batch=2), one().support
+    learner, support = Reptile(net(), lr=LR, steps=7, batch_size=2), one().support
     torch.manual_seed(5)
-    rows = passes(support.weight, 14).view(7, 2)
+    rows = epoch_order(support.weight, 14).view(7, 2)
     batches = [support.take(row) for row in rows]
     expected = adapted(learner.net, batches)
     torch.manual_seed(5)
@@ -95,13 +97,15 @@ def test_mini_batches_are_those_of_a_loop_by_hand():
 
 def test_every_pass_is_through_all_real_examples():
     weight = torch.tensor([1.0, 0, 1, 1, 0, 1, 1])
-    drawn = vmap(passes, in_dims=(0, None), randomness="different")(weight.expand(40, -1), 12)
+    drawn = vmap(epoch_order, in_dims=(0, None), randomness="different")(
+        weight.expand(40, -1), 12
+    )
     assert drawn.shape == (40, 12)
     for start in (0, 5):
         block = drawn[:, start : start + 5].sort(-1).values
         assert (block == torch.tensor([0, 2, 3, 5, 6])).all()
     assert len({tuple(row) for row in drawn[:, :5].tolist()}) > 20, "tasks share an order"
-    assert (drawn[:, :5] != drawn[:, 5:10]).any(1).sum() > 20, "passes share an order"
+    assert (drawn[:, :5] != drawn[:, 5:10]).any(1).sum() > 20, "epoch_order share an order"
     first = torch.bincount(drawn[:, 0], minlength=7)
     assert (first > 0).tolist() == (weight > 0).tolist(), "some example never comes first"
 
@@ -111,7 +115,7 @@ def test_padding_is_not_adapted_to():
     nothing = support._replace(weight=0 * support.weight)
     padded = Examples.cat(nothing, support)
     wild = padded._replace(x=torch.where(padded.weight[:, None] > 0, padded.x, 1e3))
-    learner = Reptile(net(), lr=LR, steps=6, batch=2)
+    learner = Reptile(net(), lr=LR, steps=6, batch_size=2)
     torch.manual_seed(1)
     found = learner.adapt(padded)
     torch.manual_seed(1)
@@ -121,7 +125,7 @@ def test_padding_is_not_adapted_to():
 
 
 def test_one_step_of_sgd_is_the_gradient_of_the_joint_loss():
-    learner = Reptile(net(), lr=LR, steps=1, batch=None, optimizer=steepest_descent)
+    learner = Reptile(net(), lr=LR, steps=1, batch_size=None, optimizer=steepest_descent)
     x, y, _ = batch().support
     joint = nn.functional.cross_entropy(learner.net(x).flatten(0, 1), y.flatten(0, 1))
     params = list(learner.parameters())
@@ -140,7 +144,7 @@ def test_two_steps_lower_the_slope_of_the_second_by_the_hessian():
     bend = torch.autograd.grad(curved, params)  # H g
 
     rate = 1e-5
-    learner = Reptile(model, lr=rate, steps=2, batch=None, optimizer=steepest_descent)
+    learner = Reptile(model, lr=rate, steps=2, batch_size=None, optimizer=steepest_descent)
     found = torch.autograd.grad(learner.loss(one()), params)
     for moved, slope, h in zip(found, slopes, bend, strict=True):
         second = (2 * slope.detach() - moved / rate) / rate
@@ -209,13 +213,13 @@ def test_frozen_parameters_are_not_adapted():
 def test_random_mini_batches_obey_the_checks(check: Callable[[Case], None]):
     torch.set_default_dtype(torch.float32)
     learner = Reptile(
-        MLP(8, 3, hidden=(16,)), lr=0.05, steps=8, batch=4, optimizer=steepest_descent
+        MLP(8, 3, hidden=(16,)), lr=0.05, steps=8, batch_size=4, optimizer=steepest_descent
     )
     check(Case(learner, Blobs(shots=5), steps=60))
 
 
 def test_tasks_draw_batches_of_their_own():
-    learner = Reptile(net(), lr=LR, steps=1, batch=1)
+    learner = Reptile(net(), lr=LR, steps=1, batch_size=1)
     same: Task[Examples] = tree_map(lambda leaf: leaf[:1].expand(8, *leaf.shape[1:]), batch())
 
     def gradient(weights: Tensor) -> Tensor:

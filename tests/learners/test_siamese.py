@@ -118,15 +118,15 @@ def test_logits_that_know_nothing_cost_a_bit_whatever_the_number_of_classes():
 
 
 @pytest.mark.parametrize("mine", [losses.semi_hard_triplets, losses.hard_triplets])
-def test_variants_have_the_loss_that_they_say(mine: losses.Mine):
+def test_variants_have_the_loss_that_they_say(mine: losses.Miner):
     support, query = task()
     net = MLP(8, 5)
     x, y, weight = map(torch.cat, zip(support, query, strict=True))
     found = contrastive_siamese(net, margin=3.0).loss(Task(support, query))
     torch.testing.assert_close(found, losses.contrastive(net(x), y, weight, margin=3.0))
-    found = triplet_siamese(net, margin=0.5, mine=mine).loss(Task(support, query))
+    found = triplet_siamese(net, margin=0.5, miner=mine).loss(Task(support, query))
     unit = net(x) / net(x).norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(found, losses.triplet(unit, y, weight, margin=0.5, mine=mine))
+    torch.testing.assert_close(found, losses.triplet(unit, y, weight, margin=0.5, miner=mine))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from quickstudy.datasets import digits
 from quickstudy.datasets.labelled import split_examples
 from quickstudy.evaluation import evaluate_stream
 from quickstudy.nets.backbones import MLP
-from quickstudy.tasks.streams import permuted
+from quickstudy.tasks.scenarios import permuted
 
 
 def classes(size: int) -> Examples:
@@ -25,7 +25,9 @@ def classes(size: int) -> Examples:
 @pytest.mark.usefixtures("double")
 def test_it_is_the_loop_of_the_paper():
     c, xi, lr = 0.7, 0.05, 0.2
-    learner = SynapticIntelligence(MLP(4, 3), strength=c, damping=xi, lr=lr, batch=4, epochs=2)
+    learner = SynapticIntelligence(
+        MLP(4, 3), si_lambda=c, damping=xi, lr=lr, batch_size=4, epochs=2
+    )
     weights = [p.detach().clone().requires_grad_() for p in learner.net.parameters()]
     shape = nn.Sequential(nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU())
     net = nn.Sequential(shape, nn.Linear(40, 3))  # the same layers, in the same order
@@ -69,14 +71,14 @@ def test_it_is_the_loop_of_the_paper():
 def test_the_integral_is_the_fall_of_the_loss():
     """For small steps on all examples: ω of all weights sums to it."""
     examples, xi = classes(10), 0.1
-    learner = SynapticIntelligence(MLP(4, 3), damping=xi, lr=0.002, batch=10, epochs=150)
+    learner = SynapticIntelligence(MLP(4, 3), damping=xi, lr=0.002, batch_size=10, epochs=150)
     start = select_parameters(learner.net)
     state = learner.adapt(examples)
     gain = sum(
         (big * ((state.params[name] - start[name]).square() + xi)).sum()
         for name, big in state.importance.items()
     )
-    fall = learner.cost(examples, start) - learner.cost(examples, state.params)
+    fall = learner.batch_loss(examples, start) - learner.batch_loss(examples, state.params)
     assert fall > 0.05
     torch.testing.assert_close(torch.as_tensor(gain), fall, rtol=5e-3, atol=0)
 
@@ -84,8 +86,8 @@ def test_the_integral_is_the_fall_of_the_loss():
 @pytest.mark.usefixtures("double")
 def test_without_strength_it_is_fine_tuning():
     net = MLP(4, 3)
-    learner = SynapticIntelligence(net, strength=0.0, batch=4, epochs=2)
-    plain = FineTuning(net, batch=4, epochs=2)
+    learner = SynapticIntelligence(net, si_lambda=0.0, batch_size=4, epochs=2)
+    plain = FineTuning(net, batch_size=4, epochs=2)
     state, tuned = None, None
     for _ in range(3):
         examples = classes(10)

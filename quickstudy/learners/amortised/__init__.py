@@ -1,4 +1,7 @@
-"""Learners: amortised."""
+"""Learners that adapt by a forward pass alone: encoders and causal nets over the support set.
+
+A new file holds one learner: docstring with the equation, state, class, helpers, variants.
+"""
 
 from quickstudy.learners.amortised.conditional_neural_process import (
     ConditionalNeuralProcess,

@@ -1,15 +1,14 @@
 r"""Conditional neural processes (Garnelo et al., 2018, arXiv:1807.01613).
 
-The context is encoded example by example and averaged; a decoder reads the average beside a
-target's input and says a normal distribution of its value (eq. 1 to 3):
+An encoder maps each support example to a vector, and the vectors are averaged. A decoder maps
+the average and a query's input to a normal distribution of its value (eq. 1 to 3):
 
 $$r_i = h(x_i, y_i), \qquad r = \tfrac{1}{n} \sum_i r_i, \qquad
   (\mu, \sigma) = g(x, r)$$
 
-The loss is minus the log-likelihood of observed and unobserved points alike (eq. 4).
+The loss is minus the log-likelihood of support and query points together (eq. 4).
 
-Differs from the paper: in nothing that it says. As in the authors' code, a standard deviation
-is at least 0.1.
+Differs from the paper: as in the authors' code, a standard deviation is at least 0.1.
 """
 
 from typing import NamedTuple
@@ -25,33 +24,51 @@ from quickstudy.nets.backbones import MLP
 
 
 class Gaussian(NamedTuple):
-    """A normal distribution of each value."""
+    """A normal distribution of each value.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> prediction = qs.learners.amortised.Gaussian(torch.zeros(1, 1), torch.ones(1, 1))
+        >>> target = qs.Examples(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1))
+        >>> qs.core.gaussian_nll(prediction, target)
+        tensor(0.9189)
+    """
 
     mean: Tensor  # (Q, C)
     scale: Tensor  # (Q, C)  the standard deviation
 
 
-class Representation(NamedTuple):
-    """A sum and a number, not a mean: so that more examples can be added later."""
+class ConditionalNeuralProcessState(NamedTuple):
+    """The sum and the number of the encoded examples; more can be added."""
 
-    total: Tensor  # (D,)  of the encoded examples
-    number: Tensor  # ()  how many there were
+    total: Tensor  # (D,)
+    number: Tensor  # ()
 
 
-class ConditionalNeuralProcess(Learner[Representation]):
-    """A state is the encoded context; predictions are a `Gaussian`.
+class ConditionalNeuralProcess(Learner[ConditionalNeuralProcessState]):
+    """Learns an encoder and a decoder; predictions are a `Gaussian`.
 
     The defaults are the nets of the paper's section 4.1: an encoder of three layers, a
-    decoder of five. Give your own for inputs that are not plain rows of numbers.
+    decoder of five. Give other nets for inputs that are not rows of numbers.
 
     Args:
-        inputs: features of x.
-        outputs: values in y, C.
-        width: of the representation, D, and of every hidden layer.
-        floor: no standard deviation is smaller than this, in units of y. So no target's
-            log-likelihood exceeds -log(floor) - 0.92: 1.38 nats at 0.1.
+        inputs: number of columns of x.
+        outputs: C, number of columns of y.
+        width: D, of the representation and of every hidden layer.
+        floor: the smallest standard deviation, in units of y. It bounds the log-likelihood of a
+            target by -log(floor) - 0.92: 1.38 nats at 0.1.
         encoder: (N, inputs + outputs) -> (N, width).
         decoder: (Q, width + inputs) -> (Q, 2 * outputs).
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.ConditionalNeuralProcess(width=16)
+        >>> support = qs.Examples(torch.zeros(3, 1), torch.ones(3, 1), torch.ones(3))
+        >>> prediction = learner.predict(learner.adapt(support), torch.randn(5, 1))
+        >>> prediction.mean.shape, bool((prediction.scale > 0.1).all())
+        (torch.Size([5, 1]), True)
     """
 
     def __init__(
@@ -73,20 +90,23 @@ class ConditionalNeuralProcess(Learner[Representation]):
             decoder = MLP(width + inputs, 2 * outputs, hidden=[width] * 4)
         self.encoder, self.decoder = encoder, decoder
 
-    def adapt(self, support: Examples, state: Representation | None = None) -> Representation:
-        """The sum of the encoded examples, on top of what `state` has."""
+    def adapt(
+        self, support: Examples, state: ConditionalNeuralProcessState | None = None
+    ) -> ConditionalNeuralProcessState:
+        """Add the encoded examples to the sum of `state`."""
         encoded = self.encoder(torch.cat([support.x, support.y], -1))  # (S, D)
-        new = Representation(support.weight @ encoded, support.weight.sum())
-        return new if state is None else Representation(*map(torch.add, state, new))
+        new = ConditionalNeuralProcessState(support.weight @ encoded, support.weight.sum())
+        return (
+            new if state is None else ConditionalNeuralProcessState(*map(torch.add, state, new))
+        )
 
-    def predict(self, state: Representation, x: Tensor) -> Gaussian:
-        """The distribution of the values at `x`; of nothing known, r is 0."""
+    def predict(self, state: ConditionalNeuralProcessState, x: Tensor) -> Gaussian:
+        """Return the distribution of the values at `x`; without examples, r is 0."""
         r = state.total / state.number.clamp_min(1e-12)  # (D,)
         mean, spread = self.decoder(torch.cat([r.expand(len(x), -1), x], -1)).chunk(2, -1)
         return Gaussian(mean, self.floor + 0.9 * softplus(spread))
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """The criterion on support and query together (eq. 4)."""
-        pairs = zip(task.support, task.query, strict=True)
-        both = Examples(*(torch.cat(pair) for pair in pairs))
+        """Return the criterion on support and query together (eq. 4)."""
+        both = Examples.cat(task.support, task.query)
         return self.criterion(self.predict(self.adapt(task.support), both.x), both)

@@ -1,18 +1,19 @@
 r"""SNAIL, the simple neural attentive learner (Mishra, Rohaninejad, Chen & Abbeel, 2018,
 arXiv:1707.03141).
 
-The examples of a task are a sequence of embeddings beside their labels, a query without a label
-is its end, and a causal net says there which label is missing. Two kinds of layers take turns,
-each adding to what there is: temporal convolutions of dilation d = 1, 2, 4 ... up to the length
-of the sequence, and attention (section 3):
+A task is a sequence of embeddings with their labels, followed by a query without a label. A
+causal net predicts the label of the query. Two kinds of layers alternate and append to their
+inputs:
+temporal convolutions of dilation d = 1, 2, 4 ... up to the length of the sequence, and
+attention (section 3):
 
 $$x_t \leftarrow [x_t, \; \tanh(W_f [x_{t-d}, x_t]) \odot \sigma(W_g [x_{t-d}, x_t])], \qquad
   x_t \leftarrow \Big[x_t, \; \sum_{s \le t} \mathrm{softmax}_s \Big(
   \tfrac{q(x_t)^\top k(x_s)}{\sqrt{K}} \Big) \, v(x_s) \Big]$$
 
-Differs from the paper: its listing of the dilations begins at 2, so that convolutions would not
-see examples at an odd distance; here it is 1. A sequence has one query in the paper; here all
-queries are asked at once, none of them seen by another, which gives each the same answer.
+Differs from the paper: its listing of the dilations starts at 2, so convolutions would miss
+examples at an odd distance; here it starts at 1. A sequence has one query in the paper; here
+all queries run at once and do not see each other, which gives the same predictions.
 """
 
 import math
@@ -38,13 +39,24 @@ class SNAIL(Learner[Examples], Embeds):
     The order of examples and of classes matters.
 
     Args:
+        embed: the embedding.
         width: D.
         ways: C, of every task.
-        length: T, of the longest sequence, which is a support set and one query. Convolutions
-            reach back over so many steps, attention over any number.
-        blocks: the net, in order; a pair is attention, with the widths of keys and values, and
-            a number the filters of a block of temporal convolutions. The default is the
-            paper's; without pairs there is no attention.
+        length: T, of the longest sequence: a support set and one query. Convolutions reach back
+            this many steps, attention any number.
+        blocks: of the net, in order. A pair is attention with widths of keys and values; a
+            number is the filters of a block of temporal convolutions. The default is the
+            paper's.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> learner = qs.SNAIL(torch.nn.Identity(), 1, 2, length=5, blocks=[(8, 4), 8])
+        >>> learner.predict(learner.adapt(support), x).shape
+        torch.Size([4, 2])
     """
 
     def __init__(
@@ -73,7 +85,7 @@ class SNAIL(Learner[Examples], Embeds):
         self.head = nn.Linear(inputs, ways)
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
-        """The embedded examples, after those that `state` has.
+        """Embed the examples and append them to those of `state`.
 
         Raises:
             ValueError: the labels have more columns than `ways`.
@@ -82,18 +94,18 @@ class SNAIL(Learner[Examples], Embeds):
         return new if state is None else Examples.cat(state, new)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
-        """Logits (Q, C): what is said of each query, were it the next example."""
-        return self.say(state, self.embed(x))
+        """Return logits (Q, C) of each query as the next example."""
+        return self.logits(state, self.embed(x))
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """Of the queries; a net that normalises by batches does so by the task as a whole."""
+        """Return the criterion on the query set; batch norm takes the whole task as a batch."""
         support, query = task
         x = self.embed(torch.cat([support.x, query.x]))
         state = self.embedded(support, x[: len(support.x)])
-        return self.criterion(self.say(state, x[len(support.x) :]), query)
+        return self.criterion(self.logits(state, x[len(support.x) :]), query)
 
     def embedded(self, examples: Examples, x: Tensor) -> Examples:
-        """Examples with embeddings x (N, D) in their place, and labels of `ways` columns."""
+        """Replace inputs by embeddings x (N, D), and pad labels to `ways` columns."""
         missing = self.ways - examples.y.shape[-1]
         if missing < 0:
             raise ValueError(
@@ -102,29 +114,45 @@ class SNAIL(Learner[Examples], Embeds):
             )
         return examples._replace(x=x, y=F.pad(examples.y, (0, missing)))
 
-    def say(self, state: Examples, queries: Tensor) -> Tensor:
-        """Logits (Q, C) of embedded queries (Q, D)."""
-        untold = state.y.new_zeros(len(queries), self.ways)
-        labels = torch.cat([state.y, untold])
-        stream = torch.cat([torch.cat([state.x, queries]), labels], -1)
+    def logits(self, state: Examples, queries: Tensor) -> Tensor:
+        """Return logits (Q, C) of embedded queries (Q, D)."""
+        labels = torch.cat([state.y, state.y.new_zeros(len(queries), self.ways)])
+        hidden = torch.cat([torch.cat([state.x, queries]), labels], -1)
         ago = steps_ago(state.weight, len(queries))
         for layer in self.layers:
-            stream = layer(stream, ago)
-        return self.head(stream[len(state.x) :])
+            hidden = layer(hidden, ago)
+        return self.head(hidden[len(state.x) :])
 
 
 def steps_ago(weight: Tensor, queries: int) -> Tensor:
-    """How many steps before each example and each query an example came: (S + Q, S); not
-    positive for what came later or at once, and for padding. Padding takes no step."""
-    real = weight > 0
-    step = real.cumsum(0)  # (S,)
-    end = real.sum(0, keepdim=True).expand(queries) + 1
-    return torch.where(real, torch.cat([step, end])[:, None] - step, 0)
+    """Return how many steps before each example and each query an example came: (S + Q, S).
+
+    It is 0 or negative for the example itself, for later ones and for padding. Padding takes no
+    step.
+
+    Examples:
+        >>> import torch
+        >>> steps_ago(torch.tensor([1.0, 0.0, 1.0]), queries=1)
+        tensor([[ 0,  0, -1],
+                [ 0,  0, -1],
+                [ 1,  0,  0],
+                [ 2,  0,  1]])
+    """
+    is_real = weight > 0
+    step = is_real.cumsum(0)  # (S,)
+    end = is_real.sum(0, keepdim=True).expand(queries) + 1
+    return torch.where(is_real, torch.cat([step, end])[:, None] - step, 0)
 
 
 class TemporalConvolution(nn.Module):
-    """A convolution of kernel 2 over past and present, gated, beside its input: `DenseBlock` of
-    the paper."""
+    """A gated causal convolution of kernel 2, appended to its input: the paper's `DenseBlock`.
+
+    Examples:
+        >>> import torch
+        >>> layer = TemporalConvolution(3, 4, dilation=1)
+        >>> layer(torch.randn(6, 3), steps_ago(torch.ones(5), queries=1)).shape
+        torch.Size([6, 7])
+    """
 
     def __init__(self, inputs: int, filters: int, *, dilation: int):
         super().__init__()
@@ -137,14 +165,23 @@ class TemporalConvolution(nn.Module):
         return self.beside(x, (ago == self.dilation).to(x) @ x[: ago.shape[-1]])
 
     def beside(self, x: Tensor, then: Tensor) -> Tensor:
-        """What it says of rows (N, inputs) and those that it looks back at, which are zero
-        before the first, beside the rows: (N, inputs + filters)."""
+        """Append the outputs to the rows: (N, inputs) -> (N, inputs + filters).
+
+        `then` has the earlier row of each, zero before the first.
+        """
         signal, gate = (self.now(x) + self.then(then)).chunk(2, -1)
         return torch.cat([x, signal.tanh() * gate.sigmoid()], -1)
 
 
 class CausalAttention(nn.Module):
-    """Attention to the past and to itself, beside its input: `AttentionBlock` of the paper."""
+    """Causal attention, appended to its input: the paper's `AttentionBlock`.
+
+    Examples:
+        >>> import torch
+        >>> layer = CausalAttention(3, keys=8, values=4)
+        >>> layer(torch.randn(6, 3), steps_ago(torch.ones(5), queries=1)).shape
+        torch.Size([6, 7])
+    """
 
     def __init__(self, inputs: int, keys: int, values: int):
         super().__init__()

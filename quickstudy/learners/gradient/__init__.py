@@ -1,4 +1,9 @@
-"""Learners: gradient."""
+"""Learners that adapt by gradient descent: MAML and its family.
+
+All share `quickstudy.inner_loop.descend` and learn where it starts (`initial_params`), how it
+steps (Meta-SGD, Meta-Curvature, MAML++), or how it is differentiated (iMAML, Reptile). A new
+file holds one learner: docstring with the equation, state, class, helpers, variants.
+"""
 
 from quickstudy.learners.gradient.cavia import CAVIA, ContextInput, FiLM, film_conv4
 from quickstudy.learners.gradient.imaml import IMAML

@@ -1,15 +1,16 @@
 r"""Fast context adaptation via meta-learning, CAVIA (Zintgraf, Shiarlis, Kurin, Hofmann &
 Whiteson, 2019, arXiv:1810.03642).
 
-A net that all tasks share takes a context vector beside its input. Only that vector is adapted,
-by gradient descent from zero; the net is meta-learned through that (section 3):
+One net is shared by all tasks and takes a context vector as a second input. Adaptation changes
+only the context, by gradient descent from zero. The net is meta-learned through this descent
+(section 3):
 
 $$\phi_\tau = -\alpha \nabla_\phi L^s_\tau(\theta, \phi) \big|_{\phi = 0} \; \text{(repeated)},
   \qquad \min_\theta \; \mathbb{E}_\tau \; L^q_\tau(\theta, \phi_\tau)$$
 
 Differs from the paper: nothing in the learner. In `film_conv4` the context acts before the
-max-pooling of its block, in the released code after it; the order matters where a scale is
-negative.
+max-pooling of its block; in the released code it acts after it. The order matters where a
+scale is negative.
 """
 
 from typing import Any
@@ -27,16 +28,28 @@ from quickstudy.nets.backbones import Conv4
 
 
 class CAVIA(Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams):
-    """A state is the context vector (context,): all that is known of a task.
+    """The state of a task is its context vector (context,).
 
     Args:
-        net: a module of two inputs, `net(x, context)`, such as `ContextInput`, `film_conv4` or
-            your own; meta-learned, and not adapted.
+        net: a module of two inputs, `net(x, context)`, such as `ContextInput` or `film_conv4`.
+            It is meta-learned and not adapted.
         context: size of the context vector.
-        lr: of the inner gradient descent.
-        steps: of the inner gradient descent; the paper does 1 for regression, 2 for images.
-        first_order: treats the inner gradient as a constant.
-        checkpoint: what of the inner steps is kept for the meta-gradient, as in `MAML`.
+        lr: learning rate of the inner loop.
+        steps: number of inner steps; the paper takes 1 for regression and 2 for images.
+        first_order: treat the inner gradient as a constant.
+        checkpoint: how much of the inner steps is stored for the meta-gradient; see `MAML`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> net = qs.learners.gradient.ContextInput(qs.nets.MLP(1 + 4, 2))
+        >>> learner = qs.CAVIA(net, context=4, steps=20)
+        >>> state = learner.adapt(support)
+        >>> state.shape, learner.predict(state, x).shape
+        (torch.Size([4]), torch.Size([4, 2]))
     """
 
     def __init__(
@@ -56,14 +69,14 @@ class CAVIA(Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams):
         self.checkpoint: Checkpoint | None = checkpoint
 
     def adapt(self, support: Examples, state: Tensor | None = None) -> Tensor:
-        """`steps` of gradient descent on the support set, from zero or from `state`."""
+        """Take `steps` of gradient descent on the support set, from zero or from `state`."""
 
-        def misfit(fast: Params) -> Tensor:
+        def support_loss(fast: Params) -> Tensor:
             return self.criterion(self.predict(fast["context"], support.x), support)
 
         start = self.initial_params() if state is None else state
         fast = descend(
-            misfit,
+            support_loss,
             {"context": start},
             lr=self.lr,
             steps=self.steps,
@@ -73,19 +86,26 @@ class CAVIA(Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams):
         return fast["context"]
 
     def predict(self, state: Tensor, x: Tensor) -> Tensor:
-        """What the net says of `x`, given the context."""
+        """Return the outputs of the net for `x`, given the context."""
         return self.net(x, state)
 
     def initial_params(self) -> Tensor:
-        """The context before any example: zero (D,)."""
+        """Return the context before any example: zeros (context,)."""
         return next(self.parameters()).new_zeros(self.context)
 
 
 class ContextInput(nn.Module):
-    """Appends the context to every input, as the paper does for regression.
+    """Append the context to every input, as the paper does for regression.
 
     Args:
         net: any module of one input, as wide as an input and the context together.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy.learners.gradient import ContextInput
+        >>> net = ContextInput(torch.nn.Linear(3 + 2, 4))
+        >>> net(torch.randn(7, 3), torch.zeros(2)).shape
+        torch.Size([7, 4])
     """
 
     def __init__(self, net: nn.Module):
@@ -93,19 +113,28 @@ class ContextInput(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """(N, ..., D) and (context,) -> `net` of (N, ..., D + context)."""
+        """(N, ..., D) and (context,) -> the outputs of `net` for (N, ..., D + context)."""
         return self.net(torch.cat([x, context.expand(*x.shape[:-1], -1)], -1))
 
 
 class FiLM(nn.Module):
-    """Scales and shifts the channels between two halves of a net, by amounts that are linear
-    in the context (feature-wise linear modulation: Perez et al., 2018, arXiv:1709.07871).
+    """Feature-wise linear modulation (Perez et al., 2018, arXiv:1709.07871).
+
+    Scale and shift the channels between two halves of a net. Both are linear in the context.
 
     Args:
-        before: the first half, whose outputs are (N, channels, ...).
+        before: the first half, with outputs (N, channels, ...).
         after: the second half.
-        channels: of what is scaled and shifted.
+        channels: number of channels between the halves.
         context: size of the context vector.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from quickstudy.learners.gradient import FiLM
+        >>> net = FiLM(nn.Linear(3, 8), nn.Linear(8, 2), channels=8, context=5)
+        >>> net(torch.randn(7, 3), torch.zeros(5)).shape
+        torch.Size([7, 2])
     """
 
     def __init__(self, before: nn.Module, after: nn.Module, *, channels: int, context: int):
@@ -114,27 +143,36 @@ class FiLM(nn.Module):
         self.film = nn.Linear(context, 2 * channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """(N, *features) and (context,) -> what `after` gives."""
+        """(N, *features) and (context,) -> the outputs of `after`."""
         h = self.before(x)
         scale, shift = self.film(context).view(2, -1, *[1] * (h.ndim - 2))
         return self.after(scale * h + shift)
 
 
 def film_conv4(outputs: int, *, context: int = 100, layer: int = 3, **settings: Any) -> FiLM:
-    """A `Conv4` that the context acts on between a layer's normalisation and its ReLU.
+    """Return a `Conv4` with `FiLM` between the normalisation and the ReLU of one layer.
 
     Args:
-        layer: which of the four (the paper: the third).
+        outputs: number of outputs.
+        context: size of the context vector.
+        layer: number of the modulated layer, 1 to 4; the paper takes the third.
         settings: of `Conv4`.
 
     Raises:
         ValueError: there is no such layer.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy.learners.gradient import film_conv4
+        >>> net = film_conv4(5, context=10, channels=4, size=16)
+        >>> net(torch.randn(2, 1, 16, 16), torch.zeros(10)).shape
+        torch.Size([2, 5])
     """
     if layer not in range(1, 5):
         raise ValueError(f"layer={layer}: choose one of the four layers of a Conv4, 1 to 4.")
     net = Conv4(outputs, **settings)
-    parts = list(net.body)
-    norm = [part for part in parts if isinstance(part, nn.BatchNorm2d)][layer - 1]
-    end = parts.index(norm) + 1
-    before, after = nn.Sequential(*parts[:end]), nn.Sequential(*parts[end:], net.head)
+    modules = list(net.body)
+    norm = [module for module in modules if isinstance(module, nn.BatchNorm2d)][layer - 1]
+    end = modules.index(norm) + 1
+    before, after = nn.Sequential(*modules[:end]), nn.Sequential(*modules[end:], net.head)
     return FiLM(before, after, channels=norm.num_features, context=context)

@@ -1,19 +1,21 @@
 r"""Meta-learning with implicit gradients (Rajeswaran, Finn, Kakade & Levine, 2019,
 arXiv:1909.04630).
 
-A task is learned by minimising its loss near the start (eq. 3). At the minimum the
-meta-gradient depends on where descent ended, not on how it came there (eq. 6):
+Adaptation minimises the support loss plus a penalty on the distance to the initialisation
+(eq. 3). The meta-gradient depends on the minimum only, not on the path of descent (eq. 6):
 
 $$\phi_\tau = \arg\min_\phi \; L^s_\tau(\phi) + \tfrac{\lambda}{2} \|\phi - \theta\|^2, \qquad
   \Big(I + \tfrac{1}{\lambda} \nabla^2 L^s_\tau(\phi_\tau)\Big) \, g_\tau
   = \nabla L^q_\tau(\phi_\tau)$$
 
-The minimum is approached by gradient descent that keeps no graph, and the linear equation by
-conjugate gradients (algorithm 2), so memory does not grow with the number of steps.
+Gradient descent without a graph approximates the minimum, and conjugate gradients solve the
+linear equation (algorithm 2). So memory does not grow with the number of steps.
 
-Differs from the paper: conjugate gradients end where the curvature is not positive, where they
-would diverge. The authors' code solves a damped equation, and so does this.
+Differs from the paper: conjugate gradients stop where the curvature is not positive, because
+they would diverge. Like the authors' code, this solves a damped equation.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -31,21 +33,33 @@ from quickstudy.learner import Learner
 
 
 class IMAML(Learner[Params], DescendsInSteps, HasInitialParams):
-    """A state is the network's adapted parameters, by name.
+    """The state of a task is the adapted parameters, by name.
 
     The meta-gradient g solves ((1 + cg_damping) I + H / (strength + strength_damping)) g =
-    gradient of the query loss, H being the Hessian of the support loss. Both dampings 0: the
-    paper's equation.
+    gradient of the query loss, where H is the Hessian of the support loss. With both dampings 0
+    this is the paper's equation.
 
     Args:
-        net: any module of one input; its parameters are where adaptation starts.
-        lr: of the inner gradient descent; stable where lr * (strength + curvature) < 2.
-        steps: of the inner gradient descent.
-        strength: λ, how strongly what is adapted is pulled to the start; in training above 0.
-        cg_steps: of conjugate gradients, each a product with H.
-        cg_damping: added to 1.
+        net: any module of one input. Adaptation starts from its parameters.
+        lr: learning rate of the inner loop; stable if lr * (strength + curvature) < 2.
+        steps: number of inner steps.
+        strength: λ, weight of the penalty on the distance to the initialisation; above 0 in
+            training.
+        cg_steps: steps of conjugate gradients; each is a product with H.
+        cg_damping: added to 1 in the equation.
         strength_damping: added to λ in the equation, not in the descent.
-        adapts: what adaptation changes, as in `MAML`.
+        adapt_parameters: the parameters that adaptation changes; see `MAML`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> learner = qs.IMAML(qs.nets.MLP(1, 2), strength=0.1)
+        >>> state = learner.adapt(support)
+        >>> learner.predict(state, torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     def __init__(
@@ -69,53 +83,52 @@ class IMAML(Learner[Params], DescendsInSteps, HasInitialParams):
         self.names = frozenset(select_parameters(net, adapt_parameters))
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
-        """`steps` of gradient descent on the support set, pulled to the learned start, from
-        there or from `state`; constants all."""
-        centre = {name: p.detach() for name, p in self.initial_params().items()}
+        """Take `steps` of gradient descent on the penalised support loss.
 
-        def pulled(params: Params) -> Tensor:
-            away = [(p - centre[name]).square().sum() for name, p in params.items()]
-            return self._misfit(params, support) + self.strength / 2 * torch.stack(away).sum()
+        Descent starts from `state`, or from the learned initialisation. The result is a
+        constant.
+        """
+        initial = {name: p.detach() for name, p in self.initial_params().items()}
 
-        start = centre if state is None else tree_map(torch.detach, state)
-        return descend(pulled, start, lr=self.lr, steps=self.steps, first_order=True)
+        def penalised_loss(params: Params) -> Tensor:
+            squares = [(p - initial[name]).square().sum() for name, p in params.items()]
+            penalty = self.strength / 2 * torch.stack(squares).sum()
+            return self._loss(params, support) + penalty
+
+        start = initial if state is None else tree_map(torch.detach, state)
+        return descend(penalised_loss, start, lr=self.lr, steps=self.steps, first_order=True)
 
     def predict(self, state: Params, x: Tensor) -> Tensor:
-        """What the adapted network says of `x`."""
+        """Return the outputs of the adapted network for `x`."""
         return functional_call(self.net, state, (x,))
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """The adapted network's loss on the query set; its gradient is the implicit one."""
-
-        def learning(params: Params) -> Tensor:
-            return self._misfit(params, task.support)
-
-        def judged(params: Params) -> Tensor:
-            return self._misfit(params, task.query)
-
+        """Return the query loss of the adapted network, with the implicit gradient."""
+        support_loss = partial(self._loss, examples=task.support)
+        query_loss = partial(self._loss, examples=task.query)
         strength = self.strength + self.strength_damping
 
-        def times(vector: Params) -> Params:
-            own = tree_map(lambda v: (1 + self.cg_damping) * v, vector)
-            return axpy(own, 1 / strength, product(vector)[0])
+        def matrix_product(vector: Params) -> Params:
+            damped = tree_map(lambda v: (1 + self.cg_damping) * v, vector)
+            return axpy(damped, 1 / strength, hessian_product(vector)[0])
 
-        start = self.initial_params()
+        initial = self.initial_params()
         with torch.no_grad():
             params = self.adapt(task.support)
-            slopes, value = grad_and_value(judged)(params)
-            product = vjp(grad(learning), params)[1]  # the Hessian is its own transpose
-            implicit = conjugate_gradients(times, slopes, self.cg_steps)
-        loss = with_gradient(value, start, implicit)
-        if len(start) == len(select_parameters(self.net)):
+            grads, value = grad_and_value(query_loss)(params)
+            hessian_product = vjp(grad(support_loss), params)[1]  # the Hessian is symmetric
+            implicit = conjugate_gradients(matrix_product, grads, self.cg_steps)
+        loss = with_gradient(value, initial, implicit)
+        if len(initial) == len(select_parameters(self.net)):
             return loss
-        # parameters that are not adapted: directly, and by how they move the minimum
-        moved = dot(implicit, grad(learning)(params)) / strength
-        rest = judged(params) - moved
-        return loss + rest - rest.detach()
+        # parameters that are not adapted act on the loss directly and through the minimum
+        through_minimum = dot(implicit, grad(support_loss)(params)) / strength
+        unadapted = query_loss(params) - through_minimum
+        return loss + unadapted - unadapted.detach()
 
     def initial_params(self) -> Params:
-        """The parameters that adaptation changes."""
+        """Return the parameters that adaptation changes, by name."""
         return {name: p for name, p in self.net.named_parameters() if name in self.names}
 
-    def _misfit(self, params: Params, examples: Examples) -> Tensor:
+    def _loss(self, params: Params, examples: Examples) -> Tensor:
         return self.criterion(self.predict(params, examples.x), examples)

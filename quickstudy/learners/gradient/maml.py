@@ -1,6 +1,6 @@
 r"""Model-agnostic meta-learning (Finn, Abbeel & Levine, 2017, arXiv:1703.03400).
 
-Learn where gradient descent should start (eq. 1 and 4):
+Learn the initialisation of gradient descent (eq. 1 and 4):
 
 $$\min_\theta \; \mathbb{E}_\tau \; L^q_\tau(\phi_\tau), \qquad
   \phi_\tau = \theta - \alpha \nabla L^s_\tau(\theta) \; \text{(repeated)}$$
@@ -32,19 +32,31 @@ from quickstudy.learner import Learner
 
 
 class MAML(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
-    """A state is the network's adapted parameters, by name.
+    """The state of a task is the adapted parameters, by name.
 
     Args:
-        net: any module of one input; its parameters are where adaptation starts.
-        lr: of the inner gradient descent.
-        steps: of the inner gradient descent.
-        first_order: treats the inner gradient as a constant (FOMAML).
-        adapts: what adaptation changes: names of modules and parameters, such as `["head",
-            "body.0.bias"]`, or a function that says so of a parameter's name; None: everything.
-        optimizer: of the inner descent (`momentum()`, `adam()`); starts afresh at each `adapt`.
-        checkpoint: what of the inner steps is kept for the meta-gradient, which it does not
-            change: less memory for more time (None, "sqrt" or "mixed", as in `descend`).
-        truncate: how many of the last inner steps are differentiated (None: all).
+        net: any module of one input. Adaptation starts from its parameters.
+        lr: learning rate of the inner loop.
+        steps: number of inner steps.
+        first_order: treat the inner gradient as a constant (FOMAML).
+        adapt_parameters: the parameters that adaptation changes: names of modules and
+            parameters, such as `["head", "body.0.bias"]`, or a predicate of a parameter's name.
+            None: all.
+        optimizer: of the inner loop (`momentum()`, `adam()`); reset at each `adapt`.
+        checkpoint: how much of the inner steps is stored for the meta-gradient (None, "sqrt" or
+            "mixed"; see `descend`). Less memory takes more time; the gradient is the same.
+        truncate: number of last inner steps that are differentiated (None: all).
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> learner = qs.MAML(qs.nets.MLP(1, 2), lr=0.1)
+        >>> state = learner.adapt(support)
+        >>> learner.predict(state, torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     def __init__(
@@ -68,15 +80,18 @@ class MAML(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
         self.checkpoint: Checkpoint | None = checkpoint
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
-        """`steps` of gradient descent on the support set, from the learned start or `state`."""
-        start = self.initial_params() if state is None else state
-        predict = _tail(self.net, start, support.x) or partial(self.predict, x=support.x)
+        """Take `steps` of gradient descent on the support set.
 
-        def misfit(fast: Params) -> Tensor:
+        Descent starts from `state`, or from the learned initialisation.
+        """
+        start = self.initial_params() if state is None else state
+        predict = _head_only(self.net, start, support.x) or partial(self.predict, x=support.x)
+
+        def support_loss(fast: Params) -> Tensor:
             return self.criterion(predict(fast), support)
 
         return descend(
-            misfit,
+            support_loss,
             start,
             lr=self.lr,
             steps=self.steps,
@@ -87,55 +102,76 @@ class MAML(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
         )
 
     def predict(self, state: Params, x: Tensor) -> Tensor:
-        """What the adapted network says of `x`."""
+        """Return the outputs of the adapted network for `x`."""
         return functional_call(self.net, state, (x,))
 
     def initial_params(self) -> Params:
-        """The parameters that adaptation changes."""
+        """Return the parameters that adaptation changes, by name."""
         return {name: p for name, p in self.net.named_parameters() if name in self.names}
 
 
 def fomaml(net: nn.Module, **settings: Any) -> MAML:
-    """First-order MAML (section 5.2): the inner gradient counts as a constant."""
+    """Return first-order MAML (section 5.2): the inner gradient is a constant.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> qs.fomaml(qs.nets.MLP(1, 1)).first_order
+        True
+    """
     return MAML(net, first_order=True, **settings)
 
 
 def anil(net: nn.Module, *, head: str = "head", **settings: Any) -> MAML:
-    """MAML that adapts the parameters of `net.<head>` only (Raghu et al., 2020)."""
+    """Return MAML that adapts the parameters of `net.<head>` only (Raghu et al., 2020).
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> sorted(qs.anil(qs.nets.MLP(1, 1)).initial_params())
+        ['head.bias', 'head.weight']
+    """
     return MAML(net, adapt_parameters=[head], **settings)
 
 
 def boil(net: nn.Module, *, head: str = "head", **settings: Any) -> MAML:
-    """MAML that adapts everything but the parameters of `net.<head>` (Oh et al., 2021)."""
-    held = parameters_in(net, [head])
-    body = [name for name, _ in net.named_parameters() if name not in held]
+    """Return MAML that adapts all parameters except those of `net.<head>` (Oh et al., 2021).
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> sorted(qs.boil(qs.nets.MLP(1, 1, hidden=(8,))).initial_params())
+        ['body.0.bias', 'body.0.weight']
+    """
+    head_names = parameters_in(net, [head])
+    body = [name for name, _ in net.named_parameters() if name not in head_names]
     return MAML(net, adapt_parameters=body, **settings)
 
 
-def _tail(net: nn.Module, params: Params, x: Tensor) -> Callable[[Params], Tensor] | None:
-    """What `net` says of `x` as a function of `params`, where these are all of one module, by
-    which the net ends: what comes before it is computed once. None: it is not so."""
+def _head_only(net: nn.Module, params: Params, x: Tensor) -> Callable[[Params], Tensor] | None:
+    """Return the outputs for `x` as a function of the adapted parameters of the last module.
+
+    If all adapted parameters belong to the module that ends the net (ANIL), the body runs once,
+    here. Otherwise return None.
+    """
     parts = zip(*(name.split(".")[:-1] for name in params), strict=False)
-    place = ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))
-    if not place or torch.compiler.is_compiling():  # compilers see that themselves
+    path = ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))
+    if not path or torch.compiler.is_compiling():  # compilers see that themselves
         return None
-    known = dict(net.named_parameters(remove_duplicate=False))
-    adapted = {id(known[name]) for name in params}
-    if any(id(p) in adapted and not n.startswith(f"{place}.") for n, p in known.items()):
-        return None  # a tensor that the rest has too
-    module, calls = net.get_submodule(place), []
+    all_params = dict(net.named_parameters(remove_duplicate=False))
+    adapted = {id(all_params[name]) for name in params}
+    if any(id(p) in adapted and not n.startswith(f"{path}.") for n, p in all_params.items()):
+        return None  # a tensor that is tied to one of the body
+    head, calls = net.get_submodule(path), []
 
-    def note(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
-        calls.append((inputs, named, output))
+    def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        calls.append((args, kwargs, output))
 
-    with module.register_forward_hook(note, with_kwargs=True):
-        whole = functional_call(net, params, (x,))
-    inputs, named, output = calls[-1] if len(calls) == 1 else ((), {}, None)
-    if output is not whole:
+    with head.register_forward_hook(record, with_kwargs=True):
+        outputs = functional_call(net, params, (x,))
+    args, kwargs, head_output = calls[-1] if len(calls) == 1 else ((), {}, None)
+    if head_output is not outputs:  # the net goes on after the head
         return None
 
     def predict(fast: Params) -> Tensor:
-        own = {name.removeprefix(f"{place}."): p for name, p in fast.items()}
-        return functional_call(module, own, inputs, named)
+        head_params = {name.removeprefix(f"{path}."): p for name, p in fast.items()}
+        return functional_call(head, head_params, args, kwargs)
 
     return predict

@@ -1,17 +1,18 @@
 r"""MAML++ (Antoniou, Edwards & Storkey, 2019, arXiv:1810.09502): MAML made stable.
 
-Every inner step $i$ of $K$ has a rate $\alpha_{i,l}$ for each parameter tensor $l$ and weights
-and biases $\gamma_i$ of normalisation, all learned; the query loss is taken after every step:
+Every inner step $i$ of $K$ has a learned rate $\alpha_{i,l}$ for each parameter tensor $l$, and
+learned weights and biases $\gamma_i$ of normalisation. The query loss is computed after every
+step:
 
 $$\phi_{i+1,l} = \phi_{i,l} - \alpha_{i,l} \nabla_l L^s(\phi_i, \gamma_i), \qquad
   \min_{\theta, \alpha, \gamma} \; \mathbb{E}_\tau \sum_{i=0}^{K-1} v_i
   L^q(\phi_{i+1}, \gamma_i), \qquad \sum_i v_i = 1$$
 
-In the course of training the weights $v$ go from $1/K$ each to all on the last step. The
-first meta-steps may be of the first order. The meta rate falls by a cosine.
+During training the weights $v$ move from $1/K$ for each step to 1 for the last step. The first
+meta-steps may be of the first order. The meta learning rate follows a cosine.
 
-Differs from the paper: it collects running statistics of normalisation for every step; here,
-as in effect in its released code, which never reads these, all passes normalise by the batch.
+Differs from the paper: the paper collects running statistics of normalisation for every step.
+Here all passes normalise by the batch. So does the released code, which never reads them.
 """
 
 import torch
@@ -28,26 +29,39 @@ from quickstudy.learner import Learner
 
 
 class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
-    """A state is the network's parameters, those of normalisation being the last step's.
+    """The state of a task is the network's parameters, with the normalisation of the last step.
 
-    With `multi_step_until=0, learn_rates=False, per_step_norm=False` this is MAML. More inner
-    steps than `rates` has rows, as `steps` may be set to at test, use the last row again.
+    With `multi_step_until=0, learn_rates=False, per_step_norm=False` this is MAML. `steps` may
+    be raised at test time: steps beyond the rows of `rates` use the last row.
 
     Args:
-        net: any module of one input; its trainable parameters are where adaptation starts.
-            With `per_step_norm`, those of its normalisation layers are where the ones of every
-            step start, and are frozen themselves.
-        lr: where the rates start.
-        steps: of the inner gradient descent.
-        multi_step_until: the meta-step by which the weight of the query losses has moved from
-            all inner steps alike to the last one (0: it alone counts from the beginning).
-        learn_rates: of every inner step and parameter tensor, as rows and columns of `rates`.
+        net: any module of one input. Adaptation starts from its trainable parameters. With
+            `per_step_norm`, the parameters of its normalisation layers initialise those of
+            every step, and are frozen.
+        lr: initial value of the rates.
+        steps: number of inner steps.
+        multi_step_until: the meta-step at which the last inner step carries all weight of the
+            query losses (0: from the beginning). Before, the weight moves linearly from equal
+            weights.
+        learn_rates: learn `rates`, with a row for every inner step and a column for every
+            parameter tensor.
         per_step_norm: every inner step has its own weights and biases of normalisation
             layers. They are meta-learned, not adapted.
         first_order_until: the meta-step after which derivatives are of the second order.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> learner = qs.MAMLPlusPlus(qs.nets.MLP(1, 2))
+        >>> state = learner.adapt(support)
+        >>> learner.predict(state, torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
-    share: Tensor  # ()  of the query losses' weight, moved to the last inner step so far
+    share: Tensor  # ()  share of the weight that has moved to the last inner step
 
     def __init__(
         self,
@@ -63,7 +77,7 @@ class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
     ):
         super().__init__(criterion)
         if steps < 1:
-            raise ValueError(f"steps={steps}: MAML++ learns the rate of each, so have some.")
+            raise ValueError(f"steps={steps}: MAML++ needs at least one inner step.")
         self.net, self.steps = net, steps
         self.multi_step_until, self.first_order_until = multi_step_until, first_order_until
         self.norms = nn.ParameterDict()
@@ -72,32 +86,31 @@ class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
             p.requires_grad_(False)
         self.adapted = [name for name, p in net.named_parameters() if p.requires_grad]
         if not self.adapted:
-            raise ValueError("The net has nothing that adaptation could change: unfreeze some.")
+            raise ValueError("No parameter is left to adapt: unfreeze some of the net.")
         rates = torch.full((steps, len(self.adapted)), lr)
         self.rates = nn.Parameter(rates, requires_grad=learn_rates)
         self.register_buffer("share", torch.zeros(()), persistent=False)
         self.set_step(0)
 
     def set_step(self, done: int) -> None:
-        """Sets the weights of the query losses and the order of derivatives to what they are
-        after `done` meta-steps."""
+        """Set the weights of the query losses and the order of derivatives for this step."""
         self.is_first_order = done < self.first_order_until
         self.is_multi_step = done < self.multi_step_until
         self.share.fill_(done / self.multi_step_until if self.is_multi_step else 1)
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
-        """All inner steps on the support set, from the learned start or `state`."""
+        """Take all inner steps on the support set, from the initialisation or from `state`."""
         state = self.initial_params() if state is None else state
         for number in range(self.steps):
             state = self.step(number, support, state)
         return state
 
     def predict(self, state: Params, x: Tensor) -> Tensor:
-        """What the adapted network says of `x`."""
+        """Return the outputs of the adapted network for `x`."""
         return functional_call(self.net, state, (x,))
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """The weighted sum of the query losses after every inner step."""
+        """Return the weighted sum of the query losses after every inner step."""
         if not self.is_multi_step:
             return super().loss(task)
         state, losses = self.initial_params(), []
@@ -107,15 +120,15 @@ class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
         return (1 - self.share) * torch.stack(losses).mean() + self.share * losses[-1]
 
     def step(self, number: int, support: Examples, state: Params) -> Params:
-        """The state after one more inner step, the one of that `number`."""
+        """Return the state after inner step `number`, counted from 0."""
         row = min(number, len(self.rates) - 1)
         norm = self.norm(row)
 
-        def misfit(fast: Params) -> Tensor:
+        def support_loss(fast: Params) -> Tensor:
             return self.criterion(self.predict(fast | norm, support.x), support)
 
         return norm | descend(
-            misfit,
+            support_loss,
             {name: state[name] for name in self.adapted},
             lr=dict(zip(self.adapted, self.rates[row], strict=True)),
             steps=1,
@@ -123,17 +136,17 @@ class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
         )
 
     def norm(self, row: int) -> Params:
-        """The parameters of normalisation layers in an inner step."""
-        return {name.replace("/", "."): each[row] for name, each in self.norms.items()}
+        """Return the parameters of the normalisation layers in an inner step."""
+        return {name.replace("/", "."): p[row] for name, p in self.norms.items()}
 
     def initial_params(self) -> Params:
-        """The state before the first inner step."""
+        """Return the state before the first inner step."""
         params = dict(self.net.named_parameters())
         return self.norm(0) | {name: params[name] for name in self.adapted}
 
 
 def _of_norms(net: nn.Module) -> Params:
-    """The trainable parameters of the normalisation layers."""
+    """Return the trainable parameters of the normalisation layers, by name."""
     return {
         f"{path}.{name}" if path else name: p
         for path, module in net.named_modules()

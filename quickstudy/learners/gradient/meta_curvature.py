@@ -1,17 +1,17 @@
 r"""Meta-Curvature (Park & Oliva, 2019, arXiv:1902.03356): learned geometry of descent.
 
-Beside a start $\theta$, matrices are meta-learned that transform the gradient of every
-parameter tensor, one matrix for each of its modes. For a convolution's $G$ of outputs x inputs
-x places in the filter, with the n-mode products $\times_n$,
+An initialisation $\theta$ is meta-learned, and matrices that transform the gradient of every
+parameter tensor: one matrix for each of its modes. A convolution's gradient $G$ has the modes
+outputs, inputs and positions in the filter. With the n-mode products $\times_n$,
 
 $$\phi_\tau = \theta - \alpha \, \mathrm{MC}(\nabla L^s_\tau(\theta)) \; \text{(repeated)},
   \qquad \mathrm{MC}(G) = G \times_1 M_o \times_2 M_i \times_3 M_f$$
 
-which is $(M_o \otimes M_i \otimes M_f) \, \mathrm{vec}(G)$: a large matrix that is never made.
-All start as identities, so that the first meta-step is MAML's.
+which is $(M_o \otimes M_i \otimes M_f) \, \mathrm{vec}(G)$, without forming the large matrix.
+All matrices start as identities, so the first meta-step is that of MAML.
 
-Differs from the paper: nothing that is known to us. It describes convolutions and linear
-layers; a vector has a matrix here as well, over its only mode.
+Differs from the paper: the paper describes convolutions and linear layers. Here a vector, such
+as a bias, has a matrix over its only mode as well.
 """
 
 import math
@@ -27,22 +27,33 @@ from quickstudy.core.parameters import ParameterSelection, Params, select_parame
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import Memory, descend, steepest_descent
 from quickstudy.learner import Learner
-from quickstudy.learners.gradient.meta_sgd import holder
+from quickstudy.learners.gradient.meta_sgd import parameter_tree
 
 
 class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
-    """A state is the network's adapted parameters, by name.
+    """The state of a task is the adapted parameters, by name.
 
-    `curvature` has the learned matrices by the parameters' names: `head.weight.out`, `.in`, and
-    for convolutions `.filter`.
+    `curvature` holds the learned matrices by the parameters' names: `head.weight.out`,
+    `head.weight.in`, and `.filter` for convolutions.
 
     Args:
-        net: any module of one input; its parameters are where adaptation starts.
-        lr: of the inner gradient descent.
-        steps: of the inner gradient descent.
-        first_order: treats the inner gradient as a constant; the matrices are learned exactly.
-        adapts: what adaptation changes, as in `MAML`.
-        checkpoint: what of the inner steps is kept for the meta-gradient, as in `MAML`.
+        net: any module of one input. Adaptation starts from its parameters.
+        lr: learning rate of the inner loop.
+        steps: number of inner steps.
+        first_order: treat the inner gradient as a constant; the matrices' own gradient stays.
+        adapt_parameters: the parameters that adaptation changes; see `MAML`.
+        checkpoint: how much of the inner steps is stored for the meta-gradient; see `MAML`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> learner = qs.MetaCurvature(qs.nets.MLP(1, 2), lr=0.1)
+        >>> state = learner.adapt(support)
+        >>> learner.predict(state, torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     def __init__(
@@ -62,7 +73,7 @@ class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialPa
         self.checkpoint: Checkpoint | None = checkpoint
         start = select_parameters(net, adapt_parameters)
         self.names = frozenset(start)
-        self.curvature = holder(
+        self.curvature = parameter_tree(
             {
                 f"{name}.{mode}": torch.eye(size, dtype=p.dtype, device=p.device)
                 for name, p in start.items()
@@ -71,14 +82,17 @@ class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialPa
         )
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
-        """`steps` of gradient descent on the support set, from the learned start or `state`."""
+        """Take `steps` of gradient descent on the support set.
 
-        def misfit(fast: Params) -> Tensor:
+        Descent starts from `state`, or from the learned initialisation.
+        """
+
+        def support_loss(fast: Params) -> Tensor:
             return self.criterion(self.predict(fast, support.x), support)
 
         start = self.initial_params() if state is None else state
         return descend(
-            misfit,
+            support_loss,
             start,
             lr=self.lr,
             steps=self.steps,
@@ -88,15 +102,15 @@ class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialPa
         )
 
     def predict(self, state: Params, x: Tensor) -> Tensor:
-        """What the adapted network says of `x`."""
+        """Return the outputs of the adapted network for `x`."""
         return functional_call(self.net, state, (x,))
 
     def initial_params(self) -> Params:
-        """The parameters that adaptation changes."""
+        """Return the parameters that adaptation changes, by name."""
         return {name: p for name, p in self.net.named_parameters() if name in self.names}
 
     def update(self, grads: Params, memory: Memory) -> tuple[Params, Memory]:
-        """The transformed gradients, as an `InnerOptimizer` gives them."""
+        """Return the transformed gradients: the `update` of an `InnerOptimizer`."""
         return {
             name: transform(grad, self.curvature.get_submodule(name).parameters())
             for name, grad in grads.items()
@@ -104,15 +118,29 @@ class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialPa
 
 
 def modes(p: Tensor) -> dict[str, int]:
-    """The sizes of a parameter's modes: places in a filter, of any dimensions, are one."""
+    """Return the sizes of a parameter's modes; all positions in a filter are one mode.
+
+    Examples:
+        >>> import torch
+        >>> modes(torch.zeros(8, 3, 5, 5))
+        {'out': 8, 'in': 3, 'filter': 25}
+        >>> modes(torch.zeros(8))
+        {'out': 8}
+    """
     sizes = [*p.shape[:2], math.prod(p.shape[2:])] if p.ndim > 2 else p.shape or [1]
     return dict(zip(("out", "in", "filter"), sizes, strict=False))
 
 
 def transform(gradient: Tensor, matrices: Iterable[Tensor]) -> Tensor:
-    """The n-mode product of a gradient with a square matrix for each of its modes."""
+    """Return the n-mode product of a gradient with a square matrix for each of its modes.
+
+    Examples:
+        >>> import torch
+        >>> transform(torch.tensor([[1.0, 2.0]]), [torch.eye(1) * 10, torch.eye(2).flip(0)])
+        tensor([[20., 10.]])
+    """
     matrices = list(matrices)
     product = gradient.reshape([len(matrix) for matrix in matrices])
-    for matrix in matrices:  # each takes the first axis away and adds one at the end
+    for matrix in matrices:  # removes the first axis and appends the transformed one
         product = product.movedim(0, -1) @ matrix.mT
     return product.reshape(gradient.shape)

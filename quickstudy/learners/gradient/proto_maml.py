@@ -1,13 +1,13 @@
 r"""ProtoMAML (Triantafillou et al., 2020, "Meta-Dataset", arXiv:1903.03096, section 3).
 
-MAML whose linear head starts, in every task, as the prototypical network that it then leaves:
+MAML with a linear head. In every task the head is initialised to be a prototypical network:
 
 $$W_c = 2 \mu_c, \quad b_c = -\lVert \mu_c \rVert^2, \qquad
   \mu_c = \tfrac{1}{|S_c|} \sum_{i \in S_c} f_\theta(x_i)$$
 
-Embedding and head descend together on the support set. The meta-gradient goes through the steps
-and through that start, into the embedding. As every task makes a head of its own, the number of
-classes may be different in each.
+Gradient descent on the support set then adapts embedding and head together. The meta-gradient
+flows through the steps and through the head's initialisation into the embedding. Every task has
+its own head, so tasks may differ in their number of classes.
 
 Differs from the paper: its experiments are of the first order (`first_order=True`).
 """
@@ -25,22 +25,34 @@ from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 
-class Classifier(NamedTuple):
+class ProtoMAMLState(NamedTuple):
     """An embedding with a linear head, adapted to a task."""
 
     params: Params  # of the embedding, and the head: W (C, D), b (C,)
-    sizes: Tensor  # (C,)  how many examples there were of each class
+    sizes: Tensor  # (C,)  number of examples of each class
 
 
-class ProtoMAML(Learner[Classifier], Checkpointed, DescendsInSteps, Embeds):
+class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
-        lr: of the inner gradient descent (the best in the paper's search: 0.0054).
-        steps: of the inner gradient descent (6 in that search).
-        first_order: treats the inner gradient as a constant (fo-Proto-MAML); the meta-gradient
-            goes through the start of the head all the same.
-        checkpoint: what of the inner steps is kept for the meta-gradient, as in `MAML`.
+        embed: the embedding.
+        lr: learning rate of the inner loop; 0.0054 was best in the paper's search.
+        steps: number of inner steps; 6 in that search.
+        first_order: treat the inner gradient as a constant (fo-Proto-MAML). The meta-gradient
+            still flows through the initialisation of the head.
+        checkpoint: how much of the inner steps is stored for the meta-gradient; see `MAML`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> learner = qs.ProtoMAML(qs.nets.MLP(1, 8))
+        >>> state = learner.adapt(support)
+        >>> learner.predict(state, torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     class_axes = {"params.W": 0, "params.b": 0, "sizes": 0}
@@ -59,17 +71,19 @@ class ProtoMAML(Learner[Classifier], Checkpointed, DescendsInSteps, Embeds):
         self.lr, self.steps, self.first_order = lr, steps, first_order
         self.checkpoint: Checkpoint | None = checkpoint
 
-    def adapt(self, support: Examples, state: Classifier | None = None) -> Classifier:
-        """`steps` of gradient descent on the support set, from the prototypes or from `state`;
-        classes that `state` has not seen start from their prototypes."""
-        start = self.start(support, state)
+    def adapt(self, support: Examples, state: ProtoMAMLState | None = None) -> ProtoMAMLState:
+        """Take `steps` of gradient descent on the support set, from the prototypes or `state`.
 
-        def misfit(fast: Params) -> Tensor:
+        Classes that are new to `state` start from their prototypes.
+        """
+        start = self.prototypical_start(support, state)
+
+        def support_loss(fast: Params) -> Tensor:
             prediction = self.predict(start._replace(params=fast), support.x)
             return self.criterion(prediction, support)
 
         fast = descend(
-            misfit,
+            support_loss,
             start.params,
             lr=self.lr,
             steps=self.steps,
@@ -78,14 +92,16 @@ class ProtoMAML(Learner[Classifier], Checkpointed, DescendsInSteps, Embeds):
         )
         return start._replace(params=fast)
 
-    def predict(self, state: Classifier, x: Tensor) -> Tensor:
-        """Logits (Q, C) of the adapted net; -inf for a class of which no example was seen."""
+    def predict(self, state: ProtoMAMLState, x: Tensor) -> Tensor:
+        """Return logits (Q, C); -inf for a class without examples."""
         embedded = self._embed(state.params, x)  # (Q, D)
         logits = embedded @ state.params["W"].T + state.params["b"]
         return logits.masked_fill(state.sizes == 0, -torch.inf)
 
-    def start(self, support: Examples, state: Classifier | None = None) -> Classifier:
-        """Where descent starts."""
+    def prototypical_start(
+        self, support: Examples, state: ProtoMAMLState | None = None
+    ) -> ProtoMAMLState:
+        """Return the state before the first inner step."""
         body: Params = {name: p for name, p in self.named_parameters() if p.requires_grad}
         if state is not None:
             body = {name: state.params[name] for name in body}
@@ -94,11 +110,11 @@ class ProtoMAML(Learner[Classifier], Checkpointed, DescendsInSteps, Embeds):
         mean = member.T @ self._embed(body, support.x) / sizes.clamp_min(1e-12)[:, None]
         W, b = 2 * mean, -mean.square().sum(-1)
         if state is not None:
-            known = state.sizes > 0
-            W = torch.where(known[:, None], state.params["W"], W)
-            b = torch.where(known, state.params["b"], b)
+            has_examples = state.sizes > 0
+            W = torch.where(has_examples[:, None], state.params["W"], W)
+            b = torch.where(has_examples, state.params["b"], b)
             sizes = sizes + state.sizes
-        return Classifier({**body, "W": W, "b": b}, sizes)
+        return ProtoMAMLState({**body, "W": W, "b": b}, sizes)
 
     def _embed(self, params: Params, x: Tensor) -> Tensor:
         body = {

@@ -1,15 +1,16 @@
 r"""Reptile (Nichol, Achiam & Schulman, 2018, arXiv:1803.02999).
 
-Train on a task for a while, then move the start towards where that led (algorithms 1 and 2):
+Train on a task for some steps, then move the initialisation towards the result (algorithms 1
+and 2):
 
 $$\theta \leftarrow \theta + \epsilon \; \frac{1}{T} \sum_\tau (\phi_\tau - \theta), \qquad
   \phi_\tau = \text{some steps of SGD or Adam on mini-batches of the task's support set}$$
 
-$\theta - \phi_\tau$ takes the place of a gradient, so that this line is a step of
-`torch.optim.SGD(learner.parameters(), lr=epsilon)`: batched, or serial with one task a step.
+$\theta - \phi_\tau$ is used as a gradient, so this update is a step of
+`torch.optim.SGD(learner.parameters(), lr=epsilon)`. One task per step is the serial version.
 
-Differs from the paper: the inner Adam starts afresh at every task, where the authors keep its
-mean squares from task to task.
+Differs from the paper: the inner Adam is reset for every task; the authors keep its mean
+squares from task to task.
 """
 
 from typing import NamedTuple
@@ -27,25 +28,36 @@ from quickstudy.inner_loop.descent import InnerOptimizer, adam, descend
 from quickstudy.learner import Learner
 
 
-class Adapted(NamedTuple):
-    """What Reptile knows of a task."""
+class ReptileState(NamedTuple):
+    """The adapted parameters, and the inputs that queries are normalised with."""
 
     params: Params  # of the network, by name
-    support: Tensor  # (S, *features) inputs to normalise a query with; none if transductive
+    support: Tensor  # (S, *features)  support inputs; S = 0 if transductive
 
 
-class Reptile(Learner[Adapted], DescendsInSteps):
-    """Every trainable parameter of the network is adapted.
+class Reptile(Learner[ReptileState], DescendsInSteps):
+    """Adapts every trainable parameter of the network.
 
     Args:
         net: any module of one input.
-        lr: of the inner optimiser.
-        steps: of the inner optimiser; may be more at test than in training.
-        batch: support examples in an inner step, drawn at random, none twice before all have
-            been seen. None, or no fewer than there are: the whole support set.
-        optimizer: of the inner steps; the paper's is Adam without momentum.
-        transductive: how a query meets layers that normalise by the batch at hand: among the
-            other queries, or, False, alone among the support inputs.
+        lr: learning rate of the inner loop.
+        steps: number of inner steps; may be larger at test time.
+        batch_size: support examples per inner step, drawn at random without replacement until
+            all are used. None, or S and more: the whole support set.
+        optimizer: of the inner loop; the paper's is Adam without momentum.
+        transductive: normalise each query by the statistics of all queries, in layers that use
+            batch statistics. False: by those of the support inputs and the query itself.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> learner = qs.Reptile(qs.nets.MLP(1, 2), lr=0.05)
+        >>> state = learner.adapt(support)
+        >>> learner.predict(state, torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     def __init__(
@@ -54,75 +66,86 @@ class Reptile(Learner[Adapted], DescendsInSteps):
         *,
         lr: float = 1e-3,
         steps: int = 5,
-        batch: int | None = 10,
+        batch_size: int | None = 10,
         optimizer: InnerOptimizer | None = None,
         transductive: bool = True,
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
         self.net = net
-        self.lr, self.steps, self.batch = lr, steps, batch
+        self.lr, self.steps, self.batch_size = lr, steps, batch_size
         self.optimizer = adam((0.0, 0.999)) if optimizer is None else optimizer
         self.transductive = transductive
-        self.initial_params()  # refuses a net that has nothing to adapt
+        self.initial_params()  # raises if the net has no trainable parameter
 
-    def adapt(self, support: Examples, state: Adapted | None = None) -> Adapted:
-        """`steps` on the support set, from the learned start or `state`, both constants."""
+    def adapt(self, support: Examples, state: ReptileState | None = None) -> ReptileState:
+        """Take `steps` of descent on the support set, from the initialisation or `state`.
+
+        Both are constants.
+        """
         batches = iter(self._batches(support))
 
-        def misfit(params: Params) -> Tensor:  # called once a step
+        def support_loss(params: Params) -> Tensor:  # called once a step
             batch = next(batches)
             return self.criterion(functional_call(self.net, params, (batch.x,)), batch)
 
-        known = Adapted(self.initial_params(), support.x[:0]) if state is None else state
+        if state is None:
+            state = ReptileState(self.initial_params(), support.x[:0])
         params = descend(
-            misfit,
-            {name: p.detach() for name, p in known.params.items()},
+            support_loss,
+            {name: p.detach() for name, p in state.params.items()},
             lr=self.lr,
             steps=self.steps,
             first_order=True,
             optimizer=self.optimizer,
         )
-        company = support.x[:0] if self.transductive else support.x
-        return Adapted(params, torch.cat([known.support, company]))
+        inputs = support.x[:0] if self.transductive else support.x
+        return ReptileState(params, torch.cat([state.support, inputs]))
 
-    def predict(self, state: Adapted, x: Tensor) -> Tensor:
-        """What the adapted network says of `x`."""
+    def predict(self, state: ReptileState, x: Tensor) -> Tensor:
+        """Return the outputs of the adapted network for `x`."""
         if self.transductive:
             return functional_call(self.net, state.params, (x,))
 
-        def alone(one: Tensor) -> Tensor:
-            company = torch.cat([state.support, one[None]])
-            return functional_call(self.net, state.params, (company,))[-1]
+        def predict_one(query: Tensor) -> Tensor:
+            inputs = torch.cat([state.support, query[None]])
+            return functional_call(self.net, state.params, (inputs,))[-1]
 
-        return vmap(alone, randomness="different")(x)
+        return vmap(predict_one, randomness="different")(x)
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """The adapted network's loss on the query set; its gradient is the start less what
-        was adapted."""
-        start = self.initial_params()
+        """Return the query loss, with the initial minus the adapted parameters as gradient."""
+        initial = self.initial_params()
         with torch.no_grad():
             state = self.adapt(task.support)
             value = self.criterion(self.predict(state, task.query.x), task.query)
-            slopes = {name: p - state.params[name] for name, p in start.items()}
-        return with_gradient(value, start, slopes)
+            differences = {name: p - state.params[name] for name, p in initial.items()}
+        return with_gradient(value, initial, differences)
 
     def initial_params(self) -> Params:
-        """The trainable parameters."""
+        """Return the trainable parameters, by name."""
         return select_parameters(self.net)
 
     def _batches(self, support: Examples) -> list[Examples]:
-        if self.batch is None or self.batch >= len(support.x):
+        if self.batch_size is None or self.batch_size >= len(support.x):
             return [support] * self.steps
-        rows = passes(support.weight, self.steps * self.batch).view(self.steps, self.batch)
+        rows = epoch_order(support.weight, self.steps * self.batch_size).view(self.steps, -1)
         return [support.take(row) for row in rows.unbind()]
 
 
-def passes(weight: Tensor, draws: int) -> Tensor:
-    """The first `draws` rows of pass after pass through all examples of `weight` (N,) above
-    zero, every pass in an order of its own (draws,)."""
-    real = (weight > 0).sum().clamp_min(1)
-    scores = torch.rand(draws, len(weight), device=weight.device)  # as many as may be needed
+def epoch_order(weight: Tensor, draws: int) -> Tensor:
+    """Return the first `draws` indices of successive epochs (draws,), each in a random order.
+
+    An epoch goes through all examples with `weight` (N,) above zero.
+
+    Examples:
+        >>> import torch
+        >>> first, second = epoch_order(torch.tensor([1.0, 1.0, 0.0, 1.0]), 6).split(3)
+        >>> first.sort().values, second.sort().values
+        (tensor([0, 1, 3]), tensor([0, 1, 3]))
+    """
+    size = (weight > 0).sum().clamp_min(1)
+    scores = torch.rand(draws, len(weight), device=weight.device)  # an upper bound of epochs
     order = torch.where(weight > 0, scores, 2).argsort(-1)  # padding comes last
-    drawn = torch.arange(draws, device=weight.device)
-    return order[drawn // real, drawn % real]
+    draw = torch.arange(draws, device=weight.device)
+    return order[draw // size, draw % size]

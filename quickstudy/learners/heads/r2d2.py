@@ -1,18 +1,19 @@
 r"""Ridge and logistic regression as learners: R2-D2 and LR-D2 (Bertinetto, Henriques, Torr &
 Vedaldi, 2019, arXiv:1805.08136).
 
-A task is learned by a solver that has a closed form, or few steps, on top of an embedding f
-that is learned through it. R2-D2 is ridge regression on one-hot labels (eq. 4), whose system is
-S wide, not D, by Woodbury's identity (eq. 5); its output is scaled and shifted (eq. 6):
+Adaptation is a solver with a closed form, or with few steps, on top of an embedding f. The
+meta-gradient flows through the solver. R2-D2 is ridge regression on one-hot labels (eq. 4). By
+Woodbury's identity its system is S wide, not D (eq. 5). Its output is scaled and shifted (eq.
+6):
 
 $$W = X^\top (X X^\top + \lambda I)^{-1} Y, \qquad \hat{Y} = \alpha f(x) W + \beta$$
 
-λ, α and β are learned. LR-D2 is logistic regression by Newton's method, as iteratively
-reweighted least squares, whose systems Woodbury makes S wide as well.
+λ, α and β are learned. LR-D2 is logistic regression by Newton's method (iteratively reweighted
+least squares). Woodbury's identity makes its systems S wide as well.
 
-Differs from the paper: nothing; where it is silent, the authors' code is followed. A one is
-appended to every embedding, so the intercept is penalised like other weights; the system is D
-wide where that is smaller; LR-D2 of several classes is one against the others, for each class.
+Differs from the paper: nothing. Details that the paper leaves open follow the authors' code: a
+one is appended to every embedding, so the intercept is penalised like other weights; the system
+is D wide where D is smaller; LR-D2 with several classes fits each class against the others.
 """
 
 import math
@@ -32,20 +33,30 @@ from quickstudy.learner import Learner
 BaseLearner: TypeAlias = Callable[[Examples], Tensor]  # embedded examples -> W (D, C)
 
 
-class Fitted(NamedTuple):
-    """A linear model, and what it was fitted to: so that more examples can be added later."""
+class FittedHead(NamedTuple):
+    """A linear model, and the examples it was fitted to, so that more can be added."""
 
     examples: Examples  # embedded: x (N, D)
     W: Tensor  # (D, C)
 
 
-class R2D2(Learner[Fitted], Embeds):
-    """Learns the embedding `embed`, (N, *features) -> (N, D), and how to regress on it.
+class R2D2(Learner[FittedHead], Embeds):
+    """Learns the embedding `embed`, (N, *features) -> (N, D), and λ, α and β.
 
     Args:
-        penalty: where λ starts, above 0.
-        scale: where α starts (10 in the authors' runs on Omniglot and CIFAR-FS, 1e-4 on
+        embed: the embedding.
+        penalty: initial value of λ, above 0.
+        scale: initial value of α (10 in the authors' runs on Omniglot and CIFAR-FS, 1e-4 on
             miniImageNet).
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> learner = qs.R2D2(torch.nn.Identity())
+        >>> learner.predict(learner.adapt(support), torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     class_axes = {"examples.y": 1, "W": 1}
@@ -64,22 +75,32 @@ class R2D2(Learner[Fitted], Embeds):
         self.scale = nn.Parameter(torch.tensor(scale))
         self.shift = nn.Parameter(torch.tensor(0.0))
 
-    def adapt(self, support: Examples, state: Fitted | None = None) -> Fitted:
-        """Ridge regression on the examples, and on those that `state` has."""
-        x = with_one(self.embed(support.x)).to(self.scale)
-        return fitted(partial(ridge, penalty=self.log_penalty.exp()), support, x, state)
+    def adapt(self, support: Examples, state: FittedHead | None = None) -> FittedHead:
+        """Fit ridge regression to the examples and those of `state`."""
+        x = append_one(self.embed(support.x)).to(self.scale)
+        return fit(partial(ridge, penalty=self.log_penalty.exp()), support, x, state)
 
-    def predict(self, state: Fitted, x: Tensor) -> Tensor:
-        """Logits (Q, C)."""
-        return self.scale * scores(state, with_one(self.embed(x))) + self.shift
+    def predict(self, state: FittedHead, x: Tensor) -> Tensor:
+        """Return logits (Q, C)."""
+        return self.scale * scores(state, append_one(self.embed(x))) + self.shift
 
 
-class LRD2(Learner[Fitted], Embeds):
-    """As `R2D2`, by logistic regression; its targets are between 0 and 1.
+class LRD2(Learner[FittedHead], Embeds):
+    """R2-D2 with logistic regression; targets are between 0 and 1.
 
     Args:
-        penalty: where λ starts, above 0; 1 / λ is scikit-learn's `C`.
+        embed: the embedding, (N, *features) -> (N, D).
+        penalty: initial value of λ, above 0; 1 / λ is scikit-learn's `C`.
         steps: of Newton's method, from 0 (1 and 5 in the paper).
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> learner = qs.LRD2(torch.nn.Identity())
+        >>> learner.predict(learner.adapt(support), torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     def __init__(self, embed: nn.Module, *, penalty: float = 50.0, steps: int = 5):
@@ -87,19 +108,27 @@ class LRD2(Learner[Fitted], Embeds):
         self.embed, self.steps = embed, steps
         self.log_penalty = _log(penalty)
 
-    def adapt(self, support: Examples, state: Fitted | None = None) -> Fitted:
-        """Logistic regression on the examples, and on those that `state` has."""
-        x = with_one(self.embed(support.x)).to(self.log_penalty)
+    def adapt(self, support: Examples, state: FittedHead | None = None) -> FittedHead:
+        """Fit logistic regression to the examples and those of `state`."""
+        x = append_one(self.embed(support.x)).to(self.log_penalty)
         base = partial(logistic, penalty=self.log_penalty.exp(), steps=self.steps)
-        return fitted(base, support, x, state)
+        return fit(base, support, x, state)
 
-    def predict(self, state: Fitted, x: Tensor) -> Tensor:
-        """Logits (Q, C): of each class against the others, taken as those of one choice."""
-        return scores(state, with_one(self.embed(x)))
+    def predict(self, state: FittedHead, x: Tensor) -> Tensor:
+        """Return logits (Q, C): those of each class against the others."""
+        return scores(state, append_one(self.embed(x)))
 
 
 def ridge(examples: Examples, penalty: float | Tensor) -> Tensor:
-    """The W (D, C) that makes sum_i weight_i |x_i W - y_i|^2 + penalty |W|^2 least."""
+    """Return the W (D, C) that minimises sum_i weight_i |x_i W - y_i|^2 + penalty |W|^2.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> ridge(qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2)), penalty=3.0)
+        tensor([[0.2500, 0.0000],
+                [0.0000, 0.2500]])
+    """
     x, weight = examples.x, examples.weight[:, None]
     wy = weight * examples.y
     if len(x) <= x.shape[1]:
@@ -108,39 +137,72 @@ def ridge(examples: Examples, penalty: float | Tensor) -> Tensor:
 
 
 def logistic(examples: Examples, penalty: float | Tensor, steps: int) -> Tensor:
-    """`steps` of Newton's method, from 0, towards the W (D, C) that makes the weighted sum of
-    the logistic losses of each column, plus penalty / 2 |W|^2, least."""
+    """Take `steps` of Newton's method, from 0, on the penalised logistic loss; return W (D, C).
+
+    The loss is the weighted sum of the logistic losses of each column, plus penalty / 2 |W|^2.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-1.0], [1.0]]), torch.tensor([[0.0], [1.0]])
+        >>> logistic(qs.Examples(x, y, torch.ones(2)), penalty=0.5, steps=1)
+        tensor([[1.]])
+    """
     x, y, weight = examples.x, examples.y.T, examples.weight
     gram, ridge = x @ x.T, penalty * _eye(x, 0)  # (S, S)
     dual = torch.zeros_like(y)  # (C, S)  W is x.T @ dual.T
     for _ in range(steps):
         p = (dual @ gram).sigmoid()
-        slope = weight * (p - y) + penalty * dual
-        curvature = (weight * p * (1 - p))[..., None] * gram + ridge  # (C, S, S)
-        dual = dual - torch.linalg.solve(curvature, slope[..., None])[..., 0]
+        grad = weight * (p - y) + penalty * dual
+        hessian = (weight * p * (1 - p))[..., None] * gram + ridge  # (C, S, S)
+        dual = dual - torch.linalg.solve(hessian, grad[..., None])[..., 0]
     return x.T @ dual.T
 
 
-def fitted(base: BaseLearner, support: Examples, x: Tensor, state: Fitted | None) -> Fitted:
-    """`base` on the support set, embedded as `x`, after the examples that `state` has.
+def fit(
+    base: BaseLearner, support: Examples, x: Tensor, state: FittedHead | None
+) -> FittedHead:
+    """Apply `base` to the examples of `state` and the support set, embedded as `x`.
 
-    In the dtype of `x` even where training autocasts: solvers need the digits.
+    It computes in the dtype of `x` even under autocast, because solvers need full precision.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = fit(partial(ridge, penalty=1.0), support, 2 * support.x, None)
+        >>> state.W.shape, state.examples.x.shape
+        (torch.Size([2, 2]), torch.Size([2, 2]))
     """
     examples = support._replace(x=x)
     if state is not None:
         examples = Examples.cat(state.examples, examples)
     with without_autocast(x):
-        return Fitted(examples, base(examples))
+        return FittedHead(examples, base(examples))
 
 
-def scores(state: Fitted, x: Tensor) -> Tensor:
-    """What the linear model says of embedded inputs `x` (Q, D): (Q, C)."""
+def scores(state: FittedHead, x: Tensor) -> Tensor:
+    """Return the outputs (Q, C) of the linear model for embedded inputs `x` (Q, D).
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> examples = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> scores(FittedHead(examples, W=3 * torch.eye(2)), torch.tensor([[1.0, 2.0]]))
+        tensor([[3., 6.]])
+    """
     with without_autocast(x):
         return x.to(state.W) @ state.W
 
 
-def with_one(x: Tensor) -> Tensor:
-    """(N, D) -> (N, D + 1), for an intercept."""
+def append_one(x: Tensor) -> Tensor:
+    """Append a column of ones for the intercept: (N, D) -> (N, D + 1).
+
+    Examples:
+        >>> import torch
+        >>> append_one(torch.zeros(1, 2))
+        tensor([[0., 0., 1.]])
+    """
     return torch.cat([x, torch.ones_like(x[:, :1])], 1)
 
 

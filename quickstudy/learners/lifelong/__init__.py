@@ -1,4 +1,10 @@
-"""Learners: lifelong."""
+"""Lifelong learners: they adapt to a stream, one experience after another.
+
+`net_learner` has what learners of one net share, `replay_buffer` mini-batches and memories of
+past examples. A new file has one learner whose `adapt` takes its own state back and whose state
+is a named tuple `<Learner>State`; if it changes the parameters of a net, it derives from
+`NetLearner`.
+"""
 
 from quickstudy.learners.lifelong.a_gem import AGEM
 from quickstudy.learners.lifelong.anml import Gated, anml

@@ -1,58 +1,69 @@
 r"""Averaged gradient episodic memory (Chaudhry et al., 2019, arXiv:1812.00420).
 
-A step on a mini-batch B of a stream must not raise the loss on R, a draw from a memory of the
-past. Where the slopes g on B would, since they point away from those on R, what they have of
-that direction is taken out of them (equation 11):
+A step on a mini-batch B of a stream must not raise the loss on R, a sample of a memory of the
+past. If the gradient g on B points against the gradient on R, its component in that direction
+is removed (equation 11):
 
 $$\tilde g = g - \min(0, g^\top g_R) \, \frac{g_R}{g_R^\top g_R}, \qquad
   \theta \leftarrow \theta - \alpha \tilde g$$
 
-Of all slopes with $\tilde g^\top g_R \ge 0$ these are the nearest to g.
+Of all vectors with $\tilde g^\top g_R \ge 0$ this is the nearest to g.
 
-Differs from the paper: the memory is a reservoir, a random sample of all that was seen, and not
-as many of the latest examples of every class. As there, it is of the experiences before.
+Differs from the paper: the memory is a reservoir, a uniform random sample of all examples seen,
+instead of equally many of the latest examples of every class. As there, it holds previous
+experiences only.
 """
 
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import gradient
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
-from quickstudy.learner import Learner
+from quickstudy.learners.lifelong.net_learner import NetLearner
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
-    draw,
-    empty,
+    empty_buffer,
     minibatches,
     reservoir,
+    sample,
 )
 
 
-class Guarded(NamedTuple):
-    """Weights, and the memory of what they must not unlearn."""
+class AGEMState(NamedTuple):
+    """Parameters, and the memory that constrains their gradients."""
 
     params: Params
     buffer: Buffer[Examples]
 
 
-class AGEM(Learner[Guarded], HasMemorySize):
-    """A net that learns a stream by steps which a draw of its past allows.
+class AGEM(NetLearner[AGEMState], HasMemorySize):
+    """A net that learns a stream by steps that do not raise the loss on a sample of its past.
 
     Args:
         net: any module, (N, *features) -> (N, C).
         lr: α.
-        batch: examples in B.
-        replay: examples in R.
-        slots: of the memory.
-        epochs: how often each experience is gone through.
-        adapts: which parameters are learned; see `select_parameters`.
+        batch_size: examples in B.
+        replay_batch_size: examples in R.
+        memory_size: places of the memory.
+        epochs: passes over each experience.
+        adapt_parameters: which parameters are learned; see `select_parameters`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
+        >>> learner = qs.AGEM(torch.nn.Linear(4, 4), lr=1.0, epochs=20, replay_batch_size=8)
+        >>> state = None
+        >>> for experience in (slice(2), slice(2, 4)):
+        ...     state = learner.adapt(examples.take(experience), state)
+        >>> learner.predict(state, examples.x).argmax(-1)
+        tensor([0, 1, 2, 3])
     """
 
     def __init__(
@@ -60,50 +71,53 @@ class AGEM(Learner[Guarded], HasMemorySize):
         net: nn.Module,
         *,
         lr: float = 0.1,
-        batch: int = 10,
-        replay: int = 256,
-        slots: int = 200,
+        batch_size: int = 10,
+        replay_batch_size: int = 256,
+        memory_size: int = 200,
         epochs: int = 1,
         adapt_parameters: ParameterSelection = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net, self.lr, self.batch, self.epochs = net, lr, batch, epochs
-        self.replay, self.memory_size = replay, slots
-        self.adapt_parameters = adapt_parameters
+        super().__init__(
+            net,
+            lr=lr,
+            batch_size=batch_size,
+            epochs=epochs,
+            adapt_parameters=adapt_parameters,
+            criterion=criterion,
+        )
+        self.replay_batch_size, self.memory_size = replay_batch_size, memory_size
 
-    def adapt(self, support: Examples, state: Guarded | None = None) -> Guarded:
-        """The weights after an experience, and the memory of it and of all before."""
+    def adapt(self, support: Examples, state: AGEMState | None = None) -> AGEMState:
+        """Return the parameters after an experience, and the memory with its examples."""
         if state is None:
-            state = Guarded(
-                select_parameters(self.net, self.adapt_parameters),
-                empty(support, self.memory_size),
-            )
+            buffer = empty_buffer(support, self.memory_size)
+            state = AGEMState(self.initial_params(), buffer)
         params, buffer = state
-        steps = [new for _ in range(self.epochs) for new in minibatches(support, self.batch)]
-        for salt, new in enumerate(steps, 1):
-            old = draw(buffer, self.replay, salt=salt)
-            slopes = gradient(partial(self.cost, new))(params)
-            slopes = projected(slopes, gradient(partial(self.cost, old))(params))
-            params = {name: p - self.lr * slopes[name] for name, p in params.items()}
-        for new in minibatches(support, self.batch):
+        batches = list(minibatches(support, self.batch_size))
+        for salt, new in enumerate(batches * self.epochs, 1):
+            old = sample(buffer, self.replay_batch_size, salt=salt)
+            grads, reference = (
+                gradient(partial(self.batch_loss, batch))(params) for batch in (new, old)
+            )
+            grads = project(grads, reference)
+            params = {name: p - self.lr * grads[name] for name, p in params.items()}
+        for new in batches:
             buffer = reservoir(buffer, new)
-        return Guarded(params, buffer)
-
-    def predict(self, state: Guarded, x: Tensor) -> Tensor:
-        """Logits (Q, C) of all classes."""
-        return functional_call(self.net, state.params, (x,))
-
-    def cost(self, examples: Examples, params: Params) -> Tensor:
-        """L of these weights."""
-        return self.criterion(functional_call(self.net, params, (examples.x,)), examples)
+        return AGEMState(params, buffer)
 
 
-def projected(slopes: Params, reference: Params) -> Params:
-    """The nearest to `slopes` that do not point away from `reference`, over all names."""
-    along = torch.stack([(g * reference[name]).sum() for name, g in slopes.items()]).sum()
-    length = torch.stack([r.square().sum() for r in reference.values()]).sum()
-    # kept from 0: nothing remembered has no slopes, and a derivative nevertheless
-    tiny = torch.finfo(length.dtype).tiny
-    share = torch.where(along < 0, along / length.clamp_min(tiny), 0)
-    return {name: g - share * reference[name] for name, g in slopes.items()}
+def project(grads: Params, reference: Params) -> Params:
+    """Return the nearest vector to `grads` that does not point against `reference`.
+
+    Examples:
+        >>> import torch
+        >>> project({"a": torch.tensor([1.0, -1.0])}, {"a": torch.tensor([0.0, 2.0])})
+        {'a': tensor([1., 0.])}
+    """
+    product = torch.stack([(g * reference[name]).sum() for name, g in grads.items()]).sum()
+    square = torch.stack([r.square().sum() for r in reference.values()]).sum()
+    # clamped: an empty memory has a zero gradient, and the derivative must be finite
+    tiny = torch.finfo(square.dtype).tiny
+    factor = torch.where(product < 0, product / square.clamp_min(tiny), 0)
+    return {name: g - factor * reference[name] for name, g in grads.items()}

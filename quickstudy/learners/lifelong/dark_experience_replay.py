@@ -1,17 +1,16 @@
 r"""Dark experience replay, DER and DER++ (Buzzega et al., 2020, arXiv:2004.07211).
 
-The memory keeps, beside examples and labels, the logits z that the net gave to an example when
-it came. The net is to go on saying the same of them, a distillation from its own past:
+Beside examples and labels, the memory keeps the logits z that the net gave to an example when
+it came. The net is trained to keep these logits, a distillation from its own past:
 
 $$\theta \leftarrow \theta - \eta \nabla_\theta \Big[ L(\theta; B)
   + \alpha \operatorname*{mean}_{(x, z) \in R} \lVert z - f_\theta(x) \rVert^2
   + \beta \, L(\theta; R') \Big]$$
 
-R and R' are two draws of the memory, a reservoir. With β = 0 this is DER, else DER++.
+R and R' are two samples of the memory, a reservoir. With β = 0 this is DER, else DER++.
 
-Differs from the paper: the squared distance is divided by the number of classes, as it is in
-the authors' code, to which the published α belong. Only the first of several epochs fills the
-memory.
+Differs from the paper: the squared distance is divided by the number of classes, as in the
+authors' code; the published α refer to that. Only the first of several epochs fills the memory.
 """
 
 from functools import partial
@@ -19,59 +18,71 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.criteria import Criterion, cross_entropy, weighted_mean
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
-from quickstudy.learner import Learner
+from quickstudy.learners.lifelong.net_learner import NetLearner
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
-    counting,
-    draw,
-    empty,
+    empty_buffer,
+    mask_if_empty,
     minibatches,
     reservoir,
-    sgd,
+    sample,
+    sgd_step,
 )
 
 
-class Said(NamedTuple):
-    """Examples, and what was said of them when they came."""
+class LabelledLogits(NamedTuple):
+    """Examples, and the logits of the net when they came."""
 
     examples: Examples  # (N, ...)
     logits: Tensor  # (N, C)  z
 
     @property
     def weight(self) -> Tensor:
-        """Of the examples (N,)."""
+        """The weights of the examples (N,)."""
         return self.examples.weight
 
 
-class Distilled(NamedTuple):
-    """Weights, and what is remembered of the past."""
+class DERState(NamedTuple):
+    """Parameters, and a memory of the past."""
 
     params: Params
-    buffer: Buffer[Said]
+    buffer: Buffer[LabelledLogits]
 
 
-class DarkExperienceReplay(Learner[Distilled], HasMemorySize):
-    """A net that learns a stream, and keeps to what it said of its past.
+class DarkExperienceReplay(NetLearner[DERState], HasMemorySize):
+    """A net that learns a stream and keeps its logits on the past.
 
-    With `alpha=0`, `beta=|R| / |B|` and a rate of |B| / (|B| + |R|) times that of
-    `ExperienceReplay`, it does the steps of the latter once the memory holds something.
+    With `alpha=0`, `beta=|R| / |B|` and a learning rate of |B| / (|B| + |R|) times that of
+    `ExperienceReplay`, it takes the same steps as the latter once the memory is not empty.
 
     Args:
         net: any module, (N, *features) -> (N, C).
         lr: η.
-        alpha: how much logits of the past count, per class.
-        beta: how much labels of the past count; 0 for DER.
-        batch: examples in B.
-        replay: examples in R, and in R'; None: as many as in B.
-        slots: of the memory.
-        epochs: how often each experience is gone through.
-        adapts: which parameters are learned; see `select_parameters`.
+        alpha: α, the weight of past logits, per class.
+        beta: β, the weight of past labels; 0 for DER.
+        batch_size: examples in B.
+        replay_batch_size: examples in R, and in R'; None: as many as in B.
+        memory_size: places of the memory.
+        epochs: passes over each experience.
+        adapt_parameters: which parameters are learned; see `select_parameters`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
+        >>> learner = qs.DarkExperienceReplay(torch.nn.Linear(4, 4), lr=0.5, epochs=20)
+        >>> state = None
+        >>> for experience in (slice(2), slice(2, 4)):
+        ...     state = learner.adapt(examples.take(experience), state)
+        >>> learner.predict(state, examples.x).argmax(-1)
+        tensor([0, 1, 2, 3])
+        >>> state.buffer.examples.logits.shape
+        torch.Size([200, 4])
     """
 
     def __init__(
@@ -81,49 +92,53 @@ class DarkExperienceReplay(Learner[Distilled], HasMemorySize):
         lr: float = 0.1,
         alpha: float = 1.0,
         beta: float = 0.5,
-        batch: int = 10,
-        replay: int | None = None,
-        slots: int = 200,
+        batch_size: int = 10,
+        replay_batch_size: int | None = None,
+        memory_size: int = 200,
         epochs: int = 1,
         adapt_parameters: ParameterSelection = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net, self.lr, self.alpha, self.beta = net, lr, alpha, beta
-        self.batch, self.epochs, self.adapt_parameters = batch, epochs, adapt_parameters
-        self.replay, self.memory_size = batch if replay is None else replay, slots
+        super().__init__(
+            net,
+            lr=lr,
+            batch_size=batch_size,
+            epochs=epochs,
+            adapt_parameters=adapt_parameters,
+            criterion=criterion,
+        )
+        self.alpha, self.beta, self.memory_size = alpha, beta, memory_size
+        self.replay_batch_size = batch_size if replay_batch_size is None else replay_batch_size
 
-    def adapt(self, support: Examples, state: Distilled | None = None) -> Distilled:
-        """The weights after an experience, and the memory of it and of all before."""
+    def adapt(self, support: Examples, state: DERState | None = None) -> DERState:
+        """Return the parameters after an experience, and the memory with its examples."""
         if state is None:
-            nothing = empty(Said(support, support.y), self.memory_size)
-            state = Distilled(select_parameters(self.net, self.adapt_parameters), nothing)
+            buffer = empty_buffer(LabelledLogits(support, support.y), self.memory_size)
+            state = DERState(self.initial_params(), buffer)
         params, buffer = state
-        again = 0  # steps after the first pass, in which nothing is added to the memory
+        later_steps = 0  # after the first pass, in which nothing is added to the memory
         for epoch in range(self.epochs):
-            for new in minibatches(support, self.batch):
-                again += epoch > 0
-                said = draw(buffer, self.replay, salt=-1 - again)
-                old = draw(buffer, self.replay, salt=1 + again).examples
-                now = functional_call(self.net, params, (new.x,))
-                params = sgd(partial(self.cost, new, said, old), params, self.lr)
+            for new in minibatches(support, self.batch_size):
+                later_steps += epoch > 0
+                past = sample(buffer, self.replay_batch_size, salt=-1 - later_steps)
+                old = sample(buffer, self.replay_batch_size, salt=1 + later_steps).examples
+                logits = self.logits(params, new.x)
+                params = sgd_step(partial(self.objective, new, past, old), params, self.lr)
                 if epoch == 0:
-                    buffer = reservoir(buffer, Said(new, now))
-        return Distilled(params, buffer)
+                    buffer = reservoir(buffer, LabelledLogits(new, logits))
+        return DERState(params, buffer)
 
-    def predict(self, state: Distilled, x: Tensor) -> Tensor:
-        """Logits (Q, C) of all classes."""
-        return functional_call(self.net, state.params, (x,))
-
-    def cost(self, new: Examples, said: Said, old: Examples, params: Params) -> Tensor:
-        """What a step lowers: of B, R and R'."""
-        inputs = [new.x, said.examples.x, old.x]
-        logits = functional_call(self.net, params, (torch.cat(inputs),))
-        of_new, of_said, of_old = logits.split([len(x) for x in inputs])
-        loss = self.criterion(of_new, new)  # first: it checks the number of classes
-        apart = (of_said - said.logits).square().mean(-1)
+    def objective(
+        self, new: Examples, past: LabelledLogits, old: Examples, params: Params
+    ) -> Tensor:
+        """Return the loss of a step on B, R and R'."""
+        inputs = [new.x, past.examples.x, old.x]
+        logits = self.logits(params, torch.cat(inputs))
+        new_logits, past_logits, old_logits = logits.split([len(x) for x in inputs])
+        loss = self.criterion(new_logits, new)  # first: it checks the number of classes
+        distance = (past_logits - past.logits).square().mean(-1)
         return (
             loss
-            + self.alpha * weighted_mean(apart, counting(said.examples, new).weight)
-            + self.beta * self.criterion(of_old, counting(old, new))
+            + self.alpha * weighted_mean(distance, mask_if_empty(past.examples, new).weight)
+            + self.beta * self.criterion(old_logits, mask_if_empty(old, new))
         )

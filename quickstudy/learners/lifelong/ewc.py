@@ -1,61 +1,77 @@
-r"""Elastic weight consolidation (Kirkpatrick et al., 2017, arXiv:1612.00796), and that of
-Progress & Compress, online (Schwarz et al., 2018, arXiv:1805.06370).
+r"""Elastic weight consolidation (Kirkpatrick et al., 2017, arXiv:1612.00796), and the online
+variant of Progress & Compress (Schwarz et al., 2018, arXiv:1805.06370).
 
-What earlier experiences k fixed is held where it was, by springs as stiff as they were sure:
+A quadratic penalty holds the weights near those after each earlier experience k, each weight in
+proportion to its Fisher information there:
 
 $$\mathcal{L}(\theta) = L(\theta; B)
   + \frac{\lambda}{2} \sum_k \sum_i F_{k,i} (\theta_i - \theta^*_{k,i})^2, \qquad
   F_k = \mathbb{E}_{x \sim k, \, y \sim p_{\theta^*_k}(y \mid x)}
   \big(\nabla_\theta \log p_{\theta^*_k}(y \mid x)\big)^2$$
 
-All the springs sum to one quadratic, so that the state has three numbers for every weight
-however long the stream. The expectation over labels y is exact: F is the diagonal of J'HJ, J
-the Jacobian of the outputs and H the criterion's Hessian in them.
+The penalties sum to one quadratic, so the state has three numbers for every weight however long
+the stream. The expectation over labels y is exact: F is the diagonal of J'HJ, with J the
+Jacobian of the outputs and H the criterion's Hessian in them.
 
-Differs from the papers: nothing, but of Schwarz et al. a factor γ of the penalty is left to
-`strength`, and their Fisher information is not normalised.
+Differs from the papers: nothing, except that a factor γ of the penalty of Schwarz et al. is
+left to `ewc_lambda`, and that their Fisher information is not normalised.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import grad, jacrev, vmap
 
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
-from quickstudy.learner import Learner
-from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd
+from quickstudy.learners.lifelong.net_learner import NetLearner
+from quickstudy.learners.lifelong.replay_buffer import any_weight, minibatches, sgd_step
 
 
-class Anchored(NamedTuple):
-    """Weights, and the quadratic that holds them."""
+class EWCState(NamedTuple):
+    """Parameters, and the quadratic penalty on them, up to a constant."""
 
     params: Params
-    precision: Params  # Σ F
-    pull: Params  # Σ F θ*
+    precision: Params  # Σ F, its curvature
+    pull: Params  # Σ F θ*, the precision times the mean
 
 
-class EWC(Learner[Anchored]):
-    """Descent that spares the weights which mattered before.
+class EWC(NetLearner[EWCState]):
+    """Descent with a quadratic penalty on changes of weights that mattered before.
 
     The criterion is the negative logarithm of a likelihood whose natural parameters are the
-    outputs, as cross-entropy and the squared error are.
+    outputs, as for cross-entropy and the squared error.
 
     Args:
         net: any module, (N, *features) -> (N, C), that treats examples one by one.
-        lr: α of the descent. Above 2 / (λ ΣF) the springs swing ever wider.
-        strength: λ; 1 weighs an experience of the past as much as the present one.
-        batch: examples in B.
-        epochs: how often each experience is gone through.
-        decay: None: springs to the weights after each experience. γ: only to the latest, and
-            older ones count γ times less with each that comes (see `online_ewc`).
-        empirical: F of the labels as given, not of those that the model would draw: C times
-            cheaper, and none where the model has nothing left to learn.
-        fisher_batch: examples of which F is computed at once, each with C Jacobians in memory.
-        adapts: which parameters are learned; see `select_parameters`.
+        lr: α of the descent. It diverges above 2 / (λ ΣF).
+        ewc_lambda: λ; 1 weighs an experience of the past as much as the present one.
+        batch_size: examples in B.
+        epochs: passes over each experience.
+        decay: None: one penalty for each experience, at the weights after it. Otherwise γ of
+            online EWC: one penalty at the latest weights, whose precision is multiplied by γ
+            with each experience (see `online_ewc`).
+        empirical: compute F from the labels of the data, not from those of the model: C times
+            cheaper, and zero if the model fits the data.
+        fisher_batch: examples whose F is computed at once, each with C Jacobians in memory.
+        adapt_parameters: which parameters are learned; see `select_parameters`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
+        >>> net = torch.nn.Linear(4, 4)
+        >>> first, second = examples.take(slice(2)), examples.take(slice(2, 4))
+        >>> def change(learner):
+        ...     learner.epochs = 10
+        ...     before = learner.adapt(first)
+        ...     after = learner.adapt(second, before)
+        ...     return (after.params["bias"] - before.params["bias"]).norm()
+        >>> change(qs.EWC(net, ewc_lambda=9.0)) < change(qs.EWC(net, ewc_lambda=0.0))
+        tensor(True)
     """
 
     def __init__(
@@ -63,8 +79,8 @@ class EWC(Learner[Anchored]):
         net: nn.Module,
         *,
         lr: float = 0.1,
-        strength: float = 10.0,
-        batch: int = 10,
+        ewc_lambda: float = 10.0,
+        batch_size: int = 10,
         epochs: int = 1,
         decay: float | None = None,
         empirical: bool = False,
@@ -72,102 +88,85 @@ class EWC(Learner[Anchored]):
         adapt_parameters: ParameterSelection = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net, self.lr, self.strength = net, lr, strength
-        self.batch, self.epochs, self.decay = batch, epochs, decay
-        self.empirical, self.fisher_batch, self.adapt_parameters = (
-            empirical,
-            fisher_batch,
-            adapt_parameters,
+        super().__init__(
+            net,
+            lr=lr,
+            batch_size=batch_size,
+            epochs=epochs,
+            adapt_parameters=adapt_parameters,
+            criterion=criterion,
         )
+        self.ewc_lambda, self.decay = ewc_lambda, decay
+        self.empirical, self.fisher_batch = empirical, fisher_batch
 
-    def adapt(self, support: Examples, state: Anchored | None = None) -> Anchored:
-        """The weights after an experience, and what holds them in the next."""
+    def adapt(self, support: Examples, state: EWCState | None = None) -> EWCState:
+        """Return the parameters after an experience, and the penalty for the next."""
         if state is None:
-            start = select_parameters(self.net, self.adapt_parameters)
-            free = {name: torch.zeros_like(p) for name, p in start.items()}
-            state = Anchored(start, free, free)
+            params = self.initial_params()
+            zero = {name: torch.zeros_like(p) for name, p in params.items()}
+            state = EWCState(params, zero, zero)
         params, precision, pull = state
         for _ in range(self.epochs):
-            for new in minibatches(support, self.batch):
-                params = sgd(partial(self.cost, new, state), params, self.lr)
+            for batch in minibatches(support, self.batch_size):
+                params = sgd_step(partial(self.objective, batch, state), params, self.lr)
         fisher = self.fisher(support, params)
         if self.decay is None:
             precision = {k: p + fisher[k] for k, p in precision.items()}
             pull = {k: p + fisher[k] * params[k] for k, p in pull.items()}
         else:
-            kept = 1 - (1 - self.decay) * _any(support)
-            precision = {k: kept * p + fisher[k] for k, p in precision.items()}
+            factor = 1 - (1 - self.decay) * any_weight(support)
+            precision = {k: factor * p + fisher[k] for k, p in precision.items()}
             pull = {k: p * params[k] for k, p in precision.items()}
-        return Anchored(params, precision, pull)
+        return EWCState(params, precision, pull)
 
-    def predict(self, state: Anchored, x: Tensor) -> Tensor:
-        """Logits (Q, C) of all classes."""
-        return functional_call(self.net, state.params, (x,))
-
-    def cost(self, examples: Examples, held: Anchored, params: Params) -> Tensor:
-        """The loss and the penalty, but for a constant; nothing where there is no example."""
-        loss = self.criterion(functional_call(self.net, params, (examples.x,)), examples)
-        springs = [
-            (0.5 * held.precision[name] * p.square() - held.pull[name] * p).sum()
+    def objective(self, examples: Examples, anchors: EWCState, params: Params) -> Tensor:
+        """Return the loss and the penalty, up to a constant; 0 if all examples are padding."""
+        penalties = [
+            (0.5 * anchors.precision[name] * p.square() - anchors.pull[name] * p).sum()
             for name, p in params.items()
         ]
-        return loss + self.strength * _any(examples) * torch.stack(springs).sum()
+        penalty = any_weight(examples) * torch.stack(penalties).sum()
+        return self.batch_loss(examples, params) + self.ewc_lambda * penalty
 
     def fisher(self, examples: Examples, params: Params) -> Params:
-        """F: the diagonal of the Fisher information of an example, on average."""
+        """Return F: the diagonal of the Fisher information, averaged over examples."""
 
-        def of_one(x: Tensor, y: Tensor) -> Params:
-            one = Examples(x[None], y[None], y.new_ones(1))
+        def fisher_of_one(x: Tensor, y: Tensor) -> Params:
+            example = Examples(x[None], y[None], y.new_ones(1))
 
             def outputs(params: Params) -> tuple[Tensor, Tensor]:
-                z = functional_call(self.net, params, (one.x,))
+                z = self.logits(params, example.x)
                 return z[0], z[0]
 
             def loss(z: Tensor) -> Tensor:
-                return self.criterion(z[None], one)
+                return self.criterion(z[None], example)
 
             if self.empirical:
-                slopes = grad(lambda params: loss(outputs(params)[0]))(params)
-                return {name: slope.square() for name, slope in slopes.items()}
+                grads = grad(lambda params: loss(outputs(params)[0]))(params)
+                return {name: g.square() for name, g in grads.items()}
             jacobian, z = jacrev(outputs, has_aux=True)(params)  # of each (C, *shape)
             h = jacrev(grad(loss))(z)  # (C, C)
             return {name: (j * torch.tensordot(h, j, 1)).sum(0) for name, j in jacobian.items()}
 
         total = {name: torch.zeros_like(p) for name, p in params.items()}
-        for part in minibatches(examples, self.fisher_batch):
-            found = vmap(of_one, randomness="different")(part.x, part.y)
+        for batch in minibatches(examples, self.fisher_batch):
+            each = vmap(fisher_of_one, randomness="different")(batch.x, batch.y)
             total = {
-                name: value + torch.tensordot(part.weight, found[name], 1)
+                name: value + torch.tensordot(batch.weight, each[name], 1)
                 for name, value in total.items()
             }
         size = examples.weight.sum().clamp_min(1e-12)
         return {name: value / size for name, value in total.items()}
 
 
-def online_ewc(
-    net: nn.Module,
-    *,
-    lr: float = 0.1,
-    strength: float = 10.0,
-    decay: float = 0.95,
-    batch: int = 10,
-    epochs: int = 1,
-    criterion: Criterion = cross_entropy,
-) -> EWC:
-    """EWC held at its latest weights alone, by F* ← γF* + F (Schwarz et al., 2018): it can
-    forget what is long past, and so goes on learning. Arguments as of `EWC`."""
-    return EWC(
-        net,
-        lr=lr,
-        strength=strength,
-        decay=decay,
-        batch=batch,
-        epochs=epochs,
-        criterion=criterion,
-    )
+def online_ewc(net: nn.Module, *, decay: float = 0.95, **settings: Any) -> EWC:
+    """EWC with one penalty at its latest weights, by F* ← γF* + F (Schwarz et al., 2018): it
+    can forget the distant past, and so continues to learn. Settings are those of `EWC`.
 
-
-def _any(examples: Examples) -> Tensor:
-    """1, or 0 where all is padding."""
-    return (examples.weight > 0).any().to(examples.weight)
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> qs.online_ewc(torch.nn.Linear(4, 4), lr=0.03).decay
+        0.95
+    """
+    return EWC(net, decay=decay, **settings)

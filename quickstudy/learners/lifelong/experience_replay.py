@@ -1,55 +1,66 @@
 r"""Experience replay (Ratcliff, 1990; Chaudhry et al., 2019, arXiv:1902.10486).
 
-Every mini-batch B of a stream is learned together with as many examples R of the past, drawn
-from a memory that holds a random sample of it (Vitter's reservoir):
+Each step learns a mini-batch B of a stream together with as many examples R of the past. These
+are drawn from a memory that holds a random sample of it (Vitter's reservoir):
 
 $$\theta \leftarrow \theta - \alpha \nabla_\theta L(\theta; B \cup R)$$
 
 Differs from the paper: nothing. Examples are learned in the order in which they come, so that a
-stream may be cut anywhere; of several epochs each has the same order.
+stream may be cut anywhere. All epochs have the same order.
 """
 
 from functools import partial
 from typing import NamedTuple
 
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
-from quickstudy.learner import Learner
+from quickstudy.learners.lifelong.net_learner import NetLearner
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
-    counting,
-    draw,
-    empty,
+    empty_buffer,
+    mask_if_empty,
     minibatches,
     reservoir,
-    sgd,
-    together,
+    sample,
+    sgd_step,
 )
 
 
-class Replayed(NamedTuple):
-    """Weights, and what is remembered of the past."""
+class ExperienceReplayState(NamedTuple):
+    """Parameters, and a memory of the past."""
 
     params: Params
     buffer: Buffer[Examples]
 
 
-class ExperienceReplay(Learner[Replayed], HasMemorySize):
-    """A net that learns a stream, and goes on learning its past.
+class ExperienceReplay(NetLearner[ExperienceReplayState], HasMemorySize):
+    """A net that learns a stream and rehearses its past.
 
     Args:
         net: any module, (N, *features) -> (N, C).
         lr: α.
-        batch: examples in B.
-        replay: examples in R; None: as many as in B.
-        slots: M, of the memory.
-        epochs: how often each experience is gone through; examples are stored in the first.
-        adapts: which parameters are learned; see `select_parameters`.
+        batch_size: examples in B.
+        replay_batch_size: examples in R; None: as many as in B.
+        memory_size: M, places of the memory.
+        epochs: passes over each experience; the first stores the examples.
+        adapt_parameters: which parameters are learned; see `select_parameters`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
+        >>> learner = qs.ExperienceReplay(torch.nn.Linear(4, 4), lr=1.0, epochs=20)
+        >>> state = None
+        >>> for experience in (slice(2), slice(2, 4)):
+        ...     state = learner.adapt(examples.take(experience), state)
+        >>> learner.predict(state, examples.x).argmax(-1)
+        tensor([0, 1, 2, 3])
+        >>> state.buffer.seen
+        tensor(4)
     """
 
     def __init__(
@@ -57,40 +68,39 @@ class ExperienceReplay(Learner[Replayed], HasMemorySize):
         net: nn.Module,
         *,
         lr: float = 0.1,
-        batch: int = 10,
-        replay: int | None = None,
-        slots: int = 200,
+        batch_size: int = 10,
+        replay_batch_size: int | None = None,
+        memory_size: int = 200,
         epochs: int = 1,
         adapt_parameters: ParameterSelection = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net, self.lr, self.batch, self.epochs = net, lr, batch, epochs
-        self.replay, self.memory_size = batch if replay is None else replay, slots
-        self.adapt_parameters = adapt_parameters
+        super().__init__(
+            net,
+            lr=lr,
+            batch_size=batch_size,
+            epochs=epochs,
+            adapt_parameters=adapt_parameters,
+            criterion=criterion,
+        )
+        self.replay_batch_size = batch_size if replay_batch_size is None else replay_batch_size
+        self.memory_size = memory_size
 
-    def adapt(self, support: Examples, state: Replayed | None = None) -> Replayed:
-        """The weights after an experience, and the memory of it and of all before."""
+    def adapt(
+        self, support: Examples, state: ExperienceReplayState | None = None
+    ) -> ExperienceReplayState:
+        """Return the parameters after an experience, and the memory with its examples."""
         if state is None:
-            state = Replayed(
-                select_parameters(self.net, self.adapt_parameters),
-                empty(support, self.memory_size),
-            )
+            buffer = empty_buffer(support, self.memory_size)
+            state = ExperienceReplayState(self.initial_params(), buffer)
         params, buffer = state
-        again = 0  # steps after the first pass, in which nothing is added to the memory
+        later_steps = 0  # after the first pass, in which nothing is added to the memory
         for epoch in range(self.epochs):
-            for new in minibatches(support, self.batch):
-                again += epoch > 0
-                old = counting(draw(buffer, self.replay, salt=1 + again), new)
-                params = sgd(partial(self.cost, together(new, old)), params, self.lr)
+            for new in minibatches(support, self.batch_size):
+                later_steps += epoch > 0
+                old = sample(buffer, self.replay_batch_size, salt=1 + later_steps)
+                both = Examples.cat(new, mask_if_empty(old, new))
+                params = sgd_step(partial(self.batch_loss, both), params, self.lr)
                 if epoch == 0:
                     buffer = reservoir(buffer, new)
-        return Replayed(params, buffer)
-
-    def predict(self, state: Replayed, x: Tensor) -> Tensor:
-        """Logits (Q, C) of all classes."""
-        return functional_call(self.net, state.params, (x,))
-
-    def cost(self, examples: Examples, params: Params) -> Tensor:
-        """L of these weights."""
-        return self.criterion(functional_call(self.net, params, (examples.x,)), examples)
+        return ExperienceReplayState(params, buffer)

@@ -1,66 +1,54 @@
-r"""Fine-tuning: plain descent on what comes, the learner that forgets.
+r"""Fine-tuning: gradient descent on the newest data, which forgets the older.
 
 $$\theta \leftarrow \theta - \alpha \nabla_\theta L(\theta; B)$$
 
-for one mini-batch B of a stream after another (McCloskey & Cohen, 1989, saw it forget). It is
-what every learner of streams must beat; `Joint`, the other end, keeps all the examples and at
-each experience begins anew with all of them.
+for one mini-batch B of a stream after another (McCloskey & Cohen, 1989, observed how it
+forgets). It is the lower bound for learners of streams. The upper bound is `Joint`, which keeps
+all examples and trains anew on them after each experience.
 
-Differs from the literature: nothing. Examples are learned in the order in which they come, in
-every epoch the same.
+Differs from the literature: nothing. Examples are learned in the order in which they come, the
+same in every epoch.
+
+See also: Avalanche calls this strategy `Naive`.
 """
 
 from functools import partial
 
-from torch import Tensor, nn
-from torch.func import functional_call
-
-from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples
-from quickstudy.learner import Learner
-from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd
+from quickstudy.learners.lifelong.net_learner import NetLearner
+from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd_step
 
 
-class FineTuning(Learner[Params]):
-    """Stochastic gradient descent over a stream; the state is the weights.
+class FineTuning(NetLearner[Params]):
+    """Stochastic gradient descent over a stream; the state is the parameters.
 
-    Meta-trained, by a loss that asks for the past, it learns a start that forgets less.
+    Meta-trained with a loss on the past, it learns initial parameters that forget less.
 
     Args:
         net: any module, (N, *features) -> (N, C).
         lr: α.
-        batch: examples in B.
-        epochs: how often each experience is gone through.
-        adapts: which parameters are learned; see `select_parameters`.
+        batch_size: examples in B.
+        epochs: passes over each experience.
+        adapt_parameters: which parameters are learned; see `select_parameters`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> first = qs.Examples(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.ones(1))
+        >>> second = qs.Examples(torch.ones(1, 1), torch.tensor([[0.0, 1.0]]), torch.ones(1))
+        >>> learner = qs.FineTuning(torch.nn.Linear(1, 2), lr=1.0, epochs=20)
+        >>> state = learner.adapt(first)
+        >>> learner.predict(state, first.x).argmax(-1)
+        tensor([0])
+        >>> learner.predict(learner.adapt(second, state), first.x).argmax(-1)
+        tensor([1])
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        *,
-        lr: float = 0.1,
-        batch: int = 10,
-        epochs: int = 1,
-        adapt_parameters: ParameterSelection = None,
-        criterion: Criterion = cross_entropy,
-    ):
-        super().__init__(criterion)
-        self.net, self.lr, self.batch, self.epochs = net, lr, batch, epochs
-        self.adapt_parameters = adapt_parameters
-
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
-        """The weights after an experience."""
-        params = select_parameters(self.net, self.adapt_parameters) if state is None else state
+        """Return the parameters after an experience."""
+        params = self.initial_params() if state is None else state
         for _ in range(self.epochs):
-            for new in minibatches(support, self.batch):
-                params = sgd(partial(self.cost, new), params, self.lr)
+            for batch in minibatches(support, self.batch_size):
+                params = sgd_step(partial(self.batch_loss, batch), params, self.lr)
         return params
-
-    def predict(self, state: Params, x: Tensor) -> Tensor:
-        """Logits (Q, C) of all classes."""
-        return functional_call(self.net, state, (x,))
-
-    def cost(self, examples: Examples, params: Params) -> Tensor:
-        """L of these weights."""
-        return self.criterion(functional_call(self.net, params, (examples.x,)), examples)

@@ -1,17 +1,17 @@
 r"""GDumb: a greedy sampler and a dumb learner (Prabhu, Torr & Dokania, 2020, ECCV, "GDumb: a
 simple approach that questions our progress in continual learning").
 
-A memory of M places is filled with what comes. An example of class c is taken if
+A memory of M places is filled with what comes. An example of class c enters if
 
 $$|M_c| < M / |Y|$$
 
-where Y are the classes seen so far; if no place is empty, it takes that of a random example of
-the class that has most. To answer, a net is trained from its start on the memory alone. (So a
-memory that is full and balanced takes nothing but new classes, however the old ones change.)
+where Y are the classes seen so far. If no place is empty, it replaces a random example of the
+largest class. To predict, a net is trained from its initial weights on the memory alone. (So a
+memory that is full and balanced takes new classes only, however the old ones change.)
 
-Differs from the paper: the rate falls by one cosine, without restarts; no CutMix, no weight
-decay, no early stopping. The net is trained anew after every experience, since it may be asked
-then; no training builds on another.
+Differs from the paper: the learning rate falls by one cosine, without restarts; no CutMix, no
+weight decay, no early stopping. The net is trained anew after every experience, since a
+prediction may be needed then. No training builds on another.
 """
 
 import math
@@ -20,42 +20,52 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.counter_rng import uniform
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
-from quickstudy.learner import Learner
-from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd, shuffled, together
+from quickstudy.learners.lifelong.net_learner import NetLearner
+from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd_step, shuffled
+
+EMPTY_FIRST = 2.0  # the priority of the first empty place, above all uniform numbers
 
 
-class Balanced(NamedTuple):
-    """As many examples of every class as can be."""
+class BalancedMemory(NamedTuple):
+    """A sample of a stream with equally many examples of every class, as far as possible."""
 
     examples: Examples  # (M, ...)  weight 0: an empty place
-    offered: Tensor  # (C,)  int64: how many of each class have come
+    offered: Tensor  # (C,)  int64: the number of examples of each class so far
 
 
-class Greedy(NamedTuple):
-    """A memory, and the weights it leads to."""
+class GDumbState(NamedTuple):
+    """Parameters, and the memory they were trained on."""
 
     params: Params
-    memory: Balanced
+    memory: BalancedMemory
 
 
-class GDumb(Learner[Greedy], HasMemorySize):
-    """A net trained from its start on a balanced memory of a stream of classes.
+class GDumb(NetLearner[GDumbState], HasMemorySize):
+    """A net trained from its initial weights on a balanced memory of a stream of classes.
 
     Args:
         net: any module, (N, *features) -> (N, C).
-        lr: the rate of the first step.
-        last: to which it falls by a cosine.
-        batch: examples of a step.
-        slots: M.
+        lr: the learning rate of the first step.
+        last: the learning rate at the end of the cosine.
+        batch_size: examples of a step.
+        memory_size: M.
         epochs: passes over the memory, each in an order of its own.
-        adapts: which parameters are learned; see `select_parameters`.
+        adapt_parameters: which parameters are learned; see `select_parameters`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> y = torch.eye(2)[[0, 0, 0, 0, 0, 1, 1]]
+        >>> learner = qs.GDumb(torch.nn.Linear(2, 2), memory_size=4, epochs=1)
+        >>> state = learner.adapt(qs.Examples(y, y, torch.ones(7)))
+        >>> state.memory.examples.y.sum(0), state.memory.offered
+        (tensor([2., 2.]), tensor([5, 2]))
     """
 
     def __init__(
@@ -64,64 +74,87 @@ class GDumb(Learner[Greedy], HasMemorySize):
         *,
         lr: float = 0.05,
         last: float = 0.0005,
-        batch: int = 16,
-        slots: int = 200,
+        batch_size: int = 16,
+        memory_size: int = 200,
         epochs: int = 30,
         adapt_parameters: ParameterSelection = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net, self.lr, self.last, self.adapt_parameters = net, lr, last, adapt_parameters
-        self.batch, self.memory_size, self.epochs = batch, slots, epochs
+        super().__init__(
+            net,
+            lr=lr,
+            batch_size=batch_size,
+            epochs=epochs,
+            adapt_parameters=adapt_parameters,
+            criterion=criterion,
+        )
+        self.last, self.memory_size = last, memory_size
 
-    def adapt(self, support: Examples, state: Greedy | None = None) -> Greedy:
-        """The memory of this and all before, and the weights that it leads to."""
-        memory = nothing(support, self.memory_size) if state is None else state.memory
+    def adapt(self, support: Examples, state: GDumbState | None = None) -> GDumbState:
+        """Return the memory of all experiences, and the parameters after training on it."""
+        memory = empty_memory(support, self.memory_size) if state is None else state.memory
         memory = greedy(memory, support)
-        params = select_parameters(self.net, self.adapt_parameters)
-        steps = self.epochs * math.ceil(self.memory_size / self.batch)
-        number = 0
+        params = self.initial_params()
+        steps = self.epochs * math.ceil(self.memory_size / self.batch_size)
+        step = 0
         for epoch in range(self.epochs):
             key = torch.tensor(epoch, device=support.x.device)
-            for some in minibatches(shuffled(memory.examples, key), self.batch):
-                high = (1 + math.cos(math.pi * number / steps)) / 2
-                lr = self.last + (self.lr - self.last) * high
-                params = sgd(partial(self.cost, some), params, lr)
-                number += 1
-        return Greedy(params, memory)
-
-    def predict(self, state: Greedy, x: Tensor) -> Tensor:
-        """Logits (Q, C) of all classes."""
-        return functional_call(self.net, state.params, (x,))
-
-    def cost(self, examples: Examples, params: Params) -> Tensor:
-        """L of these weights."""
-        return self.criterion(functional_call(self.net, params, (examples.x,)), examples)
+            for batch in minibatches(shuffled(memory.examples, key), self.batch_size):
+                cosine = (1 + math.cos(math.pi * step / steps)) / 2
+                lr = self.last + (self.lr - self.last) * cosine
+                params = sgd_step(partial(self.batch_loss, batch), params, lr)
+                step += 1
+        return GDumbState(params, memory)
 
 
-def nothing(like: Examples, slots: int) -> Balanced:
-    """A memory of M = `slots` places for examples of these shapes."""
-    places = Examples(*(leaf.new_zeros(slots, *leaf.shape[1:]) for leaf in like))
-    return Balanced(places, like.y.new_zeros(like.y.shape[-1], dtype=torch.int64))
+def empty_memory(like: Examples, memory_size: int) -> BalancedMemory:
+    """Return a memory with M = `memory_size` empty places for examples of these shapes.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> examples = Examples(torch.ones(1, 5), torch.ones(1, 3), torch.ones(1))
+        >>> memory = empty_memory(examples, 4)
+        >>> memory.examples.x.shape, memory.offered
+        (torch.Size([4, 5]), tensor([0, 0, 0]))
+    """
+    places = Examples(*(leaf.new_zeros(memory_size, *leaf.shape[1:]) for leaf in like))
+    return BalancedMemory(places, like.y.new_zeros(like.y.shape[-1], dtype=torch.int64))
 
 
-def greedy(memory: Balanced, new: Examples) -> Balanced:
-    """The memory after it was offered labelled examples, in order (algorithm 1)."""
-    kept, offered = memory
-    slots, device = len(kept.weight), kept.weight.device
-    classes, places = (torch.arange(n, device=device) for n in (len(offered), slots))
-    holds = torch.where(kept.weight > 0, kept.y.argmax(-1), -1)  # (M,)  a class; -1: nothing
-    source = places  # (M,)  which of the examples kept and new is in a place
+def greedy(memory: BalancedMemory, new: Examples) -> BalancedMemory:
+    """Offer labelled examples to the memory, in order (algorithm 1).
+
+    As a loop over lists: an example is rejected if its class has its share of the places. It
+    takes the first empty place, or else that of the largest class with the greatest random
+    number.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> y = torch.eye(3)[[0, 0, 0, 1, 2]]
+        >>> examples = Examples(y, y, torch.ones(5))
+        >>> greedy(empty_memory(examples, 3), examples).examples.y.sum(0)
+        tensor([1., 1., 1.])
+    """
+    stored, offered = memory
+    memory_size, device = len(stored.weight), stored.weight.device
+    classes, places = (torch.arange(n, device=device) for n in (len(offered), memory_size))
+    labels = torch.where(stored.weight > 0, stored.y.argmax(-1), -1)  # (M,)  -1: empty
+    source = places  # (M,)  the index among stored and new examples that is in each place
     for number, (label, weight) in enumerate(zip(new.y.argmax(-1), new.weight, strict=True)):
-        own = classes == label
-        offered = offered + (own & (weight > 0))
-        counts = (holds[:, None] == classes).sum(0)  # (C,)
-        share = slots / (offered > 0).sum()  # infinite, and of no use, before all examples
-        wanted = (weight > 0) & ((counts * own).sum() < share)
-        # the first place that is empty; if none is, any of the largest class
-        chance = uniform(offered.sum(), slots).masked_fill(holds != counts.argmax(), -1)
-        place = torch.where(holds < 0, 2 - places / slots, chance).argmax()
+        one_hot = classes == label
+        offered = offered + (one_hot & (weight > 0))
+        counts = (labels[:, None] == classes).sum(0)  # (C,)
+        share = memory_size / (offered > 0).sum()  # infinite before the first example
+        wanted = (weight > 0) & ((counts * one_hot).sum() < share)
+        # Priorities of 4 places with labels [0, -1, 1, -1], class 0 the largest:
+        # [uniform, 2 - 1/4, -1, 2 - 3/4]; the first empty place has the highest.
+        priority = uniform(offered.sum(), memory_size).masked_fill(
+            labels != counts.argmax(), -1
+        )
+        place = torch.where(labels < 0, EMPTY_FIRST - places / memory_size, priority).argmax()
         taken = wanted & (places == place)
-        holds = torch.where(taken, label, holds)
-        source = torch.where(taken, slots + number, source)
-    return Balanced(Examples(*(leaf[source] for leaf in together(kept, new))), offered)
+        labels = torch.where(taken, label, labels)
+        source = torch.where(taken, memory_size + number, source)
+    return BalancedMemory(Examples.cat(stored, new).take(source), offered)

@@ -1,70 +1,56 @@
-r"""Joint training: all of a stream at once, what its learners are measured against.
+r"""Joint training: all of a stream at once, the upper bound for learners of streams.
 
-Nothing is forgotten because nothing is thrown away: with each experience, descent begins anew
-at the start, on everything that has come so far in random order. Cost and memory grow with the
-stream, so this is a bound and no way to learn one.
+It forgets nothing because it discards nothing: after each experience, descent restarts from the
+initial parameters, on all examples so far in random order. Time and memory grow with the
+stream, so this is a bound and no practical method.
 """
 
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
 
-from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples
-from quickstudy.learner import Learner
-from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd, shuffled, together
+from quickstudy.learners.lifelong.net_learner import NetLearner
+from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd_step, shuffled
 
 
-class Everything(NamedTuple):
-    """All that was seen, and the weights it led to."""
+class JointState(NamedTuple):
+    """Parameters, and all examples they were trained on."""
 
     params: Params
     examples: Examples
 
 
-class Joint(Learner[Everything]):
-    """Descent from the start on all examples so far.
+class Joint(NetLearner[JointState]):
+    """Descent from the initial parameters on all examples so far.
 
     Args:
         net: any module, (N, *features) -> (N, C).
-        lr: the rate.
-        batch: examples of a step.
+        lr: the learning rate.
+        batch_size: examples of a step.
         epochs: passes over all examples, each in an order of its own.
-        adapts: which parameters are learned; see `select_parameters`.
+        adapt_parameters: which parameters are learned; see `select_parameters`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
+        >>> learner = qs.Joint(torch.nn.Linear(4, 4), lr=1.0, epochs=20)
+        >>> state = None
+        >>> for experience in (slice(2), slice(2, 4)):
+        ...     state = learner.adapt(examples.take(experience), state)
+        >>> learner.predict(state, examples.x).argmax(-1)
+        tensor([0, 1, 2, 3])
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        *,
-        lr: float = 0.1,
-        batch: int = 10,
-        epochs: int = 1,
-        adapt_parameters: ParameterSelection = None,
-        criterion: Criterion = cross_entropy,
-    ):
-        super().__init__(criterion)
-        self.net, self.lr, self.batch, self.epochs = net, lr, batch, epochs
-        self.adapt_parameters = adapt_parameters
-
-    def adapt(self, support: Examples, state: Everything | None = None) -> Everything:
-        """Everything so far, and the weights that all of it leads to."""
-        known = support if state is None else together(state.examples, support)
-        params = select_parameters(self.net, self.adapt_parameters)
+    def adapt(self, support: Examples, state: JointState | None = None) -> JointState:
+        """Return all examples so far, and the parameters after training on them."""
+        examples = support if state is None else Examples.cat(state.examples, support)
+        params = self.initial_params()
         for epoch in range(self.epochs):
-            mixed = shuffled(known, torch.tensor(epoch, device=known.x.device))
-            for new in minibatches(mixed, self.batch):
-                params = sgd(partial(self.cost, new), params, self.lr)
-        return Everything(params, known)
-
-    def predict(self, state: Everything, x: Tensor) -> Tensor:
-        """Logits (Q, C) of all classes."""
-        return functional_call(self.net, state.params, (x,))
-
-    def cost(self, examples: Examples, params: Params) -> Tensor:
-        """L of these weights."""
-        return self.criterion(functional_call(self.net, params, (examples.x,)), examples)
+            mixed = shuffled(examples, torch.tensor(epoch, device=examples.x.device))
+            for batch in minibatches(mixed, self.batch_size):
+                params = sgd_step(partial(self.batch_loss, batch), params, self.lr)
+        return JointState(params, examples)

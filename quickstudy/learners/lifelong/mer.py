@@ -1,64 +1,72 @@
 r"""Meta-experience replay (Riemer et al., 2019, arXiv:1810.11910, algorithm 1).
 
 To learn an example without harm to others, the gradients of both should agree. Reptile favours
-that: what a few steps on single examples have led to is approached in part only. For every
-example of a stream, s times, a batch of it and of a draw of the memory is gone through by SGD,
-one example at a time, from θ to W; then, and at last from the θ before all s batches, A,
+that: it moves only part of the way that a few steps on single examples lead. For every example
+of a stream, s times, SGD goes through a batch of it and a sample of the memory, one example at
+a time, from θ to W. After each batch the first update follows; after all s, with A the
+parameters before them, the second:
 
 $$\theta \leftarrow \theta + \beta \, (W - \theta), \qquad
   \theta \leftarrow A + \gamma \, (\theta - A)$$
 
 Differs from the paper: as in the authors' code, the example itself comes first in each of its
-batches, beside as many of the memory (a reservoir) as are asked for.
+batches, beside `replay_batch_size` examples of the memory (a reservoir).
 """
 
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
 from quickstudy.core.tree import tree_map
-from quickstudy.learner import Learner
+from quickstudy.learners.lifelong.net_learner import NetLearner
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
-    counting,
-    draw,
-    empty,
+    empty_buffer,
+    mask_if_empty,
     minibatches,
     reservoir,
-    sgd,
-    together,
+    sample,
+    sgd_step,
 )
 
 
-class Aligned(NamedTuple):
-    """Weights, and what is remembered of the past."""
+class MERState(NamedTuple):
+    """Parameters, and a memory of the past."""
 
     params: Params
     buffer: Buffer[Examples]
 
 
-class MER(Learner[Aligned], HasMemorySize):
+class MER(NetLearner[MERState], HasMemorySize):
     """A net that learns a stream, an example at a time, by Reptile on it and on its past.
 
-    An example costs `batches * (1 + replay)` steps. The settings are those published for
-    rotated digits and a memory of 200.
+    An example costs `n_batches * (1 + replay_batch_size)` steps. The defaults are those
+    published for rotated digits and a memory of 200.
 
     Args:
         net: any module, (N, *features) -> (N, C).
         lr: of SGD.
         beta: β, within a batch.
         gamma: γ, across the batches of an example.
-        batches: s.
-        replay: examples of the memory in a batch.
-        slots: of the memory.
-        adapts: which parameters are learned; see `select_parameters`.
+        n_batches: s.
+        replay_batch_size: examples of the memory in a batch.
+        memory_size: places of the memory.
+        adapt_parameters: which parameters are learned; see `select_parameters`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
+        >>> learner = qs.MER(torch.nn.Linear(4, 4), lr=1.0, beta=0.5, n_batches=2)
+        >>> state = learner.adapt(examples)
+        >>> learner.predict(state, examples.x).argmax(-1), state.buffer.seen
+        (tensor([0, 1, 2, 3]), tensor(4))
     """
 
     def __init__(
@@ -68,46 +76,43 @@ class MER(Learner[Aligned], HasMemorySize):
         lr: float = 0.1,
         beta: float = 0.01,
         gamma: float = 1.0,
-        batches: int = 5,
-        replay: int = 10,
-        slots: int = 200,
+        n_batches: int = 5,
+        replay_batch_size: int = 10,
+        memory_size: int = 200,
         adapt_parameters: ParameterSelection = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net, self.lr, self.beta, self.gamma = net, lr, beta, gamma
-        self.batches, self.replay, self.memory_size = batches, replay, slots
-        self.adapt_parameters = adapt_parameters
+        super().__init__(
+            net, lr=lr, batch_size=1, adapt_parameters=adapt_parameters, criterion=criterion
+        )
+        self.beta, self.gamma, self.n_batches = beta, gamma, n_batches
+        self.replay_batch_size, self.memory_size = replay_batch_size, memory_size
 
-    def adapt(self, support: Examples, state: Aligned | None = None) -> Aligned:
-        """The weights after an experience, and the memory of it and of all before."""
+    def adapt(self, support: Examples, state: MERState | None = None) -> MERState:
+        """Return the parameters after an experience, and the memory with its examples."""
         if state is None:
-            state = Aligned(
-                select_parameters(self.net, self.adapt_parameters),
-                empty(support, self.memory_size),
-            )
+            buffer = empty_buffer(support, self.memory_size)
+            state = MERState(self.initial_params(), buffer)
         params, buffer = state
         for new in minibatches(support, 1):
-            across = params
-            for number in range(1, self.batches + 1):
-                within = params
-                old = counting(draw(buffer, self.replay, salt=number), new)
-                for one in minibatches(together(new, old), 1):
-                    params = sgd(partial(self.cost, one), params, self.lr)
-                params = towards(within, params, self.beta)
-            params = towards(across, params, self.gamma)
+            before_batches = params
+            for number in range(1, self.n_batches + 1):
+                before_batch = params
+                old = sample(buffer, self.replay_batch_size, salt=number)
+                for example in minibatches(Examples.cat(new, mask_if_empty(old, new)), 1):
+                    params = sgd_step(partial(self.batch_loss, example), params, self.lr)
+                params = interpolate(before_batch, params, self.beta)
+            params = interpolate(before_batches, params, self.gamma)
             buffer = reservoir(buffer, new)
-        return Aligned(params, buffer)
-
-    def predict(self, state: Aligned, x: Tensor) -> Tensor:
-        """Logits (Q, C) of all classes."""
-        return functional_call(self.net, state.params, (x,))
-
-    def cost(self, examples: Examples, params: Params) -> Tensor:
-        """L of these weights."""
-        return self.criterion(functional_call(self.net, params, (examples.x,)), examples)
+        return MERState(params, buffer)
 
 
-def towards(start: Params, end: Params, share: float) -> Params:
-    """Reptile's update: a share of the way."""
-    return tree_map(lambda a, b: torch.lerp(a, b, share), start, end)
+def interpolate(start: Params, end: Params, weight: float) -> Params:
+    """Return `start + weight * (end - start)`: Reptile's update.
+
+    Examples:
+        >>> import torch
+        >>> interpolate({"a": torch.tensor(1.0)}, {"a": torch.tensor(3.0)}, 0.25)
+        {'a': tensor(1.5000)}
+    """
+    return tree_map(lambda a, b: torch.lerp(a, b, weight), start, end)

@@ -1,18 +1,18 @@
 r"""Online-aware meta-learning (Javed & White, 2019, arXiv:1905.12588).
 
-What is learned one example after the other, in whatever order a stream has it, overwrites what
-was learned before, unless the features are such that it does not. OML learns these features f.
-The inner loop is online learning itself: a step of gradient descent on the head for every
-example of a trajectory, each seen once (algorithm 1),
+Online learning, one example after another in the order of a stream, overwrites earlier
+knowledge, unless the features prevent it. OML learns such features f. The inner loop is online
+learning itself: a step of gradient descent on the head for every example of a trajectory, each
+seen once (algorithm 1),
 
 $$W_i = W_{i-1} + \alpha \, \big(y_i - \mathrm{softmax}(W_{i-1} f(x_i))\big) f(x_i)^\top$$
 
-and the meta-loss is that of the head so learned on the trajectory and on a random sample of
+and the meta-loss is that of the resulting head, on the trajectory and on a random sample of
 everything learned before.
 
-Differs from the paper: the head is linear, not of two layers; with it and a right meta-gradient
-(that of the authors' code was wrong until July 2020) they report the results of ANML. Rows of
-classes that are new, in a trajectory or in a stream, start at zero, not at random.
+Differs from the paper: the head is linear, not of two layers. With a linear head and a correct
+meta-gradient (that of the authors' code was wrong until July 2020) they report the results of
+ANML. The rows of new classes, in a trajectory or in a stream, start at zero, not at random.
 """
 
 from typing import NamedTuple
@@ -29,31 +29,41 @@ from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import tree_map
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
+from quickstudy.learners.lifelong.replay_buffer import minibatches
 
-TOGETHER = 64  # steps whose logits are computed at once; changes nothing but speed
+CHUNK = 64  # steps whose logits are computed at once; changes speed only
 
 
-class Head(NamedTuple):
-    """A linear head, all that a stream changes."""
+class OMLState(NamedTuple):
+    """A linear head, the only part that a stream changes."""
 
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
 
 
-class OML(Learner[Head], Embeds):
+class OML(Learner[OMLState], Embeds):
     """Learns an embedding on which a linear head learns online and does not forget.
 
-    Train it on `OnlineTrajectoryTasks`. A stream may then have any number of classes. A net that
-    normalises by the batch at hand is of no use here: give it GroupNorm.
+    Train it on `OnlineTrajectoryTasks`. A stream may then have any number of classes. Use
+    GroupNorm in the net instead of batch normalisation: examples come one by one.
 
     Args:
         embed: (N, *features) -> (N, D).
         features: D.
         classes: of meta-training, the columns of its labels.
         lr: α, of a step, which is multiplied by the example's weight.
-        first_order: treats the steps as constants.
-        adapts: what of `embed`, besides the head, the inner loop of meta-training changes (as
-            in `MAML`; None: everything). `adapt` changes the head and nothing else.
+        first_order: treat the steps as constants.
+        adapt_parameters: the parameters of `embed` that the inner loop of meta-training changes
+            beside the head (as in `MAML`; None: all). `adapt` changes the head only.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> examples = qs.Examples(torch.eye(4), torch.eye(4), torch.ones(4))
+        >>> learner = qs.OML(torch.nn.Identity(), features=4, classes=4, lr=1.0)
+        >>> head = learner.adapt(examples)
+        >>> head.weight.shape, learner.predict(head, examples.x).argmax(-1)
+        (torch.Size([4, 4]), tensor([0, 1, 2, 3]))
     """
 
     def __init__(
@@ -74,59 +84,70 @@ class OML(Learner[Head], Embeds):
             frozenset(select_parameters(embed, adapt_parameters)) if some else frozenset[str]()
         )
 
-    def adapt(self, support: Examples, state: Head | None = None) -> Head:
-        """The head after a step for each example, in order; it starts as zero, or `state`."""
+    def adapt(self, support: Examples, state: OMLState | None = None) -> OMLState:
+        """Return the head after a step for each example, in order, from zero or from
+        `state`."""
         features = self.embed(support.x)
         if state is None:
             classes = support.y.shape[-1]
             weight = self.head.weight.new_zeros(classes, self.head.in_features)
-            state = Head(weight, weight.new_zeros(classes))
+            state = OMLState(weight, weight.new_zeros(classes))
         return learn(state, features, support, self.lr, self.first_order)
 
-    def predict(self, state: Head, x: Tensor) -> Tensor:
-        """Logits (Q, C)."""
+    def predict(self, state: OMLState, x: Tensor) -> Tensor:
+        """Return logits (Q, C)."""
         return _logits(state, self.embed(x))
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """On the query set, of a head that knows all classes of meta-training but those of the
-        support set, and learns these."""
+        """Return the loss on the query set of a head that learns the classes of the support
+        set, and starts with the meta-trained rows of all other classes."""
         support, query = task
-        known = (support.weight @ support.y == 0).to(self.head.weight)  # (C,)
-        head = Head(self.head.weight * known[:, None], self.head.bias * known)
+        other = (support.weight @ support.y == 0).to(self.head.weight)  # (C,)
+        head = OMLState(self.head.weight * other[:, None], self.head.bias * other)
         if self.names:
-            return self.criterion(self._deeply(support, head, query.x), query)
+            return self.criterion(self._adapted_logits(support, head, query.x), query)
         # in one pass: statistics of a batch, if any, are not those of a single class
         features = self.embed(torch.cat([support.x, query.x]))
-        mine, asked = features.split([len(support.x), len(query.x)])
-        head = learn(head, mine, support, self.lr, self.first_order)
-        return self.criterion(_logits(head, asked), query)
+        support_features, query_features = features.split([len(support.x), len(query.x)])
+        head = learn(head, support_features, support, self.lr, self.first_order)
+        return self.criterion(_logits(head, query_features), query)
 
-    def _deeply(self, support: Examples, head: Head, x: Tensor) -> Tensor:
-        """Logits of `x` after steps on the head and on what else of the net is adapted."""
+    def _adapted_logits(self, support: Examples, head: OMLState, x: Tensor) -> Tensor:
+        """Logits of `x` after steps on the head and on the adapted parameters of the net."""
         net = nn.Sequential(self.embed, self.head)
-        own = {f"0.{n}": p for n, p in self.embed.named_parameters() if n in self.names}
-        params = {**own, "1.weight": head.weight, "1.bias": head.bias}
-        for number in range(len(support.x)):
-            one = support.take(slice(number, number + 1))
+        embed = {f"0.{n}": p for n, p in self.embed.named_parameters() if n in self.names}
+        params = {**embed, "1.weight": head.weight, "1.bias": head.bias}
+        for example in minibatches(support, 1):
 
-            def misfit(params: Params, one: Examples = one) -> Tensor:
-                logits = functional_call(net, params, (one.x,))
-                return one.weight[0] * self.criterion(logits, one)
+            def inner_loss(params: Params, example: Examples = example) -> Tensor:
+                logits = functional_call(net, params, (example.x,))
+                return example.weight[0] * self.criterion(logits, example)
 
-            params = descend(misfit, params, lr=self.lr, steps=1, first_order=self.first_order)
+            params = descend(
+                inner_loss, params, lr=self.lr, steps=1, first_order=self.first_order
+            )
         return functional_call(net, params, (x,))
 
 
 def learn(
-    head: Head, features: Tensor, examples: Examples, lr: float, first_order: bool = False
-) -> Head:
-    """The head after a step of gradient descent for each example, in order.
+    head: OMLState, features: Tensor, examples: Examples, lr: float, first_order: bool = False
+) -> OMLState:
+    """Return the head after a step of gradient descent for each example, in order.
 
     Exact, and cheaper than changing the head every time: a step adds multiples of its example's
-    features to the rows, so all that later logits need are inner products of features.
+    features to the rows, so later logits need inner products of features only.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> head = OMLState(torch.zeros(2, 2), torch.zeros(2))
+        >>> examples = Examples(torch.eye(2)[:1], torch.eye(2)[:1], torch.ones(1))
+        >>> learn(head, examples.x, examples, lr=1.0).weight
+        tensor([[ 0.5000,  0.0000],
+                [-0.5000,  0.0000]])
     """
     features = features.to(head.weight)
-    parts = (leaf.split(TOGETHER) for leaf in (features, examples.y, examples.weight))
+    parts = (leaf.split(CHUNK) for leaf in (features, examples.y, examples.weight))
     with without_autocast(features):
         for x, y, weight in zip(*parts, strict=True):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
@@ -135,19 +156,19 @@ def learn(
     return head
 
 
-def _steps(head: Head, x: Tensor, y: Tensor, rate: Tensor) -> Head:
-    """By how much steps on examples x (S, D), y (S, C), of `rate` (S,) each, change a head."""
+def _steps(head: OMLState, x: Tensor, y: Tensor, lr: Tensor) -> OMLState:
+    """The change of a head by steps on examples x (S, D), y (S, C), each with its `lr` (S,)."""
     gram = x @ x.T + 1  # (S, S)  1 for the bias
-    logits = F.linear(x, *head)  # (S, C)  of every example, as the head now is
-    slopes = [logits[:0]]
+    logits = F.linear(x, *head)  # (S, C)  of all examples, with the current head
+    steps = [logits[:0]]
     for number in range(len(x)):
-        slope = rate[number] * (y[number] - logits[number].softmax(-1))
-        logits = logits + gram[number, :, None] * slope
-        slopes.append(slope[None])
-    all_slopes = torch.cat(slopes)  # (S, C)
-    return Head(all_slopes.T @ x, all_slopes.sum(0))
+        step = lr[number] * (y[number] - logits[number].softmax(-1))
+        logits = logits + gram[number, :, None] * step
+        steps.append(step[None])
+    all_steps = torch.cat(steps)  # (S, C)
+    return OMLState(all_steps.T @ x, all_steps.sum(0))
 
 
-def _logits(head: Head, features: Tensor) -> Tensor:
+def _logits(head: OMLState, features: Tensor) -> Tensor:
     with without_autocast(features):
         return F.linear(features.to(head.weight), *head)

@@ -14,84 +14,170 @@ from quickstudy.core.tree import tree_map
 
 
 class Weighted(Protocol):
-    """`Examples`, or another nest of tensors (N, ...) that says which of the N there are."""
+    """`Examples`, or another nest of tensors (N, ...) with a weight for each row.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> x = torch.ones(2, 1)
+        >>> rows: Weighted = Examples(x, x, torch.tensor([1.0, 0]))
+        >>> rows.weight
+        tensor([1., 0.])
+    """
 
     @property
     def weight(self) -> Tensor:
-        """As of `Examples` (N,)."""
+        """Weights (N,), as of `Examples`."""
         ...
 
 
-Kept = TypeVar("Kept", bound=Weighted)
+Rows = TypeVar("Rows", bound=Weighted)
 
 
-class Buffer(NamedTuple, Generic[Kept]):
-    """A sample of all examples seen, each of them equally likely to be in it."""
+class Buffer(NamedTuple, Generic[Rows]):
+    """A uniform random sample of all examples seen so far.
 
-    examples: Kept  # (M, ...)  weight 0: an empty place
-    seen: Tensor  # ()  int64: how many examples were offered
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> examples = Examples(torch.ones(5, 2), torch.ones(5, 3), torch.ones(5))
+        >>> buffer = reservoir(empty_buffer(examples, 4), examples)
+        >>> buffer.examples.x.shape, buffer.seen
+        (torch.Size([4, 2]), tensor(5))
+    """
+
+    examples: Rows  # (M, ...)  weight 0: an empty place
+    seen: Tensor  # ()  int64: the number of examples offered
 
 
-def sgd(loss: Callable[[Params], Tensor], params: Params, lr: float) -> Params:
-    """One step of steepest descent, itself differentiable."""
-    slopes = gradient(loss)(params)
-    return {name: p - lr * slopes[name] for name, p in params.items()}
+def sgd_step(loss: Callable[[Params], Tensor], params: Params, lr: float) -> Params:
+    """Take one step of gradient descent, itself differentiable.
+
+    Examples:
+        >>> import torch
+        >>> with torch.no_grad():
+        ...     sgd_step(lambda params: params["a"].square(), {"a": torch.tensor(3.0)}, lr=0.25)
+        {'a': tensor(1.5000)}
+    """
+    grads = gradient(loss)(params)
+    return {name: p - lr * grads[name] for name, p in params.items()}
 
 
 def minibatches(examples: Examples, size: int) -> Iterator[Examples]:
-    """The examples in order, `size` at a time, the last maybe fewer."""
+    """Yield the examples in order, `size` at a time. The last mini-batch may be smaller.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> examples = Examples(torch.ones(5, 2), torch.ones(5, 3), torch.ones(5))
+        >>> [len(batch.x) for batch in minibatches(examples, 2)]
+        [2, 2, 1]
+    """
     for start in range(0, len(examples.x), size):
         yield examples.take(slice(start, start + size))
 
 
 def shuffled(examples: Examples, key: Tensor) -> Examples:
-    """The examples in the random order of a key, which padding does not change: it comes
-    last."""
-    place = uniform(key, len(examples.x)).masked_fill(examples.weight == 0, 2)
-    order = place.argsort(stable=True)
-    return examples.take(order)
+    """Return the examples in the random order of a key. Padding comes last and does not change
+    the order of the others.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> x = torch.arange(4.0)[:, None]
+        >>> examples = Examples(x, x, torch.tensor([0.0, 1, 1, 1]))
+        >>> shuffled(examples, torch.tensor(0)).weight
+        tensor([1., 1., 1., 0.])
+    """
+    position = uniform(key, len(examples.x)).masked_fill(examples.weight == 0, 2)
+    return examples.take(position.argsort(stable=True))
 
 
-def empty(like: Kept, slots: int) -> Buffer[Kept]:
-    """A buffer of M = `slots` places for examples of these shapes."""
-    places = tree_map(lambda leaf: leaf.new_zeros(slots, *leaf.shape[1:]), like)
+def empty_buffer(like: Rows, memory_size: int) -> Buffer[Rows]:
+    """Return a buffer with M = `memory_size` empty places for examples of these shapes.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> examples = Examples(torch.ones(1, 2), torch.ones(1, 3), torch.ones(1))
+        >>> empty_buffer(examples, 4).examples.weight
+        tensor([0., 0., 0., 0.])
+    """
+    places = tree_map(lambda leaf: leaf.new_zeros(memory_size, *leaf.shape[1:]), like)
     return Buffer(places, torch.zeros((), dtype=torch.int64, device=like.weight.device))
 
 
-def reservoir(buffer: Buffer[Kept], new: Kept, *, salt: int = 0) -> Buffer[Kept]:
-    """The buffer after it was offered examples, in order (Vitter, 1985, algorithm R): the n-th
-    of all comes in with probability M / n, and takes a place at random."""
-    slots = len(buffer.examples.weight)
+def reservoir(buffer: Buffer[Rows], new: Rows, *, salt: int = 0) -> Buffer[Rows]:
+    """Offer examples to the buffer, in order (Vitter, 1985, algorithm R): the n-th of all
+    enters with probability M / n, at a random place.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> x = torch.arange(1.0, 4)[:, None]
+        >>> buffer = empty_buffer(Examples(x, x, torch.ones(3)), 5)
+        >>> weight = torch.tensor([1.0, 0, 1])  # the second is padding
+        >>> buffer = reservoir(buffer, Examples(x, x, weight))
+        >>> buffer.examples.x[:, 0], buffer.seen
+        (tensor([1., 3., 0., 0., 0.]), tensor(2))
+    """
+    memory_size = len(buffer.examples.weight)
     number = buffer.seen + (new.weight > 0).long().cumsum(0)  # (N,)  n, from 1
     drawn = integers(buffer.seen, len(number), number, salt=salt)
-    place = torch.where(number <= slots, number - 1, drawn)
-    place = torch.where(new.weight > 0, place, slots)  # slots and above: not kept
-    # of several that take one place, the last stays
-    order = torch.arange(1, len(place) + 1, device=place.device)
-    taken = (place == torch.arange(slots, device=place.device)[:, None]) * order  # (M, N)
-    last = taken.amax(1)
+    place = torch.where(number <= memory_size, number - 1, drawn)
+    place = torch.where(new.weight > 0, place, memory_size)  # memory_size and above: rejected
+    # Several examples may take one place: the last stays. Example: with 4 places and
+    # place = [2, 0, 2], the rows of `order` are [0, 2, 0], [0, 0, 0], [1, 0, 3], [0, 0, 0],
+    # and `last` = [2, 0, 3, 0]: place 0 takes the second example, place 2 the third.
+    places = torch.arange(memory_size, device=place.device)
+    order = (place == places[:, None]) * torch.arange(1, len(place) + 1, device=place.device)
+    last = order.amax(1)  # (M,)  counted from 1; 0: nothing new
 
     def put(old: Tensor, leaf: Tensor) -> Tensor:
-        chosen = leaf[(last - 1).clamp_min(0)]
-        return torch.where((last > 0).reshape(-1, *[1] * (old.ndim - 1)), chosen, old)
+        entering = leaf[(last - 1).clamp_min(0)]
+        return torch.where((last > 0).reshape(-1, *[1] * (old.ndim - 1)), entering, old)
 
     return Buffer(tree_map(put, buffer.examples, new), number[-1])
 
 
-def draw(buffer: Buffer[Kept], size: int, *, salt: int = 1) -> Kept:
-    """`size` examples of the buffer at random, each time from all; none has weight while it
-    is empty. The draws are others after every example that was offered, and for other salt."""
+def sample(buffer: Buffer[Rows], size: int, *, salt: int = 1) -> Rows:
+    """Draw `size` examples with replacement; they have weight 0 while the buffer is empty.
+
+    The draw changes with the number of examples offered, and with `salt`.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> examples = Examples(torch.ones(3, 2), torch.ones(3, 3), torch.ones(3))
+        >>> buffer = empty_buffer(examples, 8)
+        >>> sample(buffer, 2).weight, sample(reservoir(buffer, examples), 2).weight
+        (tensor([0., 0.]), tensor([1., 1.]))
+    """
     filled = buffer.seen.clamp_max(len(buffer.examples.weight))
     place = integers(buffer.seen, size, filled, salt=salt)
     return tree_map(lambda leaf: leaf[place], buffer.examples)
 
 
-def counting(examples: Examples, new: Examples) -> Examples:
-    """The examples, of weight 0 where there is nothing `new` to learn beside them."""
-    there = (new.weight > 0).any().to(new.weight)
-    return examples._replace(weight=examples.weight * there)
+def mask_if_empty(examples: Examples, new: Examples) -> Examples:
+    """Return the examples, with weight 0 if all of `new` is padding.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> old = Examples(torch.ones(2, 2), torch.ones(2, 3), torch.ones(2))
+        >>> mask_if_empty(old, old._replace(weight=torch.zeros(2))).weight
+        tensor([0., 0.])
+    """
+    return examples._replace(weight=examples.weight * any_weight(new))
 
 
-def together(*parts: Examples) -> Examples:
-    """All examples of several sets."""
-    return Examples.cat(*parts)
+def any_weight(examples: Examples) -> Tensor:
+    """Return 1 if an example has weight, and 0 if all are padding.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> any_weight(Examples(torch.ones(2, 2), torch.ones(2, 3), torch.tensor([0.0, 2])))
+        tensor(1.)
+    """
+    return (examples.weight > 0).any().to(examples.weight)

@@ -1,8 +1,8 @@
 r"""Deep streaming linear discriminant analysis (Hayes & Kanan, 2020, arXiv:1909.01520).
 
-Classes are Gaussians with means of their own and one covariance, both known exactly after every
-example of a stream, however it is cut. A query belongs to the class of the largest score
-(eq. 1 to 4), ε being the `shrinkage`:
+Classes are Gaussians with separate means and one shared covariance. Both are exact after
+every example of a stream, however it is cut. A query belongs to the class of the largest score
+(eq. 1 to 4), with ε the `shrinkage`:
 
 $$z_c = \mu_c^\top \Lambda f(x) - \tfrac12 \mu_c^\top \Lambda \mu_c, \qquad
   \Lambda = \big((1 - \varepsilon) \Sigma + \varepsilon I\big)^{-1}$$
@@ -25,20 +25,32 @@ from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 
 
-class Moments(NamedTuple):
-    """All that is kept of a stream; its size does not grow with the examples."""
+class StreamingLDAState(NamedTuple):
+    """The sufficient statistics of a stream; their size does not grow with the examples."""
 
-    means: Tensor  # (C, D)  of each class; 0 of one that was not seen
-    sizes: Tensor  # (C,)  how many there were
-    scatter: Tensor  # (D, D)  the sum of squared deviations from the own class's mean
+    means: Tensor  # (C, D)  of each class; 0 of an unseen class
+    sizes: Tensor  # (C,)  the total weight of each class
+    scatter: Tensor  # (D, D)  the sum of squared deviations from class means
 
 
-class StreamingLDA(Learner[Moments], Embeds):
-    """Adds up moments of the embedding `embed`: (N, *features) -> (N, D).
+class StreamingLDA(Learner[StreamingLDAState], Embeds):
+    """Accumulates moments of the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
-        shrinkage: ε, from 0 to 1. At 0 there have to be more examples than features and
-            classes; at 1 the class of the nearest mean is predicted.
+        shrinkage: ε, from 0 to 1. 0 needs more examples than features and classes; 1 predicts
+            the class of the nearest mean.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x = torch.tensor([[0.0, 0], [2, 0], [0, 3], [2, 3]])
+        >>> y = torch.eye(2)[[0, 0, 1, 1]]
+        >>> learner = qs.StreamingLDA(torch.nn.Identity(), shrinkage=0.1)
+        >>> state = learner.adapt(qs.Examples(x, y, torch.ones(4)))
+        >>> state.means.tolist()
+        [[1.0, 0.0], [1.0, 3.0]]
+        >>> learner.predict(state, torch.tensor([[9.0, 1.0]])).argmax(-1)
+        tensor([0])
     """
 
     class_axes = {"means": 0, "sizes": 0}
@@ -48,15 +60,17 @@ class StreamingLDA(Learner[Moments], Embeds):
         super().__init__()
         self.embed, self.shrinkage = embed, shrinkage
 
-    def adapt(self, support: Examples, state: Moments | None = None) -> Moments:
-        """Moments of the examples and of all those before them."""
+    def adapt(
+        self, support: Examples, state: StreamingLDAState | None = None
+    ) -> StreamingLDAState:
+        """Return the moments of the examples and of all before them."""
         features = self.embed(support.x).to(support.weight)
         with without_autocast(features):
             new = moments(features, support)
-            return new if state is None else merged(state, new)
+            return new if state is None else merge(state, new)
 
-    def predict(self, state: Moments, x: Tensor) -> Tensor:
-        """Logits (Q, C); -inf for a class of which no example was seen."""
+    def predict(self, state: StreamingLDAState, x: Tensor) -> Tensor:
+        """Return logits (Q, C); -inf for an unseen class."""
         features = self.embed(x).to(state.means)
         with without_autocast(features):
             size = state.sizes.sum().clamp_min(1e-12)
@@ -67,19 +81,37 @@ class StreamingLDA(Learner[Moments], Embeds):
         return logits.masked_fill(state.sizes == 0, -torch.inf)
 
 
-def moments(features: Tensor, examples: Examples) -> Moments:
-    """Of features (N, D), with the labels and weights of `examples`."""
+def moments(features: Tensor, examples: Examples) -> StreamingLDAState:
+    """Return the moments of features (N, D), with the labels and weights of `examples`.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> x = torch.tensor([[1.0], [3.0]])
+        >>> moments(x, Examples(x, torch.ones(2, 1), torch.ones(2)))
+        StreamingLDAState(means=tensor([[2.]]), sizes=tensor([2.]), scatter=tensor([[2.]]))
+    """
     means = class_means(features, examples)
-    away = features - examples.y @ means
-    scatter = (examples.weight[:, None] * away).T @ away
-    return Moments(means, examples.weight @ examples.y, scatter)
+    deviations = features - examples.y @ means
+    scatter = (examples.weight[:, None] * deviations).T @ deviations
+    return StreamingLDAState(means, examples.weight @ examples.y, scatter)
 
 
-def merged(a: Moments, b: Moments) -> Moments:
-    """The moments of the examples of both."""
+def merge(a: StreamingLDAState, b: StreamingLDAState) -> StreamingLDAState:
+    """Return the moments of the examples of both.
+
+    Examples:
+        >>> import torch
+        >>> a, b = (
+        ...     StreamingLDAState(torch.tensor([[mean]]), torch.ones(1), torch.zeros(1, 1))
+        ...     for mean in (1.0, 3.0)
+        ... )
+        >>> merge(a, b)
+        StreamingLDAState(means=tensor([[2.]]), sizes=tensor([2.]), scatter=tensor([[2.]]))
+    """
     sizes = a.sizes + b.sizes
-    share = b.sizes / sizes.clamp_min(1e-12)  # (C,)  of b
-    apart = b.means - a.means
-    between = ((a.sizes * share)[:, None] * apart).T @ apart
-    means = a.means + share[:, None] * apart
-    return Moments(means, sizes, a.scatter + b.scatter + between)
+    fraction = b.sizes / sizes.clamp_min(1e-12)  # (C,)  of b
+    difference = b.means - a.means
+    between = ((a.sizes * fraction)[:, None] * difference).T @ difference
+    means = a.means + fraction[:, None] * difference
+    return StreamingLDAState(means, sizes, a.scatter + b.scatter + between)

@@ -1,4 +1,9 @@
-"""Learners: memory."""
+"""Learners with a memory: recurrent cells, written slots, and attention over stored examples.
+
+Cells live in `quickstudy.nets.cells`; learners with `attention_weights` can be drawn in
+reports. A new file holds one learner: docstring with the equation, state, class, helpers,
+variants.
+"""
 
 from quickstudy.learners.memory.life_long_memory import LifeLongMemory
 from quickstudy.learners.memory.mann import LRUA, MANN

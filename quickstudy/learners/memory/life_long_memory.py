@@ -1,25 +1,25 @@
 r"""The life-long memory module (Kaiser, Nachum, Roy & Bengio, 2017, arXiv:1703.03129).
 
 A memory has keys K of unit length, their values V, and their ages A. A query q with the label v
-is asked, and then written. With n the nearest key, and o the oldest (section 2):
+is looked up and then written. With the nearest key n and the oldest key o (section 2):
 
 $$K_n \leftarrow \frac{q + K_n}{\lVert q + K_n \rVert}, \; A_n \leftarrow 0 \;
   \text{ if } V_n = v; \qquad
   K_o \leftarrow q, \; V_o \leftarrow v, \; A_o \leftarrow 0 \; \text{ if not}$$
 
-and everything else is a step older. Learning makes the nearest key of the right value, p, more
-similar to q than the nearest of another value, b, by a margin (the memory loss):
+All other ages increase by 1. The memory loss makes the nearest key with the right value, p,
+more similar to q than the nearest key with another value, b, by a margin:
 
 $$L(q, v) = \max(0, \; q^\top K_b - q^\top K_p + \alpha)$$
 
-Keys are what was written, and no gradient goes through them. Of a task the support set and then
-the query set are a sequence, and the loss is the mean over it.
+No gradient flows through stored keys. The support set and then the query set of a task form a
+sequence, and the loss is the mean over it.
 
-Differs from the paper: ages have no noise, which only serves to keep parallel workers apart.
-Every task has its own memory, of 256 slots, where the authors' code has one of 8,192 for a
-batch, emptied after each; the paper looks at the 256 nearest slots. It answers by the value of
-the nearest key and gives its softmax as a strength; here all keys vote by theirs. As in the
-authors' code, a similarity to what the memory does not have counts as 0.
+Differs from the paper: ages have no noise; it only keeps parallel workers apart. Every task has
+its own memory of 256 slots; the authors' code shares 8,192 slots in a batch and empties them
+after it. The paper restricts the lookup to the 256 nearest slots. The paper predicts the value
+of the nearest key, with its softmax as confidence; here all keys vote with theirs. As in the
+authors' code, the similarity to a value that is not in the memory is 0.
 """
 
 from functools import partial
@@ -37,23 +37,33 @@ from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
 
 
-class Memory(NamedTuple):
-    """What was written; in a slot that is empty all is zero but the age."""
+class LifeLongMemoryState(NamedTuple):
+    """Keys, values and ages of the slots; an empty slot has zeros and an age."""
 
     keys: Tensor  # (M, D)  of unit length
     values: Tensor  # (M, C)
-    ages: Tensor  # (M,)  steps since a slot was written
+    ages: Tensor  # (M,)  steps since the slot was written
 
 
-class LifeLongMemory(Learner[Memory], Embeds, HasAttentionWeights, HasMemorySize):
-    """Learns the embedding `embed`: (N, *features) -> (N, D), by which a memory is asked.
+class LifeLongMemory(Learner[LifeLongMemoryState], Embeds, HasAttentionWeights, HasMemorySize):
+    """Learns the embedding `embed`: (N, *features) -> (N, D), whose outputs query a memory.
 
-    The order of examples matters: the memory is written one by one.
+    The order of examples matters: they are written one by one.
 
     Args:
-        slots: M; with at least as many as examples, nothing is forgotten.
+        embed: the embedding.
+        memory_size: M, number of slots; with one for each example, nothing is forgotten.
         margin: α.
-        scale: t of the paper, by which cosines are multiplied before the softmax.
+        scale: t in the paper, the factor of the cosines in the softmax.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.eye(2)
+        >>> learner = qs.LifeLongMemory(torch.nn.Identity(), memory_size=8)
+        >>> state = learner.adapt(qs.Examples(x, y, torch.ones(2)))
+        >>> learner.predict(state, torch.tensor([[3.0, 1.0], [1.0, 3.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     class_axes = {"values": 1}
@@ -62,92 +72,124 @@ class LifeLongMemory(Learner[Memory], Embeds, HasAttentionWeights, HasMemorySize
         self,
         embed: nn.Module,
         *,
-        slots: int = 256,
+        memory_size: int = 256,
         margin: float = 0.1,
         scale: float = 40.0,
     ):
         super().__init__()
-        self.embed, self.memory_size, self.margin, self.scale = embed, slots, margin, scale
+        self.embed, self.memory_size, self.margin, self.scale = (
+            embed,
+            memory_size,
+            margin,
+            scale,
+        )
 
-    def adapt(self, support: Examples, state: Memory | None = None) -> Memory:
-        """The memory after all examples were written to it, in order."""
-        return self.memories(self.ask(support.x), support, state)[-1]
+    def adapt(
+        self, support: Examples, state: LifeLongMemoryState | None = None
+    ) -> LifeLongMemoryState:
+        """Write all examples to the memory, in order."""
+        return self.memories(self.queries(support.x), support, state)[-1]
 
-    def predict(self, state: Memory, x: Tensor) -> Tensor:
-        """Logits (Q, C), whose softmax is the share of each class in the softmax over keys;
-        -inf for a class that is not in the memory."""
-        return log_votes(self.scale * self.ask(x) @ state.keys.mT, state.values)
+    def predict(self, state: LifeLongMemoryState, x: Tensor) -> Tensor:
+        """Return logits (Q, C): log of the share of each class in the softmax over keys.
+
+        -inf for a class that is not in the memory.
+        """
+        return log_votes(self.scale * self.queries(x) @ state.keys.mT, state.values)
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """The memory loss, of each example before it is written; those of the support set come
-        first."""
+        """Return the mean memory loss of all examples, each before it is written."""
         support, query = task
         sequence = Examples.cat(support, query)
-        queries = self.ask(sequence.x)
+        queries = self.queries(sequence.x)
         before = self.memories(queries, sequence)[:-1]
         memories = tree_map(lambda *parts: torch.stack(parts), *before)
         losses = memory_loss(memories, queries, sequence.y, margin=self.margin)
         return weighted_mean(losses, sequence.weight)
 
-    def ask(self, x: Tensor) -> Tensor:
-        """(N, *features) -> (N, D), of unit length."""
+    def queries(self, x: Tensor) -> Tensor:
+        """Embed inputs to unit length: (N, *features) -> (N, D)."""
         return F.normalize(self.embed(x), dim=-1)
 
     def attention_weights(self, task: Task[Examples]) -> dict[str, Tensor]:
-        """How much of each slot each example of the support set, before it is written, and then
-        each query reads; and the slot that each example is written to (S + Q, M)."""
+        """Return the weights over slots of reading and writing (S + Q, M).
+
+        Support examples read before they are written; queries read the final memory.
+        """
         (support, query), read = task, list[Tensor]()
-        told, asked = self.ask(support.x), self.ask(query.x)
-        memories = self.memories(told, support)
-        for queries, memory in zip([*told[:, None], asked], memories, strict=True):
-            there = (memory.values > 0).any(-1)
-            read.append(attention(self.scale * queries @ memory.keys.mT, there.to(queries)))
+        support_queries, queries = self.queries(support.x), self.queries(query.x)
+        memories = self.memories(support_queries, support)
+        for q, memory in zip([*support_queries[:, None], queries], memories, strict=True):
+            is_written = (memory.values > 0).any(-1)
+            read.append(attention(self.scale * q @ memory.keys.mT, is_written.to(q)))
         ages = torch.stack([memory.ages for memory in memories[1:]])
         written = (ages == 0) & (support.weight > 0)[:, None]
-        nothing = written.new_zeros(len(asked), self.memory_size)
+        zeros = written.new_zeros(len(queries), self.memory_size)
         return {
             "read head": torch.cat(read),
-            "write head": torch.cat([written, nothing]).to(told),
+            "write head": torch.cat([written, zeros]).to(queries),
         }
 
     def memories(
-        self, queries: Tensor, examples: Examples, memory: Memory | None = None
-    ) -> list[Memory]:
-        """The N + 1 memories before, between and after N examples are written."""
+        self, queries: Tensor, examples: Examples, memory: LifeLongMemoryState | None = None
+    ) -> list[LifeLongMemoryState]:
+        """Return the N + 1 memories before, between and after the N examples are written."""
         queries, y = queries.detach(), examples.y
         if memory is None:
             keys = queries.new_zeros(self.memory_size, queries.shape[-1])
             values = y.new_zeros(self.memory_size, y.shape[-1])
-            memory = Memory(keys, values, queries.new_zeros(self.memory_size))
-        found = [memory]
+            memory = LifeLongMemoryState(keys, values, queries.new_zeros(self.memory_size))
+        memories = [memory]
         for query, value, weight in zip(queries, y, examples.weight, strict=True):
-            written = write(found[-1], query, value)
-            found.append(tree_map(partial(torch.where, weight > 0), written, found[-1]))
-        return found
+            written = write(memories[-1], query, value)
+            memories.append(tree_map(partial(torch.where, weight > 0), written, memories[-1]))
+        return memories
 
 
-def write(memory: Memory, query: Tensor, value: Tensor) -> Memory:
-    """The memory after it was told that a query (D,) of unit length has the value (C,).
+def write(memory: LifeLongMemoryState, query: Tensor, value: Tensor) -> LifeLongMemoryState:
+    """Write a query (D,) of unit length with the value (C,) to the memory.
 
-    Of equals the first slot is the nearest, or the oldest.
+    Ties for the nearest or oldest slot go to the first one.
+
+    Examples:
+        >>> import torch
+        >>> empty = LifeLongMemoryState(torch.zeros(2, 2), torch.zeros(2, 3), torch.zeros(2))
+        >>> write(empty, torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.0, 1.0]))
+        LifeLongMemoryState(keys=tensor([[0., 1.],
+                [0., 0.]]), values=tensor([[0., 0., 1.],
+                [0., 0., 0.]]), ages=tensor([0., 1.]))
     """
     keys, values, ages = memory
     slot = torch.arange(len(ages), device=ages.device)
     similarity = (keys @ query).masked_fill(~(values > 0).any(-1), -torch.inf)
     nearest = slot == similarity.argmax()
-    right = nearest.to(values) @ values @ value > 0.5
-    place = torch.where(right, nearest, slot == ages.argmax())
-    key = F.normalize(query + right * (nearest.to(keys) @ keys), dim=-1)
-    return Memory(
-        torch.where(place[:, None], key, keys),
-        torch.where(place[:, None], value, values),
-        torch.where(place, 0, ages + 1),
+    is_right = nearest.to(values) @ values @ value > 0.5
+    written = torch.where(is_right, nearest, slot == ages.argmax())
+    key = F.normalize(query + is_right * (nearest.to(keys) @ keys), dim=-1)
+    return LifeLongMemoryState(
+        torch.where(written[:, None], key, keys),
+        torch.where(written[:, None], value, values),
+        torch.where(written, 0, ages + 1),
     )
 
 
-def memory_loss(memory: Memory, query: Tensor, value: Tensor, *, margin: float = 0.1) -> Tensor:
-    """The loss (...) of queries (..., D) of unit length whose values should be (..., C), each
-    asked of a memory of its own."""
+def memory_loss(
+    memory: LifeLongMemoryState, query: Tensor, value: Tensor, *, margin: float = 0.1
+) -> Tensor:
+    """Return the memory loss (...) of queries (..., D) of unit length, each with its memory.
+
+    Args:
+        memory: of each query.
+        query: of unit length.
+        value: the target values (..., C), one-hot.
+        margin: α.
+
+    Examples:
+        >>> import torch
+        >>> memory = LifeLongMemoryState(torch.eye(2), torch.eye(2), torch.zeros(2))
+        >>> memory_loss(memory, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+        tensor(1.1000)
+    """
     similarity = (memory.keys @ query[..., None]).squeeze(-1)  # (..., M)
     same = (memory.values @ value[..., None]).squeeze(-1) > 0.5
     other = (memory.values > 0).any(-1) & ~same
@@ -155,6 +197,12 @@ def memory_loss(memory: Memory, query: Tensor, value: Tensor, *, margin: float =
 
 
 def largest(similarity: Tensor, among: Tensor) -> Tensor:
-    """The largest (...) of those (..., M) that are `among` these; 0 where none is."""
-    found = similarity.masked_fill(~among, -torch.inf).amax(-1)
-    return torch.where(among.any(-1), found, 0)
+    """Return the largest similarity (...) of the slots (..., M) that are `among` these, or 0.
+
+    Examples:
+        >>> import torch
+        >>> largest(torch.tensor([0.5, 0.9]), torch.tensor([True, False]))
+        tensor(0.5000)
+    """
+    maximum = similarity.masked_fill(~among, -torch.inf).amax(-1)
+    return torch.where(among.any(-1), maximum, 0)

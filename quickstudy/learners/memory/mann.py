@@ -1,19 +1,20 @@
 r"""Memory-augmented neural networks (Santoro, Bartunov, Botvinick, Wierstra & Lillicrap, 2016,
 arXiv:1605.06065).
 
-A recurrent machine goes through the examples of a task. At step t it sees x_t and the label of
-the step before, and says y_t: to name what it has seen before it must have kept that together
-with what was told a step later. `LRUA` keeps it in a memory M, reads by content, and writes to
-where it has just read or to the slots that were least recently used (eq. 2 to 8):
+A recurrent cell reads the examples of a task. At step t it receives x_t and the label of the
+previous step, and predicts y_t. To recognise a repeated class it must have stored the example
+together with the label that arrived one step later. `LRUA` stores it in a memory M. It reads by
+content, and writes to the slots it has just read or to the least recently used ones (eq. 2 to
+8):
 
 $$w^r_t = \mathrm{softmax}(\beta_t \cos(k_t, M_t)), \quad
   w^w_t = \sigma(\alpha_t) \, w^r_{t-1} + (1 - \sigma(\alpha_t)) \, w^{lu}_{t-1}, \quad
   M_t = M_{t-1} + w^w_t \, a_t, \quad w^u_t = \gamma w^u_{t-1} + w^r_t + w^w_t$$
 
-Differs from the paper: cosines have a learned strength β, about 10 at first, without which the
-softmax over 128 slots is almost flat; what is written, a, is not the key k but a vector of its
-own. Of several heads each has its own least used slot, and all of these are emptied before they
-are written to. `MANN` can be told each example `again` with its label (not in the paper).
+Differs from the paper: cosines have a learned strength β, initially about 10; without it the
+softmax over 128 slots is almost flat. The written vector a is separate from the key k. With
+several heads, each has its own least used slot, and all of these are erased before writing.
+`MANN(show_label_with_input=True)` repeats each example with its label (not in the paper).
 """
 
 from functools import partial
@@ -31,42 +32,57 @@ from quickstudy.nets.cells import LSTMCell, RecurrentCell, content_addressing, i
 
 
 def least_used(usage: Tensor, number: int) -> Tensor:
-    """One-hot (number, M): which of the slots, of that usage (M,), were used least (eq. 6), the
-    least used one first; of equals the one before."""
+    """Return the least used slots as one-hot rows (number, M), least used first (eq. 6).
+
+    Ties go to the first slot.
+
+    Examples:
+        >>> import torch
+        >>> least_used(torch.tensor([0.5, 0.1, 0.9]), 1)
+        tensor([[0., 1., 0.]])
+    """
     slots = usage.argsort(stable=True)[..., :number]
     return (slots[..., None] == torch.arange(usage.shape[-1], device=usage.device)).to(usage)
 
 
 def _sequence(task: Task[Examples]) -> Examples:
-    """The support set and then the query set."""
+    """Concatenate the support set and the query set."""
     return Examples.cat(task.support, task.query)
 
 
 class LRUAState(NamedTuple):
-    """What a memory of least recently used access is in after a step."""
+    """The state of `LRUA` after a step."""
 
     memory: Tensor  # (M, W)
-    usage: Tensor  # (M,)  the more, the later and the oftener a slot was read or written
-    reading: Tensor  # (H, M)  where each head read
-    writing: Tensor  # (H, M)  where each head wrote
-    read: Tensor  # (H, W)  what each head saw
-    controller: Any  # its own state
+    usage: Tensor  # (M,)  larger for slots that were accessed more often or more recently
+    reading: Tensor  # (H, M)  read weights
+    writing: Tensor  # (H, M)  write weights
+    read: Tensor  # (H, W)  read vectors
+    controller: Any  # state of the controller
 
 
 class LRUA(RecurrentCell[LRUAState]):
-    """A controller with a memory of least recently used access; its state is an `LRUAState`.
+    """An LSTM controller with a memory and least-recently-used access.
 
     Args:
         inputs: width of a step's input.
         outputs: width of a step's output.
-        hidden: width of the controller, an LSTM.
-        slots: M.
-        width: W.
-        heads: H, each of which reads and writes.
+        hidden: width of the controller.
+        slots: M, number of memory slots.
+        width: W, of a slot.
+        heads: H; each reads and writes.
         decay: γ, of usage.
 
     Raises:
         ValueError: there are fewer slots than heads.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy.learners.memory import LRUA
+        >>> cell = LRUA(inputs=3, outputs=2, hidden=8, slots=5, width=4, heads=2)
+        >>> outputs, state = cell(torch.randn(6, 3))
+        >>> outputs.shape, state.memory.shape
+        (torch.Size([6, 2]), torch.Size([5, 4]))
     """
 
     def __init__(
@@ -84,38 +100,38 @@ class LRUA(RecurrentCell[LRUAState]):
         if slots < heads:
             raise ValueError(
                 f"{heads} heads cannot each write to a slot of their own, of {slots}: give "
-                "more slots, or StackedLSTM for no memory."
+                "more slots, or use StackedLSTM, which has no memory."
             )
         self.inputs, self.slots, self.heads, self.decay = inputs, slots, heads, decay
         self.parts = (width, width, 1, 1)
         self.controller = LSTMCell(inputs + heads * width, hidden)
         self.address = nn.Linear(hidden, heads * sum(self.parts))
         self.output = nn.Linear(hidden + heads * width, outputs)
-        # by PyTorch's weights what is written is almost nothing, whatever is seen: where a head
-        # reads then makes no difference, and has hardly a gradient
+        # PyTorch's default weights write almost nothing: read weights then do not change the
+        # output, and have hardly any gradient
         nn.init.normal_(self.address.weight, std=3 / hidden**0.5)
-        with torch.no_grad():  # β of about 10: at 1 to 2 a read is the mean of all slots
+        with torch.no_grad():  # β of about 10; at 1 to 2 a read is the mean of all slots
             self.address.bias.unflatten(0, (heads, -1))[:, -2] += 9.0
 
     def initial_state(self) -> LRUAState:
-        """The state before the first step: an empty memory, never used."""
-        empty = partial(self.output.weight.new_zeros)
+        """Return the state before the first step: an empty and unused memory."""
+        zeros = self.output.weight.new_zeros
         slots, heads, width = self.slots, self.heads, self.parts[0]
-        nowhere = empty(heads, slots)
-        memory, read = empty(slots, width), empty(heads, width)
-        first = self.controller.initial_state()
-        return LRUAState(memory, empty(slots), nowhere, nowhere, read, first)
+        weights = zeros(heads, slots)
+        memory, read = zeros(slots, width), zeros(heads, width)
+        controller = self.controller.initial_state()
+        return LRUAState(memory, zeros(slots), weights, weights, read, controller)
 
     def step(self, x: Tensor, state: LRUAState) -> tuple[Tensor, LRUAState]:
         """(inputs,) and a state -> (outputs,) and the next state."""
-        given = torch.cat([x, state.read.flatten(-2)], -1)
-        hidden, controller = self.controller.step(given, state.controller)
-        said = self.address(hidden).unflatten(-1, (self.heads, -1))
-        key, add, strength, gate = said.split(self.parts, -1)
+        inputs = torch.cat([x, state.read.flatten(-2)], -1)
+        hidden, controller = self.controller.step(inputs, state.controller)
+        addressing = self.address(hidden).unflatten(-1, (self.heads, -1))
+        key, add, strength, gate = addressing.split(self.parts, -1)
         least = least_used(state.usage, self.heads)
         writing = interpolation(state.reading, least, gate[..., 0].sigmoid())
-        kept = state.memory * (1 - least.sum(-2))[..., None]
-        memory = kept + writing.mT @ add.tanh()
+        erased = state.memory * (1 - least.sum(-2))[..., None]
+        memory = erased + writing.mT @ add.tanh()
         reading = content_addressing(key, 1 + F.softplus(strength[..., 0]), memory)
         read = reading @ memory
         usage = self.decay * state.usage + (reading + writing).sum(-2)
@@ -123,70 +139,97 @@ class LRUA(RecurrentCell[LRUAState]):
         return output, LRUAState(memory, usage, reading, writing, read, controller)
 
 
-class Heard(NamedTuple):
-    """What is known after some examples."""
+class MANNState(NamedTuple):
+    """The state of the cell, and the label that it receives in the next step."""
 
-    machine: Any  # its own state
-    told: Tensor  # (C,)  label of the last example, heard next; (D + C,) where it is told again
+    cell: Any  # state of the cell
+    last_label: Tensor  # (C,)  of the last example; (D + C,) with its embedding in front
 
 
-class MANN(Learner[Heard], Embeds, HasAttentionWeights):
-    """Learns the embedding `embed`: (N, *features) -> (N, D), and a machine that remembers.
+class MANN(Learner[MANNState], Embeds, HasAttentionWeights):
+    """Learns the embedding `embed`: (N, *features) -> (N, D), and a recurrent cell.
 
-    The examples of a task are a sequence, and their order matters. The loss is that of guessing
-    every one of them, the support set's first, before its label is told.
+    The examples of a task are a sequence, and their order matters. The loss is that of
+    predicting each label, of the support set and then of the query set, before the cell
+    receives it.
 
     Args:
-        machine: of D + C inputs and C outputs: `LRUA`, or `StackedLSTM` with which the paper
-            compares it, or another `RecurrentCell`.
-        again: whether the machine, with a label, hears the embedding that it is of once more,
-            and need not find out first that it has to keep it for a step: 2 D + C inputs.
+        embed: the embedding.
+        cell: with D + C inputs and C outputs: `LRUA`, `StackedLSTM` (the paper's comparison),
+            or another `RecurrentCell`.
+        show_label_with_input: repeat the embedding of an example together with its label. So
+            the cell need not learn to keep it for a step. The cell then has 2 D + C inputs.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> cell = qs.learners.memory.LRUA(1 + 2, 2, hidden=8, slots=5, width=4, heads=1)
+        >>> learner = qs.MANN(torch.nn.Identity(), cell)
+        >>> learner.predict(learner.adapt(support), x).shape
+        torch.Size([4, 2])
     """
 
-    def __init__(self, embed: nn.Module, machine: RecurrentCell[Any], *, again: bool = False):
+    def __init__(
+        self,
+        embed: nn.Module,
+        cell: RecurrentCell[Any],
+        *,
+        show_label_with_input: bool = False,
+    ):
         super().__init__()
-        self.embed, self.machine, self.again = embed, machine, again
+        self.embed, self.cell = embed, cell
+        self.show_label_with_input = show_label_with_input
 
-    def adapt(self, support: Examples, state: Heard | None = None) -> Heard:
-        """What is known after the examples, one after the other."""
-        return self.listen(support, state)[1][-1]
+    def adapt(self, support: Examples, state: MANNState | None = None) -> MANNState:
+        """Read the examples, one after the other."""
+        return self.unroll(support, state)[1][-1]
 
-    def predict(self, state: Heard, x: Tensor) -> Tensor:
-        """Logits (Q, C): what would be said of each query, were it the next example."""
-        machine, told = tree_map(lambda part: part.expand(len(x), *part.shape), state)
-        return self.machine.step(torch.cat([self.embed(x), told], -1), machine)[0]
+    def predict(self, state: MANNState, x: Tensor) -> Tensor:
+        """Return logits (Q, C) of each query as the next example."""
+        cell, label = tree_map(lambda part: part.expand(len(x), *part.shape), state)
+        return self.cell.step(torch.cat([self.embed(x), label], -1), cell)[0]
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """Of guessing every example before it is told, those of the support set first."""
+        """Return the criterion on support and query set; a label is predicted, then shown."""
         sequence = _sequence(task)
-        return self.criterion(torch.stack(self.listen(sequence)[0]), sequence)
+        return self.criterion(torch.stack(self.unroll(sequence)[0]), sequence)
 
-    def listen(
-        self, examples: Examples, state: Heard | None = None
-    ) -> tuple[list[Tensor], list[Heard]]:
-        """Guesses (C,) of all N examples, each made before its label was told, and the N + 1
-        states before, between and after them."""
-        embedded = self.embed(examples.x)
-        telling = torch.cat([embedded, examples.y], -1) if self.again else examples.y
-        nothing = telling.new_zeros(telling.shape[-1])
-        known = Heard(self.machine.initial_state(), nothing) if state is None else state
-        guesses, states = [], [known]
-        for x, told, weight in zip(embedded, telling, examples.weight, strict=True):
-            guess, machine = self.machine.step(torch.cat([x, known.told]), known.machine)
-            known = tree_map(partial(torch.where, weight > 0), Heard(machine, told), known)
-            guesses.append(guess)
-            states.append(known)
-        return guesses, states
+    def unroll(
+        self, examples: Examples, state: MANNState | None = None
+    ) -> tuple[list[Tensor], list[MANNState]]:
+        """Run the cell over N examples.
+
+        Returns:
+            Logits (C,) of every example, predicted before its label is shown, and the N + 1
+            states before, between and after the examples.
+        """
+        embedded, labels = self.embed(examples.x), examples.y
+        if self.show_label_with_input:
+            labels = torch.cat([embedded, labels], -1)
+        if state is None:
+            state = MANNState(self.cell.initial_state(), labels.new_zeros(labels.shape[-1]))
+        logits, states = [], [state]
+        for x, label, weight in zip(embedded, labels, examples.weight, strict=True):
+            before = states[-1]
+            output, cell = self.cell.step(torch.cat([x, before.last_label]), before.cell)
+            after = MANNState(cell, label)
+            states.append(tree_map(partial(torch.where, weight > 0), after, before))
+            logits.append(output)
+        return logits, states
 
     def attention_weights(self, task: Task[Examples]) -> dict[str, Tensor]:
-        """Where each head read and wrote, by its name, when all examples were told (S + Q, M);
-        nothing of a machine that is no `LRUA`."""
-        if not isinstance(self.machine, LRUA):
+        """Return the read and write weights of each head over support and query set (S + Q, M).
+
+        Empty if the cell is not an `LRUA`.
+        """
+        if not isinstance(self.cell, LRUA):
             return {}
-        sequence = _sequence(task)
-        states = [state.machine for state in self.listen(sequence)[1][1:]]
-        found = {}
-        for head in range(self.machine.heads):
-            found[f"read head {head + 1}"] = torch.stack([s.reading[head] for s in states])
-            found[f"write head {head + 1}"] = torch.stack([s.writing[head] for s in states])
-        return found
+        states = [state.cell for state in self.unroll(_sequence(task))[1][1:]]
+        weights = {}
+        for head in range(self.cell.heads):
+            weights[f"read head {head + 1}"] = torch.stack([s.reading[head] for s in states])
+            weights[f"write head {head + 1}"] = torch.stack([s.writing[head] for s in states])
+        return weights

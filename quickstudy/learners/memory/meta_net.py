@@ -1,23 +1,22 @@
 r"""Meta networks, MetaNet (Munkhdalai & Yu, 2017, arXiv:1703.00837).
 
-Slow weights are learned over tasks; fast weights, for one task or even one query, are written
-by learned functions of gradients. With W, Q the slow weights of the base learner b and of the
+Slow weights are learned over tasks. Learned functions of gradients generate fast weights, for
+one task or for one query. With the slow weights W of the base learner b and Q of the
 representation u (algorithm 1):
 
 $$Q^* = d\big(\{\nabla_Q L^{emb}_i\}_i\big), \qquad W^*_i = m\big(\nabla_W L_i\big), \qquad
   r_i = u(Q, Q^*, x_i)$$
 
-Each example of the support set leaves the key r_i and the value W*_i in a memory. A query x
-reads fast weights of its own, $W^* = \sum_i \mathrm{softmax}_i(\cos(r_i, r)) \, W^*_i$ with
-r = u(Q, Q*, x), and is answered by b(W, W*, x), where a layer is the sum of what slow and fast
-weights make of its input, each with a nonlinearity of its own ("layer augmentation").
+Each example of the support set stores the key r_i and the value W*_i in a memory. A query x
+reads its own fast weights, $W^* = \sum_i \mathrm{softmax}_i(\cos(r_i, r)) \, W^*_i$ with r =
+u(Q, Q*, x). Its prediction is b(W, W*, x). A layer of b adds the outputs of its slow and of its
+fast weights, each after its own nonlinearity ("layer augmentation").
 
 Differs from the paper: only fully connected layers have fast weights, one of u and two of b,
-behind convolutions that have slow ones alone (the authors' code for Omniglot makes filters
-fast, too); d goes through all examples of the support set, in order, instead of a sample; the
-loss $L^{emb}$ is a classifier's also where there are pairs to contrast. As in the authors'
-code, gradients are constants to the meta-gradient; so nothing teaches that classifier, and it
-keeps its random weights.
+after convolutions with slow weights (the authors' code for Omniglot has fast filters too); d
+reads all examples of the support set, in order, not a sample; the loss $L^{emb}$ is always that
+of a classifier, never of pairs. As in the authors' code, gradients are constants to the
+meta-gradient. So this classifier receives no gradient, and keeps its random weights.
 """
 
 import math
@@ -42,8 +41,8 @@ from quickstudy.nets.cells import LSTMCell
 Layers = tuple[Tensor, Tensor]  # of b: (..., hidden, width) and (..., C, hidden)
 
 
-class FastWeights(NamedTuple):
-    """The memory, and with what its keys were made."""
+class MetaNetState(NamedTuple):
+    """The memory of fast weights, and the fast weights of its keys."""
 
     representation: Tensor  # (hidden, width)  Q*
     keys: Tensor  # (S, hidden)
@@ -51,17 +50,28 @@ class FastWeights(NamedTuple):
     weight: Tensor  # (S,)
 
 
-class MetaNet(Learner[FastWeights], HasAttentionWeights):
-    """Learns slow weights and how to write fast ones.
+class MetaNet(Learner[MetaNetState], HasAttentionWeights):
+    """Learns slow weights and how to generate fast ones.
 
     Args:
         represent: the convolutions of u, (N, *features) -> (N, width).
-        base: those of b, of these shapes, another net.
-        width: what both give to the fully connected layers.
+        base: the convolutions of b, another net with these shapes.
+        width: number of inputs of the fully connected layers.
         outputs: C; the number of classes is fixed.
         hidden: width of representations and of the hidden layer of b.
-        units: of the functions d and m, which are applied to each entry of a gradient.
-        similarity: of representations (Q, hidden) and keys (S, hidden).
+        units: width of the functions d and m, which act on each entry of a gradient.
+        similarity: of representations (Q, hidden) and keys (S, hidden): (Q, S).
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> nets = torch.nn.Linear(1, 4), torch.nn.Linear(1, 4)
+        >>> learner = qs.MetaNet(*nets, width=4, outputs=2, hidden=8, units=4)
+        >>> learner.predict(learner.adapt(support), x).shape
+        torch.Size([4, 2])
     """
 
     def __init__(
@@ -87,87 +97,106 @@ class MetaNet(Learner[FastWeights], HasAttentionWeights):
         wide = nn.Linear(2, units), nn.ReLU(), nn.Linear(units, units), nn.ReLU()
         self.m = nn.Sequential(*wide, nn.Linear(units, 1))
 
-    def adapt(self, support: Examples, state: FastWeights | None = None) -> FastWeights:
-        """Writes the examples to memory, behind those of `state`, whose Q* is then kept."""
-        seen, given = self.represent(support.x), self.base(support.x)
+    def adapt(self, support: Examples, state: MetaNetState | None = None) -> MetaNetState:
+        """Append the examples to the memory of `state`, with the same Q* if there is one."""
+        features, inputs = self.represent(support.x), self.base(support.x)
         if state is None:
-            slopes = self.slopes(self.classified, self.key.weight, seen, support)
-            representation = self.generated(slopes, support.weight)
+            grads = self.example_grads(self.classify_keys, self.key.weight, features, support)
+            representation = self.generate_representation(grads, support.weight)
         else:
             representation = state.representation
-        slopes = self.slopes(self.answer, self.slow(), given, support)
-        layers = tree_map(lambda slope: self.m(preprocessed(slope))[..., 0], slopes)
-        new: Any = (self.keys(seen, representation), layers, support.weight)
+        grads = self.example_grads(self.logits, self.slow_weights(), inputs, support)
+        layers = tree_map(lambda grad: self.m(preprocess(grad))[..., 0], grads)
+        new: Any = (self.keys(features, representation), layers, support.weight)
         if state is not None:
             new = tree_map(lambda *parts: torch.cat(parts), state[1:], new)
-        return FastWeights(representation, *new)
+        return MetaNetState(representation, *new)
 
-    def predict(self, state: FastWeights, x: Tensor) -> Tensor:
-        """Predictions (Q, C), each with the fast weights that the query reads."""
-        reads = self.reads(state, x)
-        fast = tree_map(lambda each: torch.einsum("qs,soi->qoi", reads, each), state.layers)
-        return self.answer(self.slow(), self.base(x), fast)
+    def predict(self, state: MetaNetState, x: Tensor) -> Tensor:
+        """Return predictions (Q, C), each with the fast weights that the query reads."""
+        weights = self.read_weights(state, x)
+        fast = tree_map(lambda value: torch.einsum("qs,soi->qoi", weights, value), state.layers)
+        return self.logits(self.slow_weights(), self.base(x), fast)
 
-    def reads(self, state: FastWeights, x: Tensor) -> Tensor:
-        """How much of each memory each query reads (Q, S)."""
+    def read_weights(self, state: MetaNetState, x: Tensor) -> Tensor:
+        """Return the attention of each query over the memory (Q, S)."""
         queries = self.keys(self.represent(x), state.representation)
         return attention(self.similarity(queries, state.keys), state.weight)
 
     def attention_weights(self, task: Task[Examples]) -> dict[str, Tensor]:
-        """The memory that each support example becomes, then those that each query reads
-        (S + Q, S)."""
-        reads = self.reads(self.adapt(task.support), task.query.x)
-        return {"memory": torch.cat([torch.eye(reads.shape[1]).to(reads), reads])}
+        """Return the attention over the memory (S + Q, S).
 
-    def answer(self, slow: Layers, given: Tensor, fast: Layers | None = None) -> Tensor:
-        """The fully connected layers of b on (N, width): (N, C), with fast weights for each of
-        the N, or none."""
-        hidden = F.linear(given, slow[0]).relu()
+        The first S rows map each support example to its own memory.
+        """
+        weights = self.read_weights(self.adapt(task.support), task.query.x)
+        return {"memory": torch.cat([torch.eye(weights.shape[1]).to(weights), weights])}
+
+    def logits(self, slow: Layers, inputs: Tensor, fast: Layers | None = None) -> Tensor:
+        """Apply the fully connected layers of b: (N, width) -> (N, C).
+
+        Args:
+            slow: W.
+            inputs: outputs of `base`.
+            fast: W* of each of the N inputs. None: slow weights alone.
+        """
+        hidden = F.linear(inputs, slow[0]).relu()
         if fast is None:
             return F.linear(hidden, slow[1])
-        hidden = hidden + torch.einsum("qoi,qi->qo", fast[0], given).relu()
+        hidden = hidden + torch.einsum("qoi,qi->qo", fast[0], inputs).relu()
         return F.linear(hidden, slow[1]) + torch.einsum("qoi,qi->qo", fast[1], hidden)
 
-    def classified(self, key: Tensor, seen: Tensor) -> Tensor:
-        """What the fixed classifier says of slow representations: (N, width) -> (N, C)."""
-        return self.classify(F.linear(seen, key).relu())
+    def classify_keys(self, key: Tensor, features: Tensor) -> Tensor:
+        """Return the logits of the fixed classifier: (N, width) -> (N, C)."""
+        return self.classify(F.linear(features, key).relu())
 
-    def keys(self, seen: Tensor, representation: Tensor) -> Tensor:
-        """r: (N, width) -> (N, hidden)."""
-        return self.key(seen) + F.linear(seen, representation)
+    def keys(self, features: Tensor, representation: Tensor) -> Tensor:
+        """Return r: (N, width) -> (N, hidden)."""
+        return self.key(features) + F.linear(features, representation)
 
-    def slow(self) -> Layers:
-        """W, of the layers that have fast weights too."""
+    def slow_weights(self) -> Layers:
+        """Return W of the layers that have fast weights too."""
         return self.first.weight, self.second.weight
 
-    def slopes(
-        self, net: Callable[..., Tensor], slow: Any, given: Tensor, examples: Examples
+    def example_grads(
+        self, net: Callable[..., Tensor], slow: Any, inputs: Tensor, examples: Examples
     ) -> Any:
-        """The gradient of each example's own loss, constant: of the shapes of `slow`, behind an
-        axis S. `net` is a function of such weights and of inputs, `given`."""
+        """Return the gradient of each example's loss, as a constant.
 
-        def loss(slow: Any, given: Tensor, y: Tensor) -> Tensor:
-            one = Examples(given[None], y[None], y.new_ones(1))
-            return self.criterion(net(slow, given[None]), one)
+        It has the shapes of `slow` with an axis S in front. `net` is a function of such weights
+        and of `inputs`.
+        """
+
+        def loss(slow: Any, row: Tensor, y: Tensor) -> Tensor:
+            example = Examples(row[None], y[None], y.new_ones(1))
+            return self.criterion(net(slow, row[None]), example)
 
         with torch.no_grad():
-            return vmap(grad(loss), (None, 0, 0))(slow, given, examples.y)
+            return vmap(grad(loss), (None, 0, 0))(slow, inputs, examples.y)
 
-    def generated(self, slopes: Tensor, weight: Tensor) -> Tensor:
-        """d: Q* (hidden, width) of gradients (S, hidden, width), one after the other."""
-        shape = slopes.shape[1:]
+    def generate_representation(self, grads: Tensor, weight: Tensor) -> Tensor:
+        """Apply d to gradients (S, hidden, width), one after the other; return Q*."""
+        shape = grads.shape[1:]
         state = tree_map(lambda part: part.expand(*shape, -1), self.d.initial_state())
-        for slope, counts in zip(preprocessed(slopes), weight > 0, strict=True):
-            _, after = self.d.step(slope, state)
-            state = tree_map(partial(torch.where, counts), after, state)
+        for entries, is_real in zip(preprocess(grads), weight > 0, strict=True):
+            _, new = self.d.step(entries, state)
+            state = tree_map(partial(torch.where, is_real), new, state)
         return self.d_output(state[0])[..., 0]
 
 
-def preprocessed(slope: Tensor, p: float = 7.0) -> Tensor:
-    """Size and sign of each entry (Andrychowicz et al., 2016, arXiv:1606.04474, appendix A), as
-    a last axis: (log|g| / p, sign g), or (-1, e^p g) of what is smaller than e^-p."""
-    size = slope.abs()
+def preprocess(grad: Tensor, p: float = 7.0) -> Tensor:
+    """Split each entry g into size and sign, as a last axis of 2.
+
+    (log|g| / p, sign g), or (-1, e^p g) if |g| < e^-p (Andrychowicz et al., 2016,
+    arXiv:1606.04474, appendix A).
+
+    Examples:
+        >>> import torch
+        >>> preprocess(torch.tensor([-1.0, 0.0]))
+        tensor([[ 0., -1.],
+                [-1.,  0.]])
+    """
+    size = grad.abs()
     small = size < math.exp(-p)
     log = torch.where(small, 1, size).log() / p
     first = torch.where(small, -1, log)
-    return torch.stack([first, torch.where(small, math.exp(p) * slope, slope.sign())], -1)
+    return torch.stack([first, torch.where(small, math.exp(p) * grad, grad.sign())], -1)

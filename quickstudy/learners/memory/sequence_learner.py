@@ -1,15 +1,15 @@
-r"""Learning a sequence by heart, in one reading: neural Turing machines as learners (Graves,
-Wayne & Danihelka, 2014, arXiv:1410.5401).
+r"""Memorising a sequence in one pass: neural Turing machines as learners (Graves, Wayne &
+Danihelka, 2014, arXiv:1410.5401).
 
-The examples are steps of a sequence. A machine with a memory reads one after the other, and
-what it then remembers is what was learned; asked, it recites:
+The examples are steps of a sequence. A recurrent cell with a memory reads them one after the
+other, and its state is the state of the task. To predict, the cell recalls the sequence:
 
 $$(\cdot, m_t) = \mathrm{step}(x_t, m_{t-1}), \; t = 1, \dots, S; \qquad
   (\hat y_t, m_{S+t}) = \mathrm{step}(0, m_{S+t-1}), \; t = 1, \dots, Q$$
 
-Differs from the paper: in words. There, inputs are followed by targets; here, a sequence is a
-task, the memory it leaves is what was learned, and to predict is to recite. What the paper
-leaves open of the machine is said in `NTM`.
+Differs from the paper: only in terms. There, targets follow inputs; here, a sequence is a task,
+reading it is adaptation, and recalling it is prediction. `NTM` lists what the paper leaves open
+about the cell.
 """
 
 import math
@@ -29,56 +29,81 @@ from quickstudy.nets.cells import NTM, RecurrentCell
 
 
 def bit_cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
-    """Mean over examples of the negative log-probability, in bits, of a row of bits (C,)."""
-    each = F.binary_cross_entropy_with_logits(logits, examples.y, reduction="none")
-    return weighted_mean(each.sum(-1), examples.weight) / math.log(2)
+    """Return the mean over examples of the negative log-probability of a row of bits, in bits.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> examples = qs.Examples(torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2))
+        >>> bit_cross_entropy(torch.zeros(2, 3), examples).round()
+        tensor(3.)
+    """
+    nats = F.binary_cross_entropy_with_logits(logits, examples.y, reduction="none")
+    return weighted_mean(nats.sum(-1), examples.weight) / math.log(2)
 
 
 def bit_errors(logits: Tensor, examples: Examples) -> Tensor:
-    """How many bits of all examples together are taken for their opposite."""
+    """Return the number of wrong bits in all examples together.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> examples = qs.Examples(torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2))
+        >>> bit_errors(torch.tensor([[5.0, -5, 5], [5, 5, 5]]), examples)
+        tensor(1.)
+    """
     wrong = (logits > 0) != (examples.y > 0.5)
     return (wrong.sum(-1) * examples.weight).sum()
 
 
 class SequenceLearner(Learner[Any], HasAttentionWeights):
-    """Learns to learn sequences by heart, such as those of `Copy`.
+    """Learns to memorise sequences, such as those of `Copy`.
 
     Args:
-        machine: such as `NTM` or `StackedLSTM`, of as many inputs as examples have columns.
-            Its state is what was learned.
+        cell: such as `NTM` or `StackedLSTM`, with as many inputs as examples have columns. Its
+            state is the state of the task.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> cell = qs.nets.NTM(inputs=5, outputs=4, hidden=8, slots=6, width=3)
+        >>> learner, batch = qs.SequenceLearner(cell), qs.tasks.Copy(4, length=(2, 3))
+        >>> task = batch.sample(1, torch.Generator().manual_seed(0))
+        >>> learner(task).shape
+        torch.Size([1])
     """
 
-    def __init__(
-        self, machine: RecurrentCell[Any], *, criterion: Criterion = bit_cross_entropy
-    ):
+    def __init__(self, cell: RecurrentCell[Any], *, criterion: Criterion = bit_cross_entropy):
         super().__init__(criterion)
-        self.machine = machine
+        self.cell = cell
 
     def adapt(self, support: Examples, state: Any = None) -> Any:
-        """The machine's state after the examples, one after the other."""
-        state = self.machine.initial_state() if state is None else state
+        """Read the examples, one after the other; return the state of the cell."""
+        state = self.cell.initial_state() if state is None else state
         for x, weight in zip(support.x.unbind(), support.weight.unbind(), strict=True):
-            _, after = self.machine.step(x, state)
-            state = tree_map(partial(torch.where, weight > 0), after, state)
+            _, new = self.cell.step(x, state)
+            state = tree_map(partial(torch.where, weight > 0), new, state)
         return state
 
     def predict(self, state: Any, x: Tensor) -> Tensor:
-        """Logits (Q, C) of the steps that the rows of x (Q, steps), one-hot, ask for; the
-        machine recites all of them, given zeros."""
-        recited, _ = self.machine(x.new_zeros(x.shape[-1], self.machine.inputs), state)
-        return x @ recited
+        """Return logits (Q, C) of the steps that the one-hot rows of x (Q, steps) select.
+
+        The cell recalls all steps; its inputs are zeros.
+        """
+        recalled, _ = self.cell(x.new_zeros(x.shape[-1], self.cell.inputs), state)
+        return x @ recalled
 
     def attention_weights(self, task: Task[Examples]) -> dict[str, Tensor]:
-        """Where each head was, by its name, at every step of reading and then reciting
-        (S + Q, M); nothing of a machine without heads."""
-        if not isinstance(self.machine, NTM):
+        """Return the weights of each head over slots, while reading and recalling (S + Q, M).
+
+        Empty if the cell has no heads.
+        """
+        if not isinstance(self.cell, NTM):
             return {}
         steps = task.query.x.shape[-1]
-        x = torch.cat([task.support.x, task.support.x.new_zeros(steps, self.machine.inputs)])
-        _, states = self.machine.trace(x)
-        every = torch.stack(
-            [state.attention_weights for state in states], 1
-        )  # (H, S + steps, M)
-        read, recited = every.split([len(task.support.x), steps], 1)
-        asked = torch.cat([read, task.query.x @ recited], 1)
-        return dict(zip(self.machine.names(), asked, strict=True))
+        x = torch.cat([task.support.x, task.support.x.new_zeros(steps, self.cell.inputs)])
+        _, states = self.cell.trace(x)
+        weights = torch.stack([s.attention_weights for s in states], 1)  # (H, S + steps, M)
+        reading, recalling = weights.split([len(task.support.x), steps], 1)
+        selected = torch.cat([reading, task.query.x @ recalling], 1)
+        return dict(zip(self.cell.names(), selected, strict=True))

@@ -1,4 +1,9 @@
-"""Learners: metric."""
+"""Learners that compare embeddings: prototypes, pairs, votes and learned relations.
+
+All embed the support set in `adapt` and compare queries with it in `predict`, so states grow by
+more examples. `quickstudy.core.prototypes` and `quickstudy.core.similarity` are shared. A new
+file holds one learner: docstring with the equation, state, class, helpers, variants.
+"""
 
 from quickstudy.learners.metric.feat import FEAT
 from quickstudy.learners.metric.matching import FullContext, MatchingNetwork

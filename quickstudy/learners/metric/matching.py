@@ -1,18 +1,18 @@
 r"""Matching networks (Vinyals, Blundell, Lillicrap, Kavukcuoglu & Wierstra, 2016,
 arXiv:1606.04080).
 
-Every support example votes for its label, by how similar it is to the query (eq. 1):
+Every support example votes for its label, weighted by its similarity to the query (eq. 1):
 
 $$P(y \mid x, S) = \sum_{i \in S} a(x, x_i) \, y_i, \qquad
   a(x, x_i) = \frac{\exp c(f(x, S), g(x_i, S))}{\sum_{j \in S} \exp c(f(x, S), g(x_j, S))}$$
 
-c is the cosine. f and g are one embedding; with `FullContext`, what it makes of each example
+c is the cosine. f and g are one embedding. With `FullContext` the embedding of an example
 depends on the whole support set.
 
-Differs from the paper: f and g share one net, which the paper allows. Its softmax of plain
-cosines is the default; with it, however, published numbers have not been reproduced: in five
-ways no probability exceeds 0.65. Give `similarity=ScaledSimilarity()`, cosines with a learned factor, or
-`negative_squared_distance`.
+Differs from the paper: f and g share one net, which the paper allows. The default is the
+paper's softmax of plain cosines, but it has not reproduced the published numbers: with five
+ways no probability exceeds 0.65. Give `similarity=ScaledSimilarity()`, cosines with a learned
+factor, or `negative_squared_distance`.
 """
 
 from typing import NamedTuple
@@ -28,22 +28,32 @@ from quickstudy.learner import Learner
 from quickstudy.nets.recurrent import use_cells
 
 
-class Embedded(NamedTuple):
-    """The support set, embedded one by one: context comes later, as more examples may."""
+class MatchingState(NamedTuple):
+    """The embedded support set; `predict` adds the context, so more examples can be added."""
 
     keys: Tensor  # (S, D)
     y: Tensor  # (S, C)
     weight: Tensor  # (S,)
 
 
-class MatchingNetwork(Learner[Embedded], ComparesEmbeddings):
+class MatchingNetwork(Learner[MatchingState], ComparesEmbeddings):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
-        similarity: of embeddings (Q, D) and (S, D): (Q, S); 1 times the cosine is the paper's.
-        context: makes of embeddings (S, D), their weights (S,) and those of the queries (Q, D)
-            the two sets of embeddings that are compared, such as `FullContext`. None: they
-            are compared as they are.
+        embed: the embedding.
+        similarity: of embeddings (Q, D) and (S, D): (Q, S). The paper's is the cosine.
+        context: maps embeddings (S, D), their weights (S,) and those of the queries (Q, D) to
+            the two sets of embeddings that are compared, such as `FullContext`. None: compare
+            them directly.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> learner = qs.MatchingNetwork(torch.nn.Identity())
+        >>> learner.predict(learner.adapt(support), torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     class_axes = {"y": 1}
@@ -58,14 +68,17 @@ class MatchingNetwork(Learner[Embedded], ComparesEmbeddings):
         super().__init__()
         self.embed, self.similarity, self.context = embed, similarity, context
 
-    def adapt(self, support: Examples, state: Embedded | None = None) -> Embedded:
-        """The embedded examples, after those that `state` has."""
-        new = Embedded(self.embed(support.x), support.y, support.weight)
-        return new if state is None else Embedded(*map(torch.cat, zip(state, new, strict=True)))
+    def adapt(self, support: Examples, state: MatchingState | None = None) -> MatchingState:
+        """Embed the examples and append them to those of `state`."""
+        new = MatchingState(self.embed(support.x), support.y, support.weight)
+        return (
+            new
+            if state is None
+            else MatchingState(*map(torch.cat, zip(state, new, strict=True)))
+        )
 
-    def predict(self, state: Embedded, x: Tensor) -> Tensor:
-        """Logits (Q, C), whose softmax is eq. 1; -inf for a class of which no example was
-        seen."""
+    def predict(self, state: MatchingState, x: Tensor) -> Tensor:
+        """Return logits (Q, C), the logarithm of eq. 1; -inf for a class without examples."""
         keys, queries = state.keys, self.embed(x)
         if self.context is not None:
             keys, queries = self.context(keys, state.weight, queries)
@@ -75,16 +88,24 @@ class MatchingNetwork(Learner[Embedded], ComparesEmbeddings):
 class FullContext(nn.Module):
     r"""Full-context embeddings (appendix A of the paper).
 
-    A bidirectional LSTM goes over the support set, whose order therefore matters, and what it
-    says is added to each embedding. Queries attend to the result, `steps` times (eq. 2 to 6):
+    A bidirectional LSTM reads the support set, so its order matters. Its outputs are added to
+    the embeddings. Queries attend to the result `steps` times (eq. 2 to 6):
 
     $$g(x_i, S) = \overrightarrow{h}_i + \overleftarrow{h}_i + g'(x_i), \qquad
       h_k = \mathrm{LSTM}(f'(x), [h_{k-1}, r_{k-1}]) + f'(x), \qquad
       r_k = \sum_i \mathrm{softmax}_i(h_k^\top g(x_i)) \, g(x_i)$$
 
     Args:
-        width: of the embeddings.
-        steps: K, how often a query reads the support set; the paper gives no number.
+        width: D, of the embeddings.
+        steps: K, number of times that a query reads the support set; the paper gives none.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy.learners.metric import FullContext
+        >>> context = FullContext(width=4)
+        >>> keys, queries = context(torch.randn(6, 4), torch.ones(6), torch.randn(3, 4))
+        >>> keys.shape, queries.shape
+        (torch.Size([6, 4]), torch.Size([3, 4]))
     """
 
     def __init__(self, width: int, *, steps: int = 5):
@@ -92,24 +113,24 @@ class FullContext(nn.Module):
         self.steps = steps
         self.ahead = use_cells(nn.LSTM(width, width))
         self.back = use_cells(nn.LSTM(width, width))
-        # linear in all it is given: r may stand beside f'(x) instead of beside h
+        # the LSTM is linear in all its inputs: r may be concatenated to f'(x) instead of to h
         self.reader = use_cells(nn.LSTM(2 * width, width))
 
     def forward(self, keys: Tensor, weight: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
         """(S, D), (S,), (Q, D) -> (S, D), (Q, D)."""
-        ahead = _over_examples(self.ahead, keys, weight)
-        back = _over_examples(self.back, keys.flip(0), weight.flip(0)).flip(0)
+        ahead = _hidden_states(self.ahead, keys, weight)
+        back = _hidden_states(self.back, keys.flip(0), weight.flip(0)).flip(0)
         keys = ahead + back + keys
         hidden = cell = torch.zeros_like(queries)
         for _ in range(self.steps):
             attention = (hidden @ keys.T + weight.log()).softmax(-1)  # (Q, S)
-            given = torch.cat([queries, attention @ keys], -1)
-            _, (said, cells) = self.reader(given[None], (hidden[None], cell[None]))
-            hidden, cell = said[0] + queries, cells[0]
+            inputs = torch.cat([queries, attention @ keys], -1)
+            _, (outputs, cells) = self.reader(inputs[None], (hidden[None], cell[None]))
+            hidden, cell = outputs[0] + queries, cells[0]
         return keys, hidden
 
 
-def _over_examples(lstm: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    """What an LSTM says at each example (S, D), having seen padding after all others."""
+def _hidden_states(lstm: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """Return the output of an LSTM at each example (S, D); it reads padding last."""
     order = (weight == 0).byte().argsort(stable=True)
     return lstm(x[order])[0][order.argsort()]

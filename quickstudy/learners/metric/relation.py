@@ -1,15 +1,15 @@
 r"""Relation networks (Sung, Yang, Zhang, Xiang, Torr & Hospedales, 2018, arXiv:1711.06025).
 
-The metric is learned too. A class is the sum of its examples' feature maps; a relation module g
-looks at that sum and a query's feature map, side by side, and says how much they belong
-together (eq. 1):
+The metric is learned too. A class is represented by the sum of its examples' feature maps. A
+relation module g maps this sum and a query's feature map, concatenated, to the probability that
+they belong together (eq. 1):
 
 $$r_{qc} = \sigma\big(g([\,\textstyle\sum_{i \in S_c} f(x_i),\, f(x_q)\,])\big) \in (0, 1)$$
 
 The loss is the squared error against 1 for the query's class and 0 for all others (eq. 2).
 
-Differs from the paper: in nothing. Predictions are log r, so that their softmax is r divided by
-its sum over classes. Not to be confused with the relation networks of Santoro et al. (2017).
+Differs from the paper: nothing. Predictions are log r, so their softmax is r divided by its sum
+over classes. The relation networks of Santoro et al. (2017) are `RelationReasoning`.
 """
 
 from typing import NamedTuple, cast
@@ -24,23 +24,33 @@ from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 
 
-class ClassMaps(NamedTuple):
-    """What is known of the classes; more examples can be added later."""
+class RelationState(NamedTuple):
+    """Sums and sizes of classes; more examples can be added."""
 
     sums: Tensor  # (C, D, ...)  of the feature maps of each class
-    sizes: Tensor  # (C,)  how many there were
+    sizes: Tensor  # (C,)  number of examples of each class
 
 
-class RelationNetwork(Learner[ClassMaps], Embeds):
-    """Learns an embedding and how to compare what it gives.
+class RelationNetwork(Learner[RelationState], Embeds):
+    """Learns an embedding and how to compare embeddings.
 
     Args:
         embed: (N, *features) -> (N, D, ...), feature maps or vectors; the paper's net is
             `relation_embedding()`.
-        relate: pairs (M, 2 D, ...), first the class and then the query, -> (M, 1), the
-            log-odds of r, to which the learner applies the sigmoid; the paper's net is
-            `relation_module()`. Where it is a `Sequential` that begins with a convolution,
-            that is done once for each map, which is the same.
+        relate: pairs (M, 2 D, ...) of a class and a query -> (M, 1), the log-odds of r, before
+            the sigmoid; the paper's net is `relation_module()`. If it is a `Sequential` that
+            begins with a convolution, this runs once per map instead of once per pair, with
+            the same result.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> _ = torch.manual_seed(0)
+        >>> learner = qs.RelationNetwork(torch.nn.Linear(1, 4), torch.nn.Linear(8, 1))
+        >>> learner.predict(learner.adapt(support), x).exp().shape
+        torch.Size([4, 2])
     """
 
     class_axes = {"sums": 0, "sizes": 0}
@@ -49,35 +59,35 @@ class RelationNetwork(Learner[ClassMaps], Embeds):
         super().__init__()
         self.embed, self.relate = embed, relate
 
-    def adapt(self, support: Examples, state: ClassMaps | None = None) -> ClassMaps:
-        """The sum of the feature maps of each class, on top of what `state` has."""
+    def adapt(self, support: Examples, state: RelationState | None = None) -> RelationState:
+        """Add the feature maps of each class to the sums of `state`."""
         member = support.y * support.weight[:, None]  # (S, C)
         sums = torch.einsum("sc,s...->c...", member, self.embed(support.x))
-        new = ClassMaps(sums, member.sum(0))
-        return new if state is None else ClassMaps(*map(torch.add, state, new))
+        new = RelationState(sums, member.sum(0))
+        return new if state is None else RelationState(*map(torch.add, state, new))
 
-    def predict(self, state: ClassMaps, x: Tensor) -> Tensor:
-        """log r (Q, C); -inf for a class of which no example was seen."""
+    def predict(self, state: RelationState, x: Tensor) -> Tensor:
+        """Return log r (Q, C); -inf for a class without examples."""
         return F.logsigmoid(self._odds(state, x))
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """The squared error of r, summed over classes."""
+        """Return the squared error of r, summed over classes."""
         r = self._odds(self.adapt(task.support), task.query.x).sigmoid()
         return squared_error(r, task.query)
 
-    def _odds(self, state: ClassMaps, x: Tensor) -> Tensor:
-        """The log-odds of r (Q, C), of all pairs at once."""
-        odds = _related(self.relate, state.sums, self.embed(x))
+    def _odds(self, state: RelationState, x: Tensor) -> Tensor:
+        """Return the log-odds of r (Q, C), for all pairs at once."""
+        odds = _relate_pairs(self.relate, state.sums, self.embed(x))
         odds = odds.view(len(x), len(state.sums))
-        # a sigmoid wants all the digits that there are
+        # the sigmoid needs full precision
         return odds.to(x.dtype).masked_fill(state.sizes == 0, -torch.inf)
 
 
-def _related(net: nn.Module, classes: Tensor, queries: Tensor) -> Tensor:
-    """`net` of every query (Q, D, ...) beside every class (C, D, ...): (Q * C, 1)."""
+def _relate_pairs(net: nn.Module, classes: Tensor, queries: Tensor) -> Tensor:
+    """Apply `net` to every pair of a class (C, D, ...) and a query (Q, D, ...): (Q * C, 1)."""
     first = net[0] if isinstance(net, nn.Sequential) else None
     if type(first) is nn.Conv2d and first.groups == 1:
-        # of a pair it makes the sum of what its halves make of each: so once a map, not a pair
+        # a convolution is linear: convolve each map once and add, instead of once per pair
         a, b = first.weight.chunk(2, 1)
         of_classes = first._conv_forward(classes, a, first.bias)
         pairs = of_classes + first._conv_forward(queries, b, None)[:, None]
@@ -88,8 +98,17 @@ def _related(net: nn.Module, classes: Tensor, queries: Tensor) -> Tensor:
 
 
 def relation_embedding(channels: int = 64, *, inputs: int = 1) -> nn.Sequential:
-    """The paper's embedding: four blocks of 3x3 convolution, of which two are unpadded and
-    halve. (N, inputs, height, width) -> (N, channels, h, w); 28 x 28 pixels become 5 x 5."""
+    """Return the paper's embedding: four blocks of 3x3 convolution.
+
+    Two blocks are unpadded and followed by pooling. (N, inputs, height, width) ->
+    (N, channels, h, w); 28 x 28 pixels become 5 x 5.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy.learners.metric import relation_embedding
+        >>> relation_embedding(4)(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 4, 5, 5])
+    """
     return nn.Sequential(
         *_block(inputs, channels, padding=0, halve=True),
         *_block(channels, channels, padding=0, halve=True),
@@ -99,12 +118,19 @@ def relation_embedding(channels: int = 64, *, inputs: int = 1) -> nn.Sequential:
 
 
 def relation_module(channels: int = 64, *, size: int = 5, hidden: int = 8) -> nn.Sequential:
-    """The paper's relation module: two blocks of 3x3 convolution that halve, then two linear
-    layers. (M, 2 * channels, size, size) -> (M, 1).
+    """Return the paper's relation module: two blocks of 3x3 convolution with pooling, then two
+    linear layers. (M, 2 * channels, size, size) -> (M, 1).
 
     Args:
-        size: height and width of a feature map, 4 at least.
+        channels: of a feature map.
+        size: height and width of a feature map, at least 4.
         hidden: width between the linear layers.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy.learners.metric import relation_module
+        >>> relation_module(4, size=5)(torch.zeros(6, 8, 5, 5)).shape
+        torch.Size([6, 1])
     """
     return nn.Sequential(
         *_block(2 * channels, channels, padding=1, halve=True),

@@ -1,18 +1,19 @@
-r"""Siamese networks: one embedding for both of a pair, and a judgement of how alike they are.
+r"""Siamese networks: one embedding for both inputs of a pair, and a learned similarity.
 
 Koch, Zemel & Salakhutdinov (2015, "Siamese neural networks for one-shot image recognition")
-learn the probability that two examples are of one class, h being the embedding,
+learn the probability that two examples are of one class. With the embedding h,
 
 $$p(\text{same} \mid x_1, x_2) = \sigma\Big(\sum_j w_j \, |h_j(x_1) - h_j(x_2)| + b\Big)$$
 
-by its cross-entropy over pairs, as many of one class as of two. The older Siamese networks
+The loss is the cross-entropy over pairs, half of them of one class. Older Siamese networks
 (Bromley et al., 1993; Hadsell et al., 2006) and FaceNet (Schroff et al., 2015) compare by
-distance instead, and have a loss of the embeddings: `contrastive_siamese`, `triplet_siamese`.
+distance and have a loss of the embeddings: `contrastive_siamese`, `triplet_siamese`.
 
-Differs from the papers: pairs (or triplets) are all that there are in the support and query set
-of a task, not drawn one by one. Koch's one-shot rule, the most similar example, says nothing of
-several examples of a class: here a class's logit is the mean of theirs. w starts as a constant
-below 0, so that distance speaks against from the first step on; Koch draws it at random.
+Differs from the papers: the loss takes all pairs (or triplets) of the support and query set,
+not a sample of them. Koch's one-shot rule, the most similar example, does not cover several
+examples of a class; here the logit of a class is the mean over its examples. w starts as a
+negative constant, so that distance counts against a pair from the first step; Koch draws it at
+random.
 """
 
 from functools import partial
@@ -32,15 +33,28 @@ from quickstudy.learner import Learner
 class SiameseNetwork(
     Learner[Examples], ComparesEmbeddings, ComparesInputs, PredictsSimilarities
 ):
-    """Learns the embedding `embed`, (N, *features) -> (N, D), and how embeddings are compared.
+    """Learns the embedding `embed`, (N, *features) -> (N, D), and a similarity.
 
-    Its state is the examples seen, embedded.
+    The state of a task is the embedded support set.
 
     Args:
-        compare: a similarity, (A, D), (B, D) -> (A, B): `WeightedL1`,
+        embed: the embedding.
+        similarity: of embeddings (A, D) and (B, D): (A, B); `WeightedL1`,
             `negative_squared_distance`, `cosine_similarity` or `ScaledSimilarity`.
-        objective: a loss of embeddings, y and weight, such as those of `quickstudy.losses`.
-            None: Koch's, the cross-entropy of pairs, for which `compare` gives the logits.
+        objective: a loss of embeddings, y and weight, such as those of
+            `quickstudy.core.losses`. None: Koch's cross-entropy of pairs, with the similarities
+            as logits.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> support = qs.Examples(x, y, torch.ones(4))
+        >>> learner = qs.SiameseNetwork(torch.nn.Identity(), qs.learners.metric.WeightedL1(1))
+        >>> learner.predict(learner.adapt(support), torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
+        >>> learner.pair_logits(x[:1], x[1:2]).sigmoid() < 0.5
+        tensor([True])
     """
 
     class_axes = {"y": 1}
@@ -48,32 +62,31 @@ class SiameseNetwork(
     def __init__(
         self,
         embed: nn.Module,
-        compare: Similarity,
+        similarity: Similarity,
         objective: losses.Loss | None = None,
     ):
         super().__init__()
-        self.embed, self.similarity, self.objective = embed, compare, objective
+        self.embed, self.similarity, self.objective = embed, similarity, objective
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
-        """The support set, embedded, after what `state` has."""
+        """Embed the examples and append them to those of `state`."""
         new = support._replace(x=self.embed(support.x))
         return new if state is None else _union(state, new)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
-        """The mean similarity to the examples of each class: logits (Q, C); -inf for a class
-        of which no example was seen.
+        """Return the mean similarity to the examples of each class: logits (Q, C).
 
-        Of one example each, Koch's: the softmax of the logits is then the probability that it
-        is this class, given that it is exactly one.
+        -inf for a class without examples. With one example each, the softmax of the logits is
+        the probability of the class, given that the query belongs to exactly one.
         """
         member = state.y * state.weight[:, None]  # (S, C)
         sizes = member.sum(0)
-        alike = self.similarity(self.embed(x), state.x)  # (Q, S)
-        logits = alike @ member / sizes.clamp_min(1e-12)
+        similarities = self.similarity(self.embed(x), state.x)  # (Q, S)
+        logits = similarities @ member / sizes.clamp_min(1e-12)
         return logits.masked_fill(sizes == 0, -torch.inf)
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """`objective` of the support and query set together."""
+        """Return the `objective` of the support and query set together."""
         x, y, weight = _union(task.support, task.query)
         embedded = self.embed(x)
         if self.objective is not None:
@@ -81,18 +94,24 @@ class SiameseNetwork(
         return pair_cross_entropy(self.similarity(embedded, embedded), y, weight)
 
     def pair_logits(self, a: Tensor, b: Tensor) -> Tensor:
-        """How alike are the inputs a and b, both (N, *features), pair by pair: (N,).
+        """Return the similarity of each pair of inputs: (N, *features) twice -> (N,).
 
-        The logit of being of one class, or minus the squared distance: as `compare` says.
+        With `WeightedL1` it is the logit that both are of one class.
         """
         both = self.embed(torch.cat([a, b])).unflatten(0, (2, len(a)))
         return torch.vmap(self.similarity)(*both[:, :, None]).flatten()
 
 
 class WeightedL1(nn.Module):
-    """Koch's comparison: a learned logit, linear in |a - b|, of being of one class.
+    """Koch's similarity: a learned logit, linear in |a - b|, that a and b are of one class.
 
-    At the start a distance of 1/2 in each of the `width` dimensions leaves it open.
+    Initially the logit is 0 where all `width` dimensions differ by 1/2.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy.learners.metric import WeightedL1
+        >>> WeightedL1(2)(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [0.5, 0.5]])).detach()
+        tensor([[2., 0.]])
     """
 
     def __init__(self, width: int):
@@ -106,23 +125,44 @@ class WeightedL1(nn.Module):
 
 
 class L2Normalize(nn.Module):
-    """(N, D) -> (N, D), each row divided by its length."""
+    """Divide each row by its length: (N, D) -> (N, D).
+
+    Examples:
+        >>> import torch
+        >>> L2Normalize()(torch.tensor([[3.0, 4.0]]))
+        tensor([[0.6000, 0.8000]])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The directions of the rows of `x`."""
+        """Return the directions of the rows of `x`."""
         return F.normalize(x, dim=-1)
 
 
 def pair_cross_entropy(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """The cross-entropy of "of one class" (logits: (N, N)), half of it the mean over all pairs
-    of one class, half that over all pairs of two."""
+    """Return the binary cross-entropy of pair logits (N, N), balanced over both kinds of pairs.
+
+    It is the average of two means: over all pairs of one class, and over all pairs of two.
+
+    Examples:
+        >>> import torch
+        >>> pair_cross_entropy(torch.zeros(3, 3), torch.eye(2)[[0, 0, 1]], torch.ones(3))
+        tensor(0.6931)
+    """
     same, other = losses.pairs(y, weight)
-    missed = weighted_mean(F.softplus(-logits), same)
-    return 0.5 * (missed + weighted_mean(F.softplus(logits), other))
+    positive = weighted_mean(F.softplus(-logits), same)
+    return 0.5 * (positive + weighted_mean(F.softplus(logits), other))
 
 
 def contrastive_siamese(embed: nn.Module, *, margin: float = 1.0) -> SiameseNetwork:
-    """Hadsell, Chopra & LeCun's (2006): Euclidean distances and `losses.contrastive`."""
+    """Return the network of Hadsell, Chopra & LeCun (2006): `losses.contrastive`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.contrastive_siamese(torch.nn.Identity())
+        >>> learner.pair_logits(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+        tensor([-25.])
+    """
     objective = partial(losses.contrastive, margin=margin)
     return SiameseNetwork(embed, negative_squared_distance, objective)
 
@@ -131,10 +171,23 @@ def triplet_siamese(
     embed: nn.Module,
     *,
     margin: float = 0.2,
-    mine: losses.Mine = losses.semi_hard_triplets,
+    miner: losses.Miner = losses.semi_hard_triplets,
 ) -> SiameseNetwork:
-    """FaceNet (2015): embeddings of unit length, Euclidean distances and `losses.triplet`."""
-    objective = partial(losses.triplet, margin=margin, mine=mine)
+    """Return FaceNet (2015): embeddings of unit length and `losses.triplet`.
+
+    Args:
+        embed: the embedding, before it is normalised.
+        margin: of the loss.
+        miner: of triplets; see `losses.triplet`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.triplet_siamese(torch.nn.Identity())
+        >>> learner.pair_logits(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
+        tensor([-2.])
+    """
+    objective = partial(losses.triplet, margin=margin, miner=miner)
     unit = nn.Sequential(embed, L2Normalize())
     return SiameseNetwork(unit, negative_squared_distance, objective)
 

@@ -1,16 +1,16 @@
 r"""Baseline and Baseline++ (Chen, Liu, Kira, Wang & Huang, 2019, arXiv:1904.04232).
 
-No episodes: an embedding f and a head are trained as one classifier of all training classes. A
-task gets a new head, fitted to its support set by gradient descent while f stays as it is. The
-head of Baseline is linear; that of Baseline++ compares directions (section 3.2):
+An embedding f and a head are trained as one classifier of all training classes, without
+episodes. A task gets a new head, fitted to its support set by gradient descent with f fixed.
+The head of Baseline is linear; that of Baseline++ compares directions (section 3.2):
 
 $$z_c = w_c^\top f(x) + b_c \quad \text{or} \quad
   z_c = s \, \frac{w_c^\top f(x)}{\lVert w_c \rVert \, \lVert f(x) \rVert}, \qquad
   \min_{w, b} \; L^s + \tfrac{\lambda}{2} \lVert (w, b) \rVert^2$$
 
 Differs from the paper: a new head starts at zero (Baseline) or at the class means (Baseline++),
-not at random, and each of its steps sees the whole support set, not four examples. The authors'
-code learns a length for every cosine; here all have the length s.
+not at random. Each of its steps uses the whole support set, not four examples. The authors'
+code learns a scale for every class; here all classes share s.
 """
 
 from typing import Any, NamedTuple
@@ -27,24 +27,30 @@ from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 
-class Head(NamedTuple):
+class BaselineState(NamedTuple):
     """The head of a task."""
 
-    params: Params  # weight (C, D), and bias (C,) of a linear one
-    sizes: Tensor  # (C,)  how many examples there were of each class
+    params: Params  # weight (C, D), and bias (C,) of a linear head
+    sizes: Tensor  # (C,)  number of examples of each class
 
 
-class Baseline(Learner[Head], Embeds):
-    """Train it on tasks of all training classes (`Classification`); then `adapt` takes tasks of
-    any classes.
+class Baseline(Learner[BaselineState], Embeds):
+    """Train it on tasks of all training classes (`Classification`); `adapt` takes any classes.
 
     Args:
         embed: (N, *features) -> (N, D).
-        head: of the training classes, as many as it has outputs; without a bias for cosines.
-        scale: s, what cosines are multiplied by; None: the head is linear.
-        lr: of the descent of a new head.
-        steps: of that descent; the paper has 100 epochs.
-        decay: λ, of that descent.
+        head: of the training classes, with one output each; without a bias for cosines.
+        scale: s, the factor of the cosines; None: the head is linear.
+        lr: learning rate of a new head.
+        steps: of gradient descent on a new head; the paper trains for 100 epochs.
+        decay: λ, weight decay of a new head.
+
+    Examples:
+        See `baseline` and `baseline_pp`, which build it.
+
+        >>> import quickstudy as qs
+        >>> isinstance(qs.baseline(qs.nets.MLP(4, 8), 8, 20), qs.learners.transfer.Baseline)
+        True
     """
 
     class_axes = {"params.weight": 0, "params.bias": 0, "sizes": 0}
@@ -63,30 +69,36 @@ class Baseline(Learner[Head], Embeds):
         self.embed, self.head, self.scale = embed, head, scale
         self.lr, self.steps, self.decay = lr, steps, decay
 
-    def adapt(self, support: Examples, state: Head | None = None) -> Head:
-        """A head after `steps` of descent on the support set, from its start or from `state`;
-        constants to whoever differentiates it."""
+    def adapt(self, support: Examples, state: BaselineState | None = None) -> BaselineState:
+        """Take `steps` of descent with a head on the support set, from its start or `state`.
+
+        The result is a constant.
+        """
         with torch.no_grad():
             features = self.embed(support.x)  # (S, D), once for all steps
         start = self._start(features, support, state)
 
-        def misfit(params: Params) -> Tensor:
-            size = torch.stack([p.square().sum() for p in params.values()]).sum()
+        def support_loss(params: Params) -> Tensor:
+            squares = torch.stack([p.square().sum() for p in params.values()]).sum()
             logits = _masked(self._logits(params, features), start.sizes)
-            return self.criterion(logits, support) + self.decay / 2 * size
+            return self.criterion(logits, support) + self.decay / 2 * squares
 
-        params = descend(misfit, start.params, lr=self.lr, steps=self.steps, first_order=True)
+        params = descend(
+            support_loss, start.params, lr=self.lr, steps=self.steps, first_order=True
+        )
         return start._replace(params=params)
 
-    def predict(self, state: Head, x: Tensor) -> Tensor:
-        """Logits (Q, C) of the task's head; -inf for a class of which no example was seen."""
+    def predict(self, state: BaselineState, x: Tensor) -> Tensor:
+        """Return logits (Q, C) of the task's head; -inf for a class without examples."""
         return _masked(self._logits(state.params, self.embed(x)), state.sizes)
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """Of the training classes' head on the query set, whose labels have a column for each
-        of them; nothing is adapted."""
-        own: Params = dict(self.head.named_parameters())
-        return self.criterion(self._logits(own, self.embed(task.query.x)), task.query)
+        """Return the loss of the training head on the query set, without adaptation.
+
+        Labels have a column for each training class.
+        """
+        head: Params = dict(self.head.named_parameters())
+        return self.criterion(self._logits(head, self.embed(task.query.x)), task.query)
 
     def _logits(self, head: Params, features: Tensor) -> Tensor:
         if self.scale is None:
@@ -94,18 +106,21 @@ class Baseline(Learner[Head], Embeds):
         cosines = F.normalize(features, dim=-1) @ F.normalize(head["weight"], dim=-1).T
         return self.scale * cosines
 
-    def _start(self, features: Tensor, support: Examples, state: Head | None) -> Head:
-        """Where descent starts, for classes that `state` has not seen."""
+    def _start(
+        self, features: Tensor, support: Examples, state: BaselineState | None
+    ) -> BaselineState:
+        """Return the head before descent; classes that `state` has keep its parameters."""
         mean, sizes = class_means(features, support), _sizes(support)
         start: Params = {"weight": mean}
         if self.scale is None:
             start = {"weight": torch.zeros_like(mean), "bias": torch.zeros_like(sizes)}
         if state is None:
-            return Head(start, sizes)
-        known = state.sizes > 0  # (C,)
+            return BaselineState(start, sizes)
+        has_examples = state.sizes > 0  # (C,)
         for name, p in state.params.items():
-            start[name] = torch.where(known.view(-1, *[1] * (p.ndim - 1)), p, start[name])
-        return Head(start, sizes + state.sizes)
+            has = has_examples.view(-1, *[1] * (p.ndim - 1))
+            start[name] = torch.where(has, p, start[name])
+        return BaselineState(start, sizes + state.sizes)
 
 
 def _sizes(examples: Examples) -> Tensor:
@@ -117,12 +132,32 @@ def _masked(logits: Tensor, sizes: Tensor) -> Tensor:
 
 
 def baseline(embed: nn.Module, width: int, classes: int, **settings: Any) -> Baseline:
-    """Baseline: an embedding of `width` numbers and a linear head of `classes` outputs."""
+    """Return Baseline: an embedding of `width` numbers and a linear head of `classes` outputs.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> learner = qs.baseline(torch.nn.Identity(), width=1, classes=20, lr=0.1)
+        >>> state = learner.adapt(qs.Examples(x, y, torch.ones(4)))
+        >>> learner.predict(state, torch.tensor([[-3.0], [3.0]])).argmax(-1)
+        tensor([0, 1])
+    """
     return Baseline(embed, nn.Linear(width, classes), **settings)
 
 
 def baseline_pp(
     embed: nn.Module, width: int, classes: int, *, scale: float = 10.0, **settings: Any
 ) -> Baseline:
-    """Baseline++: cosines times `scale` (the authors' code has 2 for up to 200 classes)."""
+    """Return Baseline++: cosines times `scale` (2 for up to 200 classes in the authors' code).
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.eye(2)
+        >>> learner = qs.baseline_pp(torch.nn.Identity(), width=2, classes=20, steps=5)
+        >>> state = learner.adapt(qs.Examples(x, y, torch.ones(2)))
+        >>> learner.predict(state, torch.tensor([[1.0, 0.1]])).argmax(-1)
+        tensor([0])
+    """
     return Baseline(embed, nn.Linear(width, classes, bias=False), scale=scale, **settings)

@@ -1,36 +1,44 @@
 r"""SimpleShot (Wang, Chao, Weinberger & van der Maaten, 2019, arXiv:1911.04623).
 
-No episodes: an embedding f is trained with a linear head, as one classifier of all training
-classes. A task's query belongs to the nearest class mean of the features, which are taken as
-they are (UN), with length 1 (L2N), or centred and then with length 1 (CL2N; section 3.2):
+An embedding f and a linear head are trained as one classifier of all training classes, without
+episodes. A query belongs to the nearest class mean of the features. These are used unchanged
+(UN), scaled to length 1 (L2N), or centred and then scaled to length 1 (CL2N; section 3.2):
 
 $$z(x) = \frac{f(x) - \bar{f}}{\lVert f(x) - \bar{f} \rVert}, \qquad
   \bar{f} = \text{the mean of } f \text{ over the training classes}$$
 
-Differs from the paper: the mean is a running one over the batches of training, as batch
-normalisation keeps its own, where the paper goes through the training set once more.
+Differs from the paper: the mean is a running mean over the batches of training, like that of
+batch normalisation; the paper computes it in another pass through the training set.
 """
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.prototypes import Prototypes, class_logits
+from quickstudy.core.prototypes import Prototypes, class_logits, class_sums
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 
 
 class SimpleShot(Learner[Prototypes], Embeds):
-    """Train it on tasks of all training classes (`Classification`); then `adapt` takes tasks of
-    any classes.
+    """Train it on tasks of all training classes (`Classification`); `adapt` takes any classes.
 
     Args:
         embed: (N, *features) -> (N, D).
-        head: of the training classes, as many as it has outputs; of use in training only.
+        head: of the training classes, with one output each; used in training only.
         transform: of the features, see above.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.eye(2)
+        >>> embed, head = torch.nn.Identity(), torch.nn.Linear(2, 20)
+        >>> learner = qs.SimpleShot(embed, head, transform="L2N")
+        >>> state = learner.adapt(qs.Examples(x, y, torch.ones(2)))
+        >>> learner.predict(state, torch.tensor([[9.0, 0.1]])).argmax(-1)
+        tensor([0])
     """
 
     class_axes = {"sums": 0, "sizes": 0}
@@ -47,32 +55,34 @@ class SimpleShot(Learner[Prototypes], Embeds):
             raise ValueError(f"transform={transform!r} is not 'UN', 'L2N' or 'CL2N'.")
         self.embed, self.head = embed, head
         self.transform: Literal["UN", "L2N", "CL2N"] = transform
-        # for its running mean, which every way of execution and every checkpoint knows to keep
+        # for its running mean, which execution and checkpoints know how to keep
         self.centre = nn.BatchNorm1d(head.in_features, affine=False, momentum=0.01)
 
     def adapt(self, support: Examples, state: Prototypes | None = None) -> Prototypes:
-        """The sum of the features of each class, on top of what `state` has."""
-        member = support.y * support.weight[:, None]  # (S, C)
-        new = Prototypes(member.T @ self.features(support.x), member.sum(0))
-        return new if state is None else Prototypes(*map(torch.add, state, new))
+        """Add the features of each class to the sums of `state`."""
+        return class_sums(self.features(support.x), support, state)
 
     def predict(self, state: Prototypes, x: Tensor) -> Tensor:
-        """Minus the squared distances to the means: logits (Q, C); -inf for a class of which
-        no example was seen."""
+        """Return minus the squared distances to the class means: logits (Q, C).
+
+        -inf for a class without examples.
+        """
         return class_logits(self.features(x), state)
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """The head's loss on the query set, whose labels have a column for each training class;
-        nothing is adapted."""
+        """Return the loss of the head on the query set, without adaptation.
+
+        Labels have a column for each training class.
+        """
         features = self.embed(task.query.x)
-        self.centre(features)  # in training mode it takes note of them
+        self.centre(features)  # updates the running mean in training mode
         return self.criterion(self.head(features), task.query)
 
     def features(self, x: Tensor) -> Tensor:
-        """What is compared: (N, D)."""
+        """Return the transformed embeddings of `x` (N, D)."""
         features = self.embed(x)
         if self.transform == "CL2N":
             mean = self.centre.running_mean
-            assert mean is not None  # BatchNorm1d has none where it tracks nothing
+            assert mean is not None  # it tracks running statistics
             features = features - mean
         return features if self.transform == "UN" else F.normalize(features, dim=-1)

@@ -1,15 +1,16 @@
 r"""Transductive information maximisation (TIM-GD; Boudiaf, Masud, Rony, Dolz, Piantanida &
-Ben Ayed, 2020, arXiv:2008.11297). Transductive: queries are judged together.
+Ben Ayed, 2020, arXiv:2008.11297). Transductive: queries are predicted together.
 
-No episodes: an embedding f is trained with a head, as one classifier of all training classes. A
-task's classifier has a weight for each class (eq. 1), which starts at the class mean. Descent
-then makes it right on the support set, sure of every query, and even over them all (eq. 3):
+An embedding f and a head are trained as one classifier of all training classes, without
+episodes. A task's classifier has a weight vector for each class (eq. 1), which starts at the
+class mean. Descent then minimises the support loss and the entropy of each query's prediction,
+and maximises the entropy of their mean (eq. 3):
 
 $$p_c(x) \propto \exp(-\tfrac{\tau}{2} \lVert w_c - z(x) \rVert^2), \quad
   z = \tfrac{f}{\lVert f \rVert}, \qquad
   \min_w \; \lambda L^s - H(Y^q) + \alpha H(Y^q \mid X^q)$$
 
-Differs from the paper: nothing. The paper's second algorithm, TIM-ADM, is not here.
+Differs from the paper: nothing. The paper's second algorithm, TIM-ADM, is not included.
 """
 
 from typing import NamedTuple
@@ -27,26 +28,36 @@ from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learner import Learner
 
 
-class Seen(NamedTuple):
-    """The support set, embedded."""
+class TIMState(NamedTuple):
+    """The embedded support set."""
 
-    z: Tensor  # (S, D)  of length 1
+    z: Tensor  # (S, D)  of unit length
     y: Tensor  # (S, C)
     weight: Tensor  # (S,)
 
 
-class TIM(Learner[Seen], Embeds):
-    """Train it on tasks of all training classes (`Classification`); then it takes tasks of any
-    classes. `predict` maximises the information that its queries have of their labels: queries
-    must come together, and from all classes alike, as H(Y) asks of them.
+class TIM(Learner[TIMState], Embeds):
+    """Train it on tasks of all training classes (`Classification`); `adapt` takes any classes.
+
+    `predict` maximises the mutual information between queries and labels. Give it all queries
+    of a task at once. The classes should be balanced among them, because of the term H(Y).
 
     Args:
         embed: (N, *features) -> (N, D).
-        head: of the training classes, (N, D) -> (N, classes); of use in training only.
+        head: of the training classes, (N, D) -> (N, classes); used in training only.
         temperature: τ.
-        weights: λ of the support set's cross-entropy, that of H(Y), and α of H(Y | X).
-        lr: of the descent by Adam in `predict`.
-        steps: of that descent.
+        weights: λ of the support set's cross-entropy, the weight of H(Y), and α of H(Y | X).
+        lr: learning rate of Adam in `predict`.
+        steps: of Adam in `predict`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.eye(2)
+        >>> learner = qs.TIM(torch.nn.Identity(), torch.nn.Linear(2, 20), steps=10)
+        >>> state = learner.adapt(qs.Examples(x, y, torch.ones(2)))
+        >>> learner.predict(state, torch.tensor([[9.0, 0.1], [0.2, 9.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     transductive = True
@@ -67,40 +78,48 @@ class TIM(Learner[Seen], Embeds):
         self.temperature, self.weights = temperature, weights
         self.lr, self.steps = lr, steps
 
-    def adapt(self, support: Examples, state: Seen | None = None) -> Seen:
-        """The embedded examples, beside those that `state` has."""
-        new = Seen(self._features(support.x), support.y, support.weight)
-        return new if state is None else Seen(*map(torch.cat, zip(state, new, strict=True)))
+    def adapt(self, support: Examples, state: TIMState | None = None) -> TIMState:
+        """Embed the examples and append them to those of `state`."""
+        new = TIMState(self._features(support.x), support.y, support.weight)
+        return new if state is None else TIMState(*map(torch.cat, zip(state, new, strict=True)))
 
-    def predict(self, state: Seen, x: Tensor) -> Tensor:
-        """Logits (Q, C), after descent on support set and queries; -inf for a class of which no
-        example was seen."""
+    def predict(self, state: TIMState, x: Tensor) -> Tensor:
+        """Return logits (Q, C) after descent on support set and queries.
+
+        -inf for a class without examples.
+        """
         z, support = self._features(x), Examples(*state)
-        known = (state.y * state.weight[:, None]).sum(0) > 0  # (C,)
+        has_examples = (state.y * state.weight[:, None]).sum(0) > 0  # (C,)
 
-        def misfit(params: Params) -> Tensor:
-            cross = self.criterion(self._logits(params["w"], state.z, known), support)
-            p = self._logits(params["w"], z, known).softmax(-1)
-            sharp, even, sure = self.weights
-            return sharp * cross - even * marginal_entropy(p) + sure * conditional_entropy(p)
+        def objective(params: Params) -> Tensor:
+            cross = self.criterion(self._logits(params["w"], state.z, has_examples), support)
+            p = self._logits(params["w"], z, has_examples).softmax(-1)
+            lam, beta, alpha = self.weights
+            return lam * cross - beta * marginal_entropy(p) + alpha * conditional_entropy(p)
 
-        start = {"w": class_means(state.z, support)}
-        best = descend(
-            misfit, start, lr=self.lr, steps=self.steps, optimizer=adam(), first_order=True
+        params = descend(
+            objective,
+            {"w": class_means(state.z, support)},
+            lr=self.lr,
+            steps=self.steps,
+            optimizer=adam(),
+            first_order=True,
         )
-        return self._logits(best["w"], z, known)
+        return self._logits(params["w"], z, has_examples)
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """The head's loss on the query set, whose labels have a column for each training class;
-        nothing is adapted."""
+        """Return the loss of the head on the query set, without adaptation.
+
+        Labels have a column for each training class.
+        """
         return self.criterion(self.head(self.embed(task.query.x)), task.query)
 
     def _features(self, x: Tensor) -> Tensor:
         return F.normalize(self.embed(x), dim=-1)
 
-    def _logits(self, w: Tensor, z: Tensor, known: Tensor) -> Tensor:
+    def _logits(self, w: Tensor, z: Tensor, has_examples: Tensor) -> Tensor:
         logits = -self.temperature / 2 * squared_distance(z, w)
-        return logits.masked_fill(~known, -torch.inf)
+        return logits.masked_fill(~has_examples, -torch.inf)
 
 
 def conditional_entropy(p: Tensor) -> Tensor:
@@ -109,7 +128,13 @@ def conditional_entropy(p: Tensor) -> Tensor:
 
 
 def marginal_entropy(p: Tensor) -> Tensor:
-    """H(Y) in nats: the entropy of the mean of probabilities (N, C)."""
+    """Return H(Y) in nats: the entropy of the mean of probabilities (N, C).
+
+    Examples:
+        >>> import torch
+        >>> marginal_entropy(torch.eye(2))
+        tensor(0.6931)
+    """
     mean = p.mean(0)
     return -(mean * _log(mean)).sum()
 

@@ -1,15 +1,15 @@
 r"""Transductive fine-tuning (Dhillon, Chaudhari, Ravichandran & Soatto, 2020,
-arXiv:1909.02729). Transductive: queries are judged together.
+arXiv:1909.02729). Transductive: queries are predicted together.
 
-No episodes: a net is trained as one classifier of all training classes. For a task, the
-positive part z of its logits is the feature, under a new linear head that starts at the class
-means, made of length 1 (eq. 6). Then all parameters θ of both descend on the support set's
-cross-entropy and on the entropy of the queries' predictions (eq. 8):
+A net is trained as one classifier of all training classes, without episodes. In a task, the
+positive part z of its logits is the feature of a new linear head, which starts at the class
+means scaled to length 1 (eq. 6). Descent on all parameters θ of both then minimises the
+cross-entropy of the support set and the entropy of the queries' predictions (eq. 8):
 
 $$p(x) = \mathrm{softmax}\Big(w \frac{z(x)}{\lVert z(x) \rVert} + b\Big), \qquad
   \min_\theta \; L^s + \frac{1}{|Q|} \sum_{x \in Q} H(p(x))$$
 
-Differs from the paper: each of the 25 steps is on the sum of both terms.
+Differs from the paper: each of the 25 steps uses the sum of both terms.
 """
 
 import torch
@@ -26,13 +26,23 @@ from quickstudy.learners.transfer.tim import conditional_entropy
 
 
 class TransductiveFineTuning(Learner[Examples]):
-    """Train it on tasks of all training classes (`Classification`); then it takes tasks of any
-    classes. A state is the support set: `predict` fine-tunes, for its queries.
+    """Train it on tasks of all training classes (`Classification`); `adapt` takes any classes.
+
+    The state of a task is its support set; `predict` fine-tunes for its queries.
 
     Args:
         net: (N, *features) -> (N, training classes).
-        lr: of the descent by Adam.
-        steps: of that descent.
+        lr: learning rate of Adam.
+        steps: of Adam.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> x, y = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.eye(2)
+        >>> learner = qs.TransductiveFineTuning(torch.nn.Identity(), steps=3)
+        >>> state = learner.adapt(qs.Examples(x, y, torch.ones(2)))
+        >>> learner.predict(state, torch.tensor([[9.0, 0.1], [0.2, 9.0]])).argmax(-1)
+        tensor([0, 1])
     """
 
     transductive = True
@@ -44,33 +54,42 @@ class TransductiveFineTuning(Learner[Examples]):
         self.lr, self.steps = lr, steps
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
-        """The examples, beside those that `state` has."""
+        """Append the examples to those of `state`."""
         if state is None:
             return support
         return Examples.cat(state, support)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
-        """Logits (Q, C) of the net fine-tuned to support set and queries; -inf for a class of
-        which no example was seen."""
-        known = state.weight @ state.y > 0  # (C,)
+        """Return logits (Q, C) of the net fine-tuned to support set and queries.
+
+        -inf for a class without examples.
+        """
+        has_examples = state.weight @ state.y > 0  # (C,)
 
         def logits(params: Params, x: Tensor) -> Tensor:
             z = F.normalize(self._features(params, x), dim=-1)
-            return (z @ params["w"].T + params["b"]).masked_fill(~known, -torch.inf)
+            return (z @ params["w"].T + params["b"]).masked_fill(~has_examples, -torch.inf)
 
-        def misfit(params: Params) -> Tensor:
+        def objective(params: Params) -> Tensor:
             entropy = conditional_entropy(logits(params, x).softmax(-1))
             return self.criterion(logits(params, state.x), state) + entropy
 
         start = self._start(state)
         fast = descend(
-            misfit, start, lr=self.lr, steps=self.steps, optimizer=adam(), first_order=True
+            objective,
+            start,
+            lr=self.lr,
+            steps=self.steps,
+            optimizer=adam(),
+            first_order=True,
         )
         return logits(fast, x)
 
     def loss(self, task: Task[Examples]) -> Tensor:
-        """The net's loss on the query set, whose labels have a column for each training class;
-        nothing is adapted."""
+        """Return the loss of the net on the query set, without adaptation.
+
+        Labels have a column for each training class.
+        """
         return self.criterion(self.net(task.query.x), task.query)
 
     def _start(self, support: Examples) -> Params:

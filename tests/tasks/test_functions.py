@@ -51,16 +51,12 @@ def test_parabolas_have_the_published_ranges(grid: bool):
 
 
 @pytest.mark.parametrize("kind", [Line, Parabola])
-def test_shapes_grid_seed_and_card(kind: type[Line] | type[Parabola]):
+def test_shapes_grid_and_card(kind: type[Line] | type[Parabola]):
     tasks = kind(3, 11, grid=True)
     task = tasks.sample(5, Generator().manual_seed(0))
     assert task.support.x.shape == task.support.y.shape == (5, 3, 1)
     assert task.query.weight.shape == (5, 11) and task.query.weight.all()
     torch.testing.assert_close(task.query.x[2, :, 0], torch.linspace(-5, 5, 11))
-    again = tasks.sample(5, Generator().manual_seed(0))
-    assert torch.equal(again.query.y, task.query.y)
-    other = tasks.sample(5, Generator().manual_seed(1))
-    assert not torch.equal(other.query.y, task.query.y)
     card = tasks.card()
     assert card["tasks"] == kind.__name__ and card["shots"] == 3 and card["x"] == [-5, 5]
 

@@ -66,14 +66,11 @@ def test_every_class_and_example_is_drawn_equally_often() -> None:
     assert ((first - 800) ** 2 / 800).sum() < 24
 
 
-def test_a_batch_is_a_function_of_the_seed() -> None:
+def test_a_batch_is_a_function_of_the_step() -> None:
     tasks = FewShot(numbered(), 3, 2, 2)
-    one, two, three = (draw(tasks, seed=s) for s in (1, 1, 2))
-    assert torch.equal(one.support.x, two.support.x)
-    assert not torch.equal(one.support.x, three.support.x)
     steps = list(batches(tasks, 4, steps=5, seed=3))
-    again = list(batches(tasks, 4, steps=5, start=3, seed=3))
-    assert torch.equal(steps[3].query.x, again[0].query.x)
+    resumed = list(batches(tasks, 4, steps=5, start=3, seed=3))
+    assert torch.equal(steps[3].query.x, resumed[0].query.x)
 
 
 def test_variable_ways_and_shots_are_padded_by_weight() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from quickstudy.datasets import Labelled
 from quickstudy.tasks import OnlineTrajectoryTasks
-from tests.distributions.test_classification import numbered
+from tests.tasks.test_classification import numbered
 
 
 def draw(tasks: OnlineTrajectoryTasks, size: int = 6, seed: int = 0) -> Any:
@@ -16,7 +16,7 @@ def draw(tasks: OnlineTrajectoryTasks, size: int = 6, seed: int = 0) -> Any:
 
 def test_classes_come_one_after_the_other_by_the_data_sets_labels():
     data = numbered()
-    support, query = draw(OnlineTrajectoryTasks(data, ways=2, shots=3, remember=7))
+    support, query = draw(OnlineTrajectoryTasks(data, ways=2, shots=3, replay_examples=7))
     assert support.x.shape == (6, 6, 1) and query.y.shape == (6, 13, 5)
     for part in (support, query):
         assert (part.y.sum(-1) == 1).all() and (part.weight == 1).all()
@@ -30,7 +30,7 @@ def test_classes_come_one_after_the_other_by_the_data_sets_labels():
 
 def test_every_example_is_drawn_equally_often():
     support, query = draw(
-        OnlineTrajectoryTasks(numbered(), ways=2, shots=3, remember=5), size=4000
+        OnlineTrajectoryTasks(numbered(), ways=2, shots=3, replay_examples=5), size=4000
     )
     for part, each in ((support.x, 6), (query.x[:, 6:], 5)):
         counts = torch.bincount(part.flatten().long(), minlength=20)
@@ -40,7 +40,7 @@ def test_every_example_is_drawn_equally_often():
 def test_turned_classes_have_columns_of_their_own():
     pixels = torch.arange(4).float().reshape(1, 1, 2, 2).repeat(6, 1, 1, 1)
     data = Labelled(pixels, torch.arange(6) // 2, tuple("abc"), name="squares")
-    tasks = OnlineTrajectoryTasks(data, ways=3, shots=2, remember=4, rotations="classes")
+    tasks = OnlineTrajectoryTasks(data, ways=3, shots=2, replay_examples=4, rotations="classes")
     for part in draw(tasks, size=20):
         turns = part.y.argmax(-1) // 3
         assert part.y.shape[-1] == tasks.classes == 12 and turns.max() == 3

@@ -41,7 +41,7 @@ def test_each_counts_once_in_an_evaluation() -> None:
         hits = (guess == query.y.argmax(1)).double()
         assert accuracy.item() == pytest.approx(hits.mean().item())
     assert report.card["tasks"] == "five blobs" and report.card["number"] == 5
-    with pytest.raises(ValueError, match=r"blobs are 5: evaluate with count=5, size=5"):
+    with pytest.raises(ValueError, match=r"blobs are 5: evaluate with n_tasks=5, meta_batch"):
         evaluate(learner, Fixed(tasks, "five blobs"), n_tasks=10)
 
 

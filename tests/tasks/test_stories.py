@@ -91,13 +91,6 @@ def test_a_batch_says_what_the_story_says() -> None:
             assert answered(tasks.read(question), story) == WORDS[int(answer.argmax())]
 
 
-def test_a_seed_repeats_and_another_does_not() -> None:
-    tasks = Stories(2)
-    one, same, other = (tasks.sample(5, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
-    assert torch.equal(one.support.x, same.support.x) and torch.equal(one.query.y, same.query.y)
-    assert not torch.equal(one.support.x, other.support.x)
-
-
 def test_a_card_has_the_settings() -> None:
     assert Stories(2, questions=3).card() == {
         "tasks": "Stories",

@@ -9,15 +9,15 @@ import torch
 
 from quickstudy import datasets
 from quickstudy.datasets.labelled import Labelled, split_examples
-from quickstudy.tasks.streams import (
-    Streams,
+from quickstudy.tasks.scenarios import (
     class_incremental,
     permuted,
     recurring,
+    rotate_images,
     rotated,
     split_domains,
-    turned,
 )
+from quickstudy.tasks.streams import Streams
 
 
 def images(classes: int = 6, each: int = 10) -> Labelled:
@@ -103,10 +103,12 @@ def test_rotations_rise_and_quarter_turns_are_exact():
     x = torch.rand(2, 3, 6, 6)
     for quarter in range(4):
         expected = torch.rot90(x, quarter, (-2, -1))
-        torch.testing.assert_close(turned(x, 90 * quarter), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            rotate_images(x, 90 * quarter), expected, rtol=1e-4, atol=1e-4
+        )
     wide = torch.zeros(1, 1, 5, 9)
     wide[0, 0, 2, 4:] = 1  # from the centre to the right
-    up = turned(wide, 90)[0, 0]
+    up = rotate_images(wide, 90)[0, 0]
     assert up[:3, 4].sum() > 2.4  # now from the centre upwards
     assert up[3:].abs().sum() < 0.1
     stream = rotated(TRAIN, TEST, tasks=4, examples=7)

@@ -43,29 +43,11 @@ def test_support_and_query_lie_on_one_wave_of_the_published_parameters(grid: boo
     assert -5 <= task.support.x.min() < -4.99 and 4.99 < task.support.x.max() <= 5
 
 
-def test_shapes_and_weights():
-    task = Sinusoid(shots=3, queries=7).sample(5, seeded())
-    assert task.support.x.shape == task.support.y.shape == (5, 3, 1)
-    assert task.query.x.shape == task.query.y.shape == (5, 7, 1)
-    assert (task.support.weight == torch.ones(5, 3)).all()
-    assert (task.query.weight == torch.ones(5, 7)).all()
-
-
 def test_a_grid_of_queries_is_even_with_both_ends_and_leaves_waves_and_support_alone():
     drawn = Sinusoid(5, 100).sample(3, seeded())
     even = Sinusoid(5, 100, grid=True).sample(3, seeded())
     torch.testing.assert_close(even.query.x[1, :, 0], torch.linspace(-5, 5, 100))
     assert torch.equal(drawn.support.y, even.support.y)
-
-
-def test_the_generator_alone_decides():
-    tasks = Sinusoid()
-    torch.manual_seed(0)
-    a = tasks.sample(4, seeded(3))
-    torch.manual_seed(1)
-    b = tasks.sample(4, seeded(3))
-    assert torch.equal(a.query.y, b.query.y)
-    assert not torch.equal(a.query.y, tasks.sample(4, seeded(4)).query.y)
 
 
 def test_other_parameters_are_used_and_said():

@@ -1,0 +1,149 @@
+"""The measures of lifelong learning: accuracy, forgetting and transfer.
+
+They are those of Lopez-Paz & Ranzato (2017, arXiv:1706.08840) and Chaudhry et al. (2018,
+arXiv:1801.10112).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from quickstudy.core.task import Json
+from quickstudy.evaluation.report import Report, finite_or_none
+
+if TYPE_CHECKING:  # matplotlib is slow to import, and only reports draw
+    from matplotlib.axes import Axes
+
+Row: TypeAlias = dict[str, Json]  # of a history: number, scores, seconds, examples, bytes
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """The scores on the tests of every experience as more were learned.
+
+    `matrix[r, i, j]` is the score of stream r on the test of experience j + 1 after i
+    experiences. Below the first row, the diagonal has the scores right after learning, and above
+    it are those before. NaN was not measured. Larger is better.
+
+    Examples:
+        >>> import torch
+        >>> matrix = torch.tensor([[[0.5, 0.5], [0.9, 0.6], [0.7, 1.0]]]).double()
+        >>> facts = torch.ones(1, 2).double()
+        >>> found = StreamReport(matrix, seconds=facts, examples=facts, bytes=facts)
+        >>> for name in ("accuracy", "forgetting", "forward transfer"):
+        ...     print(name, round(found.report.mean(name), 2))
+        accuracy 0.85
+        forgetting 0.2
+        forward transfer 0.1
+    """
+
+    matrix: Tensor  # (R, E + 1, E), float64
+    seconds: Tensor  # (R, E)  of learning each experience
+    examples: Tensor  # (R, E)
+    bytes: Tensor  # (R, E)  of the state after each experience
+    card: Mapping[str, Json] = field(default_factory=dict)
+    metric: str = "accuracy"
+
+    @property
+    def report(self) -> Report:
+        """Return a number per stream and measure:
+
+        - `accuracy` (or another metric): mean over all tests at the end. Also known as
+          retained accuracy.
+        - `forgetting`: by how much the score of an experience has fallen from its best since it
+          was learned; the mean over all experiences except the last.
+        - `backward transfer`: by how much it has risen since it had just been learned; the mean
+          over the same. Also known as backward transfer and interference.
+        - `forward transfer`: by how much the score of an experience has risen from the start
+          until just before it came; the mean over all except the first.
+        - `area`: the area under the learning curve: the mean over the stream of the `accuracy`
+          on the experiences so far.
+        - `milliseconds per example`, and `kilobytes` of the state at the end.
+        """
+        end, later = self.matrix[:, -1], self.matrix[:, 1:]  # (R, E), (R, E, E)
+        tests = later.shape[-1]
+        row, column = torch.meshgrid(torch.arange(tests), torch.arange(tests), indexing="ij")
+        learned = later.diagonal(dim1=1, dim2=2)  # (R, E)
+        best = later.masked_fill((row < column) | later.isnan(), -torch.inf).amax(1)
+        learning_curve = later.masked_fill(row < column, torch.nan).nanmean(-1)  # (R, E)
+        before = self.matrix[:, :-1].diagonal(dim1=1, dim2=2)
+        return Report(
+            {
+                self.metric: end.nanmean(-1),
+                "forgetting": (best - end)[:, :-1].nanmean(-1),
+                "backward transfer": (end - learned)[:, :-1].nanmean(-1),
+                "forward transfer": (before - self.matrix[:, 0])[:, 1:].nanmean(-1),
+                "area": learning_curve.nanmean(-1),
+                "milliseconds per example": self.seconds.sum(1) * 1000 / self.examples.sum(1),
+                "kilobytes": self.bytes[:, -1] / 1000,
+            },
+            self.card,
+        )
+
+    def plot(self, axes: "Axes", stream: int = 0) -> None:
+        """Draw the matrix of one stream: a row for every experience learned, a column for every
+        test."""
+        shown = self.matrix[stream].numpy()
+        image = axes.imshow(shown, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axes.set(xlabel="test of experience", ylabel="experiences learned")
+        axes.figure.colorbar(image, ax=axes, label=self.metric)
+
+    def plot_forgetting(self, axes: "Axes", stream: int = 0) -> None:
+        """Draw the score of the first experience, and the mean of all so far, against the
+        experiences learned."""
+        later = self.matrix[stream, 1:]
+        at = torch.arange(1, len(later) + 1)
+        seen = at[:, None] > torch.arange(later.shape[1])
+        mean = later.masked_fill(~seen, torch.nan).nanmean(1)
+        for values, label in ((later[:, 0], "the first"), (mean, "all so far")):
+            measured = ~values.isnan()
+            axes.plot(at[measured].numpy(), values[measured].numpy(), marker=".", label=label)
+        axes.set(xlabel="experiences learned", ylabel=self.metric, ylim=(0, 1.02))
+        axes.legend()
+
+    def to_json(self) -> Json:
+        """Return every number, for `from_json`."""
+
+        def numbers(tensor: Tensor) -> Json:
+            if tensor.ndim:
+                return [numbers(part) for part in tensor]
+            return finite_or_none(round(float(tensor), 6))
+
+        tensors = ("matrix", "seconds", "examples", "bytes")
+        facts = {"card": dict(self.card), "metric": self.metric}
+        return {name: numbers(getattr(self, name)) for name in tensors} | facts
+
+    @classmethod
+    def from_json(cls, data: Json) -> "StreamReport":
+        """Return the report that `to_json` was called on."""
+
+        def tensor(value: Json) -> Tensor:
+            if isinstance(value, list):
+                return torch.stack([tensor(part) for part in value])
+            return torch.tensor(torch.nan if value is None else value, dtype=torch.float64)
+
+        tensors = {k: tensor(data[k]) for k in ("matrix", "seconds", "examples", "bytes")}
+        return cls(**tensors, card=data["card"], metric=data["metric"])
+
+    @classmethod
+    def from_histories(
+        cls, histories: Sequence[Sequence[Row]], card: Mapping[str, Json], metric: str
+    ) -> "StreamReport":
+        """Return the rows of streams, the last of which may be unfinished, as one report."""
+        tests = max((len(row["scores"]) for rows in histories for row in rows), default=0)
+        matrix = torch.full((len(histories), tests + 1, tests), torch.nan, dtype=torch.float64)
+        facts = torch.full((3, len(histories), tests), torch.nan, dtype=torch.float64)
+        for stream, rows in enumerate(histories):
+            for row in rows:
+                number = row["number"]
+                scores = [torch.nan if score is None else score for score in row["scores"]]
+                matrix[stream, number, : len(scores)] = torch.tensor(
+                    scores, dtype=torch.float64
+                )
+                if number:
+                    values = [row["seconds"], row["examples"], row["bytes"]]
+                    facts[:, stream, number - 1] = torch.tensor(values, dtype=torch.float64)
+        return cls(matrix, *facts, card={**card, "streams": len(histories)}, metric=metric)

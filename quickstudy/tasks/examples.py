@@ -1,0 +1,109 @@
+"""From rows of a data set to the examples of tasks: float inputs, right-angle turns, labels."""
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quickstudy.core.task import Examples
+from quickstudy.datasets.labelled import Labelled
+
+Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
+
+
+def prepare(x: Tensor, normalise: Normalise | None) -> Tensor:
+    """Return examples as float inputs of a net: bytes in [0, 1], then normalised.
+
+    Examples:
+        >>> prepare(torch.tensor([0, 255], dtype=torch.uint8), None)
+        tensor([0., 1.])
+        >>> prepare(torch.tensor([0, 255], dtype=torch.uint8), (0.5, 0.5))
+        tensor([-1.,  1.])
+    """
+    if x.dtype == torch.uint8:
+        x = x.float().div_(255)
+    x = x.to(torch.get_default_dtype())
+    return x if normalise is None else (x - normalise[0]) / normalise[1]
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn images x (T, N, C, H, W) by `turns` (T, N) right angles, in place.
+
+    Examples:
+        >>> image = torch.tensor([[1, 2], [3, 4]])
+        >>> rotate(image[None, None, None].clone(), torch.tensor([[1]])).squeeze().tolist()
+        [[2, 4], [1, 3]]
+    """
+    for quarter in (1, 2, 3):
+        chosen = turns == quarter
+        x[chosen] = torch.rot90(x[chosen], quarter, (-2, -1))
+    return x
+
+
+def check_square(dataset: Labelled, rotations: str) -> None:
+    """Raise ValueError unless the examples are square images.
+
+    Examples:
+        >>> data = Labelled(torch.zeros(1, 1, 4, 4), torch.zeros(1).long(), ("a",))
+        >>> check_square(data, "random")
+    """
+    if dataset.x.ndim < 3 or dataset.x.shape[-1] != dataset.x.shape[-2]:
+        raise ValueError(
+            f"rotations={rotations!r} needs square images, not examples of shape "
+            f"{tuple(dataset.x.shape[1:])}. Resize the images or leave rotations out."
+        )
+
+
+def class_members(dataset: Labelled) -> tuple[Tensor, Tensor]:
+    """Return the rows of every class and their numbers.
+
+    Returns:
+        rows: (K, most), where rows of other classes follow in the place of missing ones.
+        sizes: (K,).
+
+    Examples:
+        >>> data = Labelled(torch.zeros(3, 1), torch.tensor([0, 1, 0]), ("a", "b"))
+        >>> rows, sizes = class_members(data)
+        >>> rows[0].tolist(), sizes.tolist()
+        ([0, 2], [2, 1])
+    """
+    sizes = torch.bincount(dataset.y, minlength=len(dataset.classes))  # (K,)
+    order = dataset.y.argsort(stable=True)
+    start = sizes.cumsum(0) - sizes
+    column = torch.arange(int(sizes.max()))
+    return order[(start[:, None] + column).clamp_max(len(order) - 1)], sizes
+
+
+def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Return x[rows] (T, N, *features) on the device of x, quickly.
+
+    Examples:
+        >>> gather_rows(torch.arange(8).view(4, 2), torch.tensor([[3, 0]])).tolist()
+        [[[6, 7], [0, 1]]]
+    """
+    flat = rows.flatten().to(x.device)  # index_select copies whole rows: fast
+    return x.index_select(0, flat).unflatten(0, rows.shape)
+
+
+def fixed_label_examples(
+    dataset: Labelled, x: Tensor, rows: Tensor, turns: Tensor, classes: int
+) -> Examples:
+    """Return examples whose column c is class c of the data set, in all tasks.
+
+    Args:
+        x: inputs of `rows`, already turned and prepared (T, N, *features).
+        rows: rows of the data set (T, N).
+        turns: right angles by which each is turned (T, N); a turned class is another class.
+        classes: columns of a label.
+
+    Examples:
+        >>> data = Labelled(torch.zeros(2, 1), torch.tensor([1, 0]), ("a", "b"))
+        >>> rows = torch.tensor([[0, 1]])
+        >>> fixed_label_examples(data, data.x[rows], rows, 0 * rows, 2).y.tolist()
+        [[[0.0, 1.0], [1.0, 0.0]]]
+    """
+    label = dataset.y[rows.to(dataset.y.device)].to(x.device)
+    label = label + turns.to(x.device) * len(dataset.classes)
+    y = F.one_hot(label, classes).to(x)
+    return Examples(x, y, torch.ones_like(y[..., 0]))
