@@ -1,6 +1,8 @@
 """The one abstraction: a learner."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 from torch import Tensor, nn
@@ -27,8 +29,20 @@ class Learner(nn.Module, ABC, Generic[State]):
     CPU, which share the tasks of a batch; dropout and the like then draw in no fixed order).
     `quickstudy.plan` measures which is fastest, and which fits.
 
-    `transductive` is True if predictions depend on the other queries by design. Dependence
-    caused by batch statistics need not be declared; `evaluate` measures it.
+    Four attributes declare facts about a learner:
+
+    - `transductive`: predictions depend on the other queries by design. Dependence caused by
+      batch statistics need not be declared; `evaluate` measures it.
+    - `outputs`: the number of columns of every prediction. None: as many as the support set's
+      `y` has, or as many as the criterion finds in the predictions.
+    - `class_axes`: the axis of classes of the state's tensors, by name, such as
+      `{"prototypes.sums": 0}`. Zeros there stand for a class without examples, so estimators
+      can add classes to a state. None: the number of classes is fixed.
+    - `independent_classes`: an example changes the state along `class_axes` for its own class
+      only, so `LifelongClassifier` updates that class alone. All those axes must be the first.
+
+    Capabilities beyond `adapt` and `predict` are declared by the base classes in
+    `quickstudy.capabilities`.
 
     Assigning a module to a learner replaces the class of PyTorch's normalisation layers in it
     by a subclass with exact second derivatives (`quickstudy.nets.exact_norm`). So
@@ -54,10 +68,25 @@ class Learner(nn.Module, ABC, Generic[State]):
     chunk: int | None = None
     threads: int = 1
     transductive: bool = False
+    outputs: int | None = None
+    class_axes: Mapping[str, int] | None = None
+    independent_classes: bool = False
 
     def __init__(self, criterion: Criterion = cross_entropy):
         super().__init__()
         self.criterion = criterion
+
+    @property
+    def classifies(self) -> bool:
+        """Whether predictions are logits of classes, so that `evaluate` reports accuracy.
+
+        True if the criterion is `cross_entropy`, `partial` arguments aside, or a function with
+        an attribute `classifies` that is true. A learner may override it.
+        """
+        criterion = self.criterion
+        while isinstance(criterion, partial):
+            criterion = criterion.func
+        return criterion is cross_entropy or getattr(criterion, "classifies", False)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # PyTorch's own normalisation layers have wrong second derivatives under vmap

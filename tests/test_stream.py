@@ -188,9 +188,9 @@ def test_replay_forgets_less_than_fine_tuning_and_more_than_all_at_once():
     knowing = evaluate_stream(Joint(net(), **rate), streams, n_tasks=3).report
     assert forgetful.mean("accuracy") < 0.35
     assert forgetful.mean("forgetting") > 0.6
-    assert replaying.compare(forgetful, "accuracy").mean > 0.3
-    assert knowing.compare(replaying, "accuracy").mean > 0.02
-    assert replaying.compare(forgetful, "forgetting").mean < -0.2
+    assert replaying.paired_difference(forgetful, "accuracy").mean > 0.3
+    assert knowing.paired_difference(replaying, "accuracy").mean > 0.02
+    assert replaying.paired_difference(forgetful, "forgetting").mean < -0.2
 
 
 def test_without_a_past_replay_is_fine_tuning():

@@ -71,5 +71,5 @@ def gained(
         ):
             pass
         report = qs.evaluation.evaluate_rollouts(learner, rollouts, **options)
-        found.append((report.compare(untrained), report.mean("return before")))
+        found.append((report.paired_difference(untrained), report.mean("return before")))
     return found

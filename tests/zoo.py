@@ -128,7 +128,7 @@ ALL_CLOUDS = OnlineTrajectoryTasks(clouds(), ways=5, shots=3, replay_examples=16
 
 def with_past() -> TaskMemory:
     """That knows two tasks by what they were before any meta-training."""
-    memory = TaskMemory(MAML(mlp(), lr=0.1), size=3, temperature=10)
+    memory = TaskMemory(MAML(mlp(), lr=0.1), capacity=3, temperature=10)
     memory.remember(BLOBS.sample(2, torch.Generator().manual_seed(0)))
     return memory
 

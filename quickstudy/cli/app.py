@@ -133,7 +133,7 @@ def adapt(
         invert: swap dark and light; the letters that come with quickstudy are light on dark.
         skip_unreadable: leave out files that are no images.
     """
-    from quickstudy.estimators.few_shot import FewShotClassifier
+    from quickstudy.estimators.classifier import FewShotClassifier
 
     run = recipes.reopen(folder)
     channels, *size = _shape(run)
@@ -172,7 +172,8 @@ def predict(
         run: folder of the run that the model was adapted from, if it was moved since.
         json: print JSON.
     """
-    from quickstudy.estimators.few_shot import FewShotClassifier, read_model
+    from quickstudy.estimators.base import read_model
+    from quickstudy.estimators.classifier import FewShotClassifier
 
     facts = read_model(model)[0]["facts"]
     base = recipes.reopen(run or facts["run"])
@@ -211,7 +212,7 @@ def verify(
     b: Positional[Path],
     *,
     support: Path | None = None,
-    far: float | None = None,
+    max_false_accept_rate: float | None = None,
     invert: bool = False,
     json: bool = False,
 ) -> None:
@@ -228,16 +229,18 @@ def verify(
         a: an image file, or a folder of images.
         b: another.
         support: folder of class folders of images, two at least of some class, to choose by.
-        far: share of pairs of two classes that may pass, such as 0.01; if not given, as many as
+        max_false_accept_rate: share of pairs of two classes that may pass, such as 0.01; if not given, as many as
             pairs of one class that do not.
         invert: swap dark and light; the letters that come with quickstudy are light on dark.
         json: print JSON.
     """
-    from quickstudy.estimators.verification import FewShotVerifier
+    from quickstudy.estimators.verifier import FewShotVerifier
 
     run = recipes.reopen(folder)
     pairs = list(product(_files(a), _files(b)))
-    verifier = FewShotVerifier(run.experiment.learner, far=far)
+    verifier = FewShotVerifier(
+        run.experiment.learner, max_false_accept_rate=max_false_accept_rate
+    )
     verifier.fit(*_to_choose_by(run, support, invert))
     left, right = (_images(run, files, invert) for files in zip(*pairs, strict=True))
     scores = verifier.decision_function(left, right)

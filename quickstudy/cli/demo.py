@@ -14,7 +14,8 @@ from torch import nn
 
 from quickstudy import console, datasets
 from quickstudy.console import said
-from quickstudy.evaluation.protocol import Report, evaluate
+from quickstudy.evaluation.protocol import evaluate
+from quickstudy.evaluation.report import Report
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.reports import report
@@ -137,7 +138,7 @@ def _rows(measured: Mapping[str, Mapping[str, Report]]) -> list[list[str]]:
             for found in reports.values()
         ]
         first = next(iter(reports))
-        gain = reports[first].compare(measured[PIXELS][first])
+        gain = reports[first].paired_difference(measured[PIXELS][first])
         gained = f"{100 * gain.mean:+.1f} ± {100 * gain.interval:.1f}"
         rows.append([title, *numbers, "" if title == PIXELS else gained])
     return rows

@@ -22,15 +22,31 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp_min(1e-12)
 
 
-def _check(prediction: Tensor, y: Tensor) -> None:
-    # one column broadcasts: so estimators find out how many outputs a learner has
-    columns = {prediction.shape[-1], y.shape[-1]} - {1}
-    if prediction.shape[:-1] != y.shape[:-1] or len(columns) > 1:
-        raise ValueError(
+class OutputMismatch(ValueError):
+    """Predictions have another shape than the targets. `outputs` is their number of columns.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> one_target = qs.Examples(torch.zeros(2, 4), torch.zeros(2, 1), torch.ones(2))
+        >>> try:
+        ...     qs.squared_error(torch.zeros(2, 3), one_target)
+        ... except OutputMismatch as error:
+        ...     print(str(error)[:67], error.outputs)
+        The learner predicts (2, 3) where the tasks' targets are (2, 1): gi 3
+    """
+
+    def __init__(self, prediction: Tensor, y: Tensor):
+        super().__init__(
             f"The learner predicts {tuple(prediction.shape)} where the tasks' targets are "
             f"{tuple(y.shape)}: give its net as many outputs as the tasks have ways, or draw "
             "tasks of as many ways as it has outputs."
         )
+        self.outputs = prediction.shape[-1]
+
+
+def _check(prediction: Tensor, y: Tensor) -> None:
+    if prediction.shape != y.shape:
+        raise OutputMismatch(prediction, y)
 
 
 def cross_entropy(logits: Tensor, examples: Examples) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.task import Json
-from quickstudy.evaluation.protocol import Report, _finite
+from quickstudy.evaluation.report import Report, finite_or_none
 
 if TYPE_CHECKING:  # matplotlib is slow to import, and only reports draw
     from matplotlib.axes import Axes
@@ -110,7 +110,7 @@ class StreamReport:
         def numbers(tensor: Tensor) -> Json:
             if tensor.ndim:
                 return [numbers(part) for part in tensor]
-            return _finite(round(float(tensor), 6))
+            return finite_or_none(round(float(tensor), 6))
 
         tensors = ("matrix", "seconds", "examples", "bytes")
         facts = {"card": dict(self.card), "metric": self.metric}

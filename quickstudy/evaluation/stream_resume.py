@@ -14,7 +14,8 @@ from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.evaluation.stream_measures import Row
 from quickstudy.learner import Learner
-from quickstudy.storage.checkpoints import CheckpointError, _replace
+from quickstudy.storage import renamed
+from quickstudy.storage.files import CheckpointError, replace_file
 
 
 def save_histories(
@@ -33,7 +34,7 @@ def save_histories(
     tensors = {f"{n:05d}": leaf.contiguous() for n, leaf in enumerate(leaves(state))}
     facts = {"card": json.dumps(card, sort_keys=True), "histories": json.dumps(histories)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, save(tensors, facts))
+    replace_file(path, save(tensors, facts))
 
 
 def load_histories(
@@ -74,7 +75,7 @@ def load_histories(
         raise CheckpointError(
             f"{path} is damaged ({error}): delete it to start this stream again."
         ) from error
-    if facts["card"] != json.dumps(card, sort_keys=True):
+    if renamed.card(json.loads(facts["card"])) != json.loads(json.dumps(card)):
         raise CheckpointError(
             f"{path} is of other streams, or of another learner: choose another folder."
         )

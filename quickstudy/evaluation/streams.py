@@ -18,12 +18,11 @@ from quickstudy.core.task import Examples, Json, Task, TaskBatch
 from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import (
     Metric,
-    Report,
-    _finite,
     default_metrics,
     evaluating,
     is_transductive,
 )
+from quickstudy.evaluation.report import Report, finite_or_none
 from quickstudy.evaluation.stream_measures import Row, StreamReport
 from quickstudy.evaluation.stream_resume import load_histories, save_histories
 from quickstudy.execution.batching import over_tasks
@@ -308,7 +307,7 @@ def _rows(step: StreamStep) -> list[Row]:
         "bytes": sum(leaf.nbytes for leaf in leaves(step.state)) // size,
     }
     return [
-        {"number": step.number, "scores": [_finite(score) for score in scores], **facts}
+        {"number": step.number, "scores": [finite_or_none(score) for score in scores], **facts}
         for scores in step.scores.tolist()
     ]
 

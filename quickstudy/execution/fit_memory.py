@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import torch
 from torch import nn
 
+from quickstudy.capabilities import Checkpointed
 from quickstudy.core.task import Checkpoint, TaskBatch
 from quickstudy.core.tree import leaves, tree_map
 from quickstudy.execution.batching import Execution
@@ -39,7 +40,9 @@ def options_within(
         ['vmap', 'loop']
     """
     size, smallest = len(leaves(batch)[0]), None
-    checkpoints = (None, *get_args(Checkpoint)) if hasattr(learner, "checkpoint") else (None,)
+    checkpoints = (
+        (None, *get_args(Checkpoint)) if isinstance(learner, Checkpointed) else (None,)
+    )
     options: list[ExecutionOption] = []
     for execution, checkpoint in itertools.product(get_args(Execution), checkpoints):
         option = ExecutionOption(execution, None, False, checkpoint=checkpoint)
@@ -90,7 +93,7 @@ def _remedies(
     """Settings that fit, as the end of a sentence."""
     half = max(len(leaves(tasks)[0]) // 2, 1)
     current = checkpoint_of(learner)
-    checkpoints = (current, "steps") if hasattr(learner, "checkpoint") else (current,)
+    checkpoints = (current, "steps") if isinstance(learner, Checkpointed) else (current,)
     for checkpoint in dict.fromkeys(checkpoints):
         option = ExecutionOption(learner.execution, None, False, checkpoint=checkpoint)
         try:
@@ -111,7 +114,7 @@ def checkpoint_of(learner: nn.Module) -> Checkpoint | None:
         >>> checkpoint_of(qs.MAML(torch.nn.Linear(8, 2), checkpoint="steps"))
         'steps'
     """
-    return getattr(learner, "checkpoint", None)
+    return learner.checkpoint if isinstance(learner, Checkpointed) else None
 
 
 def _capacity(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from quickstudy.capabilities import Checkpointed
 from quickstudy.core.task import Task, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, in_transform, reparametrized
 from quickstudy.core.tree import leaves
@@ -141,5 +142,6 @@ def _weights_channels_last(learner: "Learner[Any]") -> Iterator[None]:
 def _borrowed_for_checkpoints(learner: nn.Module) -> Any:
     """Keep borrowed parameters available for checkpointed inner steps that are computed again
     after `functional_call` returns."""
-    recomputes = getattr(learner, "checkpoint", None) and not torch.compiler.is_compiling()
+    checkpoint = learner.checkpoint if isinstance(learner, Checkpointed) else None
+    recomputes = checkpoint and not torch.compiler.is_compiling()
     return keep_borrowed(learner) if recomputes else nullcontext()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Checkpointed
 from quickstudy.core.task import Checkpoint, TaskBatch
 from quickstudy.execution.batching import Execution
 
@@ -50,7 +51,7 @@ def configured(learner: "Learner[Any]", option: ExecutionOption) -> nn.Module:
     """
     learner.execution, learner.chunk = option.execution, option.chunk
     learner.threads = option.threads
-    if hasattr(learner, "checkpoint"):
+    if isinstance(learner, Checkpointed):
         learner.checkpoint = option.checkpoint
     return compile_learner(learner) if option.compiled else learner
 

@@ -3,32 +3,22 @@
 For the report of a run whose learner says so by a method `attention_weights`.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor
 
+from quickstudy.capabilities import HasAttentionWeights
 from quickstudy.core.parameters import device_of
-from quickstudy.core.task import Examples, Task, batches
+from quickstudy.core.task import Task, batches
 from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
 from quickstudy.reports.report import Palette, figure, paragraph
 from quickstudy.runs.recipes import Benchmark
-
-
-@runtime_checkable
-class Remembers(Protocol):
-    """A learner whose memory has slots."""
-
-    def attention_weights(self, task: Task[Examples]) -> Mapping[str, Tensor]:
-        """Of each head, by name: how much of each slot it touched, at the steps of the support
-        set and then at those of the query set (S + Q, M). Nothing where there is no head."""
-        ...
 
 
 def remembering(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
@@ -38,7 +28,7 @@ def remembering(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str
     Args:
         learner: stays with the settings of the test.
     """
-    if not isinstance(learner, Remembers):
+    if not isinstance(learner, HasAttentionWeights):
         return ""
     for name, value in test.settings.items():
         setattr(learner, name, value)

@@ -13,12 +13,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, batches
 from quickstudy.core.tree import tree_map, unstack
-from quickstudy.estimators.verification import equal_error_rate, roc
-from quickstudy.evaluation.adaptation import _evaluating
-from quickstudy.evaluation.pairwise import compares, embed, similarities
+from quickstudy.estimators.error_rates import equal_error_rate, roc
+from quickstudy.evaluation.pairwise import embed, similarities
+from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
 from quickstudy.reports.report import Palette, figure, paragraph, pixels
 from quickstudy.runs.recipes import Benchmark
@@ -38,11 +39,11 @@ def comparing(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
     for name, value in test.settings.items():
         setattr(learner, name, value)
     batch = next(iter(batches(test.tasks, test.meta_batch_size, steps=1, seed=seed)))
-    if not (compares(learner) and hasattr(learner, "embed") and _has_classes(batch.query.y)):
+    if not (isinstance(learner, Embeds) and _has_classes(batch.query.y)):
         return ""
     device = device_of(learner)
     tasks = [_real(task, device) for task in unstack(batch)[:TASKS]]
-    with _evaluating(learner):
+    with evaluating(learner):
         embedded = [embed(learner, part.x).cpu() for part in tasks[0]]
         scores = [similarities(learner, query.x, support.x) for support, query in tasks]
     places, share = plane(*embedded)

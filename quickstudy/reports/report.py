@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from quickstudy.capabilities import DescendsInSteps
 from quickstudy.console import clock, is_share, said
-from quickstudy.core.criteria import cross_entropy
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Json, TaskBatch, batches
 from quickstudy.core.tree import tree_map
@@ -291,9 +291,9 @@ def adaptation(learner: Learner[Any], tests: Mapping[str, Benchmark]) -> str:
     for name, value in test.settings.items():
         setattr(learner, name, value)
     asked = (each.settings.get("steps", 0) for each in tests.values())
-    most = max(getattr(learner, "steps", 0), *asked)
-    if not getattr(learner, "steps", 0):
+    if not isinstance(learner, DescendsInSteps) or not learner.steps:
         return ""
+    most = max(learner.steps, *asked)
     count, last = min(INSIDE, test.n_tasks), min(most, STEPS)
     found = adaptation_trace(
         learner, test.tasks, steps=last, n_tasks=count, meta_batch_size=test.meta_batch_size
@@ -372,7 +372,7 @@ def picture(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
     training = learner.training
     learner.eval()
     try:
-        if learner.criterion is cross_entropy and batch.support.x.ndim == 5:
+        if learner.classifies and batch.support.x.ndim == 5:
             return _episode(learner, batch, _names(test, seed))
         if batch.support.x.shape[2:] == (1,) and batch.query.y.shape[2:] == (1,):
             return _functions(learner, batch)

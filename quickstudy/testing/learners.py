@@ -21,7 +21,8 @@ from torch import Generator, Tensor
 from quickstudy.core.criteria import accuracy
 from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
 from quickstudy.core.tree import leaves, tree_map
-from quickstudy.evaluation.protocol import Difference, default_metrics, evaluate
+from quickstudy.evaluation.protocol import default_metrics, evaluate
+from quickstudy.evaluation.report import Difference
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import load, save
 from quickstudy.training.loop import train
@@ -390,7 +391,7 @@ def a_metric_improves(case: Case) -> None:
             seed=seed,
         ):
             pass
-        change = evaluate(learner, case.tasks, n_tasks=100).compare(before)
+        change = evaluate(learner, case.tasks, n_tasks=100).paired_difference(before)
         _require(_gain(learner, change) > change.interval, f"seed {seed}: {change}")
 
 

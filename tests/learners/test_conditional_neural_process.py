@@ -119,6 +119,6 @@ def test_training_beats_what_knows_no_context_and_stays_below_the_ceiling():
     best = torch.cat([tasks.ceiling(50, generator) for generator in same]).mean().item()
 
     value, error = trained.mean("log_likelihood"), trained.interval("log_likelihood")
-    assert trained.compare(untrained).mean > 0.3
+    assert trained.paired_difference(untrained).mean > 0.3
     assert value - error > marginal + 0.2
     assert value + error < best - 0.5

@@ -284,7 +284,9 @@ def test_reports_are_paired_tabulated_and_drawn():
         for name, model in models.items()
     }
     first, second = reports.values()
-    assert first.compare(second, "1st").mean == 0  # neither knows anything of a new class
+    assert (
+        first.paired_difference(second, "1st").mean == 0
+    )  # neither knows anything of a new class
     assert not first.card["transductive"] and first.card["mixed"]
     text = table(reports)
     assert text.startswith("| Learner | 1st | 2nd |\n| --- | --- | --- |\n| prototypes | ")
@@ -300,7 +302,7 @@ def test_it_is_another_protocol_than_that_of_evaluate():
     asked = {"1st": accuracy_at(1)}
     report = evaluate(model, tasks, n_tasks=6, metrics=asked)
     with pytest.raises(ValueError, match="asked"):
-        report.compare(evaluate_presentations(model, tasks, n_tasks=6, metrics=asked))
+        report.paired_difference(evaluate_presentations(model, tasks, n_tasks=6, metrics=asked))
 
 
 @pytest.mark.slow

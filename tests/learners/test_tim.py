@@ -122,7 +122,7 @@ def test_information_raises_accuracy():
     mine = TIM(embed, nn.Linear(4, 9), lr=0.01, steps=40)
     after = evaluate(mine, tasks, n_tasks=200)
     mine.steps = 0
-    gain = after.compare(evaluate(mine, tasks, n_tasks=200))
+    gain = after.paired_difference(evaluate(mine, tasks, n_tasks=200))
     assert gain.mean > 2 * gain.interval > 0, gain
     assert after.card["transductive"] is True
 

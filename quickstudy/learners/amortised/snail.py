@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 from quickstudy.nets.temporal import CausalAttention, TemporalConvolution
@@ -33,7 +34,7 @@ Block: TypeAlias = int | tuple[int, int]
 BLOCKS: tuple[Block, ...] = ((64, 32), 128, (256, 128), 128, (512, 256))
 
 
-class SNAIL(Learner[Examples]):
+class SNAIL(Learner[Examples], Embeds):
     """Learns the embedding `embed`: (N, *features) -> (N, D), and a causal net.
 
     The order of examples and of classes matters.
@@ -69,7 +70,7 @@ class SNAIL(Learner[Examples]):
         blocks: Sequence[Block] = BLOCKS,
     ):
         super().__init__()
-        self.embed, self.ways = embed, ways
+        self.embed, self.ways, self.outputs = embed, ways, ways
         depth = math.ceil(math.log2(max(length, 2)))
         inputs = width + ways
         layers: list[nn.Module] = []

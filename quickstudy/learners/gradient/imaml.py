@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vjp
 
+from quickstudy.capabilities import DescendsInSteps, HasInitialParams
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import with_gradient
 from quickstudy.core.linear import axpy, conjugate_gradients, dot
@@ -31,7 +32,7 @@ from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 
-class IMAML(Learner[Params]):
+class IMAML(Learner[Params], DescendsInSteps, HasInitialParams):
     """The state of a task is the adapted parameters, by name.
 
     The meta-gradient g solves ((1 + cg_damping) I + H / (strength + strength_damping)) g =

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import (
     ParameterSelection,
@@ -30,7 +31,7 @@ from quickstudy.inner_loop.descent import InnerOptimizer, descend, steepest_desc
 from quickstudy.learner import Learner
 
 
-class MAML(Learner[Params]):
+class MAML(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
     """The state of a task is the adapted parameters, by name.
 
     Args:

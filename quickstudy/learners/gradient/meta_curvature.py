@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Checkpoint, Examples
@@ -29,7 +30,7 @@ from quickstudy.learner import Learner
 from quickstudy.learners.gradient.meta_sgd import parameter_tree
 
 
-class MetaCurvature(Learner[Params]):
+class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
     """The state of a task is the adapted parameters, by name.
 
     `curvature` holds the learned matrices by the parameters' names: `head.weight.out`,

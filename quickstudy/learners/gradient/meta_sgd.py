@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Checkpoint, Examples
@@ -21,7 +22,7 @@ from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 
-class MetaSGD(Learner[Params]):
+class MetaSGD(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
     """The state of a task is the adapted parameters, by name.
 
     `rates` holds a learned rate for every entry of every adapted parameter, with the same names

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, Embeds
 from quickstudy.core.parameters import Params
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
@@ -31,7 +32,7 @@ class ProtoMAMLState(NamedTuple):
     sizes: Tensor  # (C,)  number of examples of each class
 
 
-class ProtoMAML(Learner[ProtoMAMLState]):
+class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -53,6 +54,8 @@ class ProtoMAML(Learner[ProtoMAMLState]):
         >>> learner.predict(state, torch.tensor([[-3.0], [3.0]])).argmax(-1)
         tensor([0, 1])
     """
+
+    class_axes = {"params.W": 0, "params.b": 0, "sizes": 0}
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from quickstudy.capabilities import DescendsInSteps
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import with_gradient
 from quickstudy.core.parameters import Params, select_parameters
@@ -34,7 +35,7 @@ class ReptileState(NamedTuple):
     support: Tensor  # (S, *features)  support inputs; S = 0 if transductive
 
 
-class Reptile(Learner[ReptileState]):
+class Reptile(Learner[ReptileState], DescendsInSteps):
     """Adapts every trainable parameter of the network.
 
     Args:

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
-from quickstudy.learners.heads.r2d2 import BaseLearner, FittedHead, fit, ridge, scores
+from quickstudy.learners.heads.r2d2 import R2D2, BaseLearner, FittedHead, fit, ridge, scores
 
 
 def svm(examples: Examples, C: float = 0.1, steps: int = 15) -> Tensor:
@@ -57,7 +58,7 @@ def svm(examples: Examples, C: float = 0.1, steps: int = 15) -> Tensor:
     return C * x.T @ (y - p - step + step.detach()).T
 
 
-class MetaOptNet(Learner[FittedHead]):
+class MetaOptNet(Learner[FittedHead], Embeds):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -111,7 +112,9 @@ def meta_opt_net_ridge(
         tensor([[0.5000, 0.0000],
                 [0.0000, 0.5000]])
     """
-    return MetaOptNet(embed, base=partial(ridge, penalty=penalty), **settings)
+    learner = MetaOptNet(embed, base=partial(ridge, penalty=penalty), **settings)
+    learner.class_axes = R2D2.class_axes
+    return learner
 
 
 class _Newton(NamedTuple):

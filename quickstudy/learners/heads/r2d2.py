@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.linear import without_autocast
 from quickstudy.core.task import Examples
@@ -39,7 +40,7 @@ class FittedHead(NamedTuple):
     W: Tensor  # (D, C)
 
 
-class R2D2(Learner[FittedHead]):
+class R2D2(Learner[FittedHead], Embeds):
     """Learns the embedding `embed`, (N, *features) -> (N, D), and λ, α and β.
 
     Args:
@@ -57,6 +58,8 @@ class R2D2(Learner[FittedHead]):
         >>> learner.predict(learner.adapt(support), torch.tensor([[-3.0], [3.0]])).argmax(-1)
         tensor([0, 1])
     """
+
+    class_axes = {"examples.y": 1, "W": 1}
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class R2D2(Learner[FittedHead]):
         return self.scale * scores(state, append_one(self.embed(x))) + self.shift
 
 
-class LRD2(Learner[FittedHead]):
+class LRD2(Learner[FittedHead], Embeds):
     """R2-D2 with logistic regression; targets are between 0 and 1.
 
     Args:

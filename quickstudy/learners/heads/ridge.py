@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import Criterion, squared_error
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
@@ -30,7 +31,7 @@ class RidgeState(NamedTuple):
     xy: Tensor  # (D, C)  sum of their products with the centred targets
 
 
-class RidgeRegression(Learner[RidgeState]):
+class RidgeRegression(Learner[RidgeState], Embeds):
     """Learns the embedding `embed`, (N, *features) -> (N, D), and the penalty.
 
     Args:
@@ -46,6 +47,8 @@ class RidgeRegression(Learner[RidgeState]):
         >>> learner.predict(state, torch.tensor([[10.0]])).round().detach()
         tensor([[21.]])
     """
+
+    class_axes = {"mean_y": 0, "xy": 1}
 
     def __init__(
         self, embed: nn.Module, *, penalty: float = 1.0, criterion: Criterion = squared_error

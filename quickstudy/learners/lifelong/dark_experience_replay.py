@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.criteria import Criterion, cross_entropy, weighted_mean
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
@@ -53,7 +54,7 @@ class DERState(NamedTuple):
     buffer: Buffer[LabelledLogits]
 
 
-class DarkExperienceReplay(NetLearner[DERState]):
+class DarkExperienceReplay(NetLearner[DERState], HasMemorySize):
     """A net that learns a stream and keeps its logits on the past.
 
     With `alpha=0`, `beta=|R| / |B|` and a learning rate of |B| / (|B| + |R|) times that of
@@ -135,9 +136,10 @@ class DarkExperienceReplay(NetLearner[DERState]):
         inputs = [new.x, past.examples.x, old.x]
         logits = self.logits(params, torch.cat(inputs))
         new_logits, past_logits, old_logits = logits.split([len(x) for x in inputs])
+        loss = self.criterion(new_logits, new)  # first: it checks the number of classes
         distance = (past_logits - past.logits).square().mean(-1)
         return (
-            self.criterion(new_logits, new)
+            loss
             + self.alpha * weighted_mean(distance, mask_if_empty(past.examples, new).weight)
             + self.beta * self.criterion(old_logits, mask_if_empty(old, new))
         )

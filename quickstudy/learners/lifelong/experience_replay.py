@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
@@ -36,7 +37,7 @@ class ExperienceReplayState(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class ExperienceReplay(NetLearner[ExperienceReplayState]):
+class ExperienceReplay(NetLearner[ExperienceReplayState], HasMemorySize):
     """A net that learns a stream and rehearses its past.
 
     Args:

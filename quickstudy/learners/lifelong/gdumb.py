@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.counter_rng import uniform
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params
@@ -45,7 +46,7 @@ class GDumbState(NamedTuple):
     memory: BalancedMemory
 
 
-class GDumb(NetLearner[GDumbState]):
+class GDumb(NetLearner[GDumbState], HasMemorySize):
     """A net trained from its initial weights on a balanced memory of a stream of classes.
 
     Args:

@@ -98,11 +98,10 @@ class LearningWithoutForgetting(NetLearner[LwFState]):
     ) -> Tensor:
         """Return the loss, and the distance from the old logits (N, C) of the known classes."""
         logits = self.logits(params, examples.x)
+        loss = self.criterion(logits, examples)  # first: it checks the number of classes
         old = self._log_softmax(old_logits, classes).exp() * classes
         distance = -(old * self._log_softmax(logits, classes)).sum(-1)
-        return self.criterion(logits, examples) + self.strength * weighted_mean(
-            distance, examples.weight
-        )
+        return loss + self.strength * weighted_mean(distance, examples.weight)
 
     def _log_softmax(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Log-probabilities (N, C) among the known classes; finite, if there is none."""

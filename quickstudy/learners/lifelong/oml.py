@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.linear import without_autocast
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Examples, Task
@@ -40,7 +41,7 @@ class OMLState(NamedTuple):
     bias: Tensor  # (C,)
 
 
-class OML(Learner[OMLState]):
+class OML(Learner[OMLState], Embeds):
     """Learns an embedding on which a linear head learns online and does not forget.
 
     Train it on `OnlineTrajectoryTasks`. A stream may then have any number of classes. Use

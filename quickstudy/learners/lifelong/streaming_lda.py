@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.linear import without_autocast
 from quickstudy.core.prototypes import class_means
 from quickstudy.core.task import Examples
@@ -32,7 +33,7 @@ class StreamingLDAState(NamedTuple):
     scatter: Tensor  # (D, D)  the sum of squared deviations from class means
 
 
-class StreamingLDA(Learner[StreamingLDAState]):
+class StreamingLDA(Learner[StreamingLDAState], Embeds):
     """Accumulates moments of the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -51,6 +52,9 @@ class StreamingLDA(Learner[StreamingLDAState]):
         >>> learner.predict(state, torch.tensor([[9.0, 1.0]])).argmax(-1)
         tensor([0])
     """
+
+    class_axes = {"means": 0, "sizes": 0}
+    independent_classes = True
 
     def __init__(self, embed: nn.Module, *, shrinkage: float = 1e-4):
         super().__init__()

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds, HasAttentionWeights, HasMemorySize
 from quickstudy.core.attention import attention, log_votes
 from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.task import Examples, Task
@@ -44,7 +45,7 @@ class LifeLongMemoryState(NamedTuple):
     ages: Tensor  # (M,)  steps since the slot was written
 
 
-class LifeLongMemory(Learner[LifeLongMemoryState]):
+class LifeLongMemory(Learner[LifeLongMemoryState], Embeds, HasAttentionWeights, HasMemorySize):
     """Learns the embedding `embed`: (N, *features) -> (N, D), whose outputs query a memory.
 
     The order of examples matters: they are written one by one.
@@ -64,6 +65,8 @@ class LifeLongMemory(Learner[LifeLongMemoryState]):
         >>> learner.predict(state, torch.tensor([[3.0, 1.0], [1.0, 3.0]])).argmax(-1)
         tensor([0, 1])
     """
+
+    class_axes = {"values": 1}
 
     def __init__(
         self,

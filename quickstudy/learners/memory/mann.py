@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds, HasAttentionWeights
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
@@ -145,7 +146,7 @@ class MANNState(NamedTuple):
     last_label: Tensor  # (C,)  of the last example; (D + C,) with its embedding in front
 
 
-class MANN(Learner[MANNState]):
+class MANN(Learner[MANNState], Embeds, HasAttentionWeights):
     """Learns the embedding `embed`: (N, *features) -> (N, D), and a recurrent cell.
 
     The examples of a task are a sequence, and their order matters. The loss is that of

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import ComparesEmbeddings, HasAttentionWeights
 from quickstudy.core.attention import attention, log_votes
 from quickstudy.core.similarity import ScaledSimilarity, Similarity
 from quickstudy.core.task import Examples, Task
@@ -47,7 +48,7 @@ class MemoryNetworkState(NamedTuple):
     weight: Tensor  # (S,)
 
 
-class MemoryNetwork(Learner[MemoryNetworkState]):
+class MemoryNetwork(Learner[MemoryNetworkState], ComparesEmbeddings, HasAttentionWeights):
     """Learns the embeddings of memories and queries.
 
     Args:
@@ -72,6 +73,8 @@ class MemoryNetwork(Learner[MemoryNetworkState]):
         >>> learner.predict(learner.adapt(support), x).shape
         torch.Size([4, 2])
     """
+
+    class_axes = {"y": 1}
 
     def __init__(
         self,

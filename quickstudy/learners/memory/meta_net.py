@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
+from quickstudy.capabilities import HasAttentionWeights
 from quickstudy.core.attention import attention
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.similarity import Similarity, cosine_similarity
@@ -49,7 +50,7 @@ class MetaNetState(NamedTuple):
     weight: Tensor  # (S,)
 
 
-class MetaNet(Learner[MetaNetState]):
+class MetaNet(Learner[MetaNetState], HasAttentionWeights):
     """Learns slow weights and how to generate fast ones.
 
     Args:
@@ -87,6 +88,7 @@ class MetaNet(Learner[MetaNetState]):
     ):
         super().__init__(criterion)
         self.represent, self.base, self.similarity = represent, base, similarity
+        self.outputs = outputs
         linear = partial(nn.Linear, bias=False)
         self.key = linear(width, hidden)
         self.classify = linear(hidden, outputs).requires_grad_(False)

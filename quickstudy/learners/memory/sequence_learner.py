@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quickstudy.capabilities import HasAttentionWeights
 from quickstudy.core.criteria import Criterion, weighted_mean
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import tree_map
@@ -55,7 +56,7 @@ def bit_errors(logits: Tensor, examples: Examples) -> Tensor:
     return (wrong.sum(-1) * examples.weight).sum()
 
 
-class SequenceLearner(Learner[Any]):
+class SequenceLearner(Learner[Any], HasAttentionWeights):
     """Learns to memorise sequences, such as those of `Copy`.
 
     Args:

@@ -18,13 +18,14 @@ query.
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.prototypes import Prototypes, class_sums
 from quickstudy.core.similarity import squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 
 
-class FEAT(Learner[Prototypes]):
+class FEAT(Learner[Prototypes], Embeds):
     """Learns an embedding and how to adapt a set of prototypes. Pretrain the embedding.
 
     The defaults are those of the authors' code for one shot and a Conv4 of width 64.
@@ -47,6 +48,8 @@ class FEAT(Learner[Prototypes]):
         >>> learner.predict(learner.adapt(support), x).shape
         torch.Size([4, 2])
     """
+
+    class_axes = {"sums": 0, "sizes": 0}
 
     def __init__(
         self,

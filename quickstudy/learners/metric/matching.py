@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import ComparesEmbeddings
 from quickstudy.core.attention import log_votes
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples
@@ -35,7 +36,7 @@ class MatchingState(NamedTuple):
     weight: Tensor  # (S,)
 
 
-class MatchingNetwork(Learner[MatchingState]):
+class MatchingNetwork(Learner[MatchingState], ComparesEmbeddings):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -54,6 +55,8 @@ class MatchingNetwork(Learner[MatchingState]):
         >>> learner.predict(learner.adapt(support), torch.tensor([[-3.0], [3.0]])).argmax(-1)
         tensor([0, 1])
     """
+
+    class_axes = {"y": 1}
 
     def __init__(
         self,

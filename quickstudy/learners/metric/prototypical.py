@@ -12,13 +12,14 @@ Liu, Xu, Darrell & Wang, 2021, arXiv:2003.04390, section 3.2).
 
 from torch import Tensor, nn
 
+from quickstudy.capabilities import ComparesEmbeddings, PredictsSimilarities
 from quickstudy.core.prototypes import Prototypes, class_logits, class_sums
 from quickstudy.core.similarity import ScaledSimilarity, Similarity, negative_squared_distance
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 
 
-class PrototypicalNetwork(Learner[Prototypes]):
+class PrototypicalNetwork(Learner[Prototypes], ComparesEmbeddings, PredictsSimilarities):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -34,6 +35,9 @@ class PrototypicalNetwork(Learner[Prototypes]):
         >>> learner.predict(learner.adapt(support), torch.tensor([[-3.0], [3.0]])).argmax(-1)
         tensor([0, 1])
     """
+
+    class_axes = {"sums": 0, "sizes": 0}
+    independent_classes = True
 
     def __init__(self, embed: nn.Module, *, similarity: Similarity = negative_squared_distance):
         super().__init__()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import squared_error
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
@@ -30,7 +31,7 @@ class RelationState(NamedTuple):
     sizes: Tensor  # (C,)  number of examples of each class
 
 
-class RelationNetwork(Learner[RelationState]):
+class RelationNetwork(Learner[RelationState], Embeds):
     """Learns an embedding and how to compare embeddings.
 
     Args:
@@ -51,6 +52,8 @@ class RelationNetwork(Learner[RelationState]):
         >>> learner.predict(learner.adapt(support), x).exp().shape
         torch.Size([4, 2])
     """
+
+    class_axes = {"sums": 0, "sizes": 0}
 
     def __init__(self, embed: nn.Module, relate: nn.Module):
         super().__init__()

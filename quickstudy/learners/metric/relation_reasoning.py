@@ -20,12 +20,13 @@ dropout.
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import MLP
 
 
-class RelationReasoning(Learner[Examples]):
+class RelationReasoning(Learner[Examples], Embeds):
     """The state of a task is the embedded support set.
 
     The nets have the sizes of the paper's section 4.
@@ -45,6 +46,8 @@ class RelationReasoning(Learner[Examples]):
         >>> learner.predict(learner.adapt(support), x).shape
         torch.Size([4, 2])
     """
+
+    class_axes = {"y": 1}
 
     def __init__(self, embed: nn.Module, width: int, *, units: int = 256):
         super().__init__()

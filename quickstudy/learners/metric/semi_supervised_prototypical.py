@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.prototypes import Prototypes, class_logits, class_sums
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
@@ -31,7 +32,7 @@ class SemiSupervisedState(NamedTuple):
     unlabelled: Tensor  # (S,)  weight of an unlabelled example, 0 for others
 
 
-class SemiSupervisedPrototypicalNetwork(Learner[SemiSupervisedState]):
+class SemiSupervisedPrototypicalNetwork(Learner[SemiSupervisedState], Embeds):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -50,6 +51,8 @@ class SemiSupervisedPrototypicalNetwork(Learner[SemiSupervisedState]):
         tensor([[0.0000],
                 [4.5000]])
     """
+
+    class_axes = {"prototypes.sums": 0, "prototypes.sizes": 0}
 
     def __init__(self, embed: nn.Module, *, refinements: int = 1, distractors: bool = False):
         super().__init__()

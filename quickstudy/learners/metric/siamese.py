@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import ComparesEmbeddings, ComparesInputs, PredictsSimilarities
 from quickstudy.core import losses
 from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.similarity import Similarity, negative_squared_distance
@@ -29,7 +30,9 @@ from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 
 
-class SiameseNetwork(Learner[Examples]):
+class SiameseNetwork(
+    Learner[Examples], ComparesEmbeddings, ComparesInputs, PredictsSimilarities
+):
     """Learns the embedding `embed`, (N, *features) -> (N, D), and a similarity.
 
     The state of a task is the embedded support set.
@@ -53,6 +56,8 @@ class SiameseNetwork(Learner[Examples]):
         >>> learner.pair_logits(x[:1], x[1:2]).sigmoid() < 0.5
         tensor([True])
     """
+
+    class_axes = {"y": 1}
 
     def __init__(
         self,

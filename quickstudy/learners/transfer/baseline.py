@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.parameters import Params
 from quickstudy.core.prototypes import class_means
 from quickstudy.core.task import Examples, Task
@@ -33,7 +34,7 @@ class BaselineState(NamedTuple):
     sizes: Tensor  # (C,)  number of examples of each class
 
 
-class Baseline(Learner[BaselineState]):
+class Baseline(Learner[BaselineState], Embeds):
     """Train it on tasks of all training classes (`Classification`); `adapt` takes any classes.
 
     Args:
@@ -51,6 +52,8 @@ class Baseline(Learner[BaselineState]):
         >>> isinstance(qs.baseline(qs.nets.MLP(4, 8), 8, 20), qs.learners.transfer.Baseline)
         True
     """
+
+    class_axes = {"params.weight": 0, "params.bias": 0, "sizes": 0}
 
     def __init__(
         self,

@@ -16,12 +16,13 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.prototypes import Prototypes, class_logits, class_sums
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 
 
-class SimpleShot(Learner[Prototypes]):
+class SimpleShot(Learner[Prototypes], Embeds):
     """Train it on tasks of all training classes (`Classification`); `adapt` takes any classes.
 
     Args:
@@ -39,6 +40,8 @@ class SimpleShot(Learner[Prototypes]):
         >>> learner.predict(state, torch.tensor([[9.0, 0.1]])).argmax(-1)
         tensor([0])
     """
+
+    class_axes = {"sums": 0, "sizes": 0}
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.parameters import Params
 from quickstudy.core.prototypes import class_means
 from quickstudy.core.similarity import squared_distance
@@ -35,7 +36,7 @@ class TIMState(NamedTuple):
     weight: Tensor  # (S,)
 
 
-class TIM(Learner[TIMState]):
+class TIM(Learner[TIMState], Embeds):
     """Train it on tasks of all training classes (`Classification`); `adapt` takes any classes.
 
     `predict` maximises the mutual information between queries and labels. Give it all queries
@@ -60,6 +61,7 @@ class TIM(Learner[TIMState]):
     """
 
     transductive = True
+    class_axes = {"y": 1}
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class TransductiveFineTuning(Learner[Examples]):
     """
 
     transductive = True
+    class_axes = {"y": 1}
 
     def __init__(self, net: nn.Module, *, lr: float = 5e-5, steps: int = 25):
         super().__init__()
