@@ -1,34 +1,9 @@
-"""Learners as scikit-learn estimators."""
+"""Learners as scikit-learn estimators.
 
-from quickstudy.estimators.clustering import (
-    Clustering,
-    cluster,
-    embeddings,
-    evaluate_clustering,
-)
-from quickstudy.estimators.few_shot import FewShotClassifier, FewShotRegressor
-from quickstudy.estimators.lifelong_classifier import LifelongClassifier
-from quickstudy.estimators.verification import (
-    ROC,
-    FewShotVerifier,
-    equal_error_rate,
-    evaluate_open_set,
-    evaluate_verification,
-    roc,
-)
+`adapted_model` is what they share with `quickstudy predict`: it needs no scikit-learn, which is
+slow to import. Therefore names here are loaded on first use; `__init__.pyi` lists them.
+"""
 
-__all__ = [
-    "ROC",
-    "Clustering",
-    "FewShotClassifier",
-    "FewShotRegressor",
-    "FewShotVerifier",
-    "LifelongClassifier",
-    "cluster",
-    "embeddings",
-    "equal_error_rate",
-    "evaluate_clustering",
-    "evaluate_open_set",
-    "evaluate_verification",
-    "roc",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -16,7 +16,7 @@ from sklearn.utils import check_array
 from torch import Tensor, nn
 
 from quickstudy.core.task import Examples, TaskDistribution
-from quickstudy.estimators.few_shot import _like
+from quickstudy.estimators.adapted_model import like
 from quickstudy.evaluation.adaptation import _evaluating
 from quickstudy.evaluation.pairwise import embed
 from quickstudy.evaluation.protocol import Report, evaluate
@@ -34,8 +34,8 @@ def embeddings(learner: Learner[Any], X: Any) -> np.ndarray:
         ValueError: the learner has no `embed`, or `X` is not as it should be.
     """
     X = np.asarray(check_array(X, dtype=None, allow_nd=True))  # pyright: ignore[reportArgumentType]
-    like = _like(learner)
-    x = torch.from_numpy(X.astype(np.float64)).to(like)
+    example = like(learner)
+    x = torch.from_numpy(X.astype(np.float64)).to(example)
     with _evaluating(learner), torch.no_grad():
         found = embed(learner, x / 255 if X.dtype == np.uint8 else x)
     return found.cpu().double().numpy()

@@ -13,8 +13,6 @@ What it learns from your examples is a state, which `save` writes as one small f
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,38 +25,19 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 from torch.nn import Flatten
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Json
+from quickstudy.estimators.adapted_model import KEY, frozen, like, mean, outputs, restore
 from quickstudy.evaluation.pairwise import require_distance
 from quickstudy.learner import Learner
 from quickstudy.learners.heads.ridge import RidgeRegression
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.checkpoints import CheckpointError, _class, _json
-from quickstudy.storage.state_file import identity, pack, read, state_types, unpack, write
+from quickstudy.storage.state_file import identity, pack, state_types, write
 
-_KEY = "quickstudy"  # of our entry in the metadata of a safetensors file
 _TURNS, _PASS = 20, 0.95  # of a threshold: rounds of leaving out, share that is to pass
 _MISFIT = (RuntimeError, ValueError, IndexError)  # what PyTorch raises when shapes do not fit
-
-
-def read_model(path: str | Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
-    """What the file of an adapted model says of itself, checked, and its tensors.
-
-    Among the former are `facts` (those given to `save`) and `learner` (the class and the
-    sha256 of the base that `load` must be given).
-
-    Raises:
-        CheckpointError: the file is missing, truncated or changed, or of another format.
-    """
-    return read(
-        Path(path),
-        _KEY,
-        kind="adapted model",
-        writer="an estimator's `save`",
-        again="Copy it again from where it came from, or adapt and save anew.",
-    )
 
 
 class _FewShotEstimator(BaseEstimator, ABC):
@@ -109,7 +88,7 @@ class _FewShotEstimator(BaseEstimator, ABC):
             "targets": self._about(),
             "facts": {name: _json(name, value) for name, value in facts.items()},
         }
-        write(Path(path), _KEY, about, tensors)
+        write(Path(path), KEY, about, tensors)
 
     @classmethod
     def load(cls, path: str | Path, learner: Learner[Any] | None = None) -> Self:
@@ -129,23 +108,8 @@ class _FewShotEstimator(BaseEstimator, ABC):
 
     def _restore(self, path: str | Path) -> dict[str, Json]:
         """Knows what the model in a file knows; returns what the file says."""
-        about, tensors = read_model(path)
-        if about["estimator"] != _class(self):
-            raise CheckpointError(
-                f"{path} is of a {about['estimator']}, not a {_class(self)}: load it with "
-                f"`{about['estimator']}.load`."
-            )
         self.learner_ = self._default() if self.learner is None else self.learner
-        was, given = about["learner"], identity(self.learner_)
-        if was != given:
-            raise CheckpointError(
-                f"{path} was adapted from another base: a {was['class']} whose parameters have "
-                f"the sha256 {was['sha256'][:12]}…, and this is a {given['class']} with "
-                f"{given['sha256'][:12]}…. Load it with the learner that was adapted."
-            )
-        where = _like(self.learner_).device
-        tensors = {name: tensor.to(where) for name, tensor in tensors.items()}
-        self.state_ = unpack(about["state"], tensors, state_types(self.learner_))
+        about, self.state_ = restore(path, self.learner_, _class(self))
         self.shape_, self.seed_ = tuple(about["shape"]), about["seed"]
         self.n_features_in_ = about["features"]
         if about["feature_names"]:
@@ -205,35 +169,17 @@ class _FewShotEstimator(BaseEstimator, ABC):
 
     def _tensor(self, values: np.ndarray, name: str) -> Tensor:
         """Numbers in the dtype and on the device of the learner's parameters."""
-        like = _like(self.learner_)
-        tensor = torch.from_numpy(values.astype(np.float64)).to(like.dtype)
+        example = like(self.learner_)
+        tensor = torch.from_numpy(values.astype(np.float64)).to(example.dtype)
         if not tensor.isfinite().all():
-            raise ValueError(f"{name} has values too large for {like.dtype}: scale it.")
-        return tensor.to(like.device)
-
-    @contextmanager
-    def _still(self) -> Iterator[None]:
-        """Evaluation mode, no graph, randomness of the seed alone; then all is as before."""
-        modes = [(module, module.training) for module in self.learner_.modules()]
-        cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-        try:
-            self.learner_.eval()
-            with (
-                torch.no_grad(),
-                sdpa_kernel(SDPBackend.MATH),  # as `over_tasks` does
-                torch.random.fork_rng(cuda),
-            ):
-                torch.manual_seed(self.seed_)
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
+            raise ValueError(f"{name} has values too large for {example.dtype}: scale it.")
+        return tensor.to(example.device)
 
     def _adapt(self, support: Examples, state: Any = None) -> tuple[Any, int]:
         """The state after `support`, and how many outputs its predictions have."""
-        with self._still():
+        with frozen(self.learner_, self.seed_):
             state = self.learner_.adapt(support, state)
-            return state, _values(self.learner_.predict(state, support.x[:2])).shape[-1]
+            return state, mean(self.learner_.predict(state, support.x[:2])).shape[-1]
 
     def _misfit(self, what: str, reason: Exception) -> ValueError:
         return ValueError(
@@ -247,14 +193,7 @@ class _FewShotEstimator(BaseEstimator, ABC):
         check_is_fitted(self, "state_")
         X = validate_data(self, X, reset=False, allow_nd=True)
         x = self._inputs(X, reset=False)
-        with self._still():
-            outputs = _values(self.learner_.predict(self.state_, x)).cpu().double()
-        if outputs.isnan().any():
-            raise ValueError(
-                f"{_class(self.learner_)} predicts NaN: its adaptation diverged. Scale X as in "
-                "meta-training, or lower the learner's inner learning rate."
-            )
-        return outputs
+        return outputs(self.learner_, self.state_, x, self.seed_)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -274,14 +213,14 @@ class _Classifier(ClassifierMixin, _FewShotEstimator):
         return self._logits(X).softmax(-1).numpy()
 
     def _logits(self, X: Any) -> Tensor:
-        outputs = self._outputs(X)  # of all that the learner has
-        if len(outputs) == 1 and self.learner_.transductive:
+        predictions = self._outputs(X)  # of all that the learner has
+        if len(predictions) == 1 and self.learner_.transductive:
             warnings.warn(
                 f"{_class(self.learner_)} is transductive, and learns from the rows that it is "
                 "asked about: give it many at once, of every class, not one alone.",
                 stacklevel=3,
             )
-        return outputs[:, self._columns]
+        return predictions[:, self._columns]
 
     def _start(
         self, x: Tensor, index: np.ndarray, weight: Tensor, count: int
@@ -521,7 +460,7 @@ class FewShotClassifier(_Classifier):
                 state, _ = self._adapt(
                     self._examples(x[~out], index[~out], weight[~out], self._width)
                 )
-                with self._still():
+                with frozen(self.learner_, self.seed_):
                     logits = self.learner_.predict(state, x[out])
                 best.append(logits[:, self._columns].amax(-1).cpu().double())
         return float(np.quantile(torch.cat(best).numpy(), 1 - _PASS, method="lower"))
@@ -614,17 +553,6 @@ class FewShotRegressor(RegressorMixin, _FewShotEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-def _like(learner: Learner[Any]) -> Tensor:
-    """A tensor with the dtype and the device that the learner computes in."""
-    floats = (p for p in learner.parameters() if p.is_floating_point())
-    return next(floats, torch.zeros((), dtype=torch.float64))
-
-
-def _values(prediction: Any) -> Tensor:
-    """The prediction, or its mean if it is a distribution."""
-    return prediction if isinstance(prediction, Tensor) else prediction.mean
 
 
 def _pad(leaf: Tensor, few: Tensor, many: Tensor) -> Tensor:

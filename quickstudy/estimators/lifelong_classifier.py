@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from quickstudy.core.functional import leaves
 from quickstudy.core.task import Json
+from quickstudy.estimators.adapted_model import frozen
 from quickstudy.estimators.few_shot import _Classifier
 from quickstudy.learner import Learner
 from quickstudy.learners.lifelong.streaming_lda import StreamingLDA
@@ -180,7 +181,7 @@ class LifelongClassifier(_Classifier):
             rows, place = np.unique(index, return_inverse=True)
             at = torch.from_numpy(rows).to(x.device)
             some = state._replace(**{name: getattr(state, name)[at] for name in names})
-            with self._still():
+            with frozen(self.learner_, self.seed_):
                 examples = self._examples(x, place, weight, len(rows))
                 new = self.learner_.adapt(examples, some)
             self._check_finite(new)

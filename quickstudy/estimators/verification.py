@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from quickstudy.core.task import Examples, Json, TaskDistribution
+from quickstudy.estimators.adapted_model import frozen
 from quickstudy.estimators.few_shot import _MISFIT, _FewShotEstimator
 from quickstudy.evaluation.pairwise import compares, require_distance, similarities, similarity
 from quickstudy.evaluation.protocol import Report, evaluate
@@ -186,7 +187,7 @@ class FewShotVerifier(_FewShotEstimator):
                 "`similarity`: give a learner that compares, such as SiameseNetwork."
             )
         try:
-            with self._still():
+            with frozen(self.learner_, self.seed_):
                 scores = execution(self.learner_, a, b).cpu().double()
         except _MISFIT as error:
             raise ValueError(

@@ -3,15 +3,17 @@ al., 2016, arXiv:1605.06065, table 1)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.axes import Axes
 from torch import Generator, Tensor
 
 from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
 from quickstudy.evaluation.protocol import Metric, Report, evaluate
 from quickstudy.learner import Learner
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def evaluate_presentations(
@@ -80,7 +82,7 @@ def table(reports: Mapping[str, Report]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def plot(axes: Axes, reports: Mapping[str, Report]) -> None:
+def plot(axes: "Axes", reports: Mapping[str, Report]) -> None:
     """Draws accuracy against presentation for reports of `evaluate_presentations`, by the
     learner's name; bars are 95 % intervals."""
     for name, report in reports.items():

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
-from matplotlib.axes import Axes
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -34,6 +33,9 @@ from quickstudy.execution.batching import Execution, explained, over_tasks
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import CheckpointError, _replace
 from quickstudy.tasks.streams import Stream, Streams
+
+if TYPE_CHECKING:  # matplotlib is slow to import, and only reports draw
+    from matplotlib.axes import Axes
 
 CHUNK = 2000  # examples that are judged at a time
 
@@ -104,7 +106,7 @@ class StreamReport:
             self.card,
         )
 
-    def plot(self, axes: Axes, stream: int = 0) -> None:
+    def plot(self, axes: "Axes", stream: int = 0) -> None:
         """Draws the matrix of one stream: rows are what has been learned, columns what is
         asked."""
         shown = self.matrix[stream].numpy()
@@ -112,7 +114,7 @@ class StreamReport:
         axes.set(xlabel="test of experience", ylabel="experiences learned")
         axes.figure.colorbar(image, ax=axes, label=self.metric)
 
-    def plot_forgetting(self, axes: Axes, stream: int = 0) -> None:
+    def plot_forgetting(self, axes: "Axes", stream: int = 0) -> None:
         """Draws the score of the first experience, and the mean of all so far, against the
         experiences learned."""
         later = self.matrix[stream, 1:]

@@ -4,10 +4,8 @@ For the report of a run in an environment that says so by a method `places`.
 """
 
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from torch import Generator, Tensor
 
 from quickstudy.core.functional import tree_map
@@ -15,9 +13,12 @@ from quickstudy.environments.environment import Places
 from quickstudy.environments.rollout import Episodes
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
-from quickstudy.reports.report import Palette, figure, paragraph
+from quickstudy.reports.html import Palette, figure, paragraph
 from quickstudy.runs.recipes import Benchmark
 from quickstudy.tasks.rollouts import Rollouts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TASKS, EPISODES = 4, 3  # drawn, at most
 
@@ -66,7 +67,9 @@ def _rows(episodes: Episodes, rows: slice) -> Episodes:
     return tree_map(lambda leaf: leaf[rows], episodes)
 
 
-def _draw(axes: Axes, palette: Palette, seen: list[tuple[Places, Tensor]]) -> None:
+def _draw(axes: "Axes", palette: Palette, seen: list[tuple[Places, Tensor]]) -> None:
+    from matplotlib.patches import Rectangle
+
     places = seen[0][0]
     for x, y in places.walls.tolist():
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=palette["frame"]))

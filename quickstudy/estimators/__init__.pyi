@@ -1,0 +1,13 @@
+from .clustering import Clustering as Clustering
+from .clustering import cluster as cluster
+from .clustering import embeddings as embeddings
+from .clustering import evaluate_clustering as evaluate_clustering
+from .few_shot import FewShotClassifier as FewShotClassifier
+from .few_shot import FewShotRegressor as FewShotRegressor
+from .lifelong_classifier import LifelongClassifier as LifelongClassifier
+from .verification import ROC as ROC
+from .verification import FewShotVerifier as FewShotVerifier
+from .verification import equal_error_rate as equal_error_rate
+from .verification import evaluate_open_set as evaluate_open_set
+from .verification import evaluate_verification as evaluate_verification
+from .verification import roc as roc
