@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import quickstudy
 from quickstudy.cli.app import main
 
 RECIPE = '''"""Tiny patterns, told apart by prototypes.
@@ -32,6 +33,12 @@ PAPER = {"3-way 2-shot": {"accuracy": 0.9}}
 
 
 def recipe(*, steps: int = 6, lr: float = 1e-2, seed: int = 0) -> Experiment:
+    """Prototypes of noisy patterns.
+
+    Args:
+        steps: Steps of meta-training.
+        lr: Learning rate of Adam.
+    """
     generator = torch.Generator().manual_seed(5)
     patterns = torch.randint(0, 200, (10, 1, 1, 8, 8), generator=generator)
     noise = torch.randint(0, 56, (10, 12, 1, 8, 8), generator=generator)
@@ -300,6 +307,25 @@ def test_a_wrong_command_gets_one_sentence(
     assert "Traceback" not in answer.err
     if "full helptext" not in answer.err:  # which tyro says of wrong options, in a frame
         assert answer.err.splitlines()[-1].startswith("Error: ")
+
+
+def test_help_describes_the_settings_of_a_recipe(run: Any, recipe: str) -> None:
+    text = " ".join(run("train", recipe, "--help").out.split())
+    assert "--steps INT Steps of meta-training. (default: 6)" in text
+    assert "Learning rate of Adam." in text and "Suffix of the result name" in text
+
+
+def test_version_and_completion(run: Any) -> None:
+    assert run("--version").out == f"quickstudy {quickstudy.__version__}\n"
+    for shell in ("bash", "zsh"):
+        script = run("--tyro-print-completion", shell)
+        assert script.code == 0
+        for word in ("predict", "glyphs_protonet", "--skip-unreadable"):
+            assert word in script.out
+
+
+def test_names_in_the_help_of_verify(run: Any) -> None:
+    assert "RUN A B" in run("verify", "--help").out
 
 
 def test_debug_shows_where(run: Any) -> None:

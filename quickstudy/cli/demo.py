@@ -37,9 +37,9 @@ ABOUT = """Two learners were meta-trained on letters of Latin, Cyrillic, Canadia
 Coptic, to learn new letters from one example of each. Here they learn letters of scripts that
 they have never seen (Greek, Georgian, Hebrew, Arabic), and then handwritten digits.
 
-Every number is the share of queries that were classified correctly: the mean over tasks with its
-95 % interval. All learners had the same tasks. The baselines learn nothing before a task: one
-compares pixels with the mean image of each class, the others are the same nets before
+Every number is the share of queries that were classified correctly: the mean over tasks with
+its 95 % interval. All learners had the same tasks. The baselines learn nothing before a task:
+one compares pixels with the mean image of each class, the others are the same nets before
 meta-training."""
 
 
@@ -184,9 +184,9 @@ def _page(
     }
     digits = (
         f"{best} was better on the validation scripts, so it goes on to scikit-learn's "
-        f"handwritten digits. From five examples of each, it classifies {shares[best]} of others "
-        f"correctly; comparing pixels classifies {shares[PIXELS]}. It was meta-trained on printed "
-        "letters only, and adapts to digits as it does to new letters."
+        f"handwritten digits. From five examples of each, it classifies {shares[best]} of "
+        f"others correctly; comparing pixels classifies {shares[PIXELS]}. It was meta-trained "
+        "on printed letters only, and adapts to digits as it does to new letters."
     )
     cards = {
         f"{title}: {name}": report.card

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples, Task
-from quickstudy.estimators.verification import equal_error_rate, roc
 from quickstudy.evaluation.pairwise import compares, embed, similarities
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import first_batch, unpadded
@@ -37,6 +36,8 @@ def draw_embedding(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
         >>> "map of an episode" in html, "Nearest examples" in html
         (True, True)
     """
+    from quickstudy.estimators.verification import equal_error_rate, roc  # loads scikit-learn
+
     with first_batch(learner, benchmark, seed=seed) as batch:
         y = batch.query.y
         classes = y.shape[-1] > 1 and bool(((y == 0) | (y == 1)).all())
@@ -48,10 +49,11 @@ def draw_embedding(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
     places, share = plane(*embedded)
     same = [query.y @ support.y.T > 0.5 for support, query in tasks]
     pooled = [np.concatenate([part.flatten().cpu() for part in all]) for all in (scores, same)]
+    rate = equal_error_rate(*pooled)
     first = tree_map(lambda leaf: leaf.cpu(), tasks[0])
     plots = [
         figure(partial(_map, task=first, places=places), "map of an episode", (4.6, 4.0)),
-        figure(partial(_curve, scores=pooled[0], same=pooled[1]), "errors of verification"),
+        figure(partial(_curve, roc=roc(*pooled), rate=rate), "errors of verification"),
     ]
     note = (
         "The map is of the first task of the test, before any adaptation, in the plane of the "
@@ -59,7 +61,7 @@ def draw_embedding(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
         "support examples large, queries small, a colour for each class. The curve is of "
         "verification: whether a query and a support example are of one class, decided by a "
         f"threshold, on all such pairs of {len(tasks)} tasks; the equal error rate is "
-        f"{equal_error_rate(*pooled):.1%}."
+        f"{rate:.1%}."
     )
     images = first.query.x.ndim == 4
     return figures(plots, note) + (_neighbours(first, scores[0].cpu()) if images else "")
@@ -106,9 +108,8 @@ def _map(axes: "Axes", palette: Palette, task: Task[Examples], places: list[Tens
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def _curve(axes: "Axes", palette: Palette, scores: np.ndarray, same: np.ndarray) -> None:
-    _, accept, reject = roc(scores, same)
-    rate = equal_error_rate(scores, same)
+def _curve(axes: "Axes", palette: Palette, roc: Any, rate: float) -> None:
+    _, accept, reject = roc
     axes.plot([0, 100], [0, 100], ":", color=palette["frame"])
     axes.plot(100 * accept, 100 * (1 - reject), color=palette["main"])
     mark = f"equal error rate {rate:.1%}"

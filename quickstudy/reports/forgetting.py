@@ -42,8 +42,8 @@ def draw_forgetting(folder: Path, row: str) -> str:
         "experience (columns) after each experience (rows, from 0 at the top). Right of the "
         f"diagonal are experiences not yet learned. Right: {metric} on the first experience, "
         "and the mean of all so far. The final mean over all streams is "
-        f"{said(metric, mean(metric))}, {said(metric, mean('forgetting'))} below the best score "
-        "that each experience had."
+        f"{said(metric, mean(metric))}, which is {said(metric, mean('forgetting'))} below the "
+        "best score that each experience had."
     )
     return figures(plots, note)
 
