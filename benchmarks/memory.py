@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.common import write
 from quickstudy import MAML, Examples, Learner, Task
 from quickstudy.core.functional import tree_map
-from quickstudy.execution.chunked import peak
+from quickstudy.execution.ram import peak
 from quickstudy.learners.gradient.imaml import IMAML
 from quickstudy.nets.backbones import Conv4, use_batch_statistics
 

@@ -1,3 +1,4 @@
+from . import capabilities as capabilities
 from . import core as core
 from . import datasets as datasets
 from . import environments as environments
@@ -22,13 +23,13 @@ from .core.task import Examples as Examples
 from .core.task import Task as Task
 from .core.task import TaskDistribution as TaskDistribution
 from .core.task import batches as batches
-from .estimators.few_shot import FewShotClassifier as FewShotClassifier
-from .estimators.few_shot import FewShotRegressor as FewShotRegressor
+from .estimators.classifier import FewShotClassifier as FewShotClassifier
 from .estimators.lifelong_classifier import LifelongClassifier as LifelongClassifier
-from .estimators.verification import FewShotVerifier as FewShotVerifier
-from .evaluation.protocol import Report as Report
+from .estimators.regressor import FewShotRegressor as FewShotRegressor
+from .estimators.verifier import FewShotVerifier as FewShotVerifier
 from .evaluation.protocol import evaluate as evaluate
-from .execution.planning import diagnose as diagnose
+from .evaluation.report import Report as Report
+from .execution.diagnosis import diagnose as diagnose
 from .execution.planning import plan as plan
 from .learner import Learner as Learner
 from .learners.amortised.conditional_neural_process import (

@@ -1,13 +1,16 @@
 """The one abstraction: a learner."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 from torch import Tensor, nn
 
 from quickstudy.core.functional import Criterion, cross_entropy
 from quickstudy.core.task import Task, TaskBatch
-from quickstudy.execution.batching import Execution, losses_over_tasks
+from quickstudy.execution.batching import Execution
+from quickstudy.execution.losses import losses_over_tasks
 from quickstudy.nets.exact_norm import make_exact
 
 State = TypeVar("State")
@@ -27,19 +30,52 @@ class Learner(nn.Module, ABC, Generic[State]):
     draw in no fixed order).
     `quickstudy.plan` measures which is fastest, and which fits.
 
-    `transductive` says whether `predict` learns from its queries: a transductive learner, of
-    which a query alone asks too much. (That of a net which normalises by the batch at hand is
-    measured by `evaluate`.)
+    Four attributes declare facts about a learner:
+
+    - `transductive`: predictions depend on the other queries by design. Dependence caused by
+      batch statistics need not be declared; `evaluate` measures it.
+    - `outputs`: the number of columns of every prediction. None: as many as the support set's
+      `y` has, or as many as the criterion finds in the predictions.
+    - `class_axes`: the axis of classes of the state's tensors, by name, such as
+      `{"prototypes.sums": 0}`. Zeros there stand for a class without examples, so estimators
+      can add classes to a state. None: the number of classes is fixed.
+    - `independent_classes`: an example changes the state along `class_axes` for its own class
+      only, so `LifelongClassifier` updates that class alone. All those axes must be the first.
+
+    Capabilities beyond `adapt` and `predict` are declared by the base classes in
+    `quickstudy.capabilities`.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> qs.PrototypicalNetwork.class_axes
+        {'sums': 0, 'sizes': 0}
+        >>> qs.TIM.transductive
+        True
     """
 
     execution: Execution = "vmap"
     chunk: int | None = None
     threads: int = 1
     transductive: bool = False
+    outputs: int | None = None
+    class_axes: Mapping[str, int] | None = None
+    independent_classes: bool = False
 
     def __init__(self, criterion: Criterion = cross_entropy):
         super().__init__()
         self.criterion = criterion
+
+    @property
+    def classifies(self) -> bool:
+        """Whether predictions are logits of classes, so that `evaluate` reports accuracy.
+
+        True if the criterion is `cross_entropy`, `partial` arguments aside, or a function with
+        an attribute `classifies` that is true. Override it by `classifies = True`.
+        """
+        criterion = self.criterion
+        while isinstance(criterion, partial):
+            criterion = criterion.func
+        return criterion is cross_entropy or getattr(criterion, "classifies", False)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # PyTorch's own normalisation layers have wrong second derivatives under vmap

@@ -76,7 +76,7 @@ def recipe(
 
     net = qs.nets.use_batch_statistics(qs.nets.Conv4(ways, channels=channels, pool="stride"))
     anil = qs.anil(net, lr=inner_lr, steps=inner_steps)
-    learner = qs.TaskMemory(anil, size=past, temperature=temperature)
+    learner = qs.TaskMemory(anil, capacity=past, temperature=temperature)
     before, asked = again(1, 10), again(11, 20)
 
     def remember() -> None:

@@ -44,7 +44,7 @@ def recipe(
         steps=inner_steps,
         criterion=qs.squared_error,
     )
-    learner = qs.TaskMemory(maml, size=past, temperature=temperature)
+    learner = qs.TaskMemory(maml, capacity=past, temperature=temperature)
     train, asked = functions(shots), functions(100, grid=True)
 
     def remember() -> None:

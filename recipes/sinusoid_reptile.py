@@ -33,7 +33,7 @@ def recipe(
         lr=inner_lr,
         steps=inner_steps,
         batch=inner_batch,
-        optimizer=qs.inner_loop.SGD,
+        optimizer=qs.inner_loop.steepest_descent,
         criterion=qs.squared_error,
     )
     tests = {

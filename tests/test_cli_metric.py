@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from quickstudy.cli.app import main
-from quickstudy.estimators.verification import FewShotVerifier
+from quickstudy.estimators.verifier import FewShotVerifier
 from quickstudy.runs import recipes
 from tests.test_cli import RECIPE, Answer
 
@@ -97,7 +97,7 @@ def test_what_verify_chooses_by(
     pair = letters / "alef" / "0.png", letters / "bet" / "1.png"
     by_recipe = json.loads(run("verify", folder, *pair, "--json").out)
     assert by_recipe["chosen_by"] == {"pairs_of_one_class": 100, "pairs_of_two": 1125}
-    strict = json.loads(run("verify", folder, *pair, "--far", 0, "--json").out)
+    strict = json.loads(run("verify", folder, *pair, "--max-false-accept-rate", 0, "--json").out)
     assert strict["false_accept_rate"] == 0
     assert strict["threshold"] >= by_recipe["threshold"]
     options = "--support", letters, "--json"
@@ -143,7 +143,7 @@ def test_help_has_an_example(run: Callable[..., Answer]) -> None:
     [
         (["verify", "{run}", "{empty}/no.png", "{letters}"], "There is no file or folder"),
         (["verify", "{run}", "{empty}", "{letters}/bet"], "There are no images in"),
-        (["verify", "{run}", "{letters}/bet", "{letters}/bet", "--far", "2"], "far=2"),
+        (["verify", "{run}", "{letters}/bet", "{letters}/bet", "--max-false-accept-rate", "2"], "max_false_accept_rate=2"),
         (["verify", "{empty}", "{letters}/bet", "{letters}/bet"], "holds no checkpoint"),
         (
             ["verify", "{run}", "{letters}/bet", "{letters}/bet", "--support", "{empty}"],

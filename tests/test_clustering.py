@@ -88,7 +88,7 @@ def test_what_groups_are_worth_over_tasks():
     for report, seen in (learned, x[:, :4]), (pixels, x):
         want = adjusted_rand_score(y, AgglomerativeClustering(4).fit_predict(seen))
         assert report.values["adjusted_rand_index"][0] == pytest.approx(want)
-    gap = learned.compare(pixels)
+    gap = learned.paired_difference(pixels)
     assert gap.mean > gap.interval > 0
     assert learned.card["clusters"] == "as many as classes"
 
@@ -97,7 +97,7 @@ def test_the_number_of_groups_and_padding_over_tasks():
     tasks = FewShot(datasets.digits(), ways=(2, 5), shots=1, queries=8)
     learner = PrototypicalNetwork(nn.Flatten())
     found = evaluate_clustering(learner, tasks, known=False, n_tasks=4, meta_batch_size=4)
-    assert found.learned.compare(found.pixels).mean == 0
+    assert found.learned.paired_difference(found.pixels).mean == 0
     assert 0.3 < found.learned.mean("adjusted_rand_index") <= 1
     assert found.learned.values["clusters"].min() >= 2
     given = evaluate_clustering(learner, tasks, n_tasks=4, meta_batch_size=4).learned

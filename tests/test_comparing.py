@@ -10,7 +10,7 @@ from torch import nn
 
 from quickstudy import MAML, FewShot, PrototypicalNetwork, RidgeRegression, datasets
 from quickstudy.core.task import batches
-from quickstudy.estimators.verification import equal_error_rate
+from quickstudy.estimators.error_rates import equal_error_rate
 from quickstudy.evaluation.pairwise import similarities
 from quickstudy.nets.backbones import MLP
 from quickstudy.reports.embedding import draw_embedding, plane

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from quickstudy.evaluation.protocol import pack, unpack
+from quickstudy.evaluation.report import pack, unpack
 from quickstudy.runs.compare_runs import NO_TASKS, NOT_FINITE, OTHER_TASKS, compare, table
 
 CARD = {"tasks": "Waves", "episodes": 500, "batch": 50, "seed": 1}

@@ -13,7 +13,7 @@ import torch
 
 from quickstudy.cli.demo import PIXELS, demo
 from quickstudy.console import bar, clock, said, show
-from quickstudy.evaluation.protocol import Report
+from quickstudy.evaluation.report import Report
 from quickstudy.runs import recipes
 from quickstudy.runs.recipes import Status
 from quickstudy.storage.checkpoints import Checkpoints

@@ -13,17 +13,16 @@ from torch.func import functional_call, grad, vmap
 
 from quickstudy import MAML, anil
 from quickstudy.core.functional import Params, cross_entropy, tree_map
-from quickstudy.core.task import Examples, Task
+from quickstudy.core.task import Checkpoint, Examples, Task
 from quickstudy.execution.batching import over_tasks
-from quickstudy.inner_loop import SGD, InnerOptimizer, adam, descend, momentum
-from quickstudy.inner_loop.descent import Checkpoint
+from quickstudy.inner_loop import InnerOptimizer, adam, descend, momentum, steepest_descent
 from quickstudy.learners.gradient.meta_curvature import MetaCurvature
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
 from quickstudy.testing.learners import Blobs
 
 Rule = tuple[InnerOptimizer, Callable[[list[Tensor]], torch.optim.Optimizer]]
 RULES: dict[str, Rule] = {
-    "sgd": (SGD, lambda ps: torch.optim.SGD(ps, 0.05)),
+    "sgd": (steepest_descent, lambda ps: torch.optim.SGD(ps, 0.05)),
     "momentum": (momentum(0.8), lambda ps: torch.optim.SGD(ps, 0.05, momentum=0.8)),
     "nesterov": (
         momentum(0.8, nesterov=True),
@@ -241,7 +240,7 @@ def test_a_learned_rule_is_learned_with_checkpoints(double: None) -> None:
             learner.start(),
             lr=0.1,
             steps=3,
-            optimizer=SGD._replace(update=learner.update),
+            optimizer=steepest_descent._replace(update=learner.update),
             checkpoint=checkpoint,
         )
         total = torch.stack([p.square().sum() for p in end.values()]).sum()

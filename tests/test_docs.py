@@ -16,7 +16,7 @@ import torch
 
 import quickstudy
 from quickstudy.cli import app
-from quickstudy.evaluation.protocol import pack
+from quickstudy.evaluation.report import pack
 from quickstudy.runs import recipes
 
 ROOT = Path(__file__).parent.parent

@@ -27,10 +27,10 @@ from quickstudy.core import ScaledSimilarity
 from quickstudy.core.task import Task
 from quickstudy.datasets import Labelled
 from quickstudy.evaluation import embed_once
-from quickstudy.evaluation.cached_embeddings import EmbedTogether
 from quickstudy.learners.metric import FullContext, WeightedL1
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
 from quickstudy.testing.learners import Blobs
+from quickstudy.training.embed_together import EmbedTogether
 
 METRICS = {"accuracy": accuracy, "cross_entropy": cross_entropy}
 
@@ -102,7 +102,7 @@ def test_numbers_are_those_of_the_usual_evaluation(make: Any, settings: dict[str
     for name, values in expected.values.items():
         assert torch.allclose(found.values[name], values, rtol=1e-5, atol=1e-5), name
     assert found.card == expected.card
-    assert found.compare(expected).wins == 0.5
+    assert found.paired_difference(expected).wins == 0.5
 
 
 class Counting(nn.Module):
@@ -166,7 +166,7 @@ def test_other_inputs_take_the_places_of_images():
         (lambda: MAML(Conv4(3, channels=4, size=16)), "MAML has no module `embed`"),
         (
             lambda: PrototypicalNetwork(use_batch_statistics(Conv4(channels=4, size=16))),
-            "PrototypicalNetwork makes of an image depends on those beside it",
+            "The embedding of an image by PrototypicalNetwork depends on other images",
         ),
         (
             lambda: ProtoMAML(Conv4(channels=4, size=16), lr=0.1),

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from quickstudy import MAML, Examples, Learner, PrototypicalNetwork, squared_error
 from quickstudy.core.functional import leaves
-from quickstudy.estimators.adapted_model import read_model
-from quickstudy.estimators.few_shot import FewShotClassifier, FewShotRegressor
+from quickstudy.estimators import FewShotClassifier, FewShotRegressor, read_model
 from quickstudy.learners.amortised.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.heads.ridge import RidgeRegression
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics

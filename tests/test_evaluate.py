@@ -60,11 +60,11 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 
 def test_compare_is_paired_by_task():
     a, b = report(0.9, 0.8, 0.7, 0.6, seed=1), report(0.8, 0.8, 0.5, 0.7, seed=1)
-    difference = a.compare(b)
+    difference = a.paired_difference(b)
     gap = np.array([0.1, 0, 0.2, -0.1])
     half = 1.96 * scipy.stats.sem(gap)
     assert tuple(difference) == pytest.approx((0.05, half, 2.5 / 4))
-    assert tuple(b.compare(a, "accuracy")) == pytest.approx((-0.05, half, 1.5 / 4))
+    assert tuple(b.paired_difference(a, "accuracy")) == pytest.approx((-0.05, half, 1.5 / 4))
     assert str(Difference(0.05, 0.01, 0.625)) == "+0.0500 ± 0.0100, larger on 62% of tasks"
 
 
@@ -77,13 +77,15 @@ def test_compare_refuses_different_tasks():
         (report(0.9, 0.8, 0.7, tasks="Blobs", ways=5, seed=1), "their number"),
     ]:
         with pytest.raises(ValueError, match=rf"they differ in {differ}\). Evaluate both"):
-            one.compare(other)
+            one.paired_difference(other)
 
 
 def test_compare_takes_learners_that_differ():
     facts: dict[str, Any] = {"tasks": "Blobs", "seed": 1}
     one = report(0.9, transductive=True, selection="best", learner={"steps": 1}, **facts)
-    assert one.compare(report(0.8, transductive=False, **facts)).mean == pytest.approx(0.1)
+    assert one.paired_difference(
+        report(0.8, transductive=False, **facts)
+    ).mean == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("call", ["mean", "interval"])
@@ -91,7 +93,7 @@ def test_a_metric_that_is_not_there(call: str):
     with pytest.raises(ValueError, match="no metric 'f1'; it has: accuracy"):
         getattr(report(0.5), call)("f1")
     with pytest.raises(ValueError, match="no metric 'f1'"):
-        report(0.5).compare(report(0.5), "f1")
+        report(0.5).paired_difference(report(0.5), "f1")
 
 
 def test_json_round_trip_is_exact(tmp_path: Path):
@@ -100,7 +102,7 @@ def test_json_round_trip_is_exact(tmp_path: Path):
     again = Report.load(tmp_path / "report.json")
     assert again.card == found.card
     assert torch.equal(again.values["accuracy"], found.values["accuracy"])
-    assert tuple(again.compare(found)) == (0, 0, 0.5)
+    assert tuple(again.paired_difference(found)) == (0, 0, 0.5)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
@@ -328,7 +330,7 @@ def test_a_metric_that_is_no_number_is_an_error():
 def test_a_better_learner_is_found_better():
     worse = evaluate(protonet(1), Blobs(), n_tasks=200)
     better = evaluate(PrototypicalNetwork(FirstHalf()), Blobs(), n_tasks=200)
-    difference = better.compare(worse)
+    difference = better.paired_difference(worse)
     assert difference.mean > 5 * difference.interval and difference.wins > 0.8
 
 

@@ -23,9 +23,10 @@ from quickstudy import (
 )
 from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import TaskBatch
-from quickstudy.execution import planning
-from quickstudy.execution.batching import Execution, explain, inference, over_tasks
-from quickstudy.execution.planning import ExecutionOption, Plan, diagnose, plan
+from quickstudy.execution import ExecutionOption, Plan, diagnose, plan
+from quickstudy.execution import options as execution_options
+from quickstudy.execution.batching import Execution, inference, over_tasks
+from quickstudy.execution.errors import explain
 from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
 from quickstudy.testing.learners import Blobs
 
@@ -170,11 +171,11 @@ def test_a_plan_measures_and_leaves_the_learner_alone():
     assert torch.equal(torch.get_rng_state(), random)
     torch.testing.assert_close(leaves(tasks), leaves(given), rtol=0, atol=0)
 
-    ways = [(way.execution, way.chunk) for way in found.rows]
+    ways = [(way.execution, way.chunk) for way in found.options]
     assert ways == [("loop", None), ("vmap", None), ("vmap", 2), ("vmap", 4)]
-    fastest = min(found.rows, key=lambda way: way.seconds or math.inf)
+    fastest = min(found.options, key=lambda way: way.seconds or math.inf)
     assert (found.execution, found.chunk) == (fastest.execution, fastest.chunk)
-    assert all(way.note == "agrees with loop" for way in found.rows[1:])
+    assert all(way.note == "agrees with loop" for way in found.options[1:])
     assert found.apply(learner) is learner
     assert (learner.execution, learner.chunk) == (found.execution, found.chunk)
     assert str(fastest) in str(found).splitlines()[-1]
@@ -204,8 +205,8 @@ class Differs(PrototypicalNetwork):
 def test_a_plan_refuses_a_way_that_differs():
     found = plan(Differs(mlp()).double(), batch(8))
     assert found.execution == "loop"
-    assert found.rows[1].seconds is None
-    assert found.rows[1].note == "not chosen: differs from loop"
+    assert found.options[1].seconds is None
+    assert found.options[1].note == "not chosen: differs from loop"
 
 
 class Recurrent(nn.Module):
@@ -220,21 +221,21 @@ class Recurrent(nn.Module):
 def test_a_plan_says_why_a_way_is_impossible():
     found = plan(MAML(Recurrent(), steps=1).double(), batch(2))
     assert found.execution == "loop"
-    assert found.rows[1].note.startswith("impossible: GRU at net.rnn has no batching rule")
+    assert found.options[1].note.startswith("impossible: GRU at net.rnn has no batching rule")
     assert "impossible: GRU" in str(found)
 
 
 def test_a_plan_says_that_random_numbers_cannot_be_compared():
     net = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 3))
     found = plan(PrototypicalNetwork(net).double(), batch(2))
-    assert "random (dropout?)" in found.rows[1].note
-    assert found.rows[1].seconds is not None
+    assert "random (dropout?)" in found.options[1].note
+    assert found.options[1].seconds is not None
 
 
 def test_a_plan_names_what_is_done_task_by_task():
     net = nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))
     found = plan(MAML(net, steps=1).double(), batch(2))
-    note = found.rows[1].note
+    note = found.options[1].note
     assert "aten::_weight_norm" in note and note.endswith("done task by task; agrees with loop")
 
 
@@ -310,9 +311,11 @@ def test_a_plan_can_compile():
     torch._dynamo.reset()
     learner = MAML(mlp(), steps=2)
     found = plan(learner, batch(8, torch.float32), compiled=True)
-    assert found.rows[-1].compiled and found.rows[-1].seconds is not None
-    assert "compiled in" in found.rows[-1].note and "agrees with loop" in found.rows[-1].note
-    module = Plan("vmap", None, True, 8, found.rows).apply(learner)
+    assert found.options[-1].compiled and found.options[-1].seconds is not None
+    assert (
+        "compiled in" in found.options[-1].note and "agrees with loop" in found.options[-1].note
+    )
+    module = Plan("vmap", None, True, 8, found.options).apply(learner)
     torch.testing.assert_close(
         module(batch(8, torch.float32)), learner(batch(8, torch.float32))
     )
@@ -399,8 +402,8 @@ def test_a_plan_tries_threads_but_not_where_they_draw_random_numbers() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        tried = plan(MAML(mlp()).double(), batch(4)).rows
-        random = plan(PrototypicalNetwork(nn.Dropout(0.5)).double(), batch(4)).rows
+        tried = plan(MAML(mlp()).double(), batch(4)).options
+        random = plan(PrototypicalNetwork(nn.Dropout(0.5)).double(), batch(4)).options
     finally:
         torch.set_num_threads(before)
     threaded = next(way for way in tried if way.threads == 2)
@@ -426,10 +429,10 @@ def test_a_plan_compiles_only_where_that_pays_back(monkeypatch: pytest.MonkeyPat
             self.compiling = self.learner.pause = 0.0
             return self.learner(tasks)
 
-    monkeypatch.setattr(planning, "_compile", Compiled)
+    monkeypatch.setattr(execution_options, "compile_learner", Compiled)
     few, many = (
         plan(Sleeps(mlp()).double(), batch(2), compiled=True, chunks=(), steps=steps)
         for steps in (2, 10_000)
     )
     assert not few.compiled and many.compiled
-    assert "pays back in" in few.rows[-1].note
+    assert "pays back in" in few.options[-1].note

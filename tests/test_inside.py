@@ -17,6 +17,7 @@ from quickstudy import (
     boil,
     evaluate,
 )
+from quickstudy.capabilities import DescendsInSteps
 from quickstudy.core.functional import accuracy, cross_entropy, tree_map
 from quickstudy.core.task import TaskBatch
 from quickstudy.evaluation import adaptation_trace
@@ -195,11 +196,15 @@ def test_hooks_are_removed_when_prediction_fails():
     assert learner.steps == 1 and not learner.net._forward_hooks
 
 
-DESCENDS = [  # in `adapt`, where transductive learners do in `predict`
-    name
-    for name, learner in {name: entry.learner() for name, entry in ZOO.items()}.items()
-    if hasattr(learner, "steps") and not learner.transductive
-]
+DESCENDS = [name for name, entry in ZOO.items() if isinstance(entry.learner(), DescendsInSteps)]
+
+
+@pytest.mark.parametrize("name", ["tim", "transductive_fine_tuning", "baseline", "lrd2"])
+def test_other_steps_than_those_of_inner_descent_are_refused(name: str):
+    learner = ZOO[name].learner()
+    assert isinstance(getattr(learner, "steps", None), int)
+    with pytest.raises(ValueError, match="no `steps` of inner gradient descent"):
+        adaptation_trace(learner, ZOO[name].tasks, n_tasks=1)
 
 
 @pytest.mark.parametrize("name", DESCENDS)

@@ -194,16 +194,16 @@ def test_classes_that_do_not_fit_are_refused_and_nothing_is_lost(name: str, tmp_
                 assert taken == int(budget * 1e6 / 40)
 
 
-def test_slots_are_as_many_as_the_budget_has_room_for():
+def test_the_memory_is_as_large_as_the_budget_allows():
     X, y = data()
     learner = replay()
-    learner.slots = 10**9
+    learner.memory_size = 10**9
     model = LifelongClassifier(learner, budget=0.01)
     for part in np.split(np.arange(72), 6):
         model.partial_fit(X[part], y[part])
-    size, slot = sum(leaf.nbytes for leaf in leaves(model.state_)), 4 * (4 + 12 + 1)
-    assert 10_000 - slot < size <= 10_000 and learner.slots == 10**9
-    with pytest.raises(ValueError, match="with a single slot takes"):
+    size, example = sum(leaf.nbytes for leaf in leaves(model.state_)), 4 * (4 + 12 + 1)
+    assert 10_000 - example < size <= 10_000 and learner.memory_size == 10**9
+    with pytest.raises(ValueError, match="with a memory of one example takes"):
         LifelongClassifier(learner, budget=0.0001).partial_fit(X, y)
 
 

@@ -35,7 +35,7 @@ from quickstudy import (
 from quickstudy.core.functional import tree_map, unstack
 from quickstudy.learners.gradient import ContextInput
 from quickstudy.nets.backbones import MLP
-from quickstudy.recall import mapping_library
+from quickstudy.recall import mapping_library, store
 from quickstudy.storage import CheckpointError
 from quickstudy.tasks import Line, Mixture, Parabola
 from quickstudy.testing.learners import Blobs
@@ -91,7 +91,7 @@ def row(state: dict[str, Tensor]) -> Tensor:
 def by_hand(past: list[Examples], new: Examples, k: int, temperature: float) -> list[Any]:
     """Weights and states of the start and the nearest, by loops; no code of the library's."""
     plain = maml()
-    zero = row(plain.start())
+    zero = row(plain.initial_params())
     moved = row(plain.adapt(new)) - zero
     states = [plain.adapt(support) for support in past]
     cosines = [
@@ -99,7 +99,7 @@ def by_hand(past: list[Examples], new: Examples, k: int, temperature: float) -> 
         for s in states
     ]
     nearest = sorted(range(len(past)), key=lambda i: -cosines[i])[:k]
-    chosen: list[tuple[str | None, Any]] = [(None, plain.start())]
+    chosen: list[tuple[str | None, Any]] = [(None, plain.initial_params())]
     chosen += [(f"task {i}", states[i]) for i in nearest]
     loss = [
         (functional_call(plain.net, state, (new.x,)) - new.y).square().sum(1).mean()
@@ -130,7 +130,7 @@ def test_the_start_is_the_weighted_mean_of_the_nearest(
 
 def test_with_all_mappings_it_starts_where_a_memory_of_tasks_does(tmp_path: Path):
     library, new = filled(tmp_path, temperature=2.0), tasks(1, seed=7)[0].support
-    memory = TaskMemory(maml(), size=5, temperature=2.0)
+    memory = TaskMemory(maml(), capacity=5, temperature=2.0)
     memory.remember(batch(5))
     memory.steps = 0
     same(library.start(new, k=5), memory.adapt(new))
@@ -146,7 +146,7 @@ def test_tasks_resemble_themselves_most(tmp_path: Path):
 
 def test_an_empty_library_starts_from_the_learned_start(tmp_path: Path):
     library, new = MappingLibrary(tmp_path / "none", maml()), tasks(1)[0].support
-    same(library.start(new), maml().start())
+    same(library.start(new), maml().initial_params())
     assert library.resembling(new) == [] and library.names() == [] and len(library) == 0
     assert not (tmp_path / "none").exists()  # reading writes nothing
     with pytest.raises(ValueError, match=r"None of the 0 mappings .* can be combined"):
@@ -277,7 +277,7 @@ def test_the_attention_is_fitted_on_its_own_tasks_each_left_out(tmp_path: Path):
     library, own = filled(tmp_path), {f"task {i}": task for i, task in enumerate(tasks(5))}
     found = library.fit_attention(own, k=2)
     losses = {}
-    for temperature in mapping_library._TEMPERATURES:
+    for temperature in mapping_library.TEMPERATURES:
         library.temperature, total = temperature, 0.0
         for name, (support, query) in own.items():
             start = library.start(support, 2, among=set(library.names()) - {name})
@@ -336,7 +336,7 @@ class Counting(Learner[Tensor]):
 def test_states_that_have_no_mean_can_still_vote(tmp_path: Path):
     library = MappingLibrary(tmp_path, Counting(), embed=lambda support: support.x.mean(0))
     library.add("six", blobs(3))
-    with pytest.raises(ValueError, match="Counting has neither a module `embed` nor a start"):
+    with pytest.raises(ValueError, match="Counting has neither a module `embed` nor initial"):
         MappingLibrary(tmp_path / "none", Counting()).add("six", blobs(3))
     with pytest.raises(ValueError, match=r"torch.int64, which have no mean: use `ensemble`"):
         library.start(blobs(3))
@@ -399,13 +399,13 @@ def test_retrieval_reads_only_what_it_retrieves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     library, reads = filled(tmp_path, 12), list[Path]()
-    original = mapping_library.read
+    original = store.read
 
     def counted(path: Path, *args: Any, **options: Any) -> Any:
         reads.append(path)
         return original(path, *args, **options)
 
-    monkeypatch.setattr(mapping_library, "read", counted)
+    monkeypatch.setattr(store, "read", counted)
     library.start(tasks(1, seed=7)[0].support, k=3)
     assert len(reads) == 3
     library.resembling(tasks(1, seed=7)[0].support, k=3)

@@ -20,8 +20,9 @@ from quickstudy import (
     train,
 )
 from quickstudy.core.functional import tree_map
-from quickstudy.execution.chunked import parse, peak, ran_out, readable
-from quickstudy.inner_loop.descent import Checkpoint, adam, descend
+from quickstudy.core.task import Checkpoint
+from quickstudy.execution.ram import parse, peak, ran_out, readable
+from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learners.gradient.cavia import CAVIA, ContextInput
 from quickstudy.learners.gradient.meta_curvature import MetaCurvature
 from quickstudy.learners.gradient.meta_sgd import MetaSGD
@@ -229,25 +230,25 @@ def test_a_plan_stays_below_a_limit():
     limit = taken(learner, MANY) // 3
     found = plan(learner, MANY, memory_limit=limit, repeats=1)
     assert (learner.execution, learner.chunk, learner.checkpoint) == ("vmap", None, None)
-    for way in found.rows:
+    for way in found.options:
         assert way.memory is not None
         assert way.memory <= limit or way.note.endswith("takes more than " + readable(limit))
-    kept = {way.checkpoint: way.chunk for way in found.rows if way.execution == "vmap"}
+    kept = {way.checkpoint: way.chunk for way in found.options if way.execution == "vmap"}
     assert (kept[None] or 0) < (kept["steps"] or 6)
     head, *_, last = str(found).splitlines()
     assert head.endswith("memory")
-    assert last == f"chosen: {min(found.rows, key=lambda way: way.seconds or 9)}"
+    assert last == f"chosen: {min(found.options, key=lambda way: way.seconds or 9)}"
     found.apply(learner)
     assert learner.checkpoint == found.checkpoint
     assert taken(learner, MANY) <= limit
 
 
 def test_a_plan_with_a_high_limit_is_of_all_tasks_at_once():
-    rows = plan(deep(1), MANY, memory_limit="1GiB", repeats=1, chunks=()).rows
+    rows = plan(deep(1), MANY, memory_limit="1GiB", repeats=1, chunks=()).options
     assert len(rows) == 2 * 4 and all(way.chunk is None for way in rows)
     rows = plan(
         PrototypicalNetwork(MLP(8, 4)), MANY, memory_limit="1GiB", repeats=1, chunks=()
-    ).rows
+    ).options
     assert [way.checkpoint for way in rows] == [None, None]  # it has no inner steps
 
 
@@ -267,7 +268,7 @@ def test_what_would_fit_is_said_when_memory_runs_out(monkeypatch: pytest.MonkeyP
 
     learner = deep()
     room = taken(learner, MANY) // 3
-    monkeypatch.setattr("quickstudy.execution.planning.available", lambda device: room)
+    monkeypatch.setattr("quickstudy.execution.fit_memory.available", lambda device: room)
     learner.criterion = criterion
     with pytest.raises(ValueError) as caught:
         learner(MANY)
@@ -282,7 +283,7 @@ def test_what_would_fit_is_said_when_memory_runs_out(monkeypatch: pytest.MonkeyP
         assert taken(learner, MANY) <= room
 
     times.append(1)
-    monkeypatch.setattr("quickstudy.execution.planning.available", lambda device: 1000)
+    monkeypatch.setattr("quickstudy.execution.fit_memory.available", lambda device: 1000)
     with pytest.raises(ValueError, match="do fewer inner steps"):
         learner(MANY)
 

@@ -252,7 +252,7 @@ def test_frozen_parameters_get_no_gradient_and_are_not_adapted():
         "0.weight",
         "0.bias",
     ]
-    assert set(learner.start()) == {"2.weight", "2.bias"}
+    assert set(learner.initial_params()) == {"2.weight", "2.bias"}
 
 
 def test_tied_weights_are_adapted_as_one():

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from quickstudy import Examples, PrototypicalNetwork, SequenceLearner, Task
+from quickstudy import PrototypicalNetwork, SequenceLearner, Task
 from quickstudy.core.functional import tree_map
 from quickstudy.core.task import batches
 from quickstudy.nets import NTM, StackedLSTM
@@ -35,7 +35,7 @@ def test_weightings_are_those_of_every_step(learner: SequenceLearner):
         _, state = learner.machine.step(x, state)
         for head, each in enumerate(found.values()):
             torch.testing.assert_close(each[step], state.attention_weights[head])
-    later = Examples(*(column[2:] for column in task.query))
+    later = task.query.take(slice(2, None))
     for whole, part in zip(
         found.values(),
         learner.attention_weights(Task(task.support, later)).values(),

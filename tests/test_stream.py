@@ -156,15 +156,15 @@ def test_replay_forgets_less_than_fine_tuning_and_more_than_all_at_once():
     knowing = evaluate_stream(Joint(net(), **rate), streams, n_tasks=3).report
     assert forgetful.mean("accuracy") < 0.35
     assert forgetful.mean("forgetting") > 0.6
-    assert replaying.compare(forgetful, "accuracy").mean > 0.3
-    assert knowing.compare(replaying, "accuracy").mean > 0.02
-    assert replaying.compare(forgetful, "forgetting").mean < -0.2
+    assert replaying.paired_difference(forgetful, "accuracy").mean > 0.3
+    assert knowing.paired_difference(replaying, "accuracy").mean > 0.02
+    assert replaying.paired_difference(forgetful, "forgetting").mean < -0.2
 
 
 def test_without_a_past_replay_is_fine_tuning():
     stream = DIGITS.stream(1)
     one = stream[0].support
-    first = Examples(*(leaf[:10] for leaf in one))
+    first = one.take(slice(10))
     replayed = ExperienceReplay(net(), lr=0.1).adapt(first)
     tuned = FineTuning(net(), lr=0.1).adapt(first)
     for name, value in tuned.items():
@@ -188,9 +188,7 @@ def test_fine_tuning_is_pytorchs_sgd():
 def test_a_stream_may_be_cut_anywhere():
     """Of learners that know no boundaries: two pieces are the whole, where mini-batches fit."""
     examples = DIGITS.stream(1)[0].support
-    first, second = (
-        Examples(*(leaf[part] for leaf in examples)) for part in (slice(20), slice(20, None))
-    )
+    first, second = (examples.take(part) for part in (slice(20), slice(20, None)))
     learners: list[Learner[Any]] = [FineTuning(net()), ExperienceReplay(net(), slots=25)]
     for learner in learners:
         whole = learner.adapt(examples)
@@ -203,7 +201,7 @@ def test_joint_training_is_of_everything_whatever_the_order_of_learning():
     stream = DIGITS.stream(1)
     learner = Joint(net(), lr=0.1)
     state = learner.adapt(stream[1].support, learner.adapt(stream[0].support))
-    both = Examples(*map(torch.cat, zip(stream[0].support, stream[1].support, strict=True)))
+    both = Examples.cat(stream[0].support, stream[1].support)
     for name, value in learner.adapt(both).params.items():
         torch.testing.assert_close(value, state.params[name])
 

@@ -53,7 +53,7 @@ def maml(**settings: Any) -> MAML:
 
 
 def memory(past: int = 0, **settings: Any) -> TaskMemory:
-    made = TaskMemory(maml(), **({"size": 6} | settings))
+    made = TaskMemory(maml(), **({"capacity": 6} | settings))
     if past:
         made.remember(batch(past))
     return made
@@ -66,12 +66,12 @@ def same(a: Any, b: Any) -> None:
 def by_hand(past: Task[Examples], support: Examples, temperature: float) -> dict[str, Tensor]:
     """The start, a loop over past tasks; no code of the memory's."""
     plain = maml()
-    states = [plain.start(), *(plain.adapt(task.support) for task in unstack(past))]
-    misfits = []
+    states = [plain.initial_params(), *(plain.adapt(task.support) for task in unstack(past))]
+    losses = []
     for state in states:
         gap = functional_call(plain.net, state, (support.x,)) - support.y
-        misfits.append(gap.square().sum(1).mean())
-    powers = [torch.exp((min(misfits) - misfit) / temperature) for misfit in misfits]
+        losses.append(gap.square().sum(1).mean())
+    powers = [torch.exp((min(losses) - loss) / temperature) for loss in losses]
     mean = {}
     for name in states[0]:
         mean[name] = torch.zeros_like(states[0][name])
@@ -106,7 +106,10 @@ def test_a_single_state_that_fits_is_where_adaptation_starts():
 
 def test_a_very_low_temperature_takes_the_best_and_a_very_high_one_the_mean():
     plain, support = maml(), one(7).support
-    states = [plain.start(), *map(plain.adapt, (task.support for task in unstack(batch(5))))]
+    states = [
+        plain.initial_params(),
+        *map(plain.adapt, (task.support for task in unstack(batch(5)))),
+    ]
     best = min(states, key=lambda s: squared_error(plain.predict(s, support.x), support).item())
     same(memory(5, temperature=TINY).adapt(support), plain.adapt(support, best))
     mean = {name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]}
@@ -174,7 +177,7 @@ def test_saved_and_loaded_it_remembers_the_same(tmp_path: Path):
     learner, task = memory(5), one(7)
     save(tmp_path / "learner", learner)
     net = MLP(1, 1, hidden=(8,))
-    other = TaskMemory(MAML(net, lr=0.01, steps=3, criterion=squared_error), size=6)
+    other = TaskMemory(MAML(net, lr=0.01, steps=3, criterion=squared_error), capacity=6)
     load(tmp_path / "learner", other)
     expected = learner.predict(learner.adapt(task.support), task.query.x)
     found = other.predict(other.adapt(task.support), task.query.x)
@@ -192,7 +195,7 @@ def test_a_memory_of_contexts():
     torch.manual_seed(1)
     net = ContextInput(MLP(1 + 2, 1, hidden=(8,)))
     cavia = CAVIA(net, context=2, lr=0.1, criterion=squared_error)
-    learner, support = TaskMemory(cavia, size=3, temperature=TINY), one(7).support
+    learner, support = TaskMemory(cavia, capacity=3, temperature=TINY), one(7).support
     learner.remember(batch(3))
     contexts = [torch.zeros(2), *(cavia.adapt(t.support) for t in unstack(batch(3)))]
     best = min(contexts, key=lambda c: squared_error(net(support.x, c), support).item())
@@ -204,11 +207,11 @@ def test_learners_without_a_start_are_refused():
         with pytest.raises(ValueError, match="a learner that descends"):
             TaskMemory(learner)
     blobs = Blobs().sample(2, torch.Generator())
-    with pytest.raises(ValueError, match="Reptile has no start"):
+    with pytest.raises(ValueError, match="Reptile has no initial_params"):
         TaskMemory(Reptile(MLP(8, 3))).remember(tree_map(torch.Tensor.double, blobs))
-    for size, temperature in ((0, 1.0), (1, 0.0)):
+    for capacity, temperature in ((0, 1.0), (1, 0.0)):
         with pytest.raises(ValueError, match="at least 1 place"):
-            memory(size=size, temperature=temperature)
+            memory(capacity=capacity, temperature=temperature)
 
 
 def test_the_report_says_which_past_tasks_were_retrieved():
@@ -248,7 +251,9 @@ def test_the_report_shows_the_images_of_past_tasks():
     )
     tasks = FewShot(data, 2, 1, 2, within_groups=True, ordered=True)
     torch.manual_seed(0)
-    learner = TaskMemory(MAML(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), lr=0.1), size=4)
+    learner = TaskMemory(
+        MAML(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), lr=0.1), capacity=4
+    )
     learner.remember(tasks.sample(4, torch.Generator().manual_seed(0)))
     html = draw_retrieval(learner, recipes.Benchmark(tasks, meta_batch_size=2))
     # 2 new tasks and 3 past ones for each, of 2 classes

@@ -285,7 +285,7 @@ def test_processes_with_their_own_tasks_are_one_with_all_of_them(tmp_path: Path)
 def joined(*parts: TaskBatch) -> TaskBatch:
     """Batches of tasks as one."""
     supports, queries = zip(*parts, strict=True)
-    return Task(*(Examples(*map(torch.cat, zip(*p, strict=True))) for p in (supports, queries)))
+    return Task(*(Examples.cat(*p) for p in (supports, queries)))
 
 
 def test_a_learner_is_trained_under_torch_compile_as_without():

@@ -24,6 +24,7 @@ from quickstudy import (
     cosine_prototypical,
     datasets,
 )
+from quickstudy.capabilities import ComparesInputs
 from quickstudy.core.task import batches
 from quickstudy.estimators import (
     equal_error_rate,
@@ -105,10 +106,10 @@ def blobs(classes: int = 3, n: int = 12, seed: int = 0) -> tuple[np.ndarray, np.
     return (3 * np.eye(4)[y] + 0.3 * rng.normal(size=(n, 4))), y
 
 
-class Nearness(Learner[Examples]):
+class Nearness(Learner[Examples], ComparesInputs):
     """Compares inputs by a method, and has no embedding."""
 
-    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+    def pair_logits(self, a: Tensor, b: Tensor) -> Tensor:
         return -(a - b).abs().sum(-1)
 
     def adapt(self, support: Examples, state: Any = None) -> Examples:
@@ -127,7 +128,7 @@ def cosine(learner: Any, a: Tensor, b: Tensor) -> Tensor:
 
 
 def own(learner: Any, a: Tensor, b: Tensor) -> Tensor:
-    return learner.similarity(a, b)
+    return learner.pair_logits(a, b)
 
 
 @pytest.mark.parametrize(
@@ -180,24 +181,30 @@ def test_a_wished_false_accept_rate_is_not_exceeded():
     X = y[:, None] + 0.4 * rng.normal(size=(60, 1))
     before = math.inf
     for far in (0.3, 0.1, 0.01):
-        verifier = FewShotVerifier(far=far).fit(X, y)
+        verifier = FewShotVerifier(max_false_accept_rate=far).fit(X, y)
         different = verifier.pairs_[1]
         assert far - 1 / different < verifier.false_accept_rate_ <= far
         assert -verifier.threshold_ < before
         before = -verifier.threshold_
     with pytest.warns(UserWarning, match=r"0\.01 cannot be seen in 8 pairs"):
-        strict = FewShotVerifier(far=0.01).fit(line(0, 2, 2.5, 6, 7, 8), [0, 0, 1, 1, 1, 1])
+        strict = FewShotVerifier(max_false_accept_rate=0.01).fit(
+            line(0, 2, 2.5, 6, 7, 8), [0, 0, 1, 1, 1, 1]
+        )
     assert strict.false_accept_rate_ == 0
-    nothing = FewShotVerifier(far=0).fit_pairs(line(0, 0), line(1, 2), [False, True])
+    nothing = FewShotVerifier(max_false_accept_rate=0).fit_pairs(
+        line(0, 0), line(1, 2), [False, True]
+    )
     assert nothing.predict(line(0), line(1)).tolist() == [False]
-    with pytest.raises(ValueError, match=r"far=1: give a rate"):
-        FewShotVerifier(far=1).fit(X, y)
+    with pytest.raises(ValueError, match=r"max_false_accept_rate=1: give a rate"):
+        FewShotVerifier(max_false_accept_rate=1).fit(X, y)
 
 
 def test_it_is_an_estimator_as_others():
     X, y = blobs()
-    verifier = FewShotVerifier(PrototypicalNetwork(net()), far=0.2, random_state=1)
-    assert verifier.get_params().keys() == {"learner", "far", "input_shape", "random_state"}
+    verifier = FewShotVerifier(
+        PrototypicalNetwork(net()), max_false_accept_rate=0.2, random_state=1
+    )
+    assert verifier.get_params().keys() == {"learner", "max_false_accept_rate", "input_shape", "random_state"}
     with pytest.raises(NotFittedError):
         verifier.predict(X, X)
     learner: Any = verifier.learner
@@ -206,7 +213,7 @@ def test_it_is_an_estimator_as_others():
     assert learner.training
     assert all((before[name] == p).all() for name, p in learner.state_dict().items())
     other: Any = clone(verifier)
-    assert other.far == 0.2
+    assert other.max_false_accept_rate == 0.2
     with pytest.raises(NotFittedError):
         other.predict(X, X)
     same = pickle.loads(pickle.dumps(verifier))
@@ -264,7 +271,7 @@ def test_pairs_must_fit():
 def test_files(tmp_path: Path):
     X, y = blobs()
     learner, path = PrototypicalNetwork(net()), tmp_path / "new" / "faces"
-    verifier = FewShotVerifier(learner, far=0.05, input_shape=(4,)).fit(X, y)
+    verifier = FewShotVerifier(learner, max_false_accept_rate=0.05, input_shape=(4,)).fit(X, y)
     verifier.save(path, camera="none")
     again = FewShotVerifier.load(path, learner)
     assert again.get_params() == {**verifier.get_params(), "random_state": None}
@@ -321,7 +328,7 @@ def test_rates_over_tasks_are_those_of_each():
     pixels = evaluate_verification(
         PrototypicalNetwork(nn.Flatten()), tasks, n_tasks=3, meta_batch_size=2, seed=4
     )
-    assert report.compare(pixels).mean == pytest.approx(
+    assert report.paired_difference(pixels).mean == pytest.approx(
         report.mean("equal_error_rate") - pixels.mean("equal_error_rate")
     )
 

@@ -14,7 +14,7 @@ from quickstudy import MAML, Learner, PrototypicalNetwork, TaskDistribution, ani
 from quickstudy.core.functional import squared_error
 from quickstudy.core.similarity import ScaledSimilarity
 from quickstudy.datasets import Labelled
-from quickstudy.inner_loop.descent import SGD
+from quickstudy.inner_loop.descent import steepest_descent
 from quickstudy.learners.amortised.conditional_neural_process import ConditionalNeuralProcess
 from quickstudy.learners.amortised.snail import SNAIL
 from quickstudy.learners.gradient.cavia import CAVIA, ContextInput, FiLM, film_conv4
@@ -101,7 +101,7 @@ ALL_CLOUDS = OnlineTrajectoryTasks(clouds(), ways=5, shots=3, remember=16)
 
 def with_past() -> TaskMemory:
     """That knows two tasks by what they were before any meta-training."""
-    memory = TaskMemory(MAML(mlp(), lr=0.1), size=3, temperature=10)
+    memory = TaskMemory(MAML(mlp(), lr=0.1), capacity=3, temperature=10)
     memory.remember(BLOBS.sample(2, torch.Generator().manual_seed(0)))
     return memory
 
@@ -200,14 +200,18 @@ ZOO = {
     ),
     "cavia_film": Entry(lambda: CAVIA(film(), context=16, steps=2), IMAGES, BATCH),
     "proto_maml": Entry(lambda: ProtoMAML(MLP(8, 8), steps=3), BLOBS, set()),
-    "reptile": Entry(lambda: Reptile(mlp(), lr=0.05, batch=None, optimizer=SGD), BLOBS, HEAD),
+    "reptile": Entry(
+        lambda: Reptile(mlp(), lr=0.05, batch=None, optimizer=steepest_descent), BLOBS, HEAD
+    ),
     "reptile_adam": Entry(
         lambda: Reptile(line(), lr=0.02, batch=None, criterion=squared_error),
         LINES,
         {"empty support"},
     ),
     "reptile_inductive": Entry(
-        lambda: Reptile(normed(), lr=0.05, batch=None, optimizer=SGD, transductive=False),
+        lambda: Reptile(
+            normed(), lr=0.05, batch=None, optimizer=steepest_descent, transductive=False
+        ),
         BLOBS,
         BATCH,
     ),

@@ -9,7 +9,7 @@ from quickstudy import datasets
 from quickstudy.cli.options import Invert, RunFolder, SkipUnreadable
 from quickstudy.cli.pictures import image_shape
 from quickstudy.core.task import batches
-from quickstudy.estimators.few_shot import FewShotClassifier
+from quickstudy.estimators.classifier import FewShotClassifier
 from quickstudy.evaluation.protocol import is_transductive
 from quickstudy.runs import recipes
 

@@ -2,9 +2,10 @@
 
 import ast
 from collections.abc import Iterable
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+
+from quickstudy.hints import suggest
 
 PACKAGE = Path(__file__).parents[1]
 DATASETS = ("caltech101", "digits", "emoji", "glyphs", "omniglot")  # that a name alone gives
@@ -82,7 +83,4 @@ def no_such(kind: str, name: str, names: Iterable[str]) -> ValueError:
         >>> print(no_such("command", "tarin", ["list", "train"]))
         There is no command 'tarin'. Did you mean 'train'?
     """
-    names = list(names)
-    near = get_close_matches(name, names, 1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names)}."
-    return ValueError(f"There is no {kind} {name!r}. {hint}")
+    return ValueError(f"There is no {kind} {name!r}. {suggest(name, names)}")

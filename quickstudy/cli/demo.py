@@ -13,7 +13,8 @@ from torch import nn
 
 from quickstudy import console, datasets
 from quickstudy.console import said
-from quickstudy.evaluation.protocol import Report, evaluate
+from quickstudy.evaluation.protocol import evaluate
+from quickstudy.evaluation.report import Report
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.reports.curves import draw_curves
@@ -155,7 +156,7 @@ def _rows(reports: Reports) -> list[list[str]]:
             for report in by_test.values()
         ]
         first = next(iter(by_test))
-        gain = by_test[first].compare(reports[PIXELS][first])
+        gain = by_test[first].paired_difference(reports[PIXELS][first])
         difference = f"{100 * gain.mean:+.1f} ± {100 * gain.interval:.1f}"
         rows.append([title, *numbers, "" if title == PIXELS else difference])
     return rows

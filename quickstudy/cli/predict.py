@@ -17,7 +17,12 @@ from tyro.conf import Positional, arg
 
 from quickstudy.cli.options import AsJson, dumps
 from quickstudy.cli.pictures import image_shape, read_images
-from quickstudy.estimators.adapted_model import like, outputs, read_model, restore
+from quickstudy.estimators.adapted_model import (
+    predictions,
+    read_model,
+    reference_tensor,
+    restore,
+)
 from quickstudy.runs import recipes
 
 
@@ -43,8 +48,8 @@ def predict(
     learner = base.experiment.learner
     about, state = restore(model, learner, "FewShotClassifier")
     pixels = read_images(images, image_shape(base), invert=facts["invert"])
-    x = torch.from_numpy(pixels).to(like(learner)) / 255
-    logits = outputs(learner, state, x, about["seed"])[:, about["targets"]["columns"]]
+    x = torch.from_numpy(pixels).to(reference_tensor(learner)) / 255
+    logits = predictions(learner, state, x, about["seed"])[:, about["targets"]["columns"]]
     classes = [str(label) for label in about["targets"]["labels"]]
     if facts["transductive"]:
         print(
@@ -52,7 +57,7 @@ def predict(
             "transductive). Pass images of every class at once, not one alone.",
             file=sys.stderr,
         )
-    predictions = [
+    answers = [
         {
             "image": str(file),
             "label": classes[row.index(max(row))],
@@ -61,11 +66,11 @@ def predict(
         for file, row in zip(images, logits.softmax(-1).tolist(), strict=True)
     ]
     if as_json:
-        return print(dumps(predictions))
-    for prediction in predictions:
-        ranked = sorted(prediction["probabilities"].items(), key=lambda pair: -pair[1])
+        return print(dumps(answers))
+    for answer in answers:
+        ranked = sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])
         best = ", ".join(f"{name} {probability:.1%}" for name, probability in ranked[:5])
-        print(f"{prediction['image']}: {prediction['label']}  ({best})")
+        print(f"{answer['image']}: {answer['label']}  ({best})")
 
 
 @contextmanager

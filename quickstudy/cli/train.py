@@ -18,7 +18,7 @@ from quickstudy.cli import catalogue
 from quickstudy.cli.options import AsJson, Device, Execution, dumps
 from quickstudy.cli.results import metric_text, result_rows
 from quickstudy.core.task import Json, Task, batches
-from quickstudy.execution import planning
+from quickstudy.execution import diagnosis, planning
 from quickstudy.runs import recipes
 from quickstudy.tasks.streams import Streams
 
@@ -143,7 +143,7 @@ def diagnose(
     else:
         experiment = recipes.start(learner, {}, Path("runs/.none"), device=device).experiment
     task, steps = _first_batch(experiment), experiment.steps
-    print(planning.diagnose(experiment.learner, task, compiled=compiled, steps=steps))
+    print(diagnosis.diagnose(experiment.learner, task, compiled=compiled, steps=steps))
 
 
 def _train(

@@ -14,7 +14,7 @@ from quickstudy import datasets
 from quickstudy.cli.options import AsJson, Invert, RunFolder, SkipUnreadable, dumps
 from quickstudy.cli.pictures import image_files, image_shape, is_image, read_images
 from quickstudy.estimators import clustering
-from quickstudy.estimators.verification import FewShotVerifier
+from quickstudy.estimators.verifier import FewShotVerifier
 from quickstudy.runs import recipes
 from quickstudy.tasks.few_shot import FewShot
 
@@ -25,7 +25,7 @@ def verify(
     b: Positional[Annotated[Path, arg(metavar="B")]],
     *,
     support: Path | None = None,
-    max_false_accept_rate: Annotated[float | None, arg(aliases=["--far"])] = None,
+    max_false_accept_rate: float | None = None,
     invert: Invert = False,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +48,9 @@ def verify(
     base = recipes.reopen(run)
     shape = image_shape(base)
     pairs = list(product(image_files(a), image_files(b)))
-    verifier = FewShotVerifier(base.experiment.learner, far=max_false_accept_rate)
+    verifier = FewShotVerifier(
+        base.experiment.learner, max_false_accept_rate=max_false_accept_rate
+    )
     verifier.fit(*_calibration_set(base, support, invert))
     left, right = (
         read_images(files, shape, invert=invert) for files in zip(*pairs, strict=True)

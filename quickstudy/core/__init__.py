@@ -1,4 +1,9 @@
-"""What every other package is built on: tasks, functions of tensors and trees, metric losses, counter-based random numbers."""
+"""What every other package is built on.
+
+Here live tasks, functions of tensors and of nests of tensors, criteria, similarities, metric
+losses, and random numbers that are functions of a key. What several families of learners share
+belongs here too. A new file is a few functions of one idea; it imports torch and this package.
+"""
 
 from quickstudy.core import losses
 from quickstudy.core.functional import (

@@ -1,16 +1,16 @@
 """The few functions that learners are written with."""
 
-import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack
 from torch.func import grad
 
 from quickstudy.core.task import Examples
+from quickstudy.core.torch_private import in_transform
+from quickstudy.hints import suggest
 
 Params: TypeAlias = dict[str, Tensor]
 Criterion: TypeAlias = Callable[[Any, Examples], Tensor]
@@ -24,15 +24,31 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp_min(1e-12)
 
 
-def _check(prediction: Tensor, y: Tensor) -> None:
-    # one column broadcasts: so estimators find out how many outputs a learner has
-    columns = {prediction.shape[-1], y.shape[-1]} - {1}
-    if prediction.shape[:-1] != y.shape[:-1] or len(columns) > 1:
-        raise ValueError(
+class OutputMismatch(ValueError):
+    """Predictions have another shape than the targets. `outputs` is their number of columns.
+
+    Examples:
+        >>> import torch, quickstudy as qs
+        >>> one_target = qs.Examples(torch.zeros(2, 4), torch.zeros(2, 1), torch.ones(2))
+        >>> try:
+        ...     qs.squared_error(torch.zeros(2, 3), one_target)
+        ... except OutputMismatch as error:
+        ...     print(str(error)[:67], error.outputs)
+        The learner predicts (2, 3) where the tasks' targets are (2, 1): gi 3
+    """
+
+    def __init__(self, prediction: Tensor, y: Tensor):
+        super().__init__(
             f"The learner predicts {tuple(prediction.shape)} where the tasks' targets are "
             f"{tuple(y.shape)}: give its net as many outputs as the tasks have ways, or draw "
             "tasks of as many ways as it has outputs."
         )
+        self.outputs = prediction.shape[-1]
+
+
+def _check(prediction: Tensor, y: Tensor) -> None:
+    if prediction.shape != y.shape:
+        raise OutputMismatch(prediction, y)
 
 
 def cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
@@ -85,7 +101,7 @@ def gradient(fn: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
     """
 
     def slopes(params: Params) -> Params:
-        if torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
+        if torch.compiler.is_compiling() or in_transform():
             return grad(fn)(params)
         again = torch.is_grad_enabled()
         with torch.enable_grad():
@@ -153,8 +169,7 @@ def parameters_in(net: nn.Module, places: Sequence[str]) -> frozenset[str]:
     known = [*(name for name, _ in net.named_modules() if name), *(name for name, _ in called)]
     for place in places:
         if place not in known:
-            near = difflib.get_close_matches(place, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known)}."
+            hint = suggest(place, known, f"It has: {', '.join(known)}.")
             raise ValueError(f"The net has no module or parameter {place!r}. {hint}")
         found |= {names[p] for name, p in called if f"{name}.".startswith(f"{place}.")}
     return frozenset(found)
@@ -175,6 +190,17 @@ def leaves(tree: Any) -> list[Tensor]:
     found: list[Tensor] = []
     tree_map(found.append, tree)
     return found
+
+
+def unflatten(like: Any, tensors: Iterable[Tensor]) -> Any:
+    """Return a tree of the structure of `like` with `tensors` in order; undoes `leaves`.
+
+    Examples:
+        >>> unflatten({"a": torch.zeros(1), "b": ()}, [torch.ones(2)])
+        {'a': tensor([1., 1.]), 'b': ()}
+    """
+    stream = iter(tensors)
+    return tree_map(lambda _: next(stream), like)
 
 
 def unstack(tree: Any) -> list[Any]:

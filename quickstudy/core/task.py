@@ -1,19 +1,24 @@
-"""What flows through the library: examples, tasks, and where tasks come from.
+"""What flows through the library: examples, tasks, and distributions of tasks.
 
-Shapes are written with these letters, everywhere:
+Shapes use the same letters everywhere:
     T tasks   S support examples   Q query examples   N examples of either kind
     C classes (or target dimensions)   D embedding width   P parameters
+    K memory slots   L sequence length
+Reinforcement learning adds:
+    E episodes   H steps of an episode (the horizon)   O observation size   A action size
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
+import torch
 from torch import Generator, Tensor, device
 
 Data = TypeVar("Data")
 Json: TypeAlias = Any  # None, bool, int, float, str, and lists and dictionaries of these
+Checkpoint: TypeAlias = Literal["sqrt", "steps", "mixed"]  # of inner steps; see `descend`
 
 
 class Examples(NamedTuple):
@@ -21,17 +26,42 @@ class Examples(NamedTuple):
 
     `y` has the shape that a prediction has: one-hot rows for classes, values for
     regression. So the number of classes is a shape, and never an argument.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> pair = qs.Examples(torch.zeros(2, 8), torch.eye(2), torch.ones(2))
+        >>> pair.x.shape, pair.y.argmax(-1).tolist()
+        (torch.Size([2, 8]), [0, 1])
+        >>> qs.Examples.cat(pair, pair.take(slice(1))).weight
+        tensor([1., 1., 1.])
     """
 
     x: Tensor  # (N, *features)
     y: Tensor  # (N, C)
     weight: Tensor  # (N,)  1 for an example, 0 for padding
 
+    @staticmethod
+    def cat(*parts: "Examples", dim: int = 0) -> "Examples":
+        """Concatenate examples along an axis; `dim=1` for batches of tasks."""
+        return Examples(*(torch.cat(leaves, dim) for leaves in zip(*parts, strict=True)))
+
+    def take(self, rows: Any) -> "Examples":
+        """Index every tensor by `rows`: a slice, a mask, row numbers, or a tuple of these."""
+        return Examples(*(leaf[rows] for leaf in self))
+
 
 class Task(NamedTuple, Generic[Data]):
-    """What to learn from, and what to be judged on.
+    """Data to learn from (`support`) and data to evaluate on (`query`).
 
     A batch of tasks is a `Task` whose tensors have one more axis, T, in front.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy.testing.learners import Blobs
+        >>> batch = Blobs().sample(2, torch.Generator().manual_seed(0))
+        >>> batch.support.y.shape[0], batch.query.y.shape[0]
+        (2, 2)
     """
 
     support: Data
@@ -57,9 +87,22 @@ class TaskDistribution(ABC):
         return {"tasks": type(self).__name__}
 
 
-def entropy(seed: int, rank: int, step: int) -> int:
-    """The 63-bit seed of everything random in one step of one process."""
-    return int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1)
+def seeds(seed: int, rank: int, step: int) -> tuple[int, int]:
+    """The two seeds of one step of one process.
+
+    Returns:
+        A 63-bit seed for drawing tasks, and another for torch's global generator, which
+        learners draw their noise from. They differ, so that noise does not repeat the numbers
+        that drew the tasks.
+
+    Examples:
+        >>> tasks, noise = seeds(seed=0, rank=0, step=0)
+        >>> noise - tasks
+        1
+    """
+    state = np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)
+    tasks = int(state[0] >> 1)
+    return tasks, tasks + 1
 
 
 def batches(
@@ -77,9 +120,16 @@ def batches(
     would have seen, and two learners given one seed see the same tasks.
 
     Raises:
-        ValueError: no tasks in a step.
+        ValueError: `meta_batch_size` is below 1.
+
+    Examples:
+        >>> from quickstudy.testing.learners import Blobs
+        >>> resumed = list(batches(Blobs(), 4, steps=3, start=2))
+        >>> whole = list(batches(Blobs(), 4, steps=3))
+        >>> len(resumed), resumed[0].support.x.equal(whole[2].support.x)
+        (1, True)
     """
     if meta_batch_size < 1:
         raise ValueError(f"meta_batch_size={meta_batch_size}: a step needs at least one task.")
     for step in range(start, steps):
-        yield tasks.sample(meta_batch_size, Generator().manual_seed(entropy(seed, rank, step)))
+        yield tasks.sample(meta_batch_size, Generator().manual_seed(seeds(seed, rank, step)[0]))

@@ -1,22 +1,22 @@
 """Data files: where they are, how they are fetched, and how they are written whole or not at
 all."""
 
-import hashlib
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO, NamedTuple
+from typing import BinaryIO, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from quickstudy.storage import files
 
 BLOCK = 2**18  # bytes read from the network at a time
 TIMEOUT = 30  # seconds without a byte
@@ -63,7 +63,7 @@ def fetch(remote: Remote, folder: Path) -> Path:
     if path.exists():
         return path
     by_hand = f"Download {remote.url} by hand and put it at {path}."
-    with writing(folder), _one_process(folder / f".{remote.name}.lock"):
+    with writing(folder), files.locked(folder / f".{remote.name}.lock"):
         part = folder / f".{remote.name}.part"
         for attempt in range(ATTEMPTS):
             if path.exists():  # another process has fetched it
@@ -79,7 +79,7 @@ def fetch(remote: Remote, folder: Path) -> Path:
                         f"Cannot download {remote.name} ({reason}). {by_hand}"
                     ) from error
                 continue
-            if _sha256(part) == remote.sha256:
+            if files.file_sha256(part) == remote.sha256:
                 part.replace(path)
                 return path
             part.unlink()
@@ -102,7 +102,7 @@ def published(remote: Remote, name: str, root: Path | str | None) -> Path:
     folders = [base / name for base in roots(root)]
     there = [folder for folder in folders if (folder / remote.name).is_file()]
     path = fetch(remote, (there or folders[-1:])[0])
-    if _sha256(path) != remote.sha256:
+    if files.file_sha256(path) != remote.sha256:
         raise damaged(path, f"its sha256 is not that of {remote.url}")
     return path
 
@@ -143,24 +143,40 @@ def damaged(path: Path, why: object) -> ValueError:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, that is called `path` once all of it is on the disk."""
-    with writing(path.parent):
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                temporary.unlink()
-                raise
-        temporary.replace(path)
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that replaces `path` once all of it is on the disk.
+
+    Raises:
+        OSError: as `writing`.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp()) / "glyphs.npz"
+        >>> with replacing(path) as file:
+        ...     _ = file.write(b"data")
+        >>> path.read_bytes()
+        b'data'
+    """
+    with writing(path.parent), files.replacing(path) as file:
+        yield file
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Makes `folder`, and says what to do when nothing can be written in it."""
+    """Make `folder`, and raise an error that names a remedy if the disk refuses.
+
+    Raises:
+        OSError: `folder` cannot be made or written in.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> folder = Path(tempfile.mkdtemp()) / "new"
+        >>> with writing(folder):
+        ...     print(folder.is_dir())
+        True
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -212,19 +228,3 @@ def _append(url: str, part: Path) -> None:
                 progress.advance(progress.task_ids[0], len(block))
     if total is not None and part.stat().st_size < total:
         raise ConnectionError(f"{part.stat().st_size:,} of {total:,} bytes came")
-
-
-@contextmanager
-def _one_process(path: Path) -> Iterator[None]:
-    """The processes of one machine take turns, where the system has file locks."""
-    with path.open("w") as file:
-        with suppress(ImportError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

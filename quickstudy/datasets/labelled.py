@@ -74,7 +74,7 @@ class Labelled:
     @cached_property
     def hash(self) -> str:
         """The first 16 hexadecimal digits of the sha256 of examples and labels."""
-        return fingerprint((self.x, self.y))
+        return dataset_hash((self.x, self.y))
 
     def select(self, classes: Iterable[int | str], split: str | None = None) -> "Labelled":
         """The examples of some classes, given by index or name, which become classes 0, 1, …
@@ -260,7 +260,7 @@ def split_examples(
     )
 
 
-def fingerprint(tensors: Iterable[Tensor]) -> str:
+def dataset_hash(tensors: Iterable[Tensor]) -> str:
     """The first 16 hexadecimal digits of the sha256 of shapes, types and values."""
     digest = hashlib.sha256()
     for tensor in tensors:

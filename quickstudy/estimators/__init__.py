@@ -1,7 +1,10 @@
-"""Learners as scikit-learn estimators.
+"""Learners as scikit-learn estimators: classifiers, regressors, verifiers, clusters.
 
-`adapted_model` is what they share with `quickstudy predict`: it needs no scikit-learn, which is
-slow to import. Therefore names here are loaded on first use; `__init__.pyi` lists them.
+`base` has what all share (checks of inputs, adaptation), `adapted_model` their files, `widths` the
+number of classes and its growth, `open_set` and `error_rates` the thresholds. A new estimator is a
+file with one subclass of `FewShotEstimator` that writes its own facts in `_metadata`, and an
+executed example. Names are loaded on first use, as `adapted_model` serves `quickstudy predict`
+without scikit-learn; `__init__.pyi` lists them.
 """
 
 import lazy_loader

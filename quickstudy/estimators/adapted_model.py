@@ -14,38 +14,43 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core.task import Json
+from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
-from quickstudy.storage.checkpoints import CheckpointError
-from quickstudy.storage.state_file import identity, read, state_types, unpack
+from quickstudy.storage import renamed
+from quickstudy.storage.files import CheckpointError, class_name
+from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types
+from quickstudy.storage.tree_json import unpack_state
 
 KEY = "quickstudy"  # of our entry in the metadata of a safetensors file
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
-    """Read the file of an adapted model and check it.
+    """Read and check the file of an adapted model.
 
     Returns:
-        The metadata and the tensors. The metadata have `facts`, which were given to `save`, and
-        `learner`, the class and the sha256 of the base that `load` needs.
+        The metadata and the tensors. The metadata has `facts` (those given to `save`) and
+        `learner` (the class and the sha256 of the base that `load` needs).
 
     Raises:
-        CheckpointError: The file is missing, truncated or changed, or of another format.
+        CheckpointError: the file is missing, truncated or changed, or of another format.
 
     Examples:
-        >>> import tempfile
-        >>> import quickstudy as qs
-        >>> path = Path(tempfile.mkdtemp(), "my.safetensors")
-        >>> qs.FewShotClassifier().fit([[0.0], [1.0]], ["no", "yes"]).save(path, author="me")
-        >>> read_model(path)[0]["facts"]
-        {'author': 'me'}
+        >>> import numpy as np, quickstudy as qs, tempfile
+        >>> model = qs.FewShotClassifier().fit(np.eye(2), [0, 1])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/model.safetensors", author="Ada")
+        ...     metadata, tensors = read_model(f"{folder}/model.safetensors")
+        >>> metadata["facts"], sorted(tensors)
+        ({'author': 'Ada'}, ['sizes', 'sums'])
     """
-    return read(
+    metadata, tensors = read(
         Path(path),
         KEY,
         kind="adapted model",
         writer="an estimator's `save`",
         again="Copy it again from where it came from, or adapt and save anew.",
     )
+    return renamed.model(metadata), tensors
 
 
 def restore(
@@ -73,57 +78,43 @@ def restore(
         >>> metadata["targets"]["labels"]
         ['no', 'yes']
     """
-    about, tensors = read_model(path)
-    if about["estimator"] != estimator:
+    metadata, tensors = read_model(path)
+    if metadata["estimator"] != estimator:
         raise CheckpointError(
-            f"{path} is of a {about['estimator']}, not a {estimator}: load it with "
-            f"`{about['estimator']}.load`."
+            f"{path} is of a {metadata['estimator']}, not a {estimator}: load it with "
+            f"`{metadata['estimator']}.load`."
         )
-    was, given = about["learner"], identity(learner)
-    if was != given:
+    saved, current = metadata["learner"], learner_id(learner)
+    if saved not in learner_ids(learner):
         raise CheckpointError(
-            f"{path} was adapted from another base: a {was['class']} whose parameters have "
-            f"the sha256 {was['sha256'][:12]}…, and this is a {given['class']} with "
-            f"{given['sha256'][:12]}…. Load it with the learner that was adapted."
+            f"{path} was adapted from another base: a {saved['class']} whose parameters "
+            f"have the sha256 {saved['sha256'][:12]}…, and this is a {current['class']} "
+            f"with {current['sha256'][:12]}…. Load it with the learner that was adapted."
         )
-    device = like(learner).device
+    device = reference_tensor(learner).device
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return about, unpack(about["state"], tensors, state_types(learner))
+    return metadata, unpack_state(metadata["state"], tensors, state_types(learner))
 
 
 @contextmanager
-def frozen(learner: Learner[Any], seed: int) -> Iterator[None]:
-    """Set evaluation mode, build no graph, and draw random numbers from `seed` alone.
-
-    Modes and random state are restored at the end.
+def deterministic(learner: Learner[Any], seed: int) -> Iterator[None]:
+    """Run in evaluation mode, without a graph, with random numbers of `seed` alone.
 
     Examples:
         >>> import quickstudy as qs
         >>> learner = qs.PrototypicalNetwork(torch.nn.Dropout())
-        >>> with frozen(learner, seed=0):
+        >>> with deterministic(learner, seed=0):
         ...     print(learner.training, torch.is_grad_enabled())
         False False
-        >>> learner.training
-        True
     """
-    modes = [(module, module.training) for module in learner.modules()]
-    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        learner.eval()
-        with (
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),  # as `over_tasks` does
-            torch.random.fork_rng(cuda),
-        ):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    # the attention backend is the one that `over_tasks` uses
+    with evaluating(learner), sdpa_kernel(SDPBackend.MATH):
+        torch.manual_seed(seed)
+        yield
 
 
-def outputs(learner: Learner[Any], state: Any, x: Tensor, seed: int) -> Tensor:
-    """Return the predictions (N, C) for `x`, in double precision on the CPU.
+def predictions(learner: Learner[Any], state: Any, x: Tensor, seed: int) -> Tensor:
+    """Return the predictions of `x`, (N, C), in double precision on the CPU.
 
     Raises:
         ValueError: A prediction is NaN.
@@ -133,36 +124,36 @@ def outputs(learner: Learner[Any], state: Any, x: Tensor, seed: int) -> Tensor:
         >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
         >>> x, y = torch.tensor([[0.0], [2.0]]), torch.eye(2)
         >>> state = learner.adapt(qs.Examples(x, y, torch.ones(2)))
-        >>> outputs(learner, state, torch.tensor([[0.5]]), seed=0).argmax(-1)
+        >>> predictions(learner, state, torch.tensor([[0.5]]), seed=0).argmax(-1)
         tensor([0])
     """
-    with frozen(learner, seed):
-        predictions = mean(learner.predict(state, x)).cpu().double()
-    if predictions.isnan().any():
+    with deterministic(learner, seed):
+        outputs = point_prediction(learner.predict(state, x))
+    if outputs.isnan().any():
         raise ValueError(
-            f"{type(learner).__name__} predicts NaN: its adaptation diverged. Scale X as in "
+            f"{class_name(learner)} predicts NaN: its adaptation diverged. Scale X as in "
             "meta-training, or lower the learner's inner learning rate."
         )
-    return predictions
+    return outputs.cpu().double()
 
 
-def like(learner: Learner[Any]) -> Tensor:
+def reference_tensor(learner: Learner[Any]) -> Tensor:
     """Return a tensor with the dtype and the device that the learner computes in.
 
     Examples:
         >>> import quickstudy as qs
-        >>> like(qs.PrototypicalNetwork(torch.nn.Linear(2, 1))).dtype
-        torch.float32
+        >>> reference_tensor(qs.MAML(qs.nets.MLP(4, 3)).double()).dtype
+        torch.float64
     """
     floats = (p for p in learner.parameters() if p.is_floating_point())
     return next(floats, torch.zeros((), dtype=torch.float64))
 
 
-def mean(prediction: Any) -> Tensor:
-    """Return a prediction, or its mean if it is a distribution.
+def point_prediction(prediction: Any) -> Tensor:
+    """Return the prediction, or the mean of a predicted distribution.
 
     Examples:
-        >>> mean(torch.distributions.Normal(torch.tensor(1.0), 2.0))
-        tensor(1.)
+        >>> point_prediction(torch.distributions.Normal(torch.zeros(2), 1.0)).tolist()
+        [0.0, 0.0]
     """
     return prediction if isinstance(prediction, Tensor) else prediction.mean

@@ -1,10 +1,4 @@
-"""Clustering by a learned metric: groups of examples of classes that nobody has named.
-
->>> from sklearn.datasets import load_iris
->>> X, _ = load_iris(return_X_y=True)
->>> cluster(PrototypicalNetwork(nn.Flatten()), X[[0, 1, 2, 148, 149]]).tolist()
-[0, 0, 0, 1, 1]
-"""
+"""Clustering by a learned metric: groups of unlabelled examples."""
 
 from typing import Any, NamedTuple
 
@@ -16,53 +10,80 @@ from sklearn.utils import check_array
 from torch import Tensor, nn
 
 from quickstudy.core.task import Examples, TaskDistribution
-from quickstudy.estimators.adapted_model import like
-from quickstudy.evaluation.adaptation import _evaluating
+from quickstudy.estimators.adapted_model import reference_tensor
 from quickstudy.evaluation.pairwise import embed
-from quickstudy.evaluation.protocol import Report, evaluate
+from quickstudy.evaluation.protocol import evaluate, evaluating
+from quickstudy.evaluation.report import Report
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 
 
 def embeddings(learner: Learner[Any], X: Any) -> np.ndarray:
-    """What the learner's module `embed` makes of examples, in float64 (N, D).
+    """Return the learner's embeddings of examples, in float64 (N, D).
 
     Args:
+        learner: has the capability `Embeds`.
         X: (N, *features), as `FewShotClassifier` takes it: bytes become floats in [0, 1].
 
     Raises:
-        ValueError: the learner has no `embed`, or `X` is not as it should be.
+        ValueError: the learner does not embed, or `X` is malformed.
+
+    Examples:
+        >>> import numpy as np, quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Flatten())
+        >>> embeddings(learner, np.ones((3, 2, 2))).shape
+        (3, 4)
     """
     X = np.asarray(check_array(X, dtype=None, allow_nd=True))  # pyright: ignore[reportArgumentType]
-    example = like(learner)
-    x = torch.from_numpy(X.astype(np.float64)).to(example)
-    with _evaluating(learner), torch.no_grad():
-        found = embed(learner, x / 255 if X.dtype == np.uint8 else x)
-    return found.cpu().double().numpy()
+    x = torch.from_numpy(X.astype(np.float64)).to(reference_tensor(learner))
+    with evaluating(learner):
+        embedded = embed(learner, x / 255 if X.dtype == np.uint8 else x)
+    return embedded.cpu().double().numpy()
 
 
 def cluster(
     learner: Learner[Any], X: Any, n_clusters: int | None = None, *, most: int = 20
 ) -> np.ndarray:
-    """Groups unlabelled examples by Ward's method on their embeddings: (N,) integers from 0, in
-    the order of their first examples.
+    """Group unlabelled examples by Ward's method on their embeddings.
 
     Args:
+        learner: has the capability `Embeds`.
         X: (N, *features), as `FewShotClassifier` takes it.
-        n_clusters: how many groups; None: as many, from 2 to `most`, as have the highest
+        n_clusters: the number of groups. None: the number from 2 to `most` with the highest
             silhouette (Rousseeuw, 1987, doi:10.1016/0377-0427(87)90125-7).
+        most: the largest number that is tried.
+
+    Returns:
+        Integers (N,) from 0, in the order of the groups' first examples.
 
     Raises:
-        ValueError: the learner has no module `embed`, or there are too few examples.
+        ValueError: the learner does not embed, or there are too few examples.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from sklearn.datasets import load_iris
+        >>> X, _ = load_iris(return_X_y=True)
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Flatten())
+        >>> cluster(learner, X[[0, 1, 2, 148, 149]]).tolist()
+        [0, 0, 0, 1, 1]
     """
     return _groups(embeddings(learner, X), n_clusters, most)
 
 
 class Clustering(NamedTuple):
-    """How well groups agree with classes, on the same tasks: `learned.compare(pixels)`."""
+    """How well groups agree with classes, on the same tasks.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
+        >>> result = evaluate_clustering(learner, Blobs(), n_tasks=2, meta_batch_size=2)
+        >>> result.learned.paired_difference(result.pixels).mean
+        0.0
+    """
 
     learned: Report  # by the learner's embedding
-    pixels: Report  # by the inputs as they are
+    pixels: Report  # by the inputs themselves
 
 
 def evaluate_clustering(
@@ -74,25 +95,32 @@ def evaluate_clustering(
     meta_batch_size: int = 50,
     seed: int = 1,
 ) -> Clustering:
-    """How well clusters of a task's query set agree with its classes, on `n_tasks` tasks.
+    """Evaluate how well clusters of a task's query set agree with its classes.
 
     The reports have the adjusted Rand index (Hubert & Arabie, 1985, doi:10.1007/BF01908075): 1
-    where groups are classes, 0 where they have nothing to do with each other. Support sets are
-    not looked at.
+    if groups are classes, 0 on average if groups are random. Support sets are not used.
 
     Args:
-        known: whether the number of classes is given; otherwise it is found as `cluster` does
-            it, and the reports also have the number of `clusters`.
+        known: whether the number of classes is given. Otherwise it is chosen as in `cluster`,
+            and the reports also have the number of `clusters`.
 
     Raises:
-        ValueError: the learner has no module `embed`.
+        ValueError: the learner does not embed.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
+        >>> result = evaluate_clustering(learner, Blobs(), n_tasks=2, meta_batch_size=2)
+        >>> list(result.learned.values)
+        ['adjusted_rand_index']
     """
 
     def groups(embedded: Tensor, query: Examples) -> tuple[np.ndarray, np.ndarray]:
         real = query.weight > 0
         truth = query.y[real].argmax(-1).cpu().numpy()
-        wanted = len(np.unique(truth)) if known else None
-        return truth, _groups(embedded[real].cpu().double().numpy(), wanted)
+        n_clusters = len(np.unique(truth)) if known else None
+        return truth, _groups(embedded[real].cpu().double().numpy(), n_clusters)
 
     def adjusted_rand_index(embedded: Tensor, query: Examples) -> Tensor:
         return torch.tensor(adjusted_rand_score(*groups(embedded, query)))
@@ -103,10 +131,9 @@ def evaluate_clustering(
     metrics = {"adjusted_rand_index": adjusted_rand_index}
     metrics |= {} if known else {"clusters": clusters}
     reports = []
-    for each in (learner, PrototypicalNetwork(nn.Flatten())):
-        asked = _Embedding(each)
+    for embedder in (learner, PrototypicalNetwork(nn.Flatten())):
         report = evaluate(
-            asked,
+            _Embedding(embedder),
             tasks,
             n_tasks=n_tasks,
             meta_batch_size=meta_batch_size,
@@ -119,7 +146,7 @@ def evaluate_clustering(
 
 
 class _Embedding(Learner[Tensor]):
-    """`learner`, asked for embeddings only."""
+    """Predict the embeddings of `learner`."""
 
     execution = "loop"  # clusters are computed outside of torch
 
@@ -148,8 +175,8 @@ def _groups(embedded: np.ndarray, n_clusters: int | None, most: int = 20) -> np.
             f"How many clusters {size} example(s) have cannot be found: give `n_clusters`, or "
             "more examples."
         )
-    found = [_ward(embedded, number) for number in range(2, min(most, size - 1) + 1)]
-    return max(found, key=lambda labels: silhouette_score(embedded, labels))
+    candidates = [_ward(embedded, number) for number in range(2, min(most, size - 1) + 1)]
+    return max(candidates, key=lambda labels: silhouette_score(embedded, labels))
 
 
 def _ward(embedded: np.ndarray, number: int) -> np.ndarray:

@@ -1,9 +1,15 @@
-"""Meta-testing: one protocol for every learner, streams, rollouts, adaptation."""
+"""Meta-testing: one protocol for every learner, on tasks, streams and rollouts.
+
+`protocol` has `evaluate` and what all evaluations share, `report` their results, `pairwise` and
+`cached_embeddings` what learners with embeddings allow. A new evaluation is a file with one
+function that returns a `Report`, draws tasks at `HELD_OUT_RANK`, and has an executed example.
+"""
 
 from quickstudy.evaluation.adaptation import AdaptationReport, adaptation_trace
-from quickstudy.evaluation.cached_embeddings import EmbedTogether, embed_once
+from quickstudy.evaluation.cached_embeddings import embed_once
 from quickstudy.evaluation.presentations import evaluate_presentations
-from quickstudy.evaluation.protocol import Difference, Report, evaluate
+from quickstudy.evaluation.protocol import evaluate
+from quickstudy.evaluation.report import Difference, Report
 from quickstudy.evaluation.rollouts import evaluate_rollouts, success_rate
 from quickstudy.evaluation.streams import (
     StreamReport,
@@ -15,7 +21,6 @@ from quickstudy.evaluation.streams import (
 __all__ = [
     "AdaptationReport",
     "Difference",
-    "EmbedTogether",
     "Report",
     "StreamReport",
     "adaptation_trace",

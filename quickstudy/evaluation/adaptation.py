@@ -1,38 +1,58 @@
-"""Inside the adaptation: what every inner step does for the query set and to every layer.
+"""The adaptation trace: what every inner step changes in predictions and in layers.
 
 Raghu, Raghu, Bengio & Vinyals (2020, arXiv:1909.09157) ask whether MAML adapts by rapid
-learning (layers and what they represent change much) or by feature reuse (only the head does).
+learning (layers and their outputs change much) or by feature reuse (only the head changes).
 They compare representations before and after, as here, by CKA (Kornblith, Norouzi, Lee &
 Hinton, 2019, arXiv:1905.00414).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 
+from quickstudy.capabilities import DescendsInSteps
 from quickstudy.core.functional import leaves, tree_map, unstack
-from quickstudy.core.task import Examples, Task, TaskDistribution, batches, entropy
-from quickstudy.evaluation.protocol import _APART, Metric, Report, default_metrics, evaluate
-from quickstudy.execution.batching import explained, inference, over_tasks
+from quickstudy.core.parameters import device_of
+from quickstudy.core.task import Examples, Task, TaskDistribution, batches, seeds
+from quickstudy.core.torch_private import is_functorch_wrapped_tensor
+from quickstudy.evaluation.protocol import (
+    HELD_OUT_RANK,
+    Metric,
+    default_metrics,
+    evaluate,
+    evaluating,
+)
+from quickstudy.evaluation.report import Report
+from quickstudy.execution.batching import inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 
 
 @dataclass(frozen=True)
 class AdaptationReport:
-    """What adaptation does to the same tasks by 0, 1, ... K inner steps.
+    """What 0, 1, ... K inner steps change, on the same tasks.
 
     Layers are the modules that have parameters and are called, in the order of their first
-    call, named as in the net. Parts of a state that are no layer's, such as a context vector,
-    come last if they move, by their names in the state.
+    call, named as in the net. Parts of a state that belong to no layer, such as a context
+    vector, come last if they move, by their names in the state.
+
+    Examples:
+        >>> from quickstudy.evaluation.report import Report
+        >>> reports = [Report({"loss": torch.tensor([value, value])}) for value in (2.0, 1.0)]
+        >>> moved = {"head": torch.tensor([[0.0, 0.5]])}
+        >>> print(AdaptationReport(tuple(reports), moved, {}))
+        steps                       loss
+        0                2.0000 ± 0.0000
+        1                1.0000 ± 0.0000
+        layer        moved  similarity
+        head        0.5000
     """
 
-    after: tuple[Report, ...]  # of every number of steps: the query loss and other metrics
+    after: tuple[Report, ...]  # by number of steps: the query loss and other metrics
     moved: Mapping[str, Tensor]  # by layer: |φ - θ| / |θ| (T, K + 1); |φ| where θ is zero
     similarity: Mapping[str, Tensor]  # by layer: of its outputs on the query (T, K + 1)
 
@@ -40,8 +60,8 @@ class AdaptationReport:
         metrics = list(self.after[0].values)
         lines = ["steps   " + "".join(f"{name:>24}" for name in metrics)]
         for k, report in enumerate(self.after):
-            said = (f"{report.mean(m):.4f} ± {report.interval(m):.4f}" for m in metrics)
-            lines.append(f"{k:<8}" + "".join(f"{number:>24}" for number in said))
+            cells = (f"{report.mean(m):.4f} ± {report.interval(m):.4f}" for m in metrics)
+            lines.append(f"{k:<8}" + "".join(f"{cell:>24}" for cell in cells))
         wide = max(8, *(len(name) + 2 for name in self.moved))
         lines.append(f"{'layer':<{wide}}{'moved':>10}{'similarity':>12}")
         for name, moved in self.moved.items():
@@ -63,33 +83,41 @@ def adaptation_trace(
     seed: int = 1,
     metrics: Mapping[str, Metric] | None = None,
 ) -> AdaptationReport:
-    """Adapts to the same tasks by 0 to `steps` inner steps and looks at what changed.
+    """Adapt to the same tasks by 0 to `steps` inner steps, and compare the layers.
 
-    For every learner that descends: one whose attribute `steps` says how far. The numbers after
-    each step are those that `evaluate` gives with that many steps. The similarity of a layer is
-    the linear CKA of its outputs on a task's query set before and after adaptation: 1 where
-    they are equal but for rotation, shift and scale, and NaN where they don't vary or cannot be
-    seen. Of very few queries it is always high, so have some dozens.
+    The numbers after each step are those that `evaluate` gives with that many steps. The
+    similarity of a layer is the linear CKA of its outputs on a task's query set before and
+    after adaptation: 1 if they are equal up to rotation, shift and scale, and NaN if they do
+    not vary or cannot be observed. With very few queries it is always high, so use some dozens.
 
     Args:
-        steps: None: as many as the learner does.
+        learner: has the capability `DescendsInSteps`.
+        steps: None: as many as the learner takes.
         n_tasks: tasks.
-        meta_batch_size: tasks at a time; with `seed` it says which.
+        meta_batch_size: tasks at a time; with `seed` it determines the tasks.
         metrics: by name, functions of (prediction, query examples). None: the learner's
             criterion, and the accuracy of a classifier.
 
     Raises:
-        ValueError: the learner has no `steps`, or fewer than one are asked for.
+        ValueError: the learner takes no inner steps, or `steps` is below 1.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> maml = qs.MAML(qs.nets.MLP(8, 3, hidden=(16,)), lr=0.1, steps=2)
+        >>> trace = adaptation_trace(maml, Blobs(), n_tasks=2, meta_batch_size=2)
+        >>> len(trace.after), list(trace.moved)
+        (3, ['body.0', 'head'])
     """
-    before = getattr(learner, "steps", None)
-    if not isinstance(before, int):
+    if not isinstance(learner, DescendsInSteps):
         raise ValueError(
-            f"{type(learner).__name__} has no `steps` to look inside of: give a learner that "
-            "adapts by gradient descent, or call `evaluate`."
+            f"{type(learner).__name__} has no `steps` of inner gradient descent: give a "
+            "learner with the capability `DescendsInSteps`, such as MAML, or call `evaluate`."
         )
+    before = learner.steps
     last = before if steps is None else steps
     if last < 1:
-        raise ValueError(f"steps={last}: look inside of at least one.")
+        raise ValueError(f"steps={last}: trace at least one.")
     if metrics is None:
         name = getattr(learner.criterion, "__name__", "loss")
         metrics = {name: learner.criterion, **default_metrics(learner)}
@@ -106,50 +134,61 @@ def adaptation_trace(
                     metrics=metrics,
                 )
             )
-        with _evaluating(learner):
+        with evaluating(learner):
             changes = list(_changes(learner, tasks, last, n_tasks, meta_batch_size, seed))
     finally:
         learner.steps = before
     moved, similarity = (_stacked(part) for part in zip(*changes, strict=True))
     still = [name for name in moved if name not in similarity and not moved[name].any()]
-    for name in still:  # what a state keeps beside what it adapts
+    for name in still:  # parts of a state that are not adapted
         del moved[name]
     return AdaptationReport(tuple(reports), moved, similarity)
 
 
 def linear_cka(a: Tensor, b: Tensor) -> Tensor:
-    """How alike two representations (N, D) and (N, E) of the same N examples are, from 0 to 1
-    (Kornblith et al., 2019, eq. 3 with linear kernels); NaN where one does not vary."""
+    """Return how similar representations (N, D) and (N, E) of N examples are, from 0 to 1.
+
+    Kornblith et al., 2019, eq. 3 with linear kernels. NaN if one of them does not vary.
+
+    Examples:
+        >>> x = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 4.0]])
+        >>> round(linear_cka(x, 5 * x + 1).item(), 6)
+        1.0
+    """
     a, b = (x - x.mean(0) for x in (a.double(), b.double()))
     gram_a, gram_b = a @ a.T, b @ b.T
     return (gram_a * gram_b).sum() / (gram_a.norm() * gram_b.norm())
 
 
 class _Part(NamedTuple):
-    """A layer at work, or a part of a state that is no layer's."""
+    """A layer during a call, or a part of a state that belongs to no layer."""
 
     values: Tensor  # (P,)  of its parameters
-    output: Tensor | None  # (Q, D)  of a layer, on the query set; D = 0 if it can't be seen
+    output: Tensor | None  # (Q, D)  of a layer, on the query set; D = 0 if unobserved
 
 
 def _changes(
     learner: Learner[Any],
     tasks: TaskDistribution,
     last: int,
-    count: int,
-    size: int,
+    n_tasks: int,
+    meta_batch_size: int,
     seed: int,
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """For every task how far each part moved, and how similar each layer's outputs stayed, by 0
-    to `last` steps (K + 1,). Sets `learner.steps`."""
-    where = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    stream = batches(tasks, size, steps=-(-count // size), seed=seed, rank=_APART)
+    """Yield for each task how far each part moved, and the similarity of each layer's outputs,
+    after 0 to `last` steps (K + 1,). Sets `learner.steps`."""
+    assert isinstance(learner, DescendsInSteps)
+    device = device_of(learner)
+    n_batches = -(-n_tasks // meta_batch_size)
+    stream = batches(tasks, meta_batch_size, steps=n_batches, seed=seed, rank=HELD_OUT_RANK)
     for number, batch in enumerate(stream):
-        batch = tree_map(lambda leaf, n=number: leaf[: count - n * size].to(where), batch)
+        size = n_tasks - number * meta_batch_size
+        batch = tree_map(lambda leaf, n=size: leaf[:n].to(device), batch)
         states = []
-        with torch.random.fork_rng(), explained(learner, batch):
+        with explained(learner, batch):
             for learner.steps in range(last + 1):
-                torch.manual_seed(entropy(seed, _APART, number) + 1)  # as `evaluate` does
+                # the seed that `evaluate` uses
+                torch.manual_seed(seeds(seed, HELD_OUT_RANK, number)[1])
                 with inference(learner) as (execution, chunk):
                     states.append(
                         unstack(over_tasks(learner.adapt, execution, chunk)(batch.support))
@@ -162,27 +201,27 @@ def _changes(
 
 
 def _parts(learner: Learner[Any], state: Any, task: Task[Examples]) -> dict[str, _Part]:
-    """What is at work when `state` is asked about the query set."""
-    found: dict[str, _Part] = {}
-    held: set[int] = set()  # the tensors that are parameters of a layer
+    """Return the layers that `predict` calls on the query set, and the other parts of `state`."""
+    parts: dict[str, _Part] = {}
+    in_layers: set[int] = set()  # ids of the tensors that are parameters of a layer
     real = task.query.weight > 0
 
-    def see(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
-        # what is in the place of the parameters during the call: the adapted ones
+    def record(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+        # during the call, the adapted parameters are in their place
         params = list(layer.parameters(recurse=False))
-        held.update(map(id, params))
+        in_layers.update(map(id, params))
         output = leaves(output)[0].detach()
         rows = output.ndim > 1 and len(output) == len(real)
         if not rows or is_functorch_wrapped_tensor(output):
             output = torch.zeros(len(real), 0).to(real.device)
         output = output[real].flatten(1)
-        earlier = found[name].output if name in found else None
+        earlier = parts[name].output if name in parts else None
         if earlier is not None:  # a layer that is called more than once, such as a cell
             output = torch.cat([earlier, output], 1)
-        found[name] = _Part(torch.cat([p.detach().flatten() for p in params]), output)
+        parts[name] = _Part(torch.cat([p.detach().flatten() for p in params]), output)
 
     hooks = [
-        layer.register_forward_hook(partial(see, path.partition(".")[2] or path))
+        layer.register_forward_hook(partial(record, path.partition(".")[2] or path))
         for path, layer in learner.named_modules()
         if path and next(layer.parameters(recurse=False), None) is not None
     ]
@@ -192,9 +231,9 @@ def _parts(learner: Learner[Any], state: Any, task: Task[Examples]) -> dict[str,
         for hook in hooks:
             hook.remove()
     for name, leaf in _named("", state):
-        if id(leaf) not in held and leaf.is_floating_point():
-            found[name or "state"] = _Part(leaf.detach().flatten(), None)
-    return found
+        if id(leaf) not in in_layers and leaf.is_floating_point():
+            parts[name or "state"] = _Part(leaf.detach().flatten(), None)
+    return parts
 
 
 def _compared(
@@ -216,7 +255,7 @@ def _stacked(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _named(path: str, tree: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a state with their names, joined by dots."""
+    """Yield the tensors of a state with their names, joined by dots."""
     if isinstance(tree, Tensor):
         yield path, tree
         return
@@ -225,15 +264,3 @@ def _named(path: str, tree: Any) -> Iterator[tuple[str, Tensor]]:
         tree = dict(zip(fields, tree, strict=True))
     for name, part in tree.items():
         yield from _named(f"{path}.{name}" if path else str(name), part)
-
-
-@contextmanager
-def _evaluating(learner: nn.Module) -> Iterator[None]:
-    """In evaluation mode, and afterwards every module in the mode it was in."""
-    training = {module: module.training for module in learner.modules()}
-    learner.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode

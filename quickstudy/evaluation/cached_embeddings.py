@@ -1,148 +1,111 @@
-"""Nets apart from what is done with their embeddings.
+"""Evaluation from cached embeddings: every image is embedded once, not once per episode.
 
-Evaluation from cached embeddings: every image is embedded once, not once per episode.
-10,000 episodes of 5 ways, 1 shot and 15 queries ask for 800,000 embeddings of what may be 8,000
-images. What is left of an episode is its head: means and distances, votes, a regression.
+10,000 episodes of 5 ways, 1 shot and 15 queries need 800,000 embeddings of perhaps 8,000 images.
+The rest of an episode is its head: means and distances, votes, a regression.
 """
 
-import copy
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from quickstudy.core.functional import leaves, tree_map
-from quickstudy.core.task import Examples, Task, TaskBatch
+from quickstudy.core.parameters import device_of
+from quickstudy.core.task import Examples, Task
 from quickstudy.evaluation.protocol import evaluating
-from quickstudy.execution.batching import _pixels_together, explained, inference, over_tasks
+from quickstudy.execution.batching import inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.tasks.few_shot import FewShot
+from quickstudy.training.embed_together import head_of, require_embed
 
 
 def embed_once(
     learner: Learner[Any], *tasks: FewShot
 ) -> tuple[Learner[Any], *tuple[FewShot, ...]]:
-    """What `learner` does with embeddings, and `tasks` that are made of its embeddings.
+    """Return a learner of embeddings, and `tasks` with embeddings in the place of images.
 
-    `evaluate(*embed_once(learner, tasks))` finds, but for rounding, what
-    `evaluate(learner, tasks)` does, and much faster where there are many tasks. Episodes and
-    the report's card are the same. Images go through the module `embed` of the learner in
-    evaluation mode; every other parameter is shared with it. The head is executed in the way
-    that is the default of its class.
+    `evaluate(*embed_once(learner, tasks))` gives the numbers of `evaluate(learner, tasks)`, up
+    to rounding, and is much faster for many tasks. Episodes and the report's card are the same.
+    The learner's module `embed` embeds the images in evaluation mode; all other parameters are
+    shared with it. The head runs with its class's default execution.
 
     Args:
-        tasks: those of one data set, prepared alike, have their embeddings in common.
+        learner: has the capability `Embeds`.
+        tasks: distributions of one data set, prepared alike, share their embeddings.
 
     Raises:
-        ValueError: the learner has no module `embed`; or what that makes of an image depends
-            on other images or changes with the task, so that every episode needs its own; or
-            `tasks` change images at random.
+        ValueError: the learner does not embed; or the embedding of an image depends on other
+            images or changes with the task, so that every episode needs its own; or `tasks`
+            change images at random.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> data = qs.datasets.Labelled(torch.eye(6), torch.arange(6) // 3, ("a", "b"), name="toy")
+        >>> tasks = qs.FewShot(data, ways=2, shots=1, queries=2)
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Linear(6, 2))
+        >>> head, embedded = embed_once(learner, tasks)
+        >>> batch = embedded.sample(1, torch.Generator().manual_seed(0))
+        >>> head.embed, batch.support.x.shape
+        (Identity(), torch.Size([1, 2, 2]))
     """
     name = type(learner).__name__
-    _check_embeds(learner, "evaluate it on the tasks themselves")
-    head = _without_net(learner)
-    known: dict[Any, Tensor] = {}
-    found: list[FewShot] = []
+    require_embed(learner, "evaluate it on the tasks themselves")
+    head = head_of(learner)
+    cache: dict[Any, Tensor] = {}
+    embedded: list[FewShot] = []
     with evaluating(learner):
-        for each in tasks:
-            kind = each.dataset, each.rotations is None, each.normalise
-            if kind not in known:
+        for original in tasks:
+            key = original.dataset, original.rotations is None, original.normalise
+            if key not in cache:
                 with inference(learner):
-                    known[kind] = _embeddings(learner, each)
-            found.append(each.with_inputs(known[kind]))
-            (state, truth), (rest, guess) = _outcome(learner, each), _outcome(head, found[-1])
-            # what is adapted of a net is in the state
-            if len(leaves(rest)) != len(leaves(state)) or not _close(guess, truth):
+                    cache[key] = _embeddings(learner, original)
+            embedded.append(original.with_inputs(cache[key]))
+            state, prediction = _outcome(learner, original)
+            head_state, head_prediction = _outcome(head, embedded[-1])
+            # a net that is adapted has its parameters in the state
+            same_leaves = len(leaves(head_state)) == len(leaves(state))
+            if not (same_leaves and _close(head_prediction, prediction)):
                 raise ValueError(
                     f"{name} changes its net with the task, or does more with images than to "
                     "embed them: evaluate it on the tasks themselves."
                 )
-    return head, *found
-
-
-class EmbedTogether(nn.Module):
-    """A learner in training, with the images of all tasks of a batch embedded at once.
-
-    Of a net that keeps running statistics, batch normalisation then is by the images of all
-    tasks, as it will be at test, where otherwise each task is normalised by its own: few
-    images, of few classes. Also much faster on a CPU, as only what follows the embedding is
-    done task by task. Give `train` this in the place of the learner.
-
-    Args:
-        learner: has a module `embed` that images go through first, and adapts nothing of it.
-
-    Raises:
-        ValueError: it has no such module.
-    """
-
-    def __init__(self, learner: Learner[Any]):
-        super().__init__()
-        _check_embeds(learner, "train it as it is")
-        self.learner = learner
-
-    def forward(self, tasks: TaskBatch) -> Tensor:
-        """The loss of every task (T,)."""
-        parts = [part.x for part in tasks]  # (T, N, *features) each
-        flat = torch.cat([_pixels_together(x.flatten(0, 1)) for x in parts])
-        embedded = self.learner.get_submodule("embed")(flat).to(parts[0].dtype)
-        found = embedded.split([len(x) * x.shape[1] for x in parts])
-        support, query = (
-            part._replace(x=new.unflatten(0, part.x.shape[:2]))
-            for part, new in zip(tasks, found, strict=True)
-        )
-        return _without_net(self.learner)(Task(support, query))
-
-
-def _check_embeds(learner: Learner[Any], remedy: str) -> None:
-    if not isinstance(getattr(learner, "embed", None), nn.Module):
-        raise ValueError(
-            f"{type(learner).__name__} has no module `embed` that images go through first: "
-            f"{remedy}."
-        )
-
-
-def _without_net(learner: Learner[Any]) -> Learner[Any]:
-    """`learner`, to be given embeddings."""
-    head = copy.copy(learner)
-    head._modules = {**learner._modules, "embed": nn.Identity()}  # the copy's was the learner's
-    for name in ("execution", "chunk", "threads"):  # were chosen for the net
-        vars(head).pop(name, None)
-    return head
+    return head, *embedded
 
 
 def _embeddings(learner: Learner[Any], tasks: FewShot) -> Tensor:
-    """Of all `inputs` of `tasks`, where their images are."""
+    """Return the embeddings of all `inputs` of `tasks`, on the device of their images."""
     net = learner.get_submodule("embed")
-    where = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = device_of(net)
     parts: list[Tensor] = []
     for x in tasks.inputs():
-        parts.append(net(x.to(where)))
-        some = (len(x) + 1) // 2
-        if len(parts) == 1 and not _close(net(x[:some].to(where)), parts[0][:some]):
+        parts.append(net(x.to(device)))
+        half = (len(x) + 1) // 2
+        if len(parts) == 1 and not _close(net(x[:half].to(device)), parts[0][:half]):
             raise ValueError(
-                f"What {type(learner).__name__} makes of an image depends on those beside it, "
-                "as of a net that normalises by the batch at hand: evaluate it on the tasks "
+                f"The embedding of an image by {type(learner).__name__} depends on other images, "
+                "as in a net that normalises by the batch at hand: evaluate it on the tasks "
                 "themselves, or train a net that keeps running statistics."
             )
     return torch.cat([part.to(tasks.dataset.x.device) for part in parts])
 
 
 def _outcome(learner: Learner[Any], tasks: FewShot) -> tuple[Any, Any]:
-    """The states, and the predictions of the queries, of two tasks."""
+    """Return the states of two tasks, and the predictions of their queries."""
 
     def adapted(task: Task[Examples]) -> tuple[Any, Any]:
         state = learner.adapt(task.support)
         return state, learner.predict(state, task.query.x)
 
-    where = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    batch = tree_map(lambda x: x.to(where), tasks.sample(2, Generator().manual_seed(0)))
+    device = device_of(learner)
+    batch = tree_map(lambda x: x.to(device), tasks.sample(2, Generator().manual_seed(0)))
     torch.manual_seed(0)
     with explained(learner, batch), inference(learner) as (execution, chunk):
         return over_tasks(adapted, execution, chunk)(batch)
 
 
 def _close(some: Any, others: Any) -> bool:
-    """Whether trees of tensors are equal but for rounding, which a head may amplify."""
+    """Return whether trees of tensors are equal up to rounding, which a head may amplify."""
     for a, b in zip(leaves(some), leaves(others), strict=True):
         most = torch.where(b.isfinite(), b.abs(), 0).max().item()
         if not torch.allclose(a.to(b), b, rtol=0, atol=2e-3 * most, equal_nan=True):

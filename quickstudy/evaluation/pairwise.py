@@ -1,18 +1,22 @@
-"""What a learner makes of inputs outside of any task: embeddings, and how alike two inputs are.
+"""Embeddings of inputs and similarities of pairs, outside of any task.
 
-For learners that compare: those with a module `embed`, (N, *features) -> (N, D). How alike two
-embeddings are is said by the learner's `compare` or `similarity`, otherwise by minus their
-squared distance. A learner may also have, instead of `embed`, a method `similarity` of two
-batches of inputs, (N, *features) each, to (N,).
+For learners that compare: `Embeds`, `ComparesEmbeddings` or `ComparesInputs` of
+`quickstudy.capabilities`. Embeddings are compared by the learner's `similarity`, or else by
+minus their squared distance.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import vmap
 
+from quickstudy.capabilities import (
+    ComparesEmbeddings,
+    ComparesInputs,
+    Embeds,
+    PredictsSimilarities,
+)
 from quickstudy.core.similarity import Similarity, negative_squared_distance
 from quickstudy.learner import Learner
 
@@ -20,82 +24,99 @@ CHUNK = 256  # inputs that are embedded, and embeddings that are compared with o
 
 
 def embed(learner: Learner[Any], x: Tensor) -> Tensor:
-    """The embeddings (N, D) of inputs x (N, *features); maps of features are flattened.
+    """Return the embeddings (N, D) of inputs x (N, *features). Maps of features are flattened.
 
     Raises:
-        ValueError: the learner has no module `embed`.
+        ValueError: the learner does not embed.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Flatten())
+        >>> embed(learner, torch.ones(3, 2, 2)).shape
+        torch.Size([3, 4])
     """
-    net = _embedding(learner)
-    if not isinstance(net, nn.Module):
+    if not isinstance(learner, Embeds):
         raise ValueError(
             f"{type(learner).__name__} has no module `embed` that makes embeddings: give a "
-            "learner that compares, such as PrototypicalNetwork."
+            "learner that compares, such as PrototypicalNetwork, or declare the capability "
+            "`Embeds`."
         )
-    return torch.cat([net(part).flatten(1) for part in x.split(CHUNK)])
+    return torch.cat([learner.embed(part).flatten(1) for part in x.split(CHUNK)])
 
 
 def similarity(learner: Learner[Any], a: Tensor, b: Tensor) -> Tensor:
-    """How alike two inputs are, pair by pair: (N, *features) twice -> (N,); more is more alike.
+    """Return how similar two inputs are, row by row: (N, *features) twice -> (N,).
 
     Raises:
         ValueError: the learner does not compare.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Flatten())
+        >>> similarity(learner, torch.zeros(2, 3), torch.ones(2, 3)).tolist()
+        [-3.0, -3.0]
     """
-    own = _of_inputs(learner)
-    if own is not None:
+    if isinstance(learner, ComparesInputs):
         pairs = zip(a.split(CHUNK), b.split(CHUNK), strict=True)
-        return torch.cat([own(*pair) for pair in pairs])
-    compare = _of_embeddings(learner)
+        return torch.cat([learner.pair_logits(*pair) for pair in pairs])
+    compare = _similarity_of_embeddings(learner)
     pair = vmap(lambda x, y: compare(x[None], y[None])[0, 0])
     return pair(embed(learner, a), embed(learner, b))
 
 
 def similarities(learner: Learner[Any], a: Tensor, b: Tensor) -> Tensor:
-    """How alike every one of a (A, *features) is to every one of b (B, *features): (A, B).
+    """Return how similar each of a (A, *features) is to each of b (B, *features): (A, B).
 
     Raises:
         ValueError: the learner does not compare.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Flatten())
+        >>> similarities(learner, torch.zeros(1, 3), torch.ones(2, 3)).tolist()
+        [[-3.0, -3.0]]
     """
-    own = _of_inputs(learner)
-    if own is not None and getattr(learner, "compare", None) is None:
-        return torch.cat([own(x.expand_as(b), b)[None] for x in a.split(1)])
-    compare, those = _of_embeddings(learner), embed(learner, b)
-    return torch.cat([compare(part, those) for part in embed(learner, a).split(CHUNK)])
+    if isinstance(learner, ComparesInputs) and not isinstance(learner, Embeds):
+        return torch.cat([learner.pair_logits(x.expand_as(b), b)[None] for x in a.split(1)])
+    compare, keys = _similarity_of_embeddings(learner), embed(learner, b)
+    return torch.cat([compare(part, keys) for part in embed(learner, a).split(CHUNK)])
 
 
 def compares(learner: Learner[Any]) -> bool:
-    """Whether `similarity` can be asked."""
-    return _of_inputs(learner) is not None or isinstance(_embedding(learner), nn.Module)
+    """Return whether `similarity` accepts the learner.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> compares(qs.PrototypicalNetwork(torch.nn.Flatten()))
+        True
+        >>> compares(qs.MAML(qs.nets.MLP(4, 3)))
+        False
+    """
+    return isinstance(learner, Embeds | ComparesInputs)
 
 
 def require_distance(learner: Learner[Any]) -> None:
-    """Refuses a learner whose logits only say which class is nearest, and not how near.
+    """Raise an error unless the learner's logits are similarities.
 
-    Those of learners that have a `similarity` are similarities, larger for what is more alike,
-    and can be compared from query to query.
+    Similarities can be compared across queries. Other logits rank the classes of one query, and
+    say nothing about its distance to all of them.
 
     Raises:
-        ValueError: the learner has none.
+        ValueError: the logits are no similarities.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> require_distance(qs.PrototypicalNetwork(torch.nn.Flatten()))
     """
-    if not callable(getattr(learner, "similarity", None)):
+    if not isinstance(learner, PredictsSimilarities):
         raise ValueError(
             f"The logits of {type(learner).__name__} are no similarities, so they cannot tell "
-            "what is far from every class: give a learner that has a `similarity`, such as "
-            "PrototypicalNetwork."
+            "what is far from every class: give a learner that predicts similarities, such as "
+            "PrototypicalNetwork, or declare the capability `PredictsSimilarities`."
         )
 
 
-def _embedding(learner: Learner[Any]) -> Any:
-    return getattr(learner, "embed", None)
-
-
-def _of_inputs(learner: Learner[Any]) -> Callable[[Tensor, Tensor], Tensor] | None:
-    # a method; what was given to the constructor is of embeddings
-    return getattr(learner, "similarity") if hasattr(type(learner), "similarity") else None  # noqa: B009
-
-
-def _of_embeddings(learner: Learner[Any]) -> Similarity:
-    names = ["compare"] if _of_inputs(learner) is not None else ["compare", "similarity"]
-    given = (getattr(learner, name, None) for name in names)
-    return next(
-        (execution for execution in given if execution is not None), negative_squared_distance
-    )
+def _similarity_of_embeddings(learner: Learner[Any]) -> Similarity:
+    if isinstance(learner, ComparesEmbeddings):
+        return learner.similarity
+    return negative_squared_distance

@@ -1,5 +1,5 @@
-"""How soon a class is recognised: accuracy at its first, second, ... presentation (Santoro et
-al., 2016, arXiv:1605.06065, table 1)."""
+"""Accuracy at the first, second, ... presentation of a class (Santoro et al., 2016,
+arXiv:1605.06065, table 1, which calls them instances)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
-from quickstudy.evaluation.protocol import Metric, Report, evaluate
+from quickstudy.evaluation.protocol import Metric, evaluate
+from quickstudy.evaluation.report import Report
 from quickstudy.learner import Learner
 
 if TYPE_CHECKING:
@@ -28,52 +29,76 @@ def evaluate_presentations(
     selection: str = "last step",
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Tells a learner the examples of a task one by one, each after asking what it is.
+    """Predict each example of a task before its label is shown, one after the other.
 
     The sequence of a task is its support set and then its query set, such as those of
-    `Presentations`. Any learner will do: each example is given to `predict` by itself, with
-    what `adapt` has made of those before. Several classes that are equally likely count as
-    guessing among them: before the first example, a learner that knows nothing has 1 / C.
+    `Presentations`. Any learner can be evaluated: `predict` gets each example by itself, with
+    the state that `adapt` has after the examples before. If several classes share the largest
+    logit, one of them is guessed: a learner without examples has accuracy 1 / C.
 
     Args:
-        n_tasks: tasks in all, `meta_batch_size` at a time, as `evaluate` has them for `seed`.
-        at: presentations, counting from 1. Each is a metric: "1st", "2nd", ...
-        metrics: by name, functions of the guesses (N, C) and the sequence, instead of those
-            that `at` says. `accuracy_at` makes such functions.
+        n_tasks: tasks in all, `meta_batch_size` at a time, the same as in `evaluate`.
+        at: presentations, counted from 1. Each is a metric: "1st", "2nd", ...
+        metrics: by name, functions of the predictions (N, C) and the sequence, in the place of
+            those of `at`. `accuracy_at` makes such functions.
         selection: how the checkpoint was chosen, for the card.
-        progress: called with the number of tasks done so far.
+        progress: called with the number of finished tasks.
 
     Raises:
         ValueError: in one of the tasks no class is presented that often.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
+        >>> report = evaluate_presentations(
+        ...     learner, Blobs(), n_tasks=2, meta_batch_size=2, at=(1, 2)
+        ... )
+        >>> list(report.values)
+        ['1st', '2nd']
     """
-    chosen = {_ordinal(number): accuracy_at(number) for number in at}
+    if metrics is None:
+        metrics = {_ordinal(number): accuracy_at(number) for number in at}
     report = evaluate(
-        _Presented(learner, meta_batch_size),
+        _OneByOne(learner, meta_batch_size),
         _Sequences(tasks),
         n_tasks=n_tasks,
         meta_batch_size=meta_batch_size,
         seed=seed,
-        metrics=chosen if metrics is None else metrics,
+        metrics=metrics,
         selection=selection,
         progress=progress,
     )
     missing = [metric for metric, values in report.values.items() if values.isnan().any()]
     if missing:
         raise ValueError(
-            f"{', '.join(missing)}: no class of some task is presented so often. Ask at "
+            f"{', '.join(missing)}: no class of some task is presented so often. Choose "
             "earlier presentations, or draw tasks of more shots or queries."
         )
     return report
 
 
 def accuracy_at(presentation: int) -> Metric:
-    """The share of right guesses where a class is presented for that many'th time."""
+    """Return the metric of accuracy at one presentation of each class, counted from 1.
+
+    Examples:
+        >>> sequence = Examples(torch.zeros(3, 1), torch.eye(2)[[0, 1, 0]], torch.ones(3))
+        >>> logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [5.0, 0.0]])
+        >>> accuracy_at(1)(logits, sequence).item(), accuracy_at(2)(logits, sequence).item()
+        (0.5, 1.0)
+    """
     return partial(_accuracy_at, presentation)
 
 
 def table(reports: Mapping[str, Report]) -> str:
-    """Reports of `evaluate_presentations`, by the learner's name, as a table in Markdown:
-    per cent, and the 95 % interval."""
+    """Return a table in Markdown of reports by the learner's name, with 95 % intervals.
+
+    Examples:
+        >>> print(table({"MANN": Report({"1st": torch.tensor([0.25, 0.25])})}))
+        | Learner | 1st |
+        | --- | --- |
+        | MANN | 25.0% ± 0.0% |
+    """
     head = ["Learner", *next(iter(reports.values())).values]
     rows = [head, ["---"] * len(head)]
     for name, report in reports.items():
@@ -83,8 +108,17 @@ def table(reports: Mapping[str, Report]) -> str:
 
 
 def plot(axes: "Axes", reports: Mapping[str, Report]) -> None:
-    """Draws accuracy against presentation for reports of `evaluate_presentations`, by the
-    learner's name; bars are 95 % intervals."""
+    """Draw accuracy against presentation for reports by the learner's name.
+
+    Bars are 95 % intervals.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> axes = Figure().subplots()
+        >>> plot(axes, {"MANN": Report({"1st": torch.tensor([0.2, 0.3])})})
+        >>> axes.get_xlabel()
+        'presentation of a class'
+    """
     for name, report in reports.items():
         at = [int(metric.rstrip("stndrh")) for metric in report.values]
         mean = [report.mean(metric) for metric in report.values]
@@ -94,14 +128,14 @@ def plot(axes: "Axes", reports: Mapping[str, Report]) -> None:
     axes.legend()
 
 
-def _accuracy_at(presentation: int, guesses: Tensor, sequence: Examples) -> Tensor:
-    told = sequence.y * sequence.weight[:, None]
-    time = (told.cumsum(0) * sequence.y).sum(-1)  # (N,)  how often the class came so far
-    asked = sequence.weight * (time == presentation)
-    score = guesses.masked_fill(guesses.isnan(), -torch.inf)
-    best = (score == score.amax(-1, keepdim=True)).to(asked)
+def _accuracy_at(presentation: int, logits: Tensor, sequence: Examples) -> Tensor:
+    shown = sequence.y * sequence.weight[:, None]
+    times = (shown.cumsum(0) * sequence.y).sum(-1)  # (N,)  presentations of the class so far
+    weight = sequence.weight * (times == presentation)
+    score = logits.masked_fill(logits.isnan(), -torch.inf)
+    best = (score == score.amax(-1, keepdim=True)).to(weight)
     hit = (best * sequence.y).sum(-1) / best.sum(-1)
-    return (hit * asked).sum() / asked.sum()
+    return (hit * weight).sum() / weight.sum()
 
 
 def _ordinal(number: int) -> str:
@@ -110,44 +144,42 @@ def _ordinal(number: int) -> str:
 
 
 class _Sequences(TaskDistribution):
-    """Tasks whose support set, as their query set, is the whole sequence."""
+    """Tasks whose support and query sets are both the whole sequence."""
 
     def __init__(self, tasks: TaskDistribution):
         self.tasks = tasks
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
         support, query = self.tasks.sample(n_tasks, generator)
-        parts = zip(support, query, strict=True)
-        sequence = Examples(*(torch.cat(part, 1) for part in parts))
+        sequence = Examples.cat(support, query, dim=1)
         return Task(sequence, sequence)
 
     def card(self) -> dict[str, Json]:
         return {**self.tasks.card(), "asked": "before each example is told"}
 
 
-class _Presented(Learner[Tensor]):
-    """What another learner guesses of each example before it is told (N, C) is what this one
-    knows, so that `evaluate` can judge it."""
+class _OneByOne(Learner[Tensor]):
+    """A learner whose state is the predictions (N, C) of another, made one by one."""
 
-    def __init__(self, learner: Learner[Any], size: int):
+    def __init__(self, learner: Learner[Any], meta_batch_size: int):
         super().__init__()
         self.learner = learner
         self.execution, self.transductive = learner.execution, learner.transductive
-        self.chunk = learner.chunk or size  # images come one by one: many tasks fit a cache
+        # images come one by one: many tasks fit a cache
+        self.chunk = learner.chunk or meta_batch_size
 
     def adapt(self, support: Examples, state: Tensor | None = None) -> Tensor:
-        guesses: list[Tensor] = []
-        known: Any = None
+        predictions: list[Tensor] = []
+        inner: Any = None
         for i in range(len(support.x)):
-            one = Examples(*(leaf[i : i + 1] for leaf in support))
-            if known is None:
-                nothing = one._replace(weight=torch.zeros_like(one.weight))
-                asked = self.learner.adapt(nothing)
-            else:
-                asked = known
-            guesses.append(self.learner.predict(asked, one.x)[0])
-            known = self.learner.adapt(one, known)
-        return torch.stack(guesses)
+            example = support.take(slice(i, i + 1))
+            before = inner
+            if before is None:  # no example has been shown
+                padding = example._replace(weight=torch.zeros_like(example.weight))
+                before = self.learner.adapt(padding)
+            predictions.append(self.learner.predict(before, example.x)[0])
+            inner = self.learner.adapt(example, inner)
+        return torch.stack(predictions)
 
     def predict(self, state: Tensor, x: Tensor) -> Tensor:
         return state[: len(x)]

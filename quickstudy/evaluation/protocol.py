@@ -1,163 +1,43 @@
 """Meta-testing: the same protocol for every learner."""
 
-import base64
-import json
-import math
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from quickstudy.core.functional import accuracy, cross_entropy, leaves, tree_map
-from quickstudy.core.task import (
-    Examples,
-    Json,
-    Task,
-    TaskBatch,
-    TaskDistribution,
-    batches,
-    entropy,
-)
-from quickstudy.execution.batching import explained, inference, over_tasks
+from quickstudy.core.functional import accuracy, leaves, tree_map
+from quickstudy.core.parameters import device_of
+from quickstudy.core.task import Examples, Task, TaskBatch, TaskDistribution, batches, seeds
+from quickstudy.evaluation.report import Report
+from quickstudy.execution.batching import inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
-from quickstudy.storage.checkpoints import _replace
 
 Metric = Callable[[Any, Examples], Tensor]
 
-
-class Difference(NamedTuple):
-    """One learner against another on the same tasks, for one metric."""
-
-    mean: float  # of (this - other) over tasks
-    interval: float  # half the width of the 95 % interval of that mean
-    wins: float  # probability that this has the larger value on a task; a tie counts half
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.4f} ± {self.interval:.4f}, larger on {self.wins:.0%} of tasks"
-
-
-@dataclass(frozen=True)
-class Report:
-    """A number per task and metric, and the protocol that they were measured by.
-
-    Methods that take a `metric` raise a ValueError where the report has no such metric.
-    """
-
-    values: Mapping[str, Tensor]  # (T,) each, float64
-    card: Mapping[str, Json] = field(default_factory=dict)
-
-    def mean(self, metric: str) -> float:
-        """Mean over tasks."""
-        return self._of(metric).mean().item()
-
-    def interval(self, metric: str) -> float:
-        """Half the width of the 95 % interval of the mean over tasks; NaN for one task."""
-        return _half_width(self._of(metric))
-
-    def compare(self, other: "Report", metric: str | None = None) -> Difference:
-        """This minus `other`, paired by task.
-
-        Args:
-            metric: None for the first.
-
-        Raises:
-            ValueError: the two were not measured on the same tasks.
-        """
-        metric = next(iter(self.values)) if metric is None else metric
-        mine, others = self._of(metric), other._of(metric)
-        facts = sorted({*self.card, *other.card} - _OF_THE_LEARNER)
-        keys = [key for key in facts if self.card.get(key) != other.card.get(key)]
-        if keys or len(mine) != len(others):
-            raise ValueError(
-                "These reports are of different tasks "
-                f"(they differ in {', '.join(keys) or 'their number'}). "
-                "Evaluate both with the same tasks, count, size and seed."
-            )
-        gap = mine - others
-        wins = ((gap > 0).double() + 0.5 * (gap == 0).double()).mean().item()
-        return Difference(gap.mean().item(), _half_width(gap), wins)
-
-    def to_json(self) -> Json:
-        """A summary for reading, and every value for `from_json`. JSON knows no NaN and no
-        infinity: they become null."""
-        return {
-            "summary": {
-                m: {"mean": _finite(self.mean(m)), "interval": _finite(self.interval(m))}
-                for m in self.values
-            },
-            "card": dict(self.card),
-            "values": {m: [_finite(x) for x in v.tolist()] for m, v in self.values.items()},
-        }
-
-    @classmethod
-    def from_json(cls, data: Json) -> "Report":
-        """The inverse of `to_json`; null becomes NaN."""
-        values = {
-            m: torch.tensor([math.nan if x is None else x for x in v], dtype=torch.float64)
-            for m, v in data["values"].items()
-        }
-        return cls(values, data["card"])
-
-    def save(self, path: str | Path) -> None:
-        """Writes `to_json` to a file, as a whole or not at all."""
-        _replace(Path(path), (json.dumps(self.to_json()) + "\n").encode())
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Report":
-        """Reads what `save` wrote."""
-        return cls.from_json(json.loads(Path(path).read_text()))
-
-    def __str__(self) -> str:
-        rows = [f"{m} {self.mean(m):.4f} ± {self.interval(m):.4f}" for m in self.values]
-        card = ", ".join(f"{key}: {value}" for key, value in self.card.items())
-        return ", ".join(rows) + (f"  [{card}]" if card else "")
-
-    def _of(self, metric: str) -> Tensor:
-        if metric not in self.values:
-            raise ValueError(
-                f"This report has no metric {metric!r}; it has: {', '.join(self.values)}."
-            )
-        return self.values[metric].double()
-
-
-_APART = 2**32 - 1  # the rank of no training process: tasks made up anew are never its tasks
-_OF_THE_LEARNER = {"learner", "selection", "transductive"}  # the rest of a card: of the tasks
-
-
-def _half_width(values: Tensor) -> float:
-    if len(values) < 2:
-        return math.nan
-    return 1.96 * values.std().item() / len(values) ** 0.5
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
-
-
-def pack(values: Tensor) -> str:
-    """Numbers (T,), to four digits, as a short text."""
-    digits = " ".join(f"{value:.4g}" for value in values.tolist())
-    return base64.b64encode(zlib.compress(digits.encode(), 9)).decode()
-
-
-def unpack(text: str) -> Tensor:
-    """The inverse of `pack`: (T,), float64."""
-    digits = zlib.decompress(base64.b64decode(text)).decode().split()
-    return torch.tensor([float(value) for value in digits], dtype=torch.float64)
+HELD_OUT_RANK = 2**32 - 1  # the rank of no training process, so tasks differ from its tasks
 
 
 @contextmanager
 def evaluating(learner: Learner[Any]) -> Iterator[None]:
-    """Evaluation mode, and no graph; then modes and torch's random state are as before."""
+    """Switch to evaluation mode without a graph; restore modes and random state at the end.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.MAML(qs.nets.MLP(4, 3))
+        >>> with evaluating(learner):
+        ...     print(learner.training, torch.is_grad_enabled())
+        False False
+        >>> learner.training
+        True
+    """
     training = {module: module.training for module in learner.modules()}
-    learner.eval()
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        learner.eval()
+        with torch.no_grad(), torch.random.fork_rng(cuda):
             yield
     finally:
         for module, mode in training.items():  # each its own: some may be kept in eval mode
@@ -175,35 +55,44 @@ def evaluate(
     selection: str = "last step",
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Adapts to `n_tasks` tasks, each on its own, and judges the query sets.
+    """Adapt to `n_tasks` tasks, each on its own, and measure predictions of the query sets.
 
-    Nothing is learned, no graph is kept, and torch's random state is left as it was. The
-    report's card says where the tasks came from and, measured on the first of them, whether
-    the prediction of a query depends on the other queries ("transductive"). Convolutions on a
-    CPU are done task by task, in the memory layout that is fastest there, unless
-    `learner.chunk` is set.
+    Nothing is learned, no graph is kept, and torch's random state is restored. The report's
+    card describes the tasks. Its entry "transductive" is measured on the first task: whether
+    the prediction of a query depends on the other queries. Convolutions on a CPU run task by
+    task, in the memory layout that is fastest there, unless `learner.chunk` is set.
 
     Args:
-        n_tasks: tasks in all; of a larger count, the first ones are the same.
-        meta_batch_size: tasks drawn at a time. With `seed` it says which tasks: to save memory and
-            have the same tasks, lower `learner.chunk` instead.
-        metrics: by name, functions of (prediction, query examples). None: accuracy, or
-            the learner's criterion where that is not the cross-entropy.
+        n_tasks: tasks in all. A larger number starts with the same tasks.
+        meta_batch_size: tasks drawn at a time. With `seed` it determines the tasks: to save
+            memory with the same tasks, lower `learner.chunk` instead.
+        metrics: by name, functions of (prediction, query examples). None: accuracy if the
+            learner `classifies`, otherwise its criterion.
         selection: how the checkpoint was chosen, for the card.
-        progress: called with the number of tasks done so far.
+        progress: called with the number of finished tasks.
 
     Raises:
-        ValueError: `n_tasks` or `meta_batch_size` is below 1, or a metric is not one number for a task.
+        ValueError: `n_tasks` or `meta_batch_size` is below 1, or a metric is not one number
+            for a task.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
+        >>> report = qs.evaluate(learner, Blobs(), n_tasks=4, meta_batch_size=4)
+        >>> list(report.values), report.card["transductive"]
+        (['accuracy'], False)
     """
     if n_tasks < 1 or meta_batch_size < 1:
         raise ValueError(
-            f"n_tasks={n_tasks}, meta_batch_size={meta_batch_size}: evaluate at least one task at a time."
+            f"n_tasks={n_tasks}, meta_batch_size={meta_batch_size}: evaluate at least one task "
+            "at a time."
         )
-    chosen = default_metrics(learner) if metrics is None else metrics
+    metrics = default_metrics(learner) if metrics is None else metrics
 
-    def judge(task: Task[Examples]) -> dict[str, Tensor]:
+    def measure(task: Task[Examples]) -> dict[str, Tensor]:
         prediction = learner.predict(learner.adapt(task.support), task.query.x)
-        numbers = {name: metric(prediction, task.query) for name, metric in chosen.items()}
+        numbers = {name: metric(prediction, task.query) for name, metric in metrics.items()}
         for name, number in numbers.items():
             if number.ndim != 0:
                 raise ValueError(
@@ -212,25 +101,26 @@ def evaluate(
                 )
         return numbers
 
-    where = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = device_of(learner)
     transductive = False
     done = 0
     parts: list[dict[str, Tensor]] = []
     with evaluating(learner):
+        steps = -(-n_tasks // meta_batch_size)
         for batch in batches(
-            tasks, meta_batch_size, steps=-(-n_tasks // meta_batch_size), seed=seed, rank=_APART
+            tasks, meta_batch_size, steps=steps, seed=seed, rank=HELD_OUT_RANK
         ):
-            noise = entropy(seed, _APART, len(parts)) + 1  # + 1: not the tasks' numbers
+            _, noise = seeds(seed, HELD_OUT_RANK, len(parts))
             torch.manual_seed(noise)
-            batch = tree_map(lambda leaf: leaf[: n_tasks - done].to(where), batch)  # noqa: B023
+            batch = tree_map(lambda leaf: leaf[: n_tasks - done].to(device), batch)  # noqa: B023
             if not parts:
                 transductive = is_transductive(learner, batch)
             with explained(learner, batch), inference(learner) as (execution, chunk):
-                parts.append(over_tasks(judge, execution, chunk)(batch))
+                parts.append(over_tasks(measure, execution, chunk)(batch))
             done = min(done + meta_batch_size, n_tasks)
             if progress is not None:
                 progress(done)
-    values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in chosen}
+    values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in metrics}
     card = {
         **tasks.card(),
         "episodes": n_tasks,
@@ -243,15 +133,32 @@ def evaluate(
 
 
 def default_metrics(learner: Learner[Any]) -> dict[str, Metric]:
-    """Accuracy for a classifier; otherwise what the learner itself minimises."""
-    if learner.criterion is cross_entropy:
+    """Return accuracy if the learner classifies, otherwise its criterion, by name.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> list(default_metrics(qs.MAML(qs.nets.MLP(4, 3))))
+        ['accuracy']
+        >>> list(default_metrics(qs.MAML(qs.nets.MLP(4, 3), criterion=qs.squared_error)))
+        ['squared_error']
+    """
+    if learner.classifies:
         return {"accuracy": accuracy}
     return {getattr(learner.criterion, "__name__", "loss"): learner.criterion}
 
 
 def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
-    """Whether a query is predicted otherwise alone than among the other queries: by design, or
-    as measured."""
+    """Return whether a query's prediction changes when other queries are removed.
+
+    A learner that declares `transductive` is not measured.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> batch = Blobs().sample(1, torch.Generator().manual_seed(0))
+        >>> is_transductive(qs.PrototypicalNetwork(torch.nn.Identity()), batch)
+        False
+    """
     if learner.transductive:
         return True
 
@@ -262,10 +169,10 @@ def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
 
     first = tree_map(lambda leaf: leaf[:1], batch)
     with explained(learner, first), inference(learner) as (execution, chunk):
-        together, apart = over_tasks(predictions, execution, chunk)(first)
+        all_queries, half = over_tasks(predictions, execution, chunk)(first)
     return any(
         not torch.allclose(
             part, whole[:, : part.shape[1]], rtol=1e-2, atol=1e-3, equal_nan=True
         )
-        for whole, part in zip(leaves(together), leaves(apart), strict=True)
+        for whole, part in zip(leaves(all_queries), leaves(half), strict=True)
     )

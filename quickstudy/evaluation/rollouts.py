@@ -8,7 +8,8 @@ from torch import Tensor
 
 from quickstudy.core.task import Task, batches
 from quickstudy.environments.rollout import Episodes
-from quickstudy.evaluation.protocol import _APART, Report, evaluating
+from quickstudy.evaluation.protocol import HELD_OUT_RANK, evaluating
+from quickstudy.evaluation.report import Report
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner
 from quickstudy.tasks.rollouts import Rollouts
@@ -80,7 +81,11 @@ def evaluate_rollouts(
 
     with evaluating(learner):
         for batch in batches(
-            tasks, meta_batch_size, steps=-(-n_tasks // meta_batch_size), seed=seed, rank=_APART
+            tasks,
+            meta_batch_size,
+            steps=-(-n_tasks // meta_batch_size),
+            seed=seed,
+            rank=HELD_OUT_RANK,
         ):
             parts.append(over_tasks(judge)(batch))
             done = min(done + meta_batch_size, n_tasks)

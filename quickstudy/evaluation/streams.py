@@ -23,15 +23,16 @@ from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Json, Task, TaskBatch
 from quickstudy.evaluation.protocol import (
     Metric,
-    Report,
-    _finite,
     default_metrics,
     evaluating,
     is_transductive,
 )
-from quickstudy.execution.batching import Execution, explained, over_tasks
+from quickstudy.evaluation.report import Report, finite_or_none
+from quickstudy.execution.batching import Execution, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
-from quickstudy.storage.checkpoints import CheckpointError, _replace
+from quickstudy.storage import renamed
+from quickstudy.storage.files import CheckpointError, replace_file
 from quickstudy.tasks.streams import Stream, Streams
 
 if TYPE_CHECKING:  # matplotlib is slow to import, and only reports draw
@@ -133,7 +134,7 @@ class StreamReport:
         def numbers(tensor: Tensor) -> Json:
             if tensor.ndim:
                 return [numbers(part) for part in tensor]
-            return _finite(round(float(tensor), 6))
+            return finite_or_none(round(float(tensor), 6))
 
         tensors = ("matrix", "seconds", "examples", "bytes")
         facts = {"card": dict(self.card), "metric": self.metric}
@@ -219,7 +220,7 @@ def _follow(
         execution = learner.execution if len(batch.support.x) > 1 else "loop"
         with evaluating(learner), explained(learner, batch):
             if apart is None:
-                few = Examples(*(leaf[:, :10] for leaf in batch.support))
+                few = batch.support.take((slice(None), slice(10)))
                 apart = is_transductive(learner, Task(few, batch.query))
             ask = partial(
                 _scores,
@@ -317,7 +318,7 @@ def evaluate_stream(
                 history.append(
                     {
                         "number": now.number,
-                        "scores": [_finite(score) for score in scores],
+                        "scores": [finite_or_none(score) for score in scores],
                         "seconds": now.seconds / len(group),
                         "examples": now.examples // len(group),
                         "bytes": size_of_state // len(group),
@@ -440,8 +441,7 @@ def _keep(place: Path, card: Json, found: list[list[_Row]], state: Any) -> None:
     """Stores what is known, as a whole or not at all."""
     tensors = {f"{n:05d}": leaf.contiguous() for n, leaf in enumerate(leaves(state))}
     facts = {"card": json.dumps(card, sort_keys=True), "histories": json.dumps(found)}
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _replace(place.with_suffix(".safetensors"), save(tensors, facts))
+    replace_file(place.with_suffix(".safetensors"), save(tensors, facts))
 
 
 def _resumed(
@@ -463,7 +463,7 @@ def _resumed(
         raise CheckpointError(
             f"{path} is damaged ({error}): delete it, and this stream starts anew."
         ) from error
-    if facts["card"] != json.dumps(card, sort_keys=True):
+    if renamed.card(json.loads(facts["card"])) != json.loads(json.dumps(card)):
         raise CheckpointError(
             f"{path} is of other streams, or of another learner: choose another folder."
         )

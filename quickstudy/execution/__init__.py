@@ -1,6 +1,14 @@
-"""How a function of one task is executed over a batch of tasks."""
+"""How a function of one task is executed over a batch of tasks.
+
+`batching` turns the function into one of a batch, `losses` computes a learner's losses by it,
+`chunked` in parts that fit into memory (`ram`). `planning` measures the `options`, with
+`fit_memory` for limits; `diagnosis` lists what matters in a net, and `errors` explains failures.
+Nothing here may change a result: the conformance suite compares every option with the loop.
+"""
 
 from quickstudy.execution.batching import over_tasks
-from quickstudy.execution.planning import ExecutionOption, Plan, diagnose, plan
+from quickstudy.execution.diagnosis import diagnose
+from quickstudy.execution.options import ExecutionOption
+from quickstudy.execution.planning import Plan, plan
 
 __all__ = ["ExecutionOption", "Plan", "diagnose", "over_tasks", "plan"]

@@ -1,86 +1,55 @@
-"""Which way of execution is fastest, what fits into memory, and why a way is impossible."""
+"""Which option of execution is fastest, and why others are impossible."""
 
-import copy
-import itertools
 import math
 import re
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from quickstudy.core.functional import leaves, tree_map
-from quickstudy.core.task import TaskBatch
-from quickstudy.execution.batching import Execution, explained, named
-from quickstudy.execution.chunked import available, parse, peak, readable
-from quickstudy.inner_loop.descent import Checkpoint
-from quickstudy.nets.recurrent import Cells
+from quickstudy.core.parameters import device_of
+from quickstudy.core.task import Checkpoint, TaskBatch
+from quickstudy.execution.batching import Execution
+from quickstudy.execution.errors import explained
+from quickstudy.execution.fit_memory import checkpoint_of, options_within
+from quickstudy.execution.options import ExecutionOption, configured, configured_copy, outcome
+from quickstudy.execution.ram import parse, peak, readable
 
 if TYPE_CHECKING:
     from quickstudy.learner import Learner
 
 
-class ExecutionOption(NamedTuple):
-    """One way to execute a learner, and what was measured of it."""
-
-    execution: Execution
-    chunk: int | None
-    compiled: bool
-    seconds: float | None = None  # of a batch's losses and their gradient; None: impossible
-    note: str = ""  # how well it agrees with the loop, or why it is impossible
-    checkpoint: Checkpoint | None = None  # of inner steps; see `descend`
-    memory: int | None = None  # bytes at the peak, beyond those from before; None: not measured
-    threads: int = 1
-
-    def __str__(self) -> str:
-        threads = "" if self.threads == 1 else f", {self.threads} threads"
-        chunk = "" if self.chunk is None else f", chunk {self.chunk}"
-        checkpoint = "" if self.checkpoint is None else f", {self.checkpoint}"
-        return f"{self.execution}{chunk}{threads}{checkpoint}{', compiled' if self.compiled else ''}"
-
-
 @dataclass(frozen=True)
 class Plan:
-    """The fastest of the `rows` that agree with the loop."""
+    """The fastest of the `options` that agree with the loop.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Linear(8, 2))
+        >>> _ = Plan("vmap", 2, False, tasks=8, options=()).apply(learner)
+        >>> learner.execution, learner.chunk
+        ('vmap', 2)
+    """
 
     execution: Execution
     chunk: int | None
     compiled: bool
     tasks: int  # T, in the batch that was measured
-    rows: tuple[ExecutionOption, ...]
+    options: tuple[ExecutionOption, ...]
     checkpoint: Checkpoint | None = None
     threads: int = 1
 
-    def apply(self, learner: "Learner[Any]") -> nn.Module:
-        """Sets `execution`, `chunk`, `threads` and, where there is one, `checkpoint` of `learner`.
-        Returns it, compiled if that was chosen."""
-        return _set(learner, self._chosen())
-
-    def __str__(self) -> str:
-        loop = next((way.seconds for way in self.rows if way.execution == "loop"), None)
-        wide = max(18, *(len(str(way)) + 1 for way in self.rows))
-        measured = any(way.memory is not None for way in self.rows)
-        memory = f"{'memory':>10}" if measured else ""
-        lines = [f"{'':{wide}}{'seconds':>9}{'tasks/s':>9}{'x loop':>8}{memory}"]
-        for way in self.rows:
-            numbers = f"{'':26}"
-            if way.seconds is not None:
-                speed = "" if loop is None else f"{loop / way.seconds:.1f}"
-                numbers = f"{way.seconds:9.4f}{self.tasks / way.seconds:9.0f}{speed:>8}"
-            if measured:
-                numbers += f"{'' if way.memory is None else readable(way.memory):>10}"
-            lines.append(f"{way!s:{wide}}{numbers}  {way.note}".rstrip())
-        lines.append(f"chosen: {self._chosen()}")
-        return "\n".join(lines)
-
-    def _chosen(self) -> ExecutionOption:
+    @property
+    def chosen(self) -> ExecutionOption:
+        """The settings, without measurements."""
         return ExecutionOption(
             self.execution,
             self.chunk,
@@ -88,6 +57,63 @@ class Plan:
             checkpoint=self.checkpoint,
             threads=self.threads,
         )
+
+    def apply(self, learner: "Learner[Any]") -> nn.Module:
+        """Set `execution`, `chunk`, `threads` and, if it has one, `checkpoint` of `learner`.
+
+        Returns:
+            The learner, compiled if that was chosen.
+        """
+        return configured(learner, self.chosen)
+
+    def __str__(self) -> str:
+        loop = next((o.seconds for o in self.options if o.execution == "loop"), None)
+        wide = max(18, *(len(str(option)) + 1 for option in self.options))
+        measured = any(option.memory is not None for option in self.options)
+        memory = f"{'memory':>10}" if measured else ""
+        lines = [f"{'':{wide}}{'seconds':>9}{'tasks/s':>9}{'x loop':>8}{memory}"]
+        for option in self.options:
+            numbers = f"{'':26}"
+            if option.seconds is not None:
+                speed = "" if loop is None else f"{loop / option.seconds:.1f}"
+                numbers = f"{option.seconds:9.4f}{self.tasks / option.seconds:9.0f}{speed:>8}"
+            if measured:
+                numbers += f"{'' if option.memory is None else readable(option.memory):>10}"
+            lines.append(f"{option!s:{wide}}{numbers}  {option.note}".rstrip())
+        lines.append(f"chosen: {self.chosen}")
+        return "\n".join(lines)
+
+
+@dataclass
+class Trial:
+    """An option on a copy of the learner, and its measurements.
+
+    Examples:
+        >>> trial = Trial(
+        ...     ExecutionOption("loop", None, False), nn.Identity(), seconds=[3.0, 1.0, 2.0]
+        ... )
+        >>> trial.median, trial.option_with_measurements().seconds
+        (2.0, 2.0)
+    """
+
+    option: ExecutionOption
+    learner: nn.Module
+    outcome: list[Tensor] | None = None  # losses and gradient; None: impossible
+    error: Exception | None = None
+    note: str = ""
+    memory: int | None = None
+    compile_seconds: float = 0.0
+    seconds: list[float] = field(default_factory=list)  # empty: not eligible
+
+    @property
+    def median(self) -> float:
+        """The median time of a batch."""
+        return statistics.median(self.seconds)
+
+    def option_with_measurements(self) -> ExecutionOption:
+        """The option with seconds, note and memory."""
+        seconds = self.median if self.seconds else None
+        return self.option._replace(seconds=seconds, note=self.note, memory=self.memory)
 
 
 def plan(
@@ -101,12 +127,13 @@ def plan(
     memory_limit: str | int | None = None,
     steps: int | None = None,
 ) -> Plan:
-    """Measures on `batch` which way to execute `learner` is fastest.
+    """Measure on `batch` which way to execute `learner` is fastest.
 
-    Every way does the losses and their gradient; one whose numbers differ from the loop's is
-    not chosen. All of it happens on copies: `learner` and torch's random state are left alone.
+    Every option computes the losses and their gradient. An option whose numbers differ from the
+    loop's is not chosen. All of it happens on copies: `learner` and torch's random state stay
+    as they are.
 
-    With `memory_limit` only ways count that stay below it. Every checkpoint that the learner can have
+    With `memory_limit`, only options below it count. Every checkpoint that the learner can have
     is tried with as many tasks at once as will fit, judging by the peaks of one and two tasks.
 
     Args:
@@ -115,300 +142,168 @@ def plan(
         compiled: tries `torch.compile` too, which takes 10 to 100 seconds; less the next time,
             as PyTorch keeps what it compiled on disk.
         chunks: numbers of tasks at once to try, besides all (None: a quarter, a sixteenth).
-        repeats: timings of each way, taken in turns; their median counts.
+        repeats: timings of each option, taken in turns; their median counts.
         memory_limit: the most that a step may take beyond parameters, the optimizer's state and
             tasks, as "8GiB" or in bytes.
-        steps: of training that are planned; compiling is chosen only if it pays back in these.
+        steps: planned training steps; compiling is chosen only if it pays back within these.
 
     Raises:
-        ValueError: the learner can be executed in no way; names the module and the remedy.
+        ValueError: the learner cannot be executed at all; names the module and the remedy.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> batch = Blobs().sample(4, torch.Generator().manual_seed(0))
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Linear(8, 2))
+        >>> [option.note for option in plan(learner, batch, repeats=1).options][:2]
+        ['', 'agrees with loop']
     """
-    limit, compiling = None if memory_limit is None else parse(memory_limit), 0.0
-    where = next((p.device for p in learner.parameters()), "cpu") if device is None else device
-    batch = tree_map(lambda leaf: leaf.to(where), batch)
-    size = len(leaves(batch)[0])
-    some = (size // 4, size // 16) if chunks is None else chunks
-    kept = _checkpoint(learner)
+    limit = None if memory_limit is None else parse(memory_limit)
+    device = device_of(learner) if device is None else torch.device(device)
+    batch = tree_map(lambda leaf: leaf.to(device), batch)
+    options = _candidates(learner, batch, device, limit, chunks)
+    if compiled:  # the compiler decides by itself what to store
+        options.append(ExecutionOption("vmap", None, True))
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # the notes repeat them
+        trials = [Trial(o, configured_copy(learner, o, device)) for o in options]
+        for trial in trials:
+            _try(trial, batch, device, limit)
+        eligible = _eligible(trials, batch, limit)
+        if not eligible:
+            error = next((trial.error for trial in trials if trial.error is not None), None)
+            raise ValueError(_first_line(error)) from error
+        for _ in range(repeats):
+            for trial in eligible:
+                begun = time.perf_counter()
+                outcome(trial.learner, batch)
+                trial.seconds.append(time.perf_counter() - begun)
+
+    def cost(trial: Trial) -> float:
+        return trial.median + (trial.compile_seconds / steps if steps else 0)
+
+    chosen = min(eligible, key=cost).option
+    _note_payback(eligible)
+    return Plan(
+        chosen.execution,
+        chosen.chunk,
+        chosen.compiled,
+        len(leaves(batch)[0]),
+        tuple(trial.option_with_measurements() for trial in trials),
+        chosen.checkpoint,
+        chosen.threads,
+    )
+
+
+def _candidates(
+    learner: "Learner[Any]",
+    batch: TaskBatch,
+    device: torch.device,
+    limit: int | None,
+    chunks: Sequence[int] | None,
+) -> list[ExecutionOption]:
+    """The options to try, the loop first: without a limit, it is the reference."""
+    size, checkpoint = len(leaves(batch)[0]), checkpoint_of(learner)
     if limit is None:
-        ways = [
-            ExecutionOption(execution, None, False, checkpoint=kept)
-            for execution in ("loop", "vmap")
+        options = [
+            ExecutionOption(e, None, False, checkpoint=checkpoint) for e in ("loop", "vmap")
         ]
     else:
-        ways = _within(learner, batch, where, limit)
-    whole = any(way.execution == "vmap" and way.chunk is None for way in ways)
-    ways += [
-        ExecutionOption("vmap", c, False, checkpoint=kept)
-        for c in some
-        if whole and 1 < c < size
-    ]
+        options = options_within(learner, batch, device, limit)
+    if any(option.execution == "vmap" and option.chunk is None for option in options):
+        options += [
+            ExecutionOption("vmap", chunk, False, checkpoint=checkpoint)
+            for chunk in ((size // 4, size // 16) if chunks is None else chunks)
+            if 1 < chunk < size
+        ]
     cores = torch.get_num_threads()
-    if torch.device(where).type == "cpu" and cores > 1 and size > 1 and limit is None:
-        ways.append(ExecutionOption("loop", None, False, checkpoint=kept, threads=cores))
-    if compiled:
-        ways.append(
-            ExecutionOption("vmap", None, True)
-        )  # the compiler decides by itself what to keep
-
-    trials = {way: _set(copy.deepcopy(learner).to(where), way) for way in ways}
-    notes: dict[ExecutionOption, str] = {}
-    spent: dict[ExecutionOption, list[float]] = {}  # of the ways that can be chosen
-    peaks: dict[ExecutionOption, int] = {}
-    devices = [where] if torch.device(where).type == "cuda" else []
-    with torch.random.fork_rng(devices), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say is in the notes
-        reference: tuple[ExecutionOption, list[Tensor], bool] | None = (
-            None  # the first that is possible
+    if device.type == "cpu" and cores > 1 and size > 1 and limit is None:
+        options.append(
+            ExecutionOption("loop", None, False, checkpoint=checkpoint, threads=cores)
         )
-        failure: Exception | None = None
-        for way, trial in trials.items():
-            begun = time.perf_counter()
-            try:
-                outcome, notes[way] = _try(trial, batch)
-            except Exception as error:
-                failure = failure or error
-                notes[way] = f"impossible: {_reason(error)}"
-                continue
-            if limit is not None:
-                peaks[way] = peak(partial(_outcome, trial, batch), where)
-                if peaks[way] > limit:
-                    notes[way] += f"not chosen: takes more than {readable(limit)}"
-                    continue
-            if way.compiled:
-                compiling = time.perf_counter() - begun
-                notes[way] += f"compiled in {compiling:.0f} s; "
-            if reference is None:
-                again, _ = _try(trial, batch, seed=1)
-                reference = way, outcome, not _agree(again, outcome)
-            elif reference[2] and way.threads > 1:
-                notes[way] += "not chosen: random (dropout?), in no fixed order"
-                continue
-            elif reference[2]:
-                notes[way] += f"random (dropout?), so not compared with {reference[0]}"
-            elif _agree(outcome, reference[1]):
-                notes[way] += f"agrees with {reference[0]}"
-            else:
-                notes[way] += f"not chosen: differs from {reference[0]}"
-                continue
-            spent[way] = []
-        if not spent:
-            raise ValueError(_reason(failure)) from failure
-        for _ in range(repeats):
-            for way, seconds in spent.items():
-                begun = time.perf_counter()
-                _outcome(trials[way], batch)
-                seconds.append(time.perf_counter() - begun)
-    median = {way: statistics.median(seconds) for way, seconds in spent.items()}
-
-    def cost(way: ExecutionOption) -> float:
-        return median[way] + (compiling / steps if way.compiled and steps else 0)
-
-    best = min(median, key=cost)
-    for way in median:
-        eager = min((t for other, t in median.items() if not other.compiled), default=math.inf)
-        saved = eager - median[way]
-        if way.compiled and saved > 0:
-            notes[way] += f"; pays back in {math.ceil(compiling / saved):,} steps"
-    rows = tuple(
-        way._replace(seconds=median.get(way), note=notes[way], memory=peaks.get(way))
-        for way in ways
-    )
-    return Plan(
-        best.execution, best.chunk, best.compiled, size, rows, best.checkpoint, best.threads
-    )
+    return options
 
 
-def _within(
-    learner: "Learner[Any]", batch: TaskBatch, device: torch.device | str, limit: int
-) -> list[ExecutionOption]:
-    """Ways that should take less memory than `limit`, with as many tasks at once as they can.
-
-    Raises:
-        ValueError: not even one task fits.
-    """
-    size, least = len(leaves(batch)[0]), None
-    checkpoints = (None, *get_args(Checkpoint)) if hasattr(learner, "checkpoint") else (None,)
-    ways: list[ExecutionOption] = []
-    for execution, checkpoint in itertools.product(get_args(Execution), checkpoints):
-        way = ExecutionOption(execution, None, False, checkpoint=checkpoint)
-        try:
-            most, one = _most(learner, batch, device, way, limit)
-        except Exception:  # the plan will find out why
-            ways.append(way)
-            continue
-        if most > 0:
-            ways.append(way._replace(chunk=None if most >= size else most))
-        least = one if least is None else min(one, least)
-    if not ways:
-        raise ValueError(
-            f"One task takes {readable(least or 0)}, more than {readable(limit)}: {_LESS}"
-        )
-    return ways
-
-
-def what_fits(learner: nn.Module, tasks: TaskBatch) -> str | None:
-    """The settings of a learner that `tasks` would fit with into the memory that there is."""
-    learner = getattr(learner, "module", getattr(learner, "_orig_mod", learner))  # DDP, compile
-    batch, params = leaves(tasks), list(learner.parameters())
-    device = batch[0].device
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    room = available(device)
-    if room is None or not hasattr(learner, "chunk"):
-        return None
-    room -= 3 * sum(p.nbytes for p in params)  # their gradient, and what Adam keeps
-    size, bare = len(batch[0]), cast("Learner[Any]", learner)
-    own = _checkpoint(learner)
-    remedies: list[str] = []
-    for checkpoint in {own: 0, "steps": 0} if hasattr(learner, "checkpoint") else (own,):
-        way = ExecutionOption(bare.execution, None, False, checkpoint=checkpoint)
-        try:
-            most = min(_most(bare, tasks, device, way, room)[0], max(size // 2, 1))
-        except Exception:
-            continue
-        also = "" if checkpoint == own else f"learner.checkpoint = {checkpoint!r} and "
-        if most > 0:
-            remedies.append(f"set {also}learner.chunk = {most}")
-    return f"{size} tasks at once do not fit into memory: {', or '.join(remedies) or _LESS}" + (
-        "." * bool(remedies)
-    )
-
-
-_LESS = "do fewer inner steps, set truncate=1 or first_order=True, or use a smaller net."
-
-
-def _most(
-    learner: "Learner[Any]",
-    batch: TaskBatch,
-    device: torch.device | str,
-    way: ExecutionOption,
-    limit: int,
-) -> tuple[int, int]:
-    """How many tasks at once `limit` should suffice for, and the bytes that one task takes."""
-    trial = _set(copy.deepcopy(learner).to(device), way)
-    some = [tree_map(lambda leaf, n=n: leaf[:n], batch) for n in (1, 2)]
-    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
-        _outcome(trial, some[0])  # what is allocated once, and kept
-        one, two = (peak(partial(_outcome, trial, few), device) for few in some)
-    gradients = 3 * sum(p.nbytes for p in learner.parameters())  # of a chunk, and all before
-    spare = 0.95 * limit - one - gradients
-    return int(spare // max(two - one, 1)) + 1 if spare >= 0 else int(one <= limit), one
-
-
-def _checkpoint(learner: nn.Module) -> Checkpoint | None:
-    return getattr(learner, "checkpoint", None)
-
-
-def diagnose(
-    learner: "Learner[Any]",
-    batch: TaskBatch,
-    device: torch.device | str | None = None,
-    *,
-    compiled: bool = False,
-    steps: int | None = None,
-) -> str:
-    """What in `learner` bears on its execution, one finding a line, and the `plan`.
-
-    Where it can be executed in no way, the last line says why, and what to do.
-    """
+def _try(trial: Trial, batch: TaskBatch, device: torch.device, limit: int | None) -> None:
+    """Compute the outcome of a trial, or note why it is impossible, and its peak of memory."""
+    begun = time.perf_counter()
     try:
-        planned = str(plan(learner, batch, device, compiled=compiled, steps=steps))
-    except ValueError as error:
-        planned = f"no way to execute it: {error}"
-    return "\n".join([*_findings(learner), planned])
+        trial.outcome, trial.note = _explained_outcome(trial.learner, batch)
+    except Exception as error:
+        trial.error, trial.note = error, f"impossible: {_first_line(error)}"
+        return
+    if trial.option.compiled:
+        trial.compile_seconds = time.perf_counter() - begun
+    if limit is not None:
+        trial.memory = peak(partial(outcome, trial.learner, batch), device)
 
 
-def _findings(learner: nn.Module) -> Iterator[str]:
-    places: dict[str, list[str]] = {}
-    for path, module in learner.named_modules():
-        for kinds, finding in _NOTABLE:
-            if isinstance(module, kinds) and not _harmless(module):
-                places.setdefault(finding, []).append(named(path, module))
-    for finding, modules in places.items():
-        yield f"{_few(modules)}: {finding}"
-    frozen = [name for name, p in learner.named_parameters() if not p.requires_grad]
-    if frozen:
-        yield f"{_few(frozen)}: frozen, neither learned nor adapted"
-    owners: dict[Tensor, list[str]] = {}
-    for name, p in learner.named_parameters(remove_duplicate=False):
-        owners.setdefault(p, []).append(name)
-    for names in owners.values():
-        if len(names) > 1:
-            yield f"{' = '.join(names)}: one tensor, adapted as one"
+def _eligible(trials: Sequence[Trial], batch: TaskBatch, limit: int | None) -> list[Trial]:
+    """The trials that are within the limit and agree with the first of them, the reference."""
+    eligible: list[Trial] = []
+    reference: ExecutionOption | None = None
+    expected: list[Tensor] = []
+    random = False
+    for trial in trials:
+        if trial.outcome is None:
+            continue
+        if limit is not None and trial.memory is not None and trial.memory > limit:
+            trial.note += f"not chosen: takes more than {readable(limit)}"
+            continue
+        if trial.option.compiled:
+            trial.note += f"compiled in {trial.compile_seconds:.0f} s; "
+        if reference is None:
+            reference, expected = trial.option, trial.outcome
+            random = not _agree(outcome(trial.learner, batch, seed=1), trial.outcome)
+        elif random and trial.option.threads > 1:
+            trial.note += "not chosen: random (dropout?), in no fixed order"
+            continue
+        elif random:
+            trial.note += f"random (dropout?), so not compared with {reference}"
+        elif _agree(trial.outcome, expected):
+            trial.note += f"agrees with {reference}"
+        else:
+            trial.note += f"not chosen: differs from {reference}"
+            continue
+        eligible.append(trial)
+    return eligible
 
 
-_NOTABLE: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
-    ((nn.RNNBase,), "no batching rule, loop only; use_cells(net) has one"),
-    (
-        (_NormBase,),
-        "running statistics; in training each task starts from a copy, and their mean is kept",
-    ),
-    (
-        (nn.MultiheadAttention,),
-        "attention by PyTorch's MATH backend, which can be differentiated twice",
-    ),
-    ((nn.modules.dropout._DropoutNd,), "random; each task draws its own"),
-)
+def _note_payback(eligible: Sequence[Trial]) -> None:
+    """Note after how many steps compiling has saved the time that it took."""
+    eager = min((t.median for t in eligible if not t.option.compiled), default=math.inf)
+    for trial in eligible:
+        saved = eager - trial.median
+        if trial.option.compiled and saved > 0:
+            trial.note += f"; pays back in {math.ceil(trial.compile_seconds / saved):,} steps"
 
 
-def _harmless(module: nn.Module) -> bool:
-    """A module that is of a notable kind, but does not do what is notable of that kind."""
-    if isinstance(module, _NormBase):
-        return not module.track_running_stats
-    if isinstance(module, nn.RNNBase):
-        return isinstance(module, Cells)
-    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
-
-
-def _set(trial: "Learner[Any]", way: ExecutionOption) -> nn.Module:
-    trial.execution, trial.chunk, trial.threads = way.execution, way.chunk, way.threads
-    if hasattr(trial, "checkpoint"):
-        trial.checkpoint = way.checkpoint
-    return _compile(trial) if way.compiled else trial
-
-
-def _compile(learner: "Learner[Any]") -> nn.Module:
-    return cast(nn.Module, torch.compile(learner, fullgraph=True))
-
-
-def _outcome(trial: nn.Module, batch: TaskBatch, seed: int = 0) -> list[Tensor]:
-    """The losses (T,) and the gradient of their mean (P,)."""
-    torch.manual_seed(seed)
-    losses = trial(batch)
-    wanted = [p for p in trial.parameters() if p.requires_grad]
-    slopes = torch.autograd.grad(losses.mean(), wanted, allow_unused=True) if wanted else ()
-    if losses.is_cuda:
-        torch.cuda.synchronize(losses.device)
-    found = [slope.flatten() for slope in slopes if slope is not None]
-    return [losses.detach(), torch.cat(found) if found else losses.new_zeros(0)]
-
-
-def _try(trial: nn.Module, batch: TaskBatch, seed: int = 0) -> tuple[list[Tensor], str]:
+def _explained_outcome(learner: nn.Module, batch: TaskBatch) -> tuple[list[Tensor], str]:
     """The outcome, and a note of the operations that vmap could only do one by one."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with explained(trial, batch):
-            outcome = _outcome(trial, batch, seed)
-    said = (re.search(r"batching rule for ([\w:]+)", str(w.message)) for w in caught)
-    slow = sorted({found[1] for found in said if found is not None})
-    return outcome, f"no batching rule for {', '.join(slow)}: done task by task; " * bool(slow)
+        with explained(learner, batch):
+            tensors = outcome(learner, batch)
+    matches = (re.search(r"batching rule for ([\w:]+)", str(w.message)) for w in caught)
+    slow = sorted({match[1] for match in matches if match is not None})
+    note = f"no batching rule for {', '.join(slow)}: done task by task; " if slow else ""
+    return tensors, note
 
 
-def _agree(outcome: Sequence[Tensor], reference: Sequence[Tensor]) -> bool:
-    """Whether losses and gradient are equal but for rounding, which adaptation amplifies."""
+def _agree(tensors: Sequence[Tensor], reference: Sequence[Tensor]) -> bool:
+    """Whether losses and gradient are equal up to rounding, which adaptation amplifies."""
     tolerance = torch.finfo(reference[0].dtype).eps ** 0.4  # 2e-3 in float32, 5e-7 in float64
     return all(
-        mine.shape == other.shape and bool((mine - other).norm() <= tolerance * other.norm())
-        for mine, other in zip(outcome, reference, strict=True)
+        a.shape == b.shape and bool((a - b).norm() <= tolerance * b.norm())
+        for a, b in zip(tensors, reference, strict=True)
     )
 
 
-def _reason(error: Exception | None) -> str:
-    """The first line that says something."""
+def _first_line(error: Exception | None) -> str:
+    """The first line of an error's message that is not empty, or its kind."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from quickstudy.core.torch_private import BatchNormBase
+
 if TYPE_CHECKING:
     from quickstudy.environments.environment import Environment
 
@@ -153,7 +155,7 @@ def use_batch_statistics(net: Net) -> Net:
     card will say so.
     """
     for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BatchNormBase):
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
     return net

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import Function
 from torch.nn import functional as F
+
+from quickstudy.core.torch_private import BatchNormBase, InstanceNormBase, in_transform
 
 
 def make_exact(net: nn.Module) -> None:
@@ -39,7 +40,7 @@ def _per_channel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _is_plain_autograd() -> bool:
-    return not torch.compiler.is_compiling() and peek_interpreter_stack() is None
+    return not torch.compiler.is_compiling() and not in_transform()
 
 
 def _laid_out_as(x: Tensor, slope: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ class _BatchStatisticsBackward(Function):
         )
 
 
-class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+class _BatchNorm(BatchNormBase):
     def forward(self, input: Tensor) -> Tensor:
         if not self.track_running_stats and self.weight is not None and _is_plain_autograd():
             self._check_input_dim(input)
@@ -158,7 +159,7 @@ class _BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
     pass
 
 
-class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
+class _InstanceNorm(InstanceNormBase):
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         if _plain(self.weight):
             return super()._apply_instance_norm(input)

@@ -14,15 +14,15 @@ values, being one matrix there, share one pair of factors; convolutions have fac
 """
 # pyright: reportIncompatibleVariableOverride=false
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from quickstudy.core.torch_private import ConvBase
+from quickstudy.hints import suggest
 from quickstudy.nets.backbones import Net
 
 
@@ -107,7 +107,7 @@ class _Linear(_Factored, nn.Linear):
         return F.linear(input, self._own(), self.bias) + self.scale * added
 
 
-class _Conv(_Factored, _ConvNd):
+class _Conv(_Factored, ConvBase):
     @property
     def weight(self) -> Tensor:
         return self._sum()
@@ -175,7 +175,6 @@ def _give_factors(module: nn.Module, rank: int, scale: float) -> None:
 def _within(net: nn.Module, place: str) -> list[nn.Module]:
     places = dict(net.named_modules())
     if place not in places:
-        near = difflib.get_close_matches(place, places, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(places)[2:]}."
+        hint = suggest(place, places, f"It has: {', '.join(places)[2:]}.")
         raise ValueError(f"The net has no module {place!r}. {hint}")
     return list(places[place].modules())

@@ -53,6 +53,8 @@ class Cells(nn.RNNBase):
     No `nn.GRU`, `nn.LSTM` or `nn.RNN`: torch.compile takes none of these.
     """
 
+    batchable = True  # over tasks, which `diagnose` asks
+
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """As of the net that this was."""
         if isinstance(input, PackedSequence):

@@ -1,6 +1,13 @@
-"""Past tasks, kept and found again: in memory and on disk."""
+"""Past tasks, kept and retrieved: in memory and on disk.
 
-from quickstudy.recall.mapping_library import LearnedMapping, MappingLibrary
+`task_memory` keeps states in a learner's buffers. `mapping_library` keeps them in files: `store`
+reads and writes these, `retrieval` embeds tasks and finds the nearest. A new kind of recall
+returns a state that `learner.adapt(support, state)` starts from, and has an executed example.
+"""
+
+from quickstudy.recall.mapping_library import MappingLibrary
+from quickstudy.recall.retrieval import task_embedding
+from quickstudy.recall.store import LearnedMapping
 from quickstudy.recall.task_memory import TaskMemory
 
-__all__ = ["LearnedMapping", "MappingLibrary", "TaskMemory"]
+__all__ = ["LearnedMapping", "MappingLibrary", "TaskMemory", "task_embedding"]

@@ -1,114 +1,80 @@
-r"""A library of mappings: what was learned of each task is kept on disk, found again, combined.
+r"""A library of mappings: the states of past tasks are kept on disk, retrieved and combined.
 
-A mapping is what a learner knows of one task: the state $\phi_i$ that `adapt` makes of its
-support set. It lies in a file of its own, beside the task's embedding $e_i$, and is never
-changed: nothing is forgotten by construction. Of a new support set with embedding $e$, the $k$
-mappings with the largest cosines $\hat e_i \cdot \hat e$ are retrieved (one product of a matrix
-of all of them and a vector), and weighed by how well each fits the new examples:
+A mapping is a learner's state of one task: the $\phi_i$ that `adapt` makes of its support set.
+It has a file of its own, beside the task's embedding $e_i$, and is never changed, so nothing is
+forgotten by construction. For a new support set with embedding $e$, the $k$ mappings with the
+largest cosines $\hat e_i \cdot \hat e$ are retrieved (one product of a matrix and a vector), and
+weighted by how well each fits the new examples:
 
 $$a = \mathrm{softmax}_i(-L^s(\phi_i) / T), \qquad
   \phi = \sum_i a_i \phi_i \quad\text{or}\quad p(y \mid x) = \sum_i a_i \, p_i(y \mid x)$$
 
-Adaptation starts from the mean state $\phi$, in which the learned start $\phi_0$ has its share,
-as in `TaskMemory`; or the predictions are mixed.
+Adaptation starts from the mean state $\phi$, in which the initial parameters $\phi_0$ have a
+share, as in `TaskMemory`; or the predictions are mixed.
 """
 
-import difflib
-import json
-import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
+from typing import Any
+from urllib.parse import quote
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.functional import cross_entropy, leaves, tree_map
+from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Examples, Json, Task
-from quickstudy.evaluation import pairwise
 from quickstudy.evaluation.protocol import default_metrics, evaluating
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner
-from quickstudy.recall.task_memory import attention, flat, misfits
-from quickstudy.storage.checkpoints import CheckpointError, _json, _kind, _replace
-from quickstudy.storage.state_file import (
-    fingerprint,
-    identity,
-    pack,
-    read,
-    state_types,
-    unpack,
-    write,
+from quickstudy.recall.retrieval import (
+    Embed,
+    Index,
+    build_index,
+    embedding_identity,
+    initial_params,
+    mean_state,
+    task_embedding,
 )
+from quickstudy.recall.store import LearnedMapping, MappingStore
+from quickstudy.recall.task_memory import attention, support_losses
+from quickstudy.storage.files import CheckpointError
 
-Embed = Callable[[Examples], Tensor]
-
-_KEY = "quickstudy.mapping"  # of our entry in the metadata of a safetensors file
-_FILE = re.compile(r"(?P<name>.+)@(?P<version>[1-9]\d*)\.safetensors")
-_ATTENTION = "attention.json"
-_TEMPERATURE = 0.1
-_TEMPERATURES = [10 ** (n / 2) for n in range(-6, 7)]  # in units of the criterion
-_AGAIN = "Copy it again from where it came from, or remove the mapping and add it anew."
-
-
-@dataclass(frozen=True)
-class LearnedMapping:
-    """What was learned of one task."""
-
-    name: str
-    version: int  # from 1; a name that is added again gets the next
-    state: Any  # of the learner
-    embedding: Tensor  # (D,)  of the task
-    fit: Mapping[str, float]  # the learner's metrics on the mapping's own support set
-    facts: Mapping[str, Json]  # given to `add`: a description, class names, ...
-    examples: int  # of the support set
-    date: str
-    sha256: str  # of the tensors
-    path: Path
-
-
-class _Entry(NamedTuple):
-    path: Path
-    layout: str = ""  # how the state is nested, with all shapes
-    embedding: Tensor | None = None  # (D,)
-    trouble: str = ""  # why it cannot be used
-
-
-class _Index(NamedTuple):
-    names: list[str]
-    rows: dict[str, int]  # where each name is
-    directions: Tensor  # (M, D)  of the tasks' embeddings
-    layouts: dict[str, int]
-    layout: Tensor  # (M,)
+TEMPERATURES = [10 ** (n / 2) for n in range(-6, 7)]  # in units of the criterion
 
 
 class MappingLibrary:
     """The mappings in a folder, which is made when the first is added.
 
-    A file is written whole or not at all: a process that is killed at any moment leaves every
-    mapping that was added, and no half of one. Any number of processes may read a library, one
-    at a time may add to it. A warning tells of a file that is damaged; the others are as useful
-    as they were.
+    A file is written as a whole or not at all: a process that is killed at any moment leaves
+    every mapping that was added, and no half of one. Any number of processes may read a
+    library, one at a time may add to it. A warning names each file that is damaged; all others
+    stay usable.
 
     Args:
         learner: the base that all tasks share. Library and base belong together: states mean
             nothing to other parameters.
-        embed: makes of a support set the embedding of its task, a vector (D,), by which tasks
+        embed: maps a support set to the embedding of its task, a vector (D,), by which tasks
             are compared. None: `task_embedding`.
-        temperature: of the attention, in units of the criterion. None: that which
+        temperature: of the attention, in units of the criterion. None: the one that
             `fit_attention` found, otherwise 0.1.
 
     Attributes:
-        damaged: for every file that cannot be read, why.
+        damaged: for every file that cannot be read, the reason.
 
     Raises:
         CheckpointError: the mappings in the folder are of another base, or another embedding.
+
+    Examples:
+        >>> import quickstudy as qs, tempfile
+        >>> from quickstudy.testing.learners import Blobs
+        >>> batch = Blobs().sample(1, torch.Generator().manual_seed(0))
+        >>> support = Examples(*(leaf[0] for leaf in batch.support))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     library = qs.MappingLibrary(folder, qs.MAML(qs.nets.MLP(8, 3)))
+        ...     mapping = library.add("blobs", support, source="a doctest")
+        ...     [(name, round(cosine, 3)) for name, cosine in library.resembling(support)]
+        [('blobs', 1.0)]
     """
 
     def __init__(
@@ -120,17 +86,10 @@ class MappingLibrary:
         temperature: float | None = None,
     ):
         self.folder, self.learner, self.embed = Path(folder), learner, embed
-        self._types = state_types(learner)
-        self._base, self._embedding = identity(learner), _embedding_identity(embed)
-        self._entries: dict[str, dict[int, _Entry]] = {}
-        self._known: _Index | None = None
-        for path in sorted(self.folder.glob("*.safetensors")):
-            found = _FILE.fullmatch(path.name)
-            if found:
-                versions = self._entries.setdefault(unquote(found["name"]), {})
-                versions[int(found["version"])] = self._open(path)
+        self._store = MappingStore(self.folder, learner, embedding_identity(embed))
+        self._cached_index: Index | None = None
         if temperature is None:
-            temperature = self._kept_temperature()
+            temperature = self._store.temperature()
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}: give a number above 0.")
         self.temperature = temperature
@@ -139,7 +98,7 @@ class MappingLibrary:
         return len(self.names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._store.entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -149,21 +108,21 @@ class MappingLibrary:
 
     @property
     def damaged(self) -> dict[Path, str]:
-        """For every file that cannot be read, why."""
-        every = (entry for versions in self._entries.values() for entry in versions.values())
-        return {entry.path: entry.trouble for entry in every if entry.trouble}
+        """For every file that cannot be read, the reason."""
+        versions = self._store.entries.values()
+        entries = [entry for by_version in versions for entry in by_version.values()]
+        return {entry.path: entry.error for entry in entries if entry.error}
 
     def names(self) -> list[str]:
-        """Of all mappings whose last version can be read, in alphabetical order."""
-        return sorted(name for name in self._entries if not self._last(name).trouble)
+        """Return the names whose last version can be read, in alphabetical order."""
+        return self._store.names()
 
     def versions(self, name: str) -> list[int]:
-        """Of one mapping, the oldest first."""
-        self._require(name)
-        return sorted(self._entries[name])
+        """Return the versions of a mapping, the oldest first."""
+        return self._store.versions(name)
 
     def get(self, name: str, version: int | None = None) -> LearnedMapping:
-        """A mapping, its file read and checked anew.
+        """Return a mapping; its file is read and checked again.
 
         Args:
             version: None for the last.
@@ -172,76 +131,47 @@ class MappingLibrary:
             ValueError: there is no such mapping or version.
             CheckpointError: its file is damaged.
         """
-        known = self.versions(name)
-        version = known[-1] if version is None else version
-        if version not in known:
-            raise ValueError(
-                f"{name!r} has no version {version}: ask for one of "
-                f"{', '.join(map(str, known))}."
-            )
-        return self._mapping(path := self._entries[name][version].path, *_read(path))
+        return self._store.load(name, version)
 
     def add(
         self, name: str, support: Examples, *, state: Any = None, **facts: Json
     ) -> LearnedMapping:
-        """Keeps what the learner makes of a support set. What was kept before stays as it is:
-        a name that is taken gets a new version.
+        """Adapt to a support set and keep the state. Older versions of the name stay.
 
         Args:
-            state: what is to be kept, where it was adapted in another way than from the learned
-                start, such as from `start`. None: `learner.adapt(support)`.
-            facts: whatever is worth knowing of the task, as JSON: `description="..."`,
-                `classes=["cat", "dog"]`.
+            state: a state that was adapted in another way, such as from `start`. None:
+                `learner.adapt(support)`.
+            facts: JSON about the task: `description="..."`, `classes=["cat", "dog"]`.
 
         Raises:
             ValueError: adaptation diverged, the embedding is of another length than those of
                 the other mappings, or the name is empty or too long for a file.
-            CheckpointError: a fact is no JSON, or the disk refuses; the library is as it was.
+            CheckpointError: a fact is no JSON, or the disk refuses; the library is unchanged.
         """
         if not 0 < len(quote(name, safe=" ")) <= 200:
             raise ValueError(
                 f"{name!r} is no name for a mapping: give some text, of at most 200 letters "
-                "(those that are not ASCII count more), and tell the rest in `description`."
+                "(those that are not ASCII count more), and put the rest in `description`."
             )
-        support = self._here(support)
-        if identity(self.learner) != self._base:
-            raise CheckpointError(
-                "The learner's parameters have changed since this library was opened, so that "
-                "the mappings in it mean nothing to it: load the parameters as they were, or "
-                "begin a library in another folder."
-            )
+        support = self._store.to_device(support)
+        self._store.check_base()
         with evaluating(self.learner):
             state = self.learner.adapt(support) if state is None else state
-            said = self.learner.predict(state, support.x)
+            prediction = self.learner.predict(state, support.x)
             metrics = default_metrics(self.learner)
-            fit = {label: metric(said, support).item() for label, metric in metrics.items()}
+            fit = {key: metric(prediction, support).item() for key, metric in metrics.items()}
         if not all(leaf.isfinite().all() for leaf in leaves(state)):
             raise ValueError(
-                f"What was learned of {name!r} is not finite: adaptation diverged. Scale the "
-                "inputs as in meta-training, or lower the learner's inner learning rate."
+                f"The state of {name!r} is not finite: adaptation diverged. Scale the inputs as "
+                "in meta-training, or lower the learner's inner learning rate."
             )
-        tensors = {"embedding": self._embed(support).cpu()}
-        about: dict[str, Json] = {
-            "name": name,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "learner": self._base,
-            "embedding": self._embedding,
-            "state": pack(state, "state", tensors, self._types),
-            "examples": int((support.weight > 0).sum()),
-            "fit": fit,
-            "facts": {key: _json(key, value) for key, value in facts.items()},
-        }
-        version = max(self._entries.get(name, {}), default=0) + 1
-        while (path := self.folder / _name(name, version)).exists():
-            version += 1  # of another process, or on a disk to which "A" and "a" are the same
-        self._sweep()
-        about = write(path, _KEY, {**about, "version": version}, tensors)
-        self._entries.setdefault(name, {})[version] = _entry(path, about, tensors)
-        self._known = None
-        return self._mapping(path, about, tensors)
+        examples = int((support.weight > 0).sum())
+        embedding = self._embed(support)
+        self._cached_index = None
+        return self._store.add(name, state, embedding, examples=examples, fit=fit, facts=facts)
 
     def remove(self, name: str, version: int | None = None) -> None:
-        """Deletes a mapping from the disk.
+        """Delete a mapping from the disk.
 
         Args:
             version: None for all.
@@ -250,97 +180,91 @@ class MappingLibrary:
             ValueError: there is no such mapping or version.
             CheckpointError: the disk refuses.
         """
-        known = self.versions(name)
-        if version is not None and version not in known:
-            raise ValueError(
-                f"{name!r} has no version {version}: remove one of "
-                f"{', '.join(map(str, known))}."
-            )
-        for number in known if version is None else [version]:  # the last one last
-            path = self._entries[name][number].path
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise CheckpointError(
-                    f"Cannot delete {path} ({error.strerror}): make its folder writable."
-                ) from error
-            self._known = None
-            del self._entries[name][number]
-        if not self._entries[name]:
-            del self._entries[name]
+        versions = self.versions(name)
+        if version is not None:
+            self._store.require_version(name, version)
+            versions = [version]
+        self._cached_index = None
+        for number in versions:  # the last one last
+            self._store.remove(name, number)
 
     def resembling(self, support: Examples, k: int = 5) -> list[tuple[str, float]]:
-        """The past tasks that a support set is most like, the most similar first: their names,
-        and the cosines of the embeddings."""
+        """Return the past tasks most similar to a support set, the most similar first.
+
+        Returns:
+            Their names, and the cosines of the embeddings.
+        """
         index = self._index()
         if not index.names:
             return []
-        cosines = index.directions @ self._direction(self._here(support))
-        best, places = cosines.topk(min(k, len(cosines)))
-        found = zip(places.tolist(), best.clamp(-1, 1).tolist(), strict=True)
-        return [(index.names[place], cosine) for place, cosine in found]
+        return index.nearest(self._direction(self._store.to_device(support)), k)
 
     def attention(
         self, support: Examples, k: int = 8, *, among: Iterable[str] | None = None
     ) -> list[tuple[str | None, float]]:
-        """What has which share of `start`: names, the largest share first. None is the learned
-        start, of learners that have one."""
-        names, shares, _ = self._attend(self._here(support), k, among)
+        """Return the shares of mappings in `start`, the largest first.
+
+        Returns:
+            Names and shares. The name None stands for the initial parameters, if the learner
+            has any.
+        """
+        names, shares, _ = self._attend(self._store.to_device(support), k, among)
         parts = zip(names, shares.tolist(), strict=True)
         return sorted(parts, key=lambda part: part[1], reverse=True)
 
     def start(
         self, support: Examples, k: int = 8, *, among: Iterable[str] | None = None
     ) -> Any:
-        """What is known of a task before it is learned: the mean of the states of the `k` past
-        tasks that it resembles most, weighed by how well each fits; and of the learned start,
-        where the learner has one. To be given to `adapt(support, state)`.
+        """Return a state to adapt from: `learner.adapt(support, library.start(support))`.
+
+        It is the mean of the states of the `k` most similar past tasks, and of the initial
+        parameters if the learner has any, weighted by how well each fits `support`.
 
         Args:
-            among: names of the mappings that may be used; None: all whose states have the form
+            among: names of the mappings that may be used. None: all whose states have the form
                 of this task's.
 
         Raises:
-            ValueError: there is no mapping that can be used, and no learned start; or states
-                are not made of real numbers.
+            ValueError: there is no mapping that can be used, and no initial parameters; or
+                states are not made of real numbers.
         """
-        _, shares, states = self._attend(self._here(support), k, among)
-        return _mean(shares, states)
+        _, shares, states = self._attend(self._store.to_device(support), k, among)
+        return mean_state(shares, states)
 
     def ensemble(
         self, support: Examples, x: Tensor, k: int = 8, *, among: Iterable[str] | None = None
     ) -> Tensor:
-        """What the `k` mappings that fit a support set say of inputs x (Q, *features), without
-        adaptation: their predictions (Q, C), weighed as in `start`.
+        """Predict inputs x (Q, *features) from `k` mappings, without adaptation.
 
-        Of a learner that minimises the cross-entropy, probabilities are mixed, and their
-        logarithms returned; otherwise the mean of the values. Class names mean the same in all
-        mappings, or else name those `among` which they do.
+        If the learner classifies, the logarithms of mean probabilities (Q, C) are returned,
+        otherwise mean values; weights are those of `start`. Classes must mean the same in all
+        mappings; otherwise choose mappings with `among`.
 
         Raises:
             ValueError: there is no mapping that can be used.
         """
-        names, shares, states = self._attend(self._here(support), k, among, learned=False)
-        x = x.to(self._device())
-        with evaluating(self.learner):
-            said = over_tasks(
-                lambda state: self.learner.predict(state, x), self.learner.execution
-            )(states)  # (K, Q, C)
-        if not isinstance(said, Tensor):
+        support, x = self._store.to_device((support, x))
+        names, shares, states = self._attend(support, k, among, initial=False)
+        learner = self.learner
+        with evaluating(learner):
+            predict = over_tasks(lambda state: learner.predict(state, x), learner.execution)
+            predictions = predict(states)  # (K, Q, C)
+        if not isinstance(predictions, Tensor):
             raise ValueError(
-                f"{type(self.learner).__name__} predicts a {type(said).__name__}, which cannot "
-                f"be mixed: ask each of {', '.join(map(str, names))} by itself."
+                f"{type(learner).__name__} predicts a {type(predictions).__name__}, which "
+                f"cannot be mixed: use each of {', '.join(map(str, names))} by itself."
             )
-        if self.learner.criterion is cross_entropy:
-            return (said.log_softmax(-1) + shares.log()[:, None, None]).logsumexp(0)
-        return torch.tensordot(shares, said, 1)
+        if learner.classifies:
+            log_shares = shares.log()[:, None, None]
+            return (predictions.log_softmax(-1) + log_shares).logsumexp(0)
+        return torch.tensordot(shares, predictions, 1)
 
     def fit_attention(self, tasks: Mapping[str, Task[Examples]], k: int = 8) -> float:
-        """Finds the temperature with which tasks are learned best, and keeps it in the folder.
+        """Choose the temperature with the lowest query loss, and keep it in the folder.
 
-        Every task is learned from its support set, from a `start` in which the mapping of the
-        same name, if there is one, has no part, and judged on its query set. So a library
-        learns from its own tasks, each left out in turn.
+        Each task is adapted to from a `start` without the mapping of its own name, and the loss
+        on its query set is measured. So a library can be fitted to its own tasks, each left
+        out in turn.
 
         Args:
             tasks: by name.
@@ -354,60 +278,50 @@ class MappingLibrary:
         """
         if not tasks:
             raise ValueError("There are no tasks to fit the attention on: give at least one.")
-        learner, total = self.learner, torch.zeros(len(_TEMPERATURES), dtype=torch.float64)
+        learner, total = self.learner, torch.zeros(len(TEMPERATURES), dtype=torch.float64)
         for name, task in tasks.items():
-            support, query = self._here(task.support), self._here(task.query)
-            rest = [other for other in self.names() if other != name]
-            _, states, found = self._candidates(support, k, rest)
-            shares = attention(found, found.new_tensor(_TEMPERATURES)[:, None])  # (G, K)
+            support, query = self._store.to_device(task)
+            others = [other for other in self.names() if other != name]
+            _, states, losses = self._candidates(support, k, others)
+            shares = attention(losses, losses.new_tensor(TEMPERATURES)[:, None])  # (G, K)
 
-            def judged(share: Tensor) -> Tensor:
-                state = learner.adapt(support, _mean(share, states))  # noqa: B023
+            def query_loss(share: Tensor) -> Tensor:
+                state = learner.adapt(support, mean_state(share, states))  # noqa: B023
                 return learner.criterion(learner.predict(state, query.x), query)  # noqa: B023
 
             with evaluating(learner):
-                total += over_tasks(judged, learner.execution)(shares).cpu().double()
-        best = int(total.nan_to_num(torch.inf).argmin())
-        text = json.dumps({"temperature": _TEMPERATURES[best], "tasks": len(tasks)})
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(self.folder / _ATTENTION, f"{text}\n".encode())
-        except OSError as error:
-            with suppress(OSError):
-                (self.folder / f"{_ATTENTION}.tmp").unlink()
-            raise CheckpointError(
-                f"Cannot write {self.folder / _ATTENTION} ({error.strerror}): free some space, "
-                "or make the folder writable."
-            ) from error
-        self.temperature = _TEMPERATURES[best]
-        return self.temperature
+                total += over_tasks(query_loss, learner.execution)(shares).cpu().double()
+        temperature = TEMPERATURES[int(total.nan_to_num(torch.inf).argmin())]
+        self._store.save_temperature(temperature, len(tasks))
+        self.temperature = temperature
+        return temperature
 
     def _attend(
-        self, support: Examples, k: int, among: Iterable[str] | None, *, learned: bool = True
+        self, support: Examples, k: int, among: Iterable[str] | None, *, initial: bool = True
     ) -> tuple[list[str | None], Tensor, Any]:
-        """Names, shares (K,) and states, stacked."""
-        names, states, found = self._candidates(support, k, among, learned=learned)
-        if not found.isfinite().any():
+        """Return names, shares (K,) and stacked states."""
+        names, states, losses = self._candidates(support, k, among, initial=initial)
+        if not losses.isfinite().any():
             raise ValueError(
                 "None of the mappings that this task resembles fits its support set (each has "
                 "an infinite or undefined loss): name others `among` which to choose."
             )
-        return names, attention(found, self.temperature), states
+        return names, attention(losses, self.temperature), states
 
     @torch.no_grad()
     def _candidates(
-        self, support: Examples, k: int, among: Iterable[str] | None, *, learned: bool = True
+        self, support: Examples, k: int, among: Iterable[str] | None, *, initial: bool = True
     ) -> tuple[list[str | None], Any, Tensor]:
-        """What may be combined: names, states, stacked, and their misfits (K,)."""
+        """Return names, stacked states and support losses (K,) of what can be combined."""
         if k < 1:
             raise ValueError(f"k={k}: retrieve at least one mapping.")
         names, states = list[str | None](), list[Any]()
         with evaluating(self.learner):
-            start = _learned_start(self.learner)
-            layout, index = self._layout(start), self._index()
+            start = initial_params(self.learner)
+            layout, index = self._store.layout(start), self._index()
             if layout not in index.layouts and index.names:  # a start unlike the states
-                start, layout = None, self._layout(self.learner.adapt(support))
-            if learned and start is not None:
+                start, layout = None, self._store.layout(self.learner.adapt(support))
+            if initial and start is not None:
                 names.append(None)
                 states.append(start)
             for name, mapping in self._retrieved(support, k, layout, among):
@@ -420,233 +334,57 @@ class MappingLibrary:
                     "classes, cannot): add one of a task that is like it."
                 )
             stacked = tree_map(lambda *leaf: torch.stack(leaf), *states)
-            return (
-                names,
-                stacked,
-                misfits(self.learner, stacked, support, self.learner.execution),
-            )
+            losses = support_losses(self.learner, stacked, support, self.learner.execution)
+            return names, stacked, losses
 
     def _retrieved(
         self, support: Examples, k: int, layout: str, among: Iterable[str] | None
     ) -> list[tuple[str, LearnedMapping]]:
-        """The nearest mappings of one layout, the nearest first."""
+        """Return the nearest mappings of one layout, the nearest first."""
         among = None if among is None else list(among)
         for name in among or ():
-            self._require(name)
+            self._store.require(name)
         direction = self._direction(support) if self._index().names else None
         while direction is not None:  # once again for every file that turns out to be damaged
             index = self._index()
-            fits = index.layout == index.layouts.get(layout, -1)  # (M,)
+            mask = index.layout == index.layouts.get(layout, -1)  # (M,)
             if among is not None:
-                chosen = torch.zeros_like(fits)
-                chosen[[index.rows[name] for name in among if name in index.rows]] = True
-                fits = fits & chosen
-            cosines = (index.directions @ direction).masked_fill(~fits, -torch.inf)
-            places = cosines.topk(min(k, int(fits.sum()))).indices.tolist()
-            near = [index.names[place] for place in places]
+                allowed = torch.zeros_like(mask)
+                allowed[[index.rows[name] for name in among if name in index.rows]] = True
+                mask = mask & allowed
+            near = [name for name, _ in index.nearest(direction, k, mask)]
             try:
                 return [(name, self.get(name)) for name in near]
             except CheckpointError:
                 for name in near:
-                    version = max(self._entries[name])
-                    path = self._entries[name][version].path
-                    self._entries[name][version] = self._open(path)
-                self._known = None
+                    self._store.reopen(name)
+                self._cached_index = None
         return []
 
-    def _index(self) -> _Index:
-        """The embeddings of the last versions as one matrix, made anew when they change."""
-        if self._known is None:
+    def _index(self) -> Index:
+        """Return the index of the last versions, built again when they change."""
+        if self._cached_index is None:
             names = self.names()
-            entries = [self._last(name) for name in names]
-            layouts = {entry.layout: -1 for entry in entries}
-            layouts = {layout: number for number, layout in enumerate(layouts)}
-            rows = [entry.embedding for entry in entries if entry.embedding is not None]
-            where = self._device()
-            directions = torch.stack(rows) if rows else torch.zeros(0, 0)
-            self._known = _Index(
-                names,
-                {name: row for row, name in enumerate(names)},
-                F.normalize(directions, dim=-1).to(where),
-                layouts,
-                torch.tensor([layouts[entry.layout] for entry in entries], device=where),
-            )
-        return self._known
+            entries = [self._store.last(name) for name in names]
+            self._cached_index = build_index(names, entries, self._store.device())
+        return self._cached_index
 
     def _embed(self, support: Examples) -> Tensor:
-        """The embedding (D,) of a task, checked."""
+        """Return the embedding (D,) of a task, checked."""
         with evaluating(self.learner):
             if self.embed is None:
-                found = task_embedding(self.learner, support)
+                embedding = task_embedding(self.learner, support)
             else:
-                found = self.embed(support).flatten()
-        known = self._index().directions
-        if not found.isfinite().all() or (len(known) and known.shape[1] != len(found)):
-            wanted = f"{known.shape[1]} finite numbers" if len(known) else "finite numbers"
+                embedding = self.embed(support).flatten()
+        others = self._index().directions
+        fits = not len(others) or others.shape[1] == len(embedding)
+        if not (fits and embedding.isfinite().all()):
+            numbers = f"{others.shape[1]} finite numbers" if len(others) else "finite numbers"
             raise ValueError(
-                f"The embedding of this task has {len(found)} numbers, perhaps not all finite: "
-                f"give an `embed` that makes {wanted} of every support set."
+                f"The embedding of this task has {len(embedding)} numbers, perhaps not all "
+                f"finite: give an `embed` that makes {numbers} of every support set."
             )
-        return found
+        return embedding
 
     def _direction(self, support: Examples) -> Tensor:
-        return F.normalize(self._embed(support).to(self._device()), dim=0)
-
-    def _layout(self, state: Any) -> str:
-        tensors: dict[str, Tensor] = {}
-        nest = pack(state, "state", tensors, self._types) if state is not None else None
-        return _layout(nest, tensors)
-
-    def _open(self, path: Path) -> _Entry:
-        """What a file holds, or why it cannot be used.
-
-        Raises:
-            CheckpointError: it is of another base or embedding.
-        """
-        try:
-            about, tensors = _read(path)
-        except CheckpointError as error:
-            warnings.warn(f"Left out: {error}", stacklevel=3)
-            return _Entry(path, trouble=str(error))
-        was, given = about["learner"], self._base
-        if was != given:
-            raise CheckpointError(
-                f"{path} was adapted from another base: a {was['class']} whose parameters have "
-                f"the sha256 {was['sha256'][:12]}…, and this is a {given['class']} with "
-                f"{given['sha256'][:12]}…. Open the library with the learner that its mappings "
-                "were adapted from, or begin one in another folder."
-            )
-        if about["embedding"] != self._embedding:
-            raise CheckpointError(
-                f"{path} was embedded by {about['embedding']}, and this library is opened with "
-                f"{self._embedding}: give the `embed` that it was begun with."
-            )
-        return _entry(path, about, tensors)
-
-    def _mapping(
-        self, path: Path, about: Mapping[str, Json], tensors: Mapping[str, Tensor]
-    ) -> LearnedMapping:
-        where = self._device()
-        tensors = {key: tensor.to(where) for key, tensor in tensors.items()}
-        return LearnedMapping(
-            about["name"],
-            about["version"],
-            unpack(about["state"], tensors, self._types),
-            tensors["embedding"],
-            about["fit"],
-            about["facts"],
-            about["examples"],
-            about["date"],
-            about["tensors"],
-            path,
-        )
-
-    def _last(self, name: str) -> _Entry:
-        versions = self._entries[name]
-        return versions[max(versions)]
-
-    def _require(self, name: str) -> None:
-        if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else "`names()` lists those there are."
-            raise ValueError(f"There is no mapping {name!r} in {self.folder}. {hint}")
-
-    def _device(self) -> torch.device:
-        return next((p.device for p in self.learner.parameters()), torch.device("cpu"))
-
-    def _here(self, examples: Examples) -> Examples:
-        where = self._device()
-        return tree_map(lambda leaf: leaf.to(where), examples)
-
-    def _sweep(self) -> None:
-        """Deletes what additions that were cut short left."""
-        with suppress(OSError):
-            for path in self.folder.glob("*@*.safetensors.tmp"):
-                path.unlink()
-
-    def _kept_temperature(self) -> float:
-        path = self.folder / _ATTENTION
-        try:
-            return float(json.loads(path.read_bytes())["temperature"])
-        except FileNotFoundError:
-            return _TEMPERATURE
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"Cannot read the temperature in {path} ({error}): delete the file, and call "
-                "`fit_attention` again, or give a temperature."
-            ) from error
-
-
-def task_embedding(learner: Learner[Any], support: Examples) -> Tensor:
-    """What a task is compared by (D,): of a learner with a module `embed`, the mean embedding
-    of the examples; of one with a start that is like its states, where adaptation moves it.
-
-    Raises:
-        ValueError: the learner has neither.
-    """
-    if isinstance(getattr(learner, "embed", None), nn.Module):
-        share = support.weight / support.weight.sum().clamp_min(1e-12)
-        return share @ pairwise.embed(learner, support.x)
-    start = _learned_start(learner)
-    if start is not None:
-        before, after = flat(start), flat(learner.adapt(support))
-        if before.shape == after.shape:
-            return after - before
-    raise ValueError(
-        f"{type(learner).__name__} has neither a module `embed` nor a start() that is like "
-        "its states, by which its tasks could be compared: give the library a function `embed` "
-        "of a support set to a vector."
-    )
-
-
-def _learned_start(learner: Any) -> Any:
-    try:
-        return learner.start()
-    except (AttributeError, TypeError):  # ProtoMAML's is made from a support set
-        return None
-
-
-def _mean(shares: Tensor, states: Any) -> Any:
-    """The mean of stacked states, weighed by shares (K,)."""
-
-    def mean(leaf: Tensor) -> Tensor:
-        if not leaf.is_floating_point():
-            raise ValueError(
-                f"The states have tensors of {leaf.dtype}, which have no mean: use `ensemble`, "
-                "which averages predictions instead."
-            )
-        return torch.tensordot(shares.to(leaf.dtype), leaf, 1)
-
-    return tree_map(mean, states)
-
-
-def _entry(path: Path, about: Mapping[str, Json], tensors: Mapping[str, Tensor]) -> _Entry:
-    own = {key: tensor for key, tensor in tensors.items() if key != "embedding"}
-    return _Entry(path, _layout(about["state"], own), tensors["embedding"])
-
-
-def _layout(nest: Json, tensors: Mapping[str, Tensor]) -> str:
-    kinds = {key: _kind(tensor) for key, tensor in tensors.items()}
-    return json.dumps([nest, kinds], sort_keys=True)
-
-
-def _read(path: Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
-    about, tensors = read(path, _KEY, kind="mapping", writer="a MappingLibrary", again=_AGAIN)
-    if path.name != _name(about["name"], about["version"]):
-        raise CheckpointError(
-            f"{path} has another name than {_name(about['name'], about['version'])}, which the "
-            "library gave it: rename it back."
-        )
-    return about, tensors
-
-
-def _name(name: str, version: int) -> str:
-    """Of a file; any text is a name of a mapping."""
-    return f"{quote(name, safe=' ')}@{version}.safetensors"
-
-
-def _embedding_identity(embed: Embed | None) -> Json:
-    if isinstance(embed, nn.Module):
-        return f"{type(embed).__name__} {fingerprint(dict(embed.state_dict()))[:12]}"
-    named = task_embedding if embed is None else embed
-    return getattr(named, "__qualname__", type(named).__name__)
+        return F.normalize(self._embed(support).to(self._store.device()), dim=0)

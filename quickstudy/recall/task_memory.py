@@ -1,111 +1,143 @@
-r"""A memory of tasks: a new one is learned from what was learned of the past ones most like it.
+r"""A memory of tasks: adaptation starts from the states of the past tasks that fit best.
 
 With $\phi_1, \dots, \phi_M$ the states of past tasks, $\phi_0$ the learned start, and
 $L^s_\tau$ the loss on the support set of the new task, adaptation starts from
 
 $$\sum_{i=0}^M a_i \phi_i, \qquad a = \mathrm{softmax}_i(- L^s_\tau(\phi_i) / T)$$
 
-So a past task is recalled by how well what was learned of it fits the new examples: nothing
-needs to be learned for that. The average is one of weights, which are alike as all states are a
-few steps away from one start; the lower the temperature, the fewer are averaged.
+A past task is recalled by how well its state fits the new examples, so retrieval needs no
+training. States can be averaged because all of them are a few steps away from one start. The
+lower the temperature, the fewer are averaged.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
 from quickstudy.core.functional import leaves, tree_map, unstack
 from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.evaluation.protocol import evaluating
-from quickstudy.execution.batching import Execution, explained, inference, over_tasks
+from quickstudy.execution.batching import Execution, inference, over_tasks
+from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 
 
-def misfits(
+def support_losses(
     learner: Learner[Any], states: Any, support: Examples, execution: Execution = "vmap"
 ) -> Tensor:
-    """The criterion (M,) of each state on the examples of one task.
+    """Return the criterion (M,) of each state on the examples of one task.
 
     Args:
         states: a tree whose tensors have an axis M in front.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.MAML(nn.Linear(2, 2, bias=False))
+        >>> states = {"weight": torch.stack([torch.eye(2), -torch.eye(2)])}
+        >>> examples = Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> [round(loss, 2) for loss in support_losses(learner, states, examples).tolist()]
+        [0.31, 1.31]
     """
 
-    def misfit(state: Any) -> Tensor:
+    def support_loss(state: Any) -> Tensor:
         return learner.criterion(learner.predict(state, support.x), support)
 
-    return over_tasks(misfit, execution)(states)
+    return over_tasks(support_loss, execution)(states)
 
 
-def attention(misfits: Tensor, temperature: float | Tensor) -> Tensor:
-    """The share (M,) of each state by how well it fits: none where the misfit is not finite."""
-    fits = torch.where(misfits.isfinite(), -misfits / temperature, -torch.inf)
-    return fits.softmax(-1)
+def attention(losses: Tensor, temperature: float | Tensor) -> Tensor:
+    """Return the share (M,) of each state by its loss; 0 if the loss is not finite.
+
+    Examples:
+        >>> attention(torch.tensor([1.0, 1.0, torch.nan]), temperature=0.1).tolist()
+        [0.5, 0.5, 0.0]
+    """
+    scores = torch.where(losses.isfinite(), -losses / temperature, -torch.inf)
+    return scores.softmax(-1)
 
 
-class TaskMemory(Learner[Any]):
-    """A learner that starts from its past tasks. Its states are those of `learner`.
+class TaskMemory(Learner[Any], Checkpointed, DescendsInSteps):
+    """A learner whose adaptation starts from past tasks. Its states are those of `learner`.
 
-    Meta-training is that of `learner`, and does not look at the memory. Fill this afterwards by
-    `remember`, as states of other parameters are of no use. It is saved with the learner.
+    Meta-training is that of `learner`, and does not use the memory. Fill the memory afterwards
+    with `remember`, as states belong to one set of parameters. It is saved with the learner.
 
     Args:
-        learner: one with a `start()` that is like its states: MAML and its family, CAVIA.
-        size: how many tasks are remembered at most; after that, each new one takes the place
+        learner: has the capabilities `HasInitialParams` and `DescendsInSteps`, such as CAVIA,
+            MAML and its family.
+        capacity: the largest number of tasks. In a full memory each new task takes the place
             of the oldest.
-        temperature: in units of the criterion. Towards 0 the one state that fits best is the
-            start; towards infinity, the plain mean.
+        temperature: in units of the criterion. Towards 0, adaptation starts from the one state
+            that fits best; towards infinity, from the plain mean.
 
     Attributes:
-        limit: how many places of the memory are looked at: None for all, 0 for a learner
-            without one.
-        supports: by place, what the state there was learned from; to look at, and not saved.
+        limit: the number of places that are used: None for all, 0 for a learner without a
+            memory.
+        supports: by place, the support set of the state there; for inspection, not saved.
 
     Raises:
-        ValueError: the learner has no such start.
+        ValueError: the learner lacks a capability.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> batch = Blobs().sample(2, torch.Generator().manual_seed(0))
+        >>> memory = qs.TaskMemory(qs.MAML(qs.nets.MLP(8, 3)), capacity=4)
+        >>> memory.remember(batch)
+        >>> support = Examples(*(leaf[0] for leaf in batch.support))
+        >>> memory.attention(support).shape  # the initial parameters, and four places
+        torch.Size([5])
     """
 
     states: Tensor  # (M, P)  a state in each row
-    count: Tensor  # ()  of all tasks that were ever remembered
+    count: Tensor  # ()  the number of tasks remembered so far
 
-    def __init__(self, learner: Learner[Any], *, size: int = 256, temperature: float = 0.1):
+    def __init__(self, learner: Learner[Any], *, capacity: int = 256, temperature: float = 0.1):
         super().__init__(learner.criterion)
-        if size < 1 or temperature <= 0:
+        if capacity < 1 or temperature <= 0:
             raise ValueError(
-                f"size={size}, temperature={temperature}: give at least 1 place, and a "
+                f"capacity={capacity}, temperature={temperature}: give at least 1 place, and a "
                 "temperature above 0."
             )
         self.learner, self.temperature = learner, temperature
         self.limit: int | None = None
         self.execution, self.transductive = learner.execution, learner.transductive
-        start = flat(_start(learner)).detach()
-        self.register_buffer("states", start.new_zeros(size, len(start)))
+        start = flat(_initial_params(learner)).detach()
+        self.register_buffer("states", start.new_zeros(capacity, len(start)))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64, device=start.device))
         self.supports: dict[int, Examples] = {}
         self.register_load_state_dict_post_hook(_forget_supports)
 
     @property
     def steps(self) -> int:
-        """Of the learner's inner descent."""
-        return getattr(self.learner, "steps")  # noqa: B009  (not every learner has it)
+        """The learner's number of inner steps."""
+        return cast(DescendsInSteps, self.learner).steps
 
     @steps.setter
     def steps(self, steps: int) -> None:
-        self.learner.steps = steps
+        cast(DescendsInSteps, self.learner).steps = steps
 
     @property
     def checkpoint(self) -> Any:
-        """What the learner keeps of its inner steps."""
-        return getattr(self.learner, "checkpoint", None)
+        """The learner's inner steps that are kept for the backward pass."""
+        return self.learner.checkpoint if isinstance(self.learner, Checkpointed) else None
+
+    @checkpoint.setter
+    def checkpoint(self, checkpoint: Any) -> None:
+        if isinstance(self.learner, Checkpointed):
+            self.learner.checkpoint = checkpoint
 
     @torch.no_grad()
     def remember(self, tasks: TaskBatch) -> None:
-        """Adapts to the support set of every task, from the learned start, and keeps the
-        states, but for those of tasks where adaptation diverged.
+        """Adapt to the support set of every task from the initial parameters; keep the states.
+
+        States of tasks where adaptation diverged are dropped.
 
         Raises:
-            ValueError: the learner's states are not like its start, so have no mean.
+            ValueError: the learner's states have another form than its initial parameters.
         """
         tasks = tree_map(lambda leaf: leaf.to(self.states.device), tasks)
         learner = self.learner
@@ -114,87 +146,101 @@ class TaskMemory(Learner[Any]):
             explained(learner, tasks),
             inference(learner) as (execution, chunk),
         ):
-            found = over_tasks(learner.adapt, execution, chunk)(tasks.support)
-        if type(found) is not type(_start(learner)):
+            states = over_tasks(learner.adapt, execution, chunk)(tasks.support)
+        if type(states) is not type(_initial_params(learner)):
             raise ValueError(_NO_START.format(type(learner).__name__))
-        rows = vmap(flat)(found)
-        kept = rows.isfinite().all(1)
-        rows, supports = rows[kept], tree_map(lambda leaf: leaf[kept], tasks.support)
-        size = len(self.states)
-        places = (self.count + torch.arange(len(rows), device=rows.device)) % size
-        self.states[places[-size:]] = rows[-size:]  # of more than there are places, the last
+        rows = vmap(flat)(states)
+        finite = rows.isfinite().all(1)
+        rows, supports = rows[finite], tree_map(lambda leaf: leaf[finite], tasks.support)
+        capacity = len(self.states)
+        places = (self.count + torch.arange(len(rows), device=rows.device)) % capacity
+        # of more rows than places, the last
+        self.states[places[-capacity:]] = rows[-capacity:]
         self.supports.update(zip(places.tolist(), unstack(supports), strict=True))
         self.count += len(rows)
 
     def attention(self, support: Examples) -> Tensor:
-        """What share of a new task's start each candidate has (1 + M,): first the learned
-        start, then the places of the memory."""
+        """Return the share of each candidate in a new task's start (1 + M,).
+
+        The first candidate is the initial parameters, the others are the places of the memory.
+        """
         return self._attention(support, self._candidates())
 
     def adapt(self, support: Examples, state: Any = None) -> Any:
-        """As the learner does, from the past tasks that fit `support`, or from `state`."""
+        """Adapt the learner from the past tasks that fit `support`, or from `state`."""
         if state is None:
             candidates = self._candidates()
             state = self._state(self._attention(support, candidates) @ candidates)
         return self.learner.adapt(support, state)
 
     def predict(self, state: Any, x: Tensor) -> Any:
-        """What the learner says of `x`."""
+        """Return the learner's predictions for `x`."""
         return self.learner.predict(state, x)
 
     def loss(self, task: Task[Any]) -> Tensor:
-        """The learner's own, without the memory."""
+        """Return the learner's own loss, without the memory."""
         return self.learner.loss(task)
 
     def retrieved(self, support: Examples, most: int = 3) -> tuple[Tensor, Tensor]:
-        """The past tasks that a new one starts from, at most `most`, the largest share first:
-        their places in the memory (K,) and their shares (K,). The place of a task is how many
-        were remembered before it, but that a full memory begins again at 0."""
-        own = self.attention(support)[1:]
-        shares, places = own.topk(min(most, len(own)))
+        """Return the past tasks with the largest shares in a new task's start.
+
+        The place of a task is the number of tasks remembered before it, modulo the capacity.
+
+        Args:
+            most: at most so many tasks.
+
+        Returns:
+            Their places in the memory (K,) and their shares (K,), the largest first.
+        """
+        in_memory = self.attention(support)[1:]
+        shares, places = in_memory.topk(min(most, len(in_memory)))
         return places, shares
 
     def recall(self, places: Tensor, x: Tensor) -> Any:
-        """What the states in `places` (K,) of the memory, each by itself, say of `x`
-        (Q, *features): (K, Q, C)."""
-        return vmap(lambda flat: self.predict(self._state(flat), x))(self.states[places])
+        """Return the predictions (K, Q, C) of each state in `places` (K,) for `x`
+        (Q, *features)."""
+        return vmap(lambda row: self.predict(self._state(row), x))(self.states[places])
 
     def _candidates(self) -> Tensor:
-        start = flat(_start(self.learner))
+        start = flat(_initial_params(self.learner))
         return torch.cat([start[None], self.states[: self.limit]])
 
     def _attention(self, support: Examples, candidates: Tensor) -> Tensor:
-        found = misfits(self, vmap(self._state)(candidates), support)
+        losses = support_losses(self, vmap(self._state)(candidates), support)
         places = torch.arange(len(candidates), device=candidates.device)
-        known = torch.where(places <= self.count, found, torch.inf)
-        return attention(known, self.temperature)
+        losses = torch.where(places <= self.count, losses, torch.inf)  # inf at empty places
+        return attention(losses, self.temperature)
 
-    def _state(self, flat: Tensor) -> Any:
-        """A row, in the form of a state."""
-        form = _start(self.learner)
-        parts = iter(flat.split([leaf.numel() for leaf in leaves(form)]))
+    def _state(self, row: Tensor) -> Any:
+        """Return a row in the form of a state."""
+        form = _initial_params(self.learner)
+        parts = iter(row.split([leaf.numel() for leaf in leaves(form)]))
         return tree_map(lambda leaf: next(parts).view_as(leaf), form)
 
 
 _NO_START = (
-    "{} has no start() that is like the states it adapts to, so that past states could be "
-    "averaged to a start: give TaskMemory a learner that descends, such as MAML or CAVIA."
+    "{} has no initial_params() of the form of its states, so that past states could be averaged "
+    "to a start: give TaskMemory a learner that descends, such as MAML or CAVIA."
 )
 
 
 def _forget_supports(memory: nn.Module, keys: Any) -> None:
-    """After loading: they are not those of the states that are there now."""
+    """Forget the support sets after loading, as they belong to other states."""
     assert isinstance(memory, TaskMemory)
     memory.supports.clear()
 
 
-def _start(learner: Any) -> Any:
-    try:
-        return learner.start()
-    except (AttributeError, TypeError):  # ProtoMAML's is made from a support set
-        raise ValueError(_NO_START.format(type(learner).__name__)) from None
+def _initial_params(learner: Learner[Any]) -> Any:
+    if not (isinstance(learner, HasInitialParams) and isinstance(learner, DescendsInSteps)):
+        raise ValueError(_NO_START.format(type(learner).__name__))
+    return learner.initial_params()
 
 
 def flat(state: Any) -> Tensor:
-    """All numbers of a state, one after the other (P,)."""
+    """Return all numbers of a state as one vector (P,).
+
+    Examples:
+        >>> flat({"W": torch.eye(2), "b": torch.zeros(1)}).tolist()
+        [1.0, 0.0, 0.0, 1.0, 0.0]
+    """
     return torch.cat([leaf.flatten() for leaf in leaves(state)])

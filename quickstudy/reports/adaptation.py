@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from quickstudy.capabilities import DescendsInSteps
 from quickstudy.evaluation.adaptation import adaptation_trace
 from quickstudy.learner import Learner
 from quickstudy.reports.curves import plot_metric
@@ -37,10 +38,11 @@ def draw_adaptation(learner: Learner[Any], benchmarks: Mapping[str, Benchmark]) 
     """
     benchmark = next(iter(benchmarks.values()))
     with settings_applied(learner, benchmark.settings):
-        steps = getattr(learner, "steps", 0)
-        if not steps:
+        if not isinstance(learner, DescendsInSteps) or not learner.steps:
             return ""
-        most = max(steps, *(each.settings.get("steps", 0) for each in benchmarks.values()))
+        most = max(
+            learner.steps, *(each.settings.get("steps", 0) for each in benchmarks.values())
+        )
         n_tasks, last = min(TASKS, benchmark.n_tasks), min(most, STEPS)
         size = benchmark.meta_batch_size
         trace = adaptation_trace(

@@ -1,13 +1,12 @@
 """Attention of a memory: which slots each head reads and writes at each step of a task."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from quickstudy.core.task import Examples, Task
+from quickstudy.capabilities import HasAttentionWeights
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import first_batch, unpadded
 from quickstudy.reports.html import Palette, figure, figures
@@ -15,25 +14,6 @@ from quickstudy.runs.recipes import Benchmark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-@runtime_checkable
-class HasAttentionWeights(Protocol):
-    """A learner whose memory has slots.
-
-    Examples:
-        >>> import quickstudy as qs
-        >>> isinstance(qs.PrototypicalNetwork(torch.nn.Identity()), HasAttentionWeights)
-        False
-    """
-
-    def attention_weights(self, task: Task[Examples]) -> Mapping[str, Tensor]:
-        """Return the weights (S + Q, M) of each head over the M slots, by name of the head.
-
-        Rows are the steps of the support set, then those of the query set. Empty if the learner
-        has no heads.
-        """
-        ...
 
 
 def draw_attention(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) -> str:

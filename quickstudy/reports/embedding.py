@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples, Task
-from quickstudy.evaluation.pairwise import compares, embed, similarities
+from quickstudy.evaluation.pairwise import embed, similarities
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import first_batch, unpadded
 from quickstudy.reports.html import Palette, figure, figures, legend, paragraph, pixels
@@ -36,12 +37,12 @@ def draw_embedding(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
         >>> "map of an episode" in html, "Nearest examples" in html
         (True, True)
     """
-    from quickstudy.estimators.verification import equal_error_rate, roc  # loads scikit-learn
+    from quickstudy.estimators.error_rates import equal_error_rate, roc  # loads scikit-learn
 
     with first_batch(learner, benchmark, seed=seed) as batch:
         y = batch.query.y
         classes = y.shape[-1] > 1 and bool(((y == 0) | (y == 1)).all())
-        if not (classes and compares(learner) and hasattr(learner, "embed")):
+        if not (classes and isinstance(learner, Embeds)):
             return ""
         tasks = [Task(*map(_labelled, task)) for task in unpadded(batch, TASKS)]
         embedded = [embed(learner, part.x).cpu() for part in tasks[0]]
@@ -88,7 +89,7 @@ def plane(*parts: Tensor) -> tuple[list[Tensor], float]:
 
 
 def _labelled(part: Examples) -> Examples:
-    return Examples(*(leaf[part.y.any(-1)] for leaf in part))
+    return part.take(part.y.any(-1))
 
 
 def _map(axes: "Axes", palette: Palette, task: Task[Examples], places: list[Tensor]) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from quickstudy.core.functional import cross_entropy, tree_map
-from quickstudy.core.task import TaskBatch, entropy
+from quickstudy.core.functional import tree_map
+from quickstudy.core.task import TaskBatch, seeds
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import first_batch
 from quickstudy.reports.functions import predictions
@@ -33,7 +33,7 @@ def draw_episode(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) 
         6
     """
     with first_batch(learner, benchmark, seed=seed) as batch:
-        if learner.criterion is not cross_entropy or batch.support.x.ndim != 5:
+        if not learner.classifies or batch.support.x.ndim != 5:
             return ""
         task: TaskBatch = tree_map(lambda leaf: leaf[:1], batch)
         probabilities = predictions(learner, task.support, task.query.x)[0].softmax(-1)
@@ -85,6 +85,6 @@ def _class_names(benchmark: Benchmark, seed: int) -> list[str] | None:
     tasks = benchmark.tasks
     if not isinstance(tasks, FewShot):
         return None
-    generator = Generator().manual_seed(entropy(seed, 0, 0))  # that of the first batch
+    generator = Generator().manual_seed(seeds(seed, 0, 0)[0])  # that of the first batch
     ids = tasks.class_ids(benchmark.meta_batch_size, generator)[0]
     return [tasks.dataset.classes[i] for i in ids.tolist()]

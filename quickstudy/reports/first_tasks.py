@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from quickstudy.core.functional import tree_map, unstack
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskBatch, batches
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
@@ -58,8 +57,7 @@ def first_batch(
     with settings_applied(learner, benchmark.settings), evaluating(learner):
         size = benchmark.meta_batch_size
         batch = next(iter(batches(benchmark.tasks, size, steps=1, seed=seed)))
-        device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-        yield tree_map(lambda leaf: leaf.to(device), batch)
+        yield tree_map(lambda leaf: leaf.to(device_of(learner)), batch)
 
 
 def unpadded(batch: TaskBatch, n_tasks: int) -> list[Task[Examples]]:
@@ -73,6 +71,6 @@ def unpadded(batch: TaskBatch, n_tasks: int) -> list[Task[Examples]]:
         [2, 3]
     """
     return [
-        Task(*(Examples(*(leaf[part.weight > 0] for leaf in part)) for part in task))
+        Task(*(part.take(part.weight > 0) for part in task))
         for task in unstack(batch)[:n_tasks]
     ]

@@ -73,7 +73,7 @@ def predictions(learner: Learner[Any], support: Examples, x: Tensor) -> Any:
 def _draw(
     axes: "Axes", palette: Palette, task: Task[Examples], line: Tensor, before: Any, after: Any
 ) -> None:
-    support, query = (tuple(leaf[part.weight > 0] for leaf in part) for part in task)
+    support, query = (part.take(part.weight > 0) for part in task)
     order = query[0][:, 0].argsort()
     look = "-" if len(order) >= 100 else "."  # so many look like the function itself
     truth = query[0][order, 0], query[1][order, 0]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from quickstudy.console import said
 from quickstudy.core.task import Json
-from quickstudy.evaluation.protocol import Difference, Report, unpack
+from quickstudy.evaluation.report import Difference, Report, unpack
 
 OTHER_TASKS, NO_TASKS, NOT_FINITE = "other episodes", "no number per task stored", "not finite"
 HEAD = ["Run", "Difference to the best", "Better on", "Steps", "Tasks", "Training", "Per task"]
@@ -129,7 +129,7 @@ def _entry(
         unpaired = NOT_FINITE
     else:
         try:
-            gap = mine.compare(best, metric)
+            gap = mine.paired_difference(best, metric)
             difference = gap if sign > 0 else gap._replace(wins=1 - gap.wins)
         except ValueError:  # their cards differ
             unpaired = OTHER_TASKS

@@ -32,10 +32,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Json, Task, TaskDistribution, batches
-from quickstudy.evaluation.cached_embeddings import EmbedTogether, embed_once
-from quickstudy.evaluation.protocol import Metric, Report, evaluate, pack
+from quickstudy.evaluation.cached_embeddings import embed_once
+from quickstudy.evaluation.protocol import Metric, evaluate
+from quickstudy.evaluation.report import Report, pack
 from quickstudy.evaluation.streams import StreamReport, stream_report
 from quickstudy.execution.batching import Execution, inference, over_tasks
 from quickstudy.learner import Learner
@@ -43,6 +45,7 @@ from quickstudy.storage.checkpoints import CheckpointError, Checkpoints, load, r
 from quickstudy.tasks.few_shot import FewShot
 from quickstudy.tasks.rollouts import Rollouts
 from quickstudy.tasks.streams import Streams
+from quickstudy.training.embed_together import EmbedTogether
 from quickstudy.training.loop import train
 
 
@@ -450,7 +453,7 @@ def _embedded(
     learner: Learner[Any], tasks: TaskDistribution, n_tasks: int
 ) -> tuple[Learner[Any], TaskDistribution]:
     """As `embed_once`, where that is possible and saves at least half of the work."""
-    if not (isinstance(tasks, FewShot) and hasattr(learner, "embed")):
+    if not (isinstance(tasks, FewShot) and isinstance(learner, Embeds)):
         return learner, tasks
     images = len(tasks.dataset) * (1 if tasks.rotations is None else 4)
     if n_tasks * tasks.ways[0] * (tasks.shots[0] + tasks.queries) < 2 * images:

@@ -1,5 +1,12 @@
-"""Files: written atomically, checked by digest and schema when read, never unpickled."""
+"""Files: written atomically, checked by digest and format when read, never unpickled.
 
-from quickstudy.storage.checkpoints import CheckpointError, Checkpoints, load, save
+`files` has the one atomic writer, digests, locks and errors. `tree_json` turns trees of tensors
+into JSON. `checkpoints` and `state_file` are the two formats. `renamed` maps the names in files
+of version 0.1.0 to today's. A new kind of file is written by `state_file.write` under a key of
+its own. A name that files hold may change only with an entry in `renamed`.
+"""
 
-__all__ = ["CheckpointError", "Checkpoints", "load", "save"]
+from quickstudy.storage.checkpoints import Checkpoints, load, read_facts, save
+from quickstudy.storage.files import CheckpointError
+
+__all__ = ["CheckpointError", "Checkpoints", "load", "read_facts", "save"]

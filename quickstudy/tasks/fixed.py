@@ -7,7 +7,7 @@ from torch import Generator
 
 from quickstudy.core.functional import leaves, tree_map
 from quickstudy.core.task import Json, TaskBatch, TaskDistribution
-from quickstudy.datasets.labelled import fingerprint
+from quickstudy.datasets.labelled import dataset_hash
 
 
 class Fixed(TaskDistribution):
@@ -26,7 +26,7 @@ class Fixed(TaskDistribution):
 
     def __init__(self, tasks: TaskBatch, name: str = "given"):
         self.tasks, self.name = tasks, name
-        self._hash = fingerprint(leaves(tasks))
+        self._hash = dataset_hash(leaves(tasks))
 
     def __len__(self) -> int:
         return len(leaves(self.tasks)[0])

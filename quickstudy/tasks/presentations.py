@@ -1,5 +1,5 @@
 """Sequences in which classes come again and again (Santoro et al., 2016, arXiv:1605.06065,
-section 4.1): is an example of a class recognised that was seen once, twice, ten times?"""
+section 4.1), for accuracy after one, two, ten examples of a class."""
 
 from typing import Self
 
@@ -11,28 +11,36 @@ from quickstudy.core.task import Examples, Json, Task, TaskDistribution
 
 
 class Presentations(TaskDistribution):
-    """Other tasks, whose support and query examples are mixed at random.
+    """Tasks of another distribution, with support and query examples mixed at random.
 
-    So the support set has no longer the same number of every class. `MANN` in training and
-    `evaluate_presentations` go through the whole sequence, the support set and then the query
-    set. The paper's, of 10 presentations of 5 classes, are
+    The support set then has different numbers of the classes. `MANN` in training and
+    `evaluate_presentations` read the whole sequence, the support set and then the query set.
+    The paper's sequences, of 10 presentations of 5 classes, are
     `Presentations(FewShot(dataset, ways=5, shots=5, queries=5))`.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> tasks = Presentations(Blobs(ways=2, shots=2, queries=1))
+        >>> batch = tasks.sample(1, torch.Generator().manual_seed(1))
+        >>> batch.support.y[0].sum(0).tolist()
+        [3.0, 1.0]
     """
 
     def __init__(self, tasks: TaskDistribution):
         self.tasks = tasks
 
     def to(self, device: torch.device | str) -> Self:
-        """Moves the data of the tasks to a device; `self`."""
+        """Move the data of the tasks to a device; return `self`."""
         self.tasks.to(device)
         return self
 
     def card(self) -> dict[str, Json]:
-        """That of the tasks, and that they are mixed."""
+        """Return the facts of the tasks, and that they are mixed."""
         return {**self.tasks.card(), "mixed": True}
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
-        """Tasks of the same sizes S and Q."""
+        """Draw tasks of the same sizes S and Q."""
         support, query = self.tasks.sample(n_tasks, generator)
         total, shots = support.weight.shape[1] + query.weight.shape[1], support.weight.shape[1]
         order = torch.rand(n_tasks, total, generator=generator).argsort(1)
@@ -40,6 +48,6 @@ class Presentations(TaskDistribution):
         task = torch.arange(n_tasks, device=order.device)[:, None]
         mixed = tree_map(lambda a, b: torch.cat([a, b], 1)[task, order], support, query)
         return Task(
-            Examples(*(leaf[:, :shots] for leaf in mixed)),
-            Examples(*(leaf[:, shots:] for leaf in mixed)),
+            mixed.take((slice(None), slice(shots))),
+            mixed.take((slice(None), slice(shots, None))),
         )

@@ -20,7 +20,8 @@ from torch import Generator, Tensor
 
 from quickstudy.core.functional import accuracy, leaves, tree_map
 from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
-from quickstudy.evaluation.protocol import Difference, default_metrics, evaluate
+from quickstudy.evaluation.protocol import default_metrics, evaluate
+from quickstudy.evaluation.report import Difference
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import load, save
 from quickstudy.training.loop import train
@@ -254,8 +255,8 @@ def examples_may_come_later(case: Case) -> None:
         return
     learner, task = case.exact(), case.task()
     some = len(task.support.x) // 2
-    first = Examples(*(leaf[:some] for leaf in task.support))
-    second = Examples(*(leaf[some:] for leaf in task.support))
+    first = task.support.take(slice(some))
+    second = task.support.take(slice(some, None))
     with torch.no_grad():
         _require_same(
             learner.predict(learner.adapt(second, learner.adapt(first)), task.query.x),
@@ -271,7 +272,7 @@ def nothing_is_known_of_an_empty_support(case: Case) -> None:
         return
     learner, task = case.exact(), case.task()
     padding = task.support._replace(weight=torch.zeros_like(task.support.weight))
-    for support in (Examples(*(leaf[:0] for leaf in task.support)), padding):
+    for support in (task.support.take(slice(0)), padding):
         learner.zero_grad()
         prediction = learner.predict(learner.adapt(support), task.query.x)
         _require(all(map(_finite, leaves(prediction))), "a prediction is not finite")
@@ -389,7 +390,7 @@ def a_metric_improves(case: Case) -> None:
             seed=seed,
         ):
             pass
-        change = evaluate(learner, case.tasks, n_tasks=100).compare(before)
+        change = evaluate(learner, case.tasks, n_tasks=100).paired_difference(before)
         _require(_gain(learner, change) > change.interval, f"seed {seed}: {change}")
 
 
@@ -512,7 +513,7 @@ def _cast(tree: Any, dtype: torch.dtype) -> Any:
 
 def _padded(examples: Examples, padding: Examples) -> Examples:
     nothing = padding._replace(weight=torch.zeros_like(padding.weight))
-    return Examples(*map(torch.cat, zip(examples, nothing, strict=True)))
+    return Examples.cat(examples, nothing)
 
 
 @torch.no_grad()

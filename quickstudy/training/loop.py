@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from quickstudy.core.functional import tree_map
-from quickstudy.core.task import TaskDistribution, batches, entropy
-from quickstudy.execution.batching import fitting
+from quickstudy.core.task import TaskDistribution, batches, seeds
+from quickstudy.execution.errors import fitting
 from quickstudy.learner import Learner
 from quickstudy.training.multi_epoch import MultiEpoch
 
@@ -62,7 +62,7 @@ def train(
         for each in learners:
             each.set_step(number - 1)
         batch = tree_map(lambda leaf: leaf.to(where, non_blocking=True), batch)
-        noise = entropy(seed, rank, number) + 1  # + 1: not the numbers of the next tasks
+        _, noise = seeds(seed, rank, number)
         seen: list[Tensor] = []
 
         def closure() -> Tensor:

@@ -327,6 +327,6 @@ def test_rl2_learns_which_arm_pays() -> None:
         after = qs.evaluation.evaluate_rollouts(
             learner, trials, n_tasks=100, meta_batch_size=100
         )
-        gains.append(after.compare(before))
+        gains.append(after.paired_difference(before))
     for gain in gains:
         assert gain.mean - gain.interval > 0.3, gain

@@ -115,7 +115,9 @@ def test_training_lowers_the_loss(name: str):
     optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
     for _ in train(learner, Blobs(), optimizer, steps=30, meta_batch_size=8):
         pass
-    change = evaluate(learner, Blobs(), n_tasks=100, metrics=metrics).compare(before, "loss")
+    change = evaluate(learner, Blobs(), n_tasks=100, metrics=metrics).paired_difference(
+        before, "loss"
+    )
     assert change.mean + change.interval < 0
 
 
@@ -285,7 +287,9 @@ def test_factors_of_full_rank_reach_what_the_matrix_does():
 def test_all_is_meta_learned_and_factors_alone_are_adapted():
     net = lora(MLP(8, 3), 2, freeze=False)
     learner = MAML(net, adapt_parameters=is_low_rank)
-    assert all(map(is_low_rank, learner.start())) and len(learner.start()) == 6
+    assert (
+        all(map(is_low_rank, learner.initial_params())) and len(learner.initial_params()) == 6
+    )
     assert all(p.requires_grad for p in learner.parameters())
     assert all(map(is_low_rank, MetaSGD(lora(MLP(8, 3), 2)).adapt(support())))
 
@@ -294,7 +298,7 @@ def test_layers_are_chosen_by_name_and_a_head_can_be_learned_too():
     net = lora(MLP(8, 3, hidden=(6, 6)), 2, layers=["body.0", "body"])
     assert isinstance(net.head, nn.Linear) and "head.lora_A" not in dict(net.named_parameters())
     net.head.requires_grad_(True)
-    assert list(MAML(net).start()) == [
+    assert list(MAML(net).initial_params()) == [
         *("body.0.lora_A", "body.0.lora_B", "body.2.lora_A", "body.2.lora_B"),
         *("head.weight", "head.bias"),
     ]

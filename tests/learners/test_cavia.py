@@ -153,7 +153,7 @@ def test_adapting_goes_on_from_a_state():
 
 def test_padding_does_not_shorten_the_inner_step():
     support = tree_map(lambda leaf: leaf[0], batch()).support
-    twice = Examples(*map(torch.cat, zip(support, support, strict=True)))
+    twice = Examples.cat(support, support)
     padded = twice._replace(weight=torch.cat([support.weight, 0 * support.weight]))
     learner = CAVIA(net(), context=CONTEXT, lr=LR)
     torch.testing.assert_close(learner.adapt(padded), learner.adapt(support))

@@ -29,7 +29,7 @@ def test_steps_are_those_of_a_loop():
     """With a memory that has a place for everything."""
     module, said, seen = net(), list[Tensor](), 0
     optimizer = torch.optim.SGD(module.parameters(), 0.2)
-    both = Examples(*map(torch.cat, zip(*experiences(), strict=True)))
+    both = Examples.cat(*experiences())
     for x, y in zip(both.x.split(4), both.y.split(4), strict=True):
         now = module(x)
         loss = F.cross_entropy(now, y)

@@ -108,7 +108,7 @@ def test_an_unseen_class_changes_nothing_of_the_others() -> None:
     support, query = task()
     model = learner()
     known = support._replace(weight=1 - support.y[:, 1])
-    two = Examples(*(leaf[support.y[:, 1] == 0] for leaf in support))
+    two = support.take(support.y[:, 1] == 0)
     two = two._replace(y=two.y[:, [0, 2]])
     logits = model.predict(model.adapt(known), query.x)
     assert (logits[:, 1] == -torch.inf).all()
@@ -121,8 +121,8 @@ def test_an_unseen_class_changes_nothing_of_the_others() -> None:
 def test_examples_that_come_later_adapt_all_prototypes() -> None:
     support, _ = task()
     model = learner()
-    first = Examples(*(leaf[:2] for leaf in support))
-    rest = Examples(*(leaf[2:] for leaf in support))
+    first = support.take(slice(2))
+    rest = support.take(slice(2, None))
     state = model.adapt(rest, model.adapt(first))
     torch.testing.assert_close(state, model.adapt(support))
 

@@ -69,7 +69,7 @@ def test_the_memory_is_that_of_a_loop(cut: int):
     stream = labelled(labels, 3)
     memory = nothing(stream, 7)
     for part in (slice(cut), slice(cut, None)):
-        memory = greedy(memory, Examples(*(leaf[part] for leaf in stream)))
+        memory = greedy(memory, stream.take(part))
     assert memory.examples.x[:, 0].tolist() == places
 
 
@@ -86,9 +86,7 @@ def net() -> nn.Module:
 @pytest.mark.usefixtures("double")
 def test_with_a_place_for_everything_it_is_joint_training():
     whole = examples()
-    first, second = (
-        Examples(*(leaf[part] for leaf in whole)) for part in (slice(5), slice(5, None))
-    )
+    first, second = (whole.take(part) for part in (slice(5), slice(5, None)))
     dumb = GDumb(net(), lr=0.1, last=0.1, batch=5, slots=17, epochs=3)
     joint = Joint(net(), lr=0.1, batch=5, epochs=3)
     found = dumb.adapt(second, dumb.adapt(first)).params

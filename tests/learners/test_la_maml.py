@@ -38,7 +38,7 @@ def cut(slopes: list[Tensor], most: float) -> list[Tensor]:
 def test_updates_are_those_of_plain_autograd(first_order: bool, lr: float | None, clip: float):
     """Of one mini-batch at two glances; some rates are below zero."""
     first, second = experiences()
-    new = Examples(*(leaf[:4] for leaf in second))
+    new = second.take(slice(4))
     learner = LaMAML(
         net(),
         alpha=0.2,

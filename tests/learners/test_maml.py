@@ -176,7 +176,7 @@ def test_anil_adapts_the_head_only():
     state = learner.adapt(tree_map(lambda leaf: leaf[0], batch()).support)
     assert set(state) == {"head.weight", "head.bias"}
     other = anil(nn.ModuleDict({"body": net(), "body_2": net()}), head="body")
-    assert all(name.startswith("body.") for name in other.start())
+    assert all(name.startswith("body.") for name in other.initial_params())
 
 
 def test_boil_adapts_all_but_the_head():
@@ -207,12 +207,15 @@ def test_where_the_adapted_part_is_the_net_it_is_maml(variant: Callable[..., MAM
 
 def test_what_adapts_is_said_by_names_of_modules_and_parameters():
     learner = MAML(net(), adapt_parameters=["body.0.bias", "head"])
-    assert set(learner.start()) == {"body.0.bias", "head.weight", "head.bias"}
-    assert set(MAML(net(), adapt_parameters="body").start()) == {"body.0.weight", "body.0.bias"}
+    assert set(learner.initial_params()) == {"body.0.bias", "head.weight", "head.bias"}
+    assert set(MAML(net(), adapt_parameters="body").initial_params()) == {
+        "body.0.weight",
+        "body.0.bias",
+    }
     tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     tied[1].weight = tied[0].weight
-    assert set(MAML(tied, adapt_parameters=["1"]).start()) == {"0.weight", "1.bias"}
-    assert set(boil(tied, head="1").start()) == {"0.bias"}
+    assert set(MAML(tied, adapt_parameters=["1"]).initial_params()) == {"0.weight", "1.bias"}
+    assert set(boil(tied, head="1").initial_params()) == {"0.bias"}
 
 
 def test_no_step_is_plain_training():
@@ -235,7 +238,7 @@ def test_adapting_goes_on_from_a_state():
 
 def test_padding_does_not_shorten_the_inner_step():
     support = tree_map(lambda leaf: leaf[0], batch()).support
-    twice = Examples(*map(torch.cat, zip(support, support, strict=True)))
+    twice = Examples.cat(support, support)
     padded = twice._replace(weight=torch.cat([support.weight, 0 * support.weight]))
     learner = MAML(net(), lr=LR)
     torch.testing.assert_close(learner.adapt(padded), learner.adapt(support))

@@ -163,7 +163,7 @@ def test_weights_sum_to_one_and_move_to_the_last_step():
 
 def test_a_given_state_goes_through_all_steps_again():
     learner, support = disturbed(), tree_map(lambda leaf: leaf[0], batch()).support
-    state = learner.start()
+    state = learner.initial_params()
     for number in (0, 1, 2, 0, 1, 2):
         state = learner.step(number, support, state)
     torch.testing.assert_close(learner.adapt(support, learner.adapt(support)), state)

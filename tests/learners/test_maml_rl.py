@@ -313,7 +313,7 @@ def gained(
         ):
             pass
         report = qs.evaluation.evaluate_rollouts(learner, rollouts, **judge)
-        found.append((report.compare(untrained), report.mean("return before")))
+        found.append((report.paired_difference(untrained), report.mean("return before")))
     return found
 
 

@@ -44,7 +44,7 @@ def task(seed: int = 0) -> Task[Examples]:
 
 
 def part(examples: Examples, rows: slice) -> Examples:
-    return Examples(*(leaf[rows] for leaf in examples))
+    return examples.take(rows)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ def test_a_sequence_in_two_parts_is_the_sequence_and_padding_is_not_heard():
     parts = part(sequence, slice(2)), part(sequence, slice(2, None))
     close(leaves(mine.adapt(parts[1], mine.adapt(parts[0]))), expected)
     junk = Examples(torch.randn(3, 8), torch.rand(3, 3), torch.zeros(3))
-    padded = Examples(*map(torch.cat, zip(parts[0], junk, parts[1], junk, strict=True)))
+    padded = Examples.cat(parts[0], junk, parts[1], junk)
     close(leaves(mine.adapt(padded)), expected)
 
 
@@ -282,7 +282,9 @@ def test_reports_are_paired_tabulated_and_drawn():
         for name, model in models.items()
     }
     first, second = reports.values()
-    assert first.compare(second, "1st").mean == 0  # neither knows anything of a new class
+    assert (
+        first.paired_difference(second, "1st").mean == 0
+    )  # neither knows anything of a new class
     assert not first.card["transductive"] and first.card["mixed"]
     text = table(reports)
     assert text.startswith("| Learner | 1st | 2nd |\n| --- | --- | --- |\n| prototypes | ")
@@ -298,7 +300,7 @@ def test_it_is_another_protocol_than_that_of_evaluate():
     asked = {"1st": accuracy_at(1)}
     report = evaluate(model, tasks, n_tasks=6, metrics=asked)
     with pytest.raises(ValueError, match="asked"):
-        report.compare(evaluate_presentations(model, tasks, n_tasks=6, metrics=asked))
+        report.paired_difference(evaluate_presentations(model, tasks, n_tasks=6, metrics=asked))
 
 
 @pytest.mark.slow

@@ -114,9 +114,7 @@ def test_without_fast_weights_it_is_the_slow_net() -> None:
 
 def test_later_examples_are_read_too() -> None:
     learner, (support, _) = meta_net(), task()
-    first, later = (
-        Examples(*(leaf[part] for leaf in support)) for part in (slice(4), slice(4, 6))
-    )
+    first, later = (support.take(part) for part in (slice(4), slice(4, 6)))
     state = learner.adapt(later, learner.adapt(first))
     before, whole = learner.adapt(first), learner.adapt(support)
     torch.testing.assert_close(state.representation, before.representation)

@@ -137,7 +137,7 @@ def test_logits_are_scaled_scores_and_examples_may_come_later():
     learner = MetaOptNet(nn.Flatten())
     with torch.no_grad():
         learner.scale.fill_(3.0)
-    halves = (Examples(*(leaf[rows] for leaf in support)) for rows in torch.arange(9).chunk(2))
+    halves = (support.take(rows) for rows in torch.arange(9).chunk(2))
     state = None
     for half in halves:
         state = learner.adapt(half, state)

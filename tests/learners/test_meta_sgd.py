@@ -134,7 +134,7 @@ def test_the_gradient_of_a_rate_after_one_step_is_minus_the_product_of_the_two_s
         loss = nn.functional.cross_entropy(functional_call(learner.net, at, (x,)), y)
         return list(torch.autograd.grad(loss, list(at.values())))
 
-    before = slopes(learner.start(), task.support.x, task.support.y)
+    before = slopes(learner.initial_params(), task.support.x, task.support.y)
     after = slopes(learner.adapt(task.support), task.query.x, task.query.y)
     expected = [-s * q for s, q in zip(before, after, strict=True)]
     found = torch.autograd.grad(learner.loss(task), list(learner.rates.parameters()))
@@ -156,7 +156,7 @@ def test_rates_have_the_names_and_shapes_of_what_adapts():
     learner = MetaSGD(net(), adapt_parameters=["body"])
     shapes = {name: p.shape for name, p in learner.rates.named_parameters()}
     expected = {name: p.shape for name, p in net().body.named_parameters(prefix="body")}
-    assert shapes == expected == {name: p.shape for name, p in learner.start().items()}
+    assert shapes == expected == {name: p.shape for name, p in learner.initial_params().items()}
     assert set(learner.adapt(support())) == set(expected)
 
 
@@ -201,7 +201,7 @@ def test_a_rate_of_zero_freezes_and_a_negative_one_ascends():
     def misfit(fast: dict[str, Tensor]) -> float:
         return learner.criterion(learner.predict(fast, support().x), support()).item()
 
-    assert misfit(state) > misfit(learner.start()) and math.isfinite(misfit(state))
+    assert misfit(state) > misfit(learner.initial_params()) and math.isfinite(misfit(state))
 
 
 def test_nothing_to_adapt_is_an_error():

@@ -315,7 +315,7 @@ def test_of_one_task_it_learns_the_best_policy_and_its_values() -> None:
 def test_learns_to_infer_the_number_and_then_to_say_it() -> None:
     for seed in range(3):
         _, _, before, now = trained(seed, 20)
-        gain = now.compare(before, "return after")
+        gain = now.paired_difference(before, "return after")
         assert gain.mean - gain.interval > 0.2, gain
         # who knows the number loses 1/40 by chance; who does not, 0.36 at best
         assert now.mean("return after") + now.interval("return after") > -0.15, now

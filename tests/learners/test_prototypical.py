@@ -86,7 +86,7 @@ def test_an_unseen_class_has_probability_zero():
     probability = learner.predict(learner.adapt(without_class(support, 2)), query.x).softmax(-1)
     assert (probability[:, 2] == 0).all()
     torch.testing.assert_close(probability.sum(-1), torch.ones(len(query.x)).double())
-    three = Examples(*(leaf[support.y[:, 2] == 0] for leaf in support))
+    three = support.take(support.y[:, 2] == 0)
     three = three._replace(y=three.y[:, [0, 1, 3]])
     expected = learner.predict(learner.adapt(three), query.x).softmax(-1)
     torch.testing.assert_close(probability[:, [0, 1, 3]], expected)
@@ -98,7 +98,7 @@ def test_the_gradient_is_finite_with_an_unseen_class():
     slopes: list[Tensor] = []
     for asked in (
         query._replace(weight=1 - query.y[:, 2]),  # padding may have the label of that class
-        Examples(*(leaf[query.y[:, 2] == 0] for leaf in query)),
+        query.take(query.y[:, 2] == 0),
     ):
         embed = nn.Linear(8, 5, dtype=torch.float64)
         nn.init.eye_(embed.weight)

@@ -112,8 +112,8 @@ def test_relating_by_distance_is_a_prototypical_network(shots: int) -> None:
 
 def test_sums_add_up_over_calls_of_adapt() -> None:
     learner, (support, _) = images()
-    first = Examples(*(leaf[:1] for leaf in support))
-    rest = Examples(*(leaf[1:] for leaf in support))
+    first = support.take(slice(1))
+    rest = support.take(slice(1, None))
     state = learner.adapt(rest, learner.adapt(first))
     torch.testing.assert_close(state, learner.adapt(support))
     maps = learner.embed(support.x)
@@ -162,7 +162,7 @@ def test_the_nets_are_those_of_the_paper() -> None:
 def test_pairs_that_are_padding_do_not_count() -> None:
     learner, (support, query) = images()
     some = query._replace(weight=torch.arange(6.0) % 2)
-    odd: Any = Examples(*(leaf[1::2] for leaf in query))
+    odd: Any = query.take(slice(1, None, 2))
     torch.testing.assert_close(
         learner.loss(Task(support, some)), learner.loss(Task(support, odd))
     )

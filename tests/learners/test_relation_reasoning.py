@@ -75,8 +75,8 @@ def test_examples_of_other_classes_count() -> None:
 def test_examples_may_come_in_parts_and_unseen_classes_are_out() -> None:
     support, query = task()
     model = learner()
-    first = Examples(*(leaf[:2] for leaf in support))
-    rest = Examples(*(leaf[2:] for leaf in support))
+    first = support.take(slice(2))
+    rest = support.take(slice(2, None))
     state = model.adapt(rest, model.adapt(first))
     torch.testing.assert_close(state, model.adapt(support))
     known = support._replace(weight=1 - support.y[:, 1])

@@ -11,7 +11,7 @@ from torch.func import vmap
 from quickstudy import Examples, Reptile, Task, evaluate
 from quickstudy.core.functional import cross_entropy, tree_map
 from quickstudy.execution.batching import Execution
-from quickstudy.inner_loop import SGD
+from quickstudy.inner_loop import steepest_descent
 from quickstudy.learners.gradient.reptile import passes
 from quickstudy.nets.backbones import MLP, use_batch_statistics
 from quickstudy.testing.learners import (
@@ -64,7 +64,7 @@ def test_a_step_of_sgd_moves_the_start_towards_the_mean_of_loops_by_hand(
     adam: bool, execution: Execution, rate: float
 ):
     # at a rate of 1 this is model averaging: the start becomes the mean of the adapted models
-    learner = Reptile(net(), lr=LR, batch=None, optimizer=None if adam else SGD)
+    learner = Reptile(net(), lr=LR, batch=None, optimizer=None if adam else steepest_descent)
     learner.execution = execution
     models = [adapted(learner.net, [one(i).support] * 5, adam) for i in range(3)]
     ends = zip(*(model.parameters() for model in models), strict=True)
@@ -85,7 +85,7 @@ def test_mini_batches_are_those_of_a_loop_by_hand():
     learner, support = Reptile(net(), lr=LR, steps=7, batch=2), one().support
     torch.manual_seed(5)
     rows = passes(support.weight, 14).view(7, 2)
-    batches = [Examples(*(leaf[row] for leaf in support)) for row in rows]
+    batches = [support.take(row) for row in rows]
     expected = adapted(learner.net, batches)
     torch.manual_seed(5)
     found = learner.adapt(support).params
@@ -108,7 +108,7 @@ def test_every_pass_is_through_all_real_examples():
 def test_padding_is_not_adapted_to():
     support = one().support
     nothing = support._replace(weight=0 * support.weight)
-    padded = Examples(*map(torch.cat, zip(nothing, support, strict=True)))
+    padded = Examples.cat(nothing, support)
     wild = padded._replace(x=torch.where(padded.weight[:, None] > 0, padded.x, 1e3))
     learner = Reptile(net(), lr=LR, steps=6, batch=2)
     torch.manual_seed(1)
@@ -120,7 +120,7 @@ def test_padding_is_not_adapted_to():
 
 
 def test_one_step_of_sgd_is_the_gradient_of_the_joint_loss():
-    learner = Reptile(net(), lr=LR, steps=1, batch=None, optimizer=SGD)
+    learner = Reptile(net(), lr=LR, steps=1, batch=None, optimizer=steepest_descent)
     x, y, _ = batch().support
     joint = nn.functional.cross_entropy(learner.net(x).flatten(0, 1), y.flatten(0, 1))
     params = list(learner.parameters())
@@ -139,7 +139,7 @@ def test_two_steps_lower_the_slope_of_the_second_by_the_hessian():
     bend = torch.autograd.grad(curved, params)  # H g
 
     rate = 1e-5
-    learner = Reptile(model, lr=rate, steps=2, batch=None, optimizer=SGD)
+    learner = Reptile(model, lr=rate, steps=2, batch=None, optimizer=steepest_descent)
     found = torch.autograd.grad(learner.loss(one()), params)
     for moved, slope, h in zip(found, slopes, bend, strict=True):
         second = (2 * slope.detach() - moved / rate) / rate
@@ -177,7 +177,10 @@ def test_without_batch_statistics_the_two_are_one():
 
 
 def test_adapting_goes_on_from_a_state():
-    two, four = (Reptile(normed(), steps=s, optimizer=SGD, transductive=False) for s in (2, 4))
+    two, four = (
+        Reptile(normed(), steps=s, optimizer=steepest_descent, transductive=False)
+        for s in (2, 4)
+    )
     four.load_state_dict(two.state_dict())
     support = one().support
     twice = two.adapt(support, two.adapt(support))
@@ -204,7 +207,9 @@ def test_frozen_parameters_are_not_adapted():
 )
 def test_random_mini_batches_obey_the_checks(check: Callable[[Case], None]):
     torch.set_default_dtype(torch.float32)
-    learner = Reptile(MLP(8, 3, hidden=(16,)), lr=0.05, steps=8, batch=4, optimizer=SGD)
+    learner = Reptile(
+        MLP(8, 3, hidden=(16,)), lr=0.05, steps=8, batch=4, optimizer=steepest_descent
+    )
     check(Case(learner, Blobs(shots=5), steps=60))
 
 

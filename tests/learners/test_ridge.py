@@ -56,7 +56,7 @@ def test_more_examples_later_are_all_examples_at_once_even_far_from_the_origin()
     whole = draw(0, 30, 4, 2, shift=1e6)
     state = None
     for rows in torch.arange(30).split([1, 9, 20]):
-        state = learner.adapt(Examples(*(t[rows] for t in whole)), state)
+        state = learner.adapt(whole.take(rows), state)
     assert state is not None
     for part, at_once in zip(leaves(state), leaves(learner.adapt(whole)), strict=True):
         torch.testing.assert_close(part, at_once, rtol=1e-7, atol=1e-7)
@@ -92,7 +92,7 @@ def test_the_loss_has_the_gradient_of_finite_differences():
     assert set(named) == {"log_penalty", "embed.weight", "embed.bias"}
 
     def loss(*values: torch.Tensor) -> torch.Tensor:
-        batch = Task(*(Examples(*(t[None] for t in part)) for part in task))
+        batch = Task(*(part.take(None) for part in task))
         given = dict(zip(named, values, strict=True))
         return torch.func.functional_call(learner, given, (batch,))[0]
 

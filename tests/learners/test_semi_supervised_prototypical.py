@@ -118,5 +118,7 @@ def test_unlabelled_examples_help():
     embed = nn.Linear(8, 4, bias=False)
     embed.weight.data = torch.eye(4, 8)  # what tells classes apart, found already
     with_them = evaluate(SemiSupervisedPrototypicalNetwork(embed), tasks, n_tasks=300)
-    change = with_them.compare(evaluate(PrototypicalNetwork(embed), tasks, n_tasks=300))
+    change = with_them.paired_difference(
+        evaluate(PrototypicalNetwork(embed), tasks, n_tasks=300)
+    )
     assert change.mean > 3 * change.interval

@@ -35,15 +35,15 @@ def task(shots: int = 2) -> Task[Examples]:
 
 def koch() -> SiameseNetwork:
     learner = SiameseNetwork(MLP(8, 5), WeightedL1(5))
-    assert isinstance(learner.compare, WeightedL1)
-    nn.init.normal_(learner.compare.weight)
-    nn.init.normal_(learner.compare.bias)
+    assert isinstance(learner.similarity, WeightedL1)
+    nn.init.normal_(learner.similarity.weight)
+    nn.init.normal_(learner.similarity.bias)
     return learner
 
 
 def log_odds(learner: SiameseNetwork, x: Tensor, z: Tensor) -> Tensor:
     """Of one pair, as Koch's section 3.1 has it."""
-    compare = learner.compare
+    compare = learner.similarity
     assert isinstance(compare, WeightedL1)
     total = compare.bias
     for w, h, k in zip(compare.weight, learner.embed(x), learner.embed(z), strict=True):
@@ -141,13 +141,13 @@ def test_variants_have_the_loss_that_they_say(mine: losses.Mine):
 def test_similarity_is_that_of_every_pair(make: Callable[[], SiameseNetwork]):
     network = make()
     a, b = torch.randn(2, 6, 8)
-    found = network.similarity(a, b)
-    table = network.compare(network.embed(a), network.embed(b))
+    found = network.pair_logits(a, b)
+    table = network.similarity(network.embed(a), network.embed(b))
     torch.testing.assert_close(found, table.diagonal())
-    torch.testing.assert_close(network.similarity(b, a), found)  # it is symmetric
-    by_task = torch.vmap(network.similarity)(a.unflatten(0, (2, 3)), b.unflatten(0, (2, 3)))
+    torch.testing.assert_close(network.pair_logits(b, a), found)  # it is symmetric
+    by_task = torch.vmap(network.pair_logits)(a.unflatten(0, (2, 3)), b.unflatten(0, (2, 3)))
     torch.testing.assert_close(by_task.flatten(), found)
-    assert network.similarity(a[:0], b[:0]).shape == (0,)
+    assert network.pair_logits(a[:0], b[:0]).shape == (0,)
 
 
 def test_an_unseen_class_is_impossible():
@@ -169,7 +169,7 @@ def test_similarity_learns_the_log_odds_of_a_logistic_regression():
     support, query = tree_map(lambda leaf: leaf[0], tasks.sample(1, torch.Generator()))
     x, y, weight = map(torch.cat, zip(support, query, strict=True))
     learner = SiameseNetwork(nn.Identity(), WeightedL1(8))
-    optimizer = torch.optim.LBFGS(learner.compare.parameters(), max_iter=200)  # pyright: ignore
+    optimizer = torch.optim.LBFGS(learner.similarity.parameters(), max_iter=200)  # pyright: ignore
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -183,7 +183,7 @@ def test_similarity_learns_the_log_odds_of_a_logistic_regression():
     kind = same[same + other > 0] > 0
     model = LogisticRegression(C=1e9, class_weight="balanced", tol=1e-8, max_iter=1000)
     model.fit(apart.numpy(), kind.numpy())
-    compare = learner.compare
+    compare = learner.similarity
     assert isinstance(compare, WeightedL1)
     expected = torch.cat([torch.tensor(model.coef_[0]), torch.tensor(model.intercept_)])
     found = torch.cat([compare.weight.detach(), compare.bias.detach()[None]])

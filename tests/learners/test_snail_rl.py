@@ -156,7 +156,7 @@ def test_learns_to_try_the_arms_and_to_stay() -> None:
             pass
         after = earned(learner, rollouts)
         assert after.mean("total reward") <= 5.5 + after.interval("total reward")
-        gain = after.compare(before)
+        gain = after.paired_difference(before)
         assert gain.mean - gain.interval > 0.5, gain
 
 

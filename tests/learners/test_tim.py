@@ -108,7 +108,7 @@ def test_a_class_without_examples_is_left_out(task: Task[Examples]):
     support, query = task
     mine = learner()
     found = mine.predict(mine.adapt(support._replace(weight=1 - support.y[:, 2])), query.x)
-    three = Examples(*(leaf[support.y[:, 2] == 0] for leaf in support))
+    three = support.take(support.y[:, 2] == 0)
     three = three._replace(y=three.y[:, [0, 1, 3]])
     expected = mine.predict(mine.adapt(three), query.x)
     torch.testing.assert_close(found[:, [0, 1, 3]], expected)
@@ -122,7 +122,7 @@ def test_information_raises_accuracy():
     mine = TIM(embed, nn.Linear(4, 9), lr=0.01, steps=40)
     after = evaluate(mine, tasks, n_tasks=200)
     mine.steps = 0
-    gain = after.compare(evaluate(mine, tasks, n_tasks=200))
+    gain = after.paired_difference(evaluate(mine, tasks, n_tasks=200))
     assert gain.mean > 2 * gain.interval > 0, gain
     assert after.card["transductive"] is True
 

@@ -63,9 +63,7 @@ def test_logits_are_those_of_a_loop(task: Task[Examples], frozen: bool):
 
 def test_examples_that_come_later_count_alike(task: Task[Examples]):
     mine = TransductiveFineTuning(MLP(8, 20), lr=0.01, steps=2)
-    first, second = (
-        Examples(*(p[part] for p in task.support)) for part in (slice(3), slice(3, None))
-    )
+    first, second = (task.support.take(part) for part in (slice(3), slice(3, None)))
     found = mine.predict(mine.adapt(second, mine.adapt(first)), task.query.x)
     torch.testing.assert_close(found, mine.predict(mine.adapt(task.support), task.query.x))
 
@@ -74,7 +72,7 @@ def test_a_class_without_examples_is_left_out(task: Task[Examples]):
     support, query = task
     mine = TransductiveFineTuning(MLP(8, 20), lr=0.01, steps=4)
     found = mine.predict(mine.adapt(support._replace(weight=1 - support.y[:, 2])), query.x)
-    three = Examples(*(leaf[support.y[:, 2] == 0] for leaf in support))
+    three = support.take(support.y[:, 2] == 0)
     three = three._replace(y=three.y[:, [0, 1, 3]])
     torch.testing.assert_close(found[:, [0, 1, 3]], mine.predict(mine.adapt(three), query.x))
     assert (found[:, 2] == -torch.inf).all()

@@ -215,7 +215,7 @@ def test_learns_to_try_the_arms_and_to_stay_and_then_is_sure() -> None:
             learner, rollouts, n_tasks=300, meta_batch_size=300
         )
         assert after.mean("total reward") <= 3.5 + after.interval("total reward")
-        gain = after.compare(before)
+        gain = after.paired_difference(before)
         assert gain.mean - gain.interval > 0.5, gain
         # one pull tells what all pay: without that knowledge errors are 0.25
         task = rollouts.sample(300, Generator().manual_seed(seed)).query

@@ -142,7 +142,7 @@ def test_a_report_can_be_compared_with(name: str):
     check({"values": dict(report.to_json()["values"])}, f"reports/{name}")
     learner, tasks = builders.REPORTS[name]
     now = qs.evaluate(answers.opened(learner), tasks(), count=5, size=3)
-    assert now.compare(report).mean == pytest.approx(0, abs=1e-4)
+    assert now.paired_difference(report).mean == pytest.approx(0, abs=1e-4)
 
 
 def test_a_report_on_streams_can_be_read():

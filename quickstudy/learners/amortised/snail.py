@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 
@@ -31,7 +32,7 @@ Block: TypeAlias = int | tuple[int, int]
 BLOCKS: tuple[Block, ...] = ((64, 32), 128, (256, 128), 128, (512, 256))
 
 
-class SNAIL(Learner[Examples]):
+class SNAIL(Learner[Examples], Embeds):
     """Learns the embedding `embed`: (N, *features) -> (N, D), and a causal net.
 
     The order of examples and of classes matters.
@@ -56,7 +57,7 @@ class SNAIL(Learner[Examples]):
         blocks: Sequence[Block] = BLOCKS,
     ):
         super().__init__()
-        self.embed, self.ways = embed, ways
+        self.embed, self.ways, self.outputs = embed, ways, ways
         depth = math.ceil(math.log2(max(length, 2)))
         inputs = width + ways
         layers: list[nn.Module] = []
@@ -78,7 +79,7 @@ class SNAIL(Learner[Examples]):
             ValueError: the labels have more columns than `ways`.
         """
         new = self.embedded(support, self.embed(support.x))
-        return new if state is None else Examples(*map(torch.cat, zip(state, new, strict=True)))
+        return new if state is None else Examples.cat(state, new)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Logits (Q, C): what is said of each query, were it the next example."""

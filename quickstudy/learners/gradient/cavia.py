@@ -17,14 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
 from quickstudy.core.functional import Criterion, Params, cross_entropy
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import Checkpoint, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import Conv4
 
 
-class CAVIA(Learner[Tensor]):
+class CAVIA(Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams):
     """A state is the context vector (context,): all that is known of a task.
 
     Args:
@@ -59,7 +60,7 @@ class CAVIA(Learner[Tensor]):
         def misfit(fast: Params) -> Tensor:
             return self.criterion(self.predict(fast["context"], support.x), support)
 
-        start = self.start() if state is None else state
+        start = self.initial_params() if state is None else state
         fast = descend(
             misfit,
             {"context": start},
@@ -74,7 +75,7 @@ class CAVIA(Learner[Tensor]):
         """What the net says of `x`, given the context."""
         return self.net(x, state)
 
-    def start(self) -> Tensor:
+    def initial_params(self) -> Tensor:
         """The context before any example: zero (D,)."""
         return next(self.parameters()).new_zeros(self.context)
 

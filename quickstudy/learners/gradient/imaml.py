@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vjp
 
+from quickstudy.capabilities import DescendsInSteps, HasInitialParams
 from quickstudy.core.functional import (
     Criterion,
     ParameterSelection,
@@ -35,7 +36,7 @@ from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 
-class IMAML(Learner[Params]):
+class IMAML(Learner[Params], DescendsInSteps, HasInitialParams):
     """A state is the network's adapted parameters, by name.
 
     The meta-gradient g solves ((1 + cg_damping) I + H / (strength + strength_damping)) g =
@@ -76,7 +77,7 @@ class IMAML(Learner[Params]):
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """`steps` of gradient descent on the support set, pulled to the learned start, from
         there or from `state`; constants all."""
-        centre = {name: p.detach() for name, p in self.start().items()}
+        centre = {name: p.detach() for name, p in self.initial_params().items()}
 
         def pulled(params: Params) -> Tensor:
             away = [(p - centre[name]).square().sum() for name, p in params.items()]
@@ -104,7 +105,7 @@ class IMAML(Learner[Params]):
             own = tree_map(lambda v: (1 + self.cg_damping) * v, vector)
             return plus(own, 1 / strength, product(vector)[0])
 
-        start = self.start()
+        start = self.initial_params()
         with torch.no_grad():
             params = self.adapt(task.support)
             slopes, value = grad_and_value(judged)(params)
@@ -118,7 +119,7 @@ class IMAML(Learner[Params]):
         rest = judged(params) - moved
         return loss + rest - rest.detach()
 
-    def start(self) -> Params:
+    def initial_params(self) -> Params:
         """The parameters that adaptation changes."""
         return {name: p for name, p in self.net.named_parameters() if name in self.names}
 

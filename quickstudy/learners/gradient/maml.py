@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
 from quickstudy.core.functional import (
     Criterion,
     ParameterSelection,
@@ -26,12 +27,12 @@ from quickstudy.core.functional import (
     parameters_in,
     select_parameters,
 )
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import SGD, Checkpoint, InnerOptimizer, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import InnerOptimizer, descend, steepest_descent
 from quickstudy.learner import Learner
 
 
-class MAML(Learner[Params]):
+class MAML(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
     """A state is the network's adapted parameters, by name.
 
     Args:
@@ -55,7 +56,7 @@ class MAML(Learner[Params]):
         steps: int = 5,
         first_order: bool = False,
         adapt_parameters: ParameterSelection = None,
-        optimizer: InnerOptimizer = SGD,
+        optimizer: InnerOptimizer = steepest_descent,
         checkpoint: Checkpoint | None = None,
         truncate: int | None = None,
         criterion: Criterion = cross_entropy,
@@ -69,7 +70,7 @@ class MAML(Learner[Params]):
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """`steps` of gradient descent on the support set, from the learned start or `state`."""
-        start = self.start() if state is None else state
+        start = self.initial_params() if state is None else state
         predict = _tail(self.net, start, support.x) or partial(self.predict, x=support.x)
 
         def misfit(fast: Params) -> Tensor:
@@ -90,7 +91,7 @@ class MAML(Learner[Params]):
         """What the adapted network says of `x`."""
         return functional_call(self.net, state, (x,))
 
-    def start(self) -> Params:
+    def initial_params(self) -> Params:
         """The parameters that adaptation changes."""
         return {name: p for name, p in self.net.named_parameters() if name in self.names}
 

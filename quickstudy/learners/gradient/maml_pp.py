@@ -17,15 +17,16 @@ as in effect in its released code, which never reads these, all passes normalise
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _NormBase
 
+from quickstudy.capabilities import DescendsInSteps, HasInitialParams
 from quickstudy.core.functional import Criterion, Params, cross_entropy
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.torch_private import RunningStatisticsNorm
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 
-class MAMLPlusPlus(Learner[Params]):
+class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
     """A state is the network's parameters, those of normalisation being the last step's.
 
     With `multi_step_until=0, learn_rates=False, per_step_norm=False` this is MAML. More inner
@@ -85,7 +86,7 @@ class MAMLPlusPlus(Learner[Params]):
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """All inner steps on the support set, from the learned start or `state`."""
-        state = self.start() if state is None else state
+        state = self.initial_params() if state is None else state
         for number in range(self.steps):
             state = self.step(number, support, state)
         return state
@@ -98,7 +99,7 @@ class MAMLPlusPlus(Learner[Params]):
         """The weighted sum of the query losses after every inner step."""
         if not self.is_multi_step:
             return super().loss(task)
-        state, losses = self.start(), []
+        state, losses = self.initial_params(), []
         for number in range(self.steps):
             state = self.step(number, task.support, state)
             losses.append(self.criterion(self.predict(state, task.query.x), task.query))
@@ -124,7 +125,7 @@ class MAMLPlusPlus(Learner[Params]):
         """The parameters of normalisation layers in an inner step."""
         return {name.replace("/", "."): each[row] for name, each in self.norms.items()}
 
-    def start(self) -> Params:
+    def initial_params(self) -> Params:
         """The state before the first inner step."""
         params = dict(self.net.named_parameters())
         return self.norm(0) | {name: params[name] for name in self.adapted}
@@ -135,7 +136,7 @@ def _of_norms(net: nn.Module) -> Params:
     return {
         f"{path}.{name}" if path else name: p
         for path, module in net.named_modules()
-        if isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm)
+        if isinstance(module, RunningStatisticsNorm | nn.GroupNorm | nn.LayerNorm)
         for name, p in module.named_parameters(recurse=False)
         if p.requires_grad
     }

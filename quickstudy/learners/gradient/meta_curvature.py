@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
 from quickstudy.core.functional import (
     Criterion,
     ParameterSelection,
@@ -28,13 +29,13 @@ from quickstudy.core.functional import (
     cross_entropy,
     select_parameters,
 )
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import SGD, Checkpoint, Memory, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import Memory, descend, steepest_descent
 from quickstudy.learner import Learner
 from quickstudy.learners.gradient.meta_sgd import holder
 
 
-class MetaCurvature(Learner[Params]):
+class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
     """A state is the network's adapted parameters, by name.
 
     `curvature` has the learned matrices by the parameters' names: `head.weight.out`, `.in`, and
@@ -80,14 +81,14 @@ class MetaCurvature(Learner[Params]):
         def misfit(fast: Params) -> Tensor:
             return self.criterion(self.predict(fast, support.x), support)
 
-        start = self.start() if state is None else state
+        start = self.initial_params() if state is None else state
         return descend(
             misfit,
             start,
             lr=self.lr,
             steps=self.steps,
             first_order=self.first_order,
-            optimizer=SGD._replace(update=self.update),
+            optimizer=steepest_descent._replace(update=self.update),
             checkpoint=self.checkpoint,
         )
 
@@ -95,7 +96,7 @@ class MetaCurvature(Learner[Params]):
         """What the adapted network says of `x`."""
         return functional_call(self.net, state, (x,))
 
-    def start(self) -> Params:
+    def initial_params(self) -> Params:
         """The parameters that adaptation changes."""
         return {name: p for name, p in self.net.named_parameters() if name in self.names}
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
 from quickstudy.core.functional import (
     Criterion,
     ParameterSelection,
@@ -20,12 +21,12 @@ from quickstudy.core.functional import (
     cross_entropy,
     select_parameters,
 )
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import Checkpoint, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 
-class MetaSGD(Learner[Params]):
+class MetaSGD(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
     """A state is the network's adapted parameters, by name.
 
     `rates` has a learned rate for every entry of every adapted parameter, by the same names and
@@ -66,7 +67,7 @@ class MetaSGD(Learner[Params]):
             return self.criterion(self.predict(fast, support.x), support)
 
         rates = dict(self.rates.named_parameters())
-        start = self.start() if state is None else state
+        start = self.initial_params() if state is None else state
         return descend(
             misfit,
             start,
@@ -80,7 +81,7 @@ class MetaSGD(Learner[Params]):
         """What the adapted network says of `x`."""
         return functional_call(self.net, state, (x,))
 
-    def start(self) -> Params:
+    def initial_params(self) -> Params:
         """The parameters that adaptation changes: those that have rates."""
         rates = dict(self.rates.named_parameters())
         return {name: p for name, p in self.net.named_parameters() if name in rates}

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, Embeds
 from quickstudy.core.functional import Params
-from quickstudy.core.task import Examples
-from quickstudy.inner_loop.descent import Checkpoint, descend
+from quickstudy.core.task import Checkpoint, Examples
+from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 
@@ -31,7 +32,7 @@ class Classifier(NamedTuple):
     sizes: Tensor  # (C,)  how many examples there were of each class
 
 
-class ProtoMAML(Learner[Classifier]):
+class ProtoMAML(Learner[Classifier], Checkpointed, DescendsInSteps, Embeds):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -41,6 +42,8 @@ class ProtoMAML(Learner[Classifier]):
             goes through the start of the head all the same.
         checkpoint: what of the inner steps is kept for the meta-gradient, as in `MAML`.
     """
+
+    class_axes = {"params.W": 0, "params.b": 0, "sizes": 0}
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from quickstudy.capabilities import DescendsInSteps
 from quickstudy.core.functional import (
     Criterion,
     Params,
@@ -37,7 +38,7 @@ class Adapted(NamedTuple):
     support: Tensor  # (S, *features) inputs to normalise a query with; none if transductive
 
 
-class Reptile(Learner[Adapted]):
+class Reptile(Learner[Adapted], DescendsInSteps):
     """Every trainable parameter of the network is adapted.
 
     Args:
@@ -67,7 +68,7 @@ class Reptile(Learner[Adapted]):
         self.lr, self.steps, self.batch = lr, steps, batch
         self.optimizer = adam((0.0, 0.999)) if optimizer is None else optimizer
         self.transductive = transductive
-        self.start()  # refuses a net that has nothing to adapt
+        self.initial_params()  # refuses a net that has nothing to adapt
 
     def adapt(self, support: Examples, state: Adapted | None = None) -> Adapted:
         """`steps` on the support set, from the learned start or `state`, both constants."""
@@ -77,7 +78,7 @@ class Reptile(Learner[Adapted]):
             batch = next(batches)
             return self.criterion(functional_call(self.net, params, (batch.x,)), batch)
 
-        known = Adapted(self.start(), support.x[:0]) if state is None else state
+        known = Adapted(self.initial_params(), support.x[:0]) if state is None else state
         params = descend(
             misfit,
             {name: p.detach() for name, p in known.params.items()},
@@ -103,14 +104,14 @@ class Reptile(Learner[Adapted]):
     def loss(self, task: Task[Examples]) -> Tensor:
         """The adapted network's loss on the query set; its gradient is the start less what
         was adapted."""
-        start = self.start()
+        start = self.initial_params()
         with torch.no_grad():
             state = self.adapt(task.support)
             value = self.criterion(self.predict(state, task.query.x), task.query)
             slopes = {name: p - state.params[name] for name, p in start.items()}
         return with_gradient(value, start, slopes)
 
-    def start(self) -> Params:
+    def initial_params(self) -> Params:
         """The trainable parameters."""
         return select_parameters(self.net)
 
@@ -118,7 +119,7 @@ class Reptile(Learner[Adapted]):
         if self.batch is None or self.batch >= len(support.x):
             return [support] * self.steps
         rows = passes(support.weight, self.steps * self.batch).view(self.steps, self.batch)
-        return [Examples(*(leaf[row] for leaf in support)) for row in rows.unbind()]
+        return [support.take(row) for row in rows.unbind()]
 
 
 def passes(weight: Tensor, draws: int) -> Tensor:

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import Criterion, cross_entropy
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
-from quickstudy.learners.heads.r2d2 import BaseLearner, Fitted, fitted, ridge, scores
+from quickstudy.learners.heads.r2d2 import R2D2, BaseLearner, Fitted, fitted, ridge, scores
 
 
 def svm(examples: Examples, C: float = 0.1, steps: int = 15) -> Tensor:
@@ -47,7 +48,7 @@ def svm(examples: Examples, C: float = 0.1, steps: int = 15) -> Tensor:
     return C * x.T @ (y - p - step + step.detach()).T
 
 
-class MetaOptNet(Learner[Fitted]):
+class MetaOptNet(Learner[Fitted], Embeds):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -82,7 +83,9 @@ def meta_opt_net_ridge(
     embed: nn.Module, *, penalty: float = 50.0, **settings: Any
 ) -> MetaOptNet:
     """MetaOptNet-RR: ridge regression of a fixed penalty as the base learner (eq. 10)."""
-    return MetaOptNet(embed, base=partial(ridge, penalty=penalty), **settings)
+    learner = MetaOptNet(embed, base=partial(ridge, penalty=penalty), **settings)
+    learner.class_axes = R2D2.class_axes
+    return learner
 
 
 class _Newton(NamedTuple):

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import Criterion, cross_entropy
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
@@ -38,7 +39,7 @@ class Fitted(NamedTuple):
     W: Tensor  # (D, C)
 
 
-class R2D2(Learner[Fitted]):
+class R2D2(Learner[Fitted], Embeds):
     """Learns the embedding `embed`, (N, *features) -> (N, D), and how to regress on it.
 
     Args:
@@ -46,6 +47,8 @@ class R2D2(Learner[Fitted]):
         scale: where α starts (10 in the authors' runs on Omniglot and CIFAR-FS, 1e-4 on
             miniImageNet).
     """
+
+    class_axes = {"examples.y": 1, "W": 1}
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class R2D2(Learner[Fitted]):
         return self.scale * scores(state, with_one(self.embed(x))) + self.shift
 
 
-class LRD2(Learner[Fitted]):
+class LRD2(Learner[Fitted], Embeds):
     """As `R2D2`, by logistic regression; its targets are between 0 and 1.
 
     Args:
@@ -125,7 +128,7 @@ def fitted(base: BaseLearner, support: Examples, x: Tensor, state: Fitted | None
     """
     examples = support._replace(x=x)
     if state is not None:
-        examples = Examples(*map(torch.cat, zip(state.examples, examples, strict=True)))
+        examples = Examples.cat(state.examples, examples)
     with in_full(x):
         return Fitted(examples, base(examples))
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import Criterion, squared_error
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
@@ -30,13 +31,15 @@ class Moments(NamedTuple):
     xy: Tensor  # (D, C)  sum of the products with the targets, both about their means
 
 
-class RidgeRegression(Learner[Moments]):
+class RidgeRegression(Learner[Moments], Embeds):
     """Learns the embedding `embed`, (N, *features) -> (N, D), and the penalty.
 
     Args:
         embed: `nn.Flatten()` for plain ridge regression on the inputs.
         penalty: where the penalty starts, above 0; 1 is scikit-learn's `Ridge(alpha=1)`.
     """
+
+    class_axes = {"mean_y": 0, "xy": 1}
 
     def __init__(
         self, embed: nn.Module, *, penalty: float = 1.0, criterion: Criterion = squared_error

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.functional import (
     Criterion,
     ParameterSelection,
@@ -46,7 +47,7 @@ class Guarded(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class AGEM(Learner[Guarded]):
+class AGEM(Learner[Guarded], HasMemorySize):
     """A net that learns a stream by steps which a draw of its past allows.
 
     Args:
@@ -73,14 +74,15 @@ class AGEM(Learner[Guarded]):
     ):
         super().__init__(criterion)
         self.net, self.lr, self.batch, self.epochs = net, lr, batch, epochs
-        self.replay, self.slots = replay, slots
+        self.replay, self.memory_size = replay, slots
         self.adapt_parameters = adapt_parameters
 
     def adapt(self, support: Examples, state: Guarded | None = None) -> Guarded:
         """The weights after an experience, and the memory of it and of all before."""
         if state is None:
             state = Guarded(
-                select_parameters(self.net, self.adapt_parameters), empty(support, self.slots)
+                select_parameters(self.net, self.adapt_parameters),
+                empty(support, self.memory_size),
             )
         params, buffer = state
         steps = [new for _ in range(self.epochs) for new in minibatches(support, self.batch)]

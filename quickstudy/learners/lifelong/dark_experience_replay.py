@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.functional import (
     Criterion,
     ParameterSelection,
@@ -61,7 +62,7 @@ class Distilled(NamedTuple):
     buffer: Buffer[Said]
 
 
-class DarkExperienceReplay(Learner[Distilled]):
+class DarkExperienceReplay(Learner[Distilled], HasMemorySize):
     """A net that learns a stream, and keeps to what it said of its past.
 
     With `alpha=0`, `beta=|R| / |B|` and a rate of |B| / (|B| + |R|) times that of
@@ -96,12 +97,12 @@ class DarkExperienceReplay(Learner[Distilled]):
         super().__init__(criterion)
         self.net, self.lr, self.alpha, self.beta = net, lr, alpha, beta
         self.batch, self.epochs, self.adapt_parameters = batch, epochs, adapt_parameters
-        self.replay, self.slots = batch if replay is None else replay, slots
+        self.replay, self.memory_size = batch if replay is None else replay, slots
 
     def adapt(self, support: Examples, state: Distilled | None = None) -> Distilled:
         """The weights after an experience, and the memory of it and of all before."""
         if state is None:
-            nothing = empty(Said(support, support.y), self.slots)
+            nothing = empty(Said(support, support.y), self.memory_size)
             state = Distilled(select_parameters(self.net, self.adapt_parameters), nothing)
         params, buffer = state
         again = 0  # steps after the first pass, in which nothing is added to the memory
@@ -125,9 +126,10 @@ class DarkExperienceReplay(Learner[Distilled]):
         inputs = [new.x, said.examples.x, old.x]
         logits = functional_call(self.net, params, (torch.cat(inputs),))
         of_new, of_said, of_old = logits.split([len(x) for x in inputs])
+        loss = self.criterion(of_new, new)  # first: it checks the number of classes
         apart = (of_said - said.logits).square().mean(-1)
         return (
-            self.criterion(of_new, new)
+            loss
             + self.alpha * weighted_mean(apart, counting(said.examples, new).weight)
             + self.beta * self.criterion(of_old, counting(old, new))
         )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.functional import (
     Criterion,
     ParameterSelection,
@@ -43,7 +44,7 @@ class Replayed(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class ExperienceReplay(Learner[Replayed]):
+class ExperienceReplay(Learner[Replayed], HasMemorySize):
     """A net that learns a stream, and goes on learning its past.
 
     Args:
@@ -70,14 +71,15 @@ class ExperienceReplay(Learner[Replayed]):
     ):
         super().__init__(criterion)
         self.net, self.lr, self.batch, self.epochs = net, lr, batch, epochs
-        self.replay, self.slots = batch if replay is None else replay, slots
+        self.replay, self.memory_size = batch if replay is None else replay, slots
         self.adapt_parameters = adapt_parameters
 
     def adapt(self, support: Examples, state: Replayed | None = None) -> Replayed:
         """The weights after an experience, and the memory of it and of all before."""
         if state is None:
             state = Replayed(
-                select_parameters(self.net, self.adapt_parameters), empty(support, self.slots)
+                select_parameters(self.net, self.adapt_parameters),
+                empty(support, self.memory_size),
             )
         params, buffer = state
         again = 0  # steps after the first pass, in which nothing is added to the memory

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.counter_rng import uniform
 from quickstudy.core.functional import (
     Criterion,
@@ -49,7 +50,7 @@ class Greedy(NamedTuple):
     memory: Balanced
 
 
-class GDumb(Learner[Greedy]):
+class GDumb(Learner[Greedy], HasMemorySize):
     """A net trained from its start on a balanced memory of a stream of classes.
 
     Args:
@@ -76,14 +77,14 @@ class GDumb(Learner[Greedy]):
     ):
         super().__init__(criterion)
         self.net, self.lr, self.last, self.adapt_parameters = net, lr, last, adapt_parameters
-        self.batch, self.slots, self.epochs = batch, slots, epochs
+        self.batch, self.memory_size, self.epochs = batch, slots, epochs
 
     def adapt(self, support: Examples, state: Greedy | None = None) -> Greedy:
         """The memory of this and all before, and the weights that it leads to."""
-        memory = nothing(support, self.slots) if state is None else state.memory
+        memory = nothing(support, self.memory_size) if state is None else state.memory
         memory = greedy(memory, support)
         params = select_parameters(self.net, self.adapt_parameters)
-        steps = self.epochs * math.ceil(self.slots / self.batch)
+        steps = self.epochs * math.ceil(self.memory_size / self.batch)
         number = 0
         for epoch in range(self.epochs):
             key = torch.tensor(epoch, device=support.x.device)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.functional import (
     Criterion,
     ParameterSelection,
@@ -57,7 +58,7 @@ class Paced(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class LaMAML(Learner[Paced]):
+class LaMAML(Learner[Paced], HasMemorySize):
     """A net that learns a stream at rates that it learns as well, each parameter its own.
 
     Args:
@@ -92,7 +93,7 @@ class LaMAML(Learner[Paced]):
     ):
         super().__init__(criterion)
         self.net, self.alpha, self.eta, self.lr = net, alpha, eta, lr
-        self.batch, self.replay, self.slots, self.glances = batch, replay, slots, glances
+        self.batch, self.replay, self.memory_size, self.glances = batch, replay, slots, glances
         self.clip, self.first_order, self.adapt_parameters = clip, first_order, adapt_parameters
 
     def adapt(self, support: Examples, state: Paced | None = None) -> Paced:
@@ -100,7 +101,7 @@ class LaMAML(Learner[Paced]):
         if state is None:
             params = select_parameters(self.net, self.adapt_parameters)
             rates = {name: torch.full_like(p, self.alpha) for name, p in params.items()}
-            state = Paced(params, rates, empty(support, self.slots))
+            state = Paced(params, rates, empty(support, self.memory_size))
         params, rates, buffer = state
         for new in minibatches(support, self.batch):
             for glance in range(self.glances):

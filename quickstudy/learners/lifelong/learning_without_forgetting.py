@@ -92,11 +92,10 @@ class LearningWithoutForgetting(Learner[Known]):
     def cost(self, examples: Examples, said: Tensor, classes: Tensor, params: Params) -> Tensor:
         """The loss, and how far it is from what was said (N, C) of the known classes."""
         logits = functional_call(self.net, params, (examples.x,))
+        loss = self.criterion(logits, examples)  # first: it checks the number of classes
         old = self._log_share(said, classes).exp() * classes
         apart = -(old * self._log_share(logits, classes)).sum(-1)
-        return self.criterion(logits, examples) + self.strength * weighted_mean(
-            apart, examples.weight
-        )
+        return loss + self.strength * weighted_mean(apart, examples.weight)
 
     def _log_share(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Log-probabilities (N, C) among the known classes; finite, if there is none."""

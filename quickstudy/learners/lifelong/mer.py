@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.functional import (
     Criterion,
     ParameterSelection,
@@ -48,7 +49,7 @@ class Aligned(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class MER(Learner[Aligned]):
+class MER(Learner[Aligned], HasMemorySize):
     """A net that learns a stream, an example at a time, by Reptile on it and on its past.
 
     An example costs `batches * (1 + replay)` steps. The settings are those published for
@@ -80,14 +81,15 @@ class MER(Learner[Aligned]):
     ):
         super().__init__(criterion)
         self.net, self.lr, self.beta, self.gamma = net, lr, beta, gamma
-        self.batches, self.replay, self.slots = batches, replay, slots
+        self.batches, self.replay, self.memory_size = batches, replay, slots
         self.adapt_parameters = adapt_parameters
 
     def adapt(self, support: Examples, state: Aligned | None = None) -> Aligned:
         """The weights after an experience, and the memory of it and of all before."""
         if state is None:
             state = Aligned(
-                select_parameters(self.net, self.adapt_parameters), empty(support, self.slots)
+                select_parameters(self.net, self.adapt_parameters),
+                empty(support, self.memory_size),
             )
         params, buffer = state
         for new in minibatches(support, 1):

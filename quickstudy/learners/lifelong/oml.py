@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import ParameterSelection, Params, select_parameters, tree_map
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import descend
@@ -38,7 +39,7 @@ class Head(NamedTuple):
     bias: Tensor  # (C,)
 
 
-class OML(Learner[Head]):
+class OML(Learner[Head], Embeds):
     """Learns an embedding on which a linear head learns online and does not forget.
 
     Train it on `OnlineTrajectoryTasks`. A stream may then have any number of classes. A net that
@@ -105,7 +106,7 @@ class OML(Learner[Head]):
         own = {f"0.{n}": p for n, p in self.embed.named_parameters() if n in self.names}
         params = {**own, "1.weight": head.weight, "1.bias": head.bias}
         for number in range(len(support.x)):
-            one = Examples(*(leaf[number : number + 1] for leaf in support))
+            one = support.take(slice(number, number + 1))
 
             def misfit(params: Params, one: Examples = one) -> Tensor:
                 logits = functional_call(net, params, (one.x,))

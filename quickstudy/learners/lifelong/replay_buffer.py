@@ -39,7 +39,7 @@ def sgd(loss: Callable[[Params], Tensor], params: Params, lr: float) -> Params:
 def minibatches(examples: Examples, size: int) -> Iterator[Examples]:
     """The examples in order, `size` at a time, the last maybe fewer."""
     for start in range(0, len(examples.x), size):
-        yield Examples(*(leaf[start : start + size] for leaf in examples))
+        yield examples.take(slice(start, start + size))
 
 
 def shuffled(examples: Examples, key: Tensor) -> Examples:
@@ -47,7 +47,7 @@ def shuffled(examples: Examples, key: Tensor) -> Examples:
     last."""
     place = uniform(key, len(examples.x)).masked_fill(examples.weight == 0, 2)
     order = place.argsort(stable=True)
-    return Examples(*(leaf[order] for leaf in examples))
+    return examples.take(order)
 
 
 def empty(like: Kept, slots: int) -> Buffer[Kept]:
@@ -92,4 +92,4 @@ def counting(examples: Examples, new: Examples) -> Examples:
 
 def together(*parts: Examples) -> Examples:
     """All examples of several sets."""
-    return Examples(*map(torch.cat, zip(*parts, strict=True)))
+    return Examples.cat(*parts)

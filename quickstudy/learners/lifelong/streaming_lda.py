@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 from quickstudy.learners.heads.r2d2 import in_full
@@ -32,13 +33,16 @@ class Moments(NamedTuple):
     scatter: Tensor  # (D, D)  the sum of squared deviations from the own class's mean
 
 
-class StreamingLDA(Learner[Moments]):
+class StreamingLDA(Learner[Moments], Embeds):
     """Adds up moments of the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
         shrinkage: ε, from 0 to 1. At 0 there have to be more examples than features and
             classes; at 1 the class of the nearest mean is predicted.
     """
+
+    class_axes = {"means": 0, "sizes": 0}
+    independent_classes = True
 
     def __init__(self, embed: nn.Module, *, shrinkage: float = 1e-4):
         super().__init__()

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds, HasAttentionWeights, HasMemorySize
 from quickstudy.core.functional import tree_map, weighted_mean
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
@@ -44,7 +45,7 @@ class Memory(NamedTuple):
     ages: Tensor  # (M,)  steps since a slot was written
 
 
-class LifeLongMemory(Learner[Memory]):
+class LifeLongMemory(Learner[Memory], Embeds, HasAttentionWeights, HasMemorySize):
     """Learns the embedding `embed`: (N, *features) -> (N, D), by which a memory is asked.
 
     The order of examples matters: the memory is written one by one.
@@ -55,6 +56,8 @@ class LifeLongMemory(Learner[Memory]):
         scale: t of the paper, by which cosines are multiplied before the softmax.
     """
 
+    class_axes = {"values": 1}
+
     def __init__(
         self,
         embed: nn.Module,
@@ -64,7 +67,7 @@ class LifeLongMemory(Learner[Memory]):
         scale: float = 40.0,
     ):
         super().__init__()
-        self.embed, self.slots, self.margin, self.scale = embed, slots, margin, scale
+        self.embed, self.memory_size, self.margin, self.scale = embed, slots, margin, scale
 
     def adapt(self, support: Examples, state: Memory | None = None) -> Memory:
         """The memory after all examples were written to it, in order."""
@@ -79,7 +82,7 @@ class LifeLongMemory(Learner[Memory]):
         """The memory loss, of each example before it is written; those of the support set come
         first."""
         support, query = task
-        sequence = Examples(*map(torch.cat, zip(support, query, strict=True)))
+        sequence = Examples.cat(support, query)
         queries = self.ask(sequence.x)
         before = self.memories(queries, sequence)[:-1]
         memories = tree_map(lambda *parts: torch.stack(parts), *before)
@@ -101,7 +104,7 @@ class LifeLongMemory(Learner[Memory]):
             read.append(attention(self.scale * queries @ memory.keys.mT, there.to(queries)))
         ages = torch.stack([memory.ages for memory in memories[1:]])
         written = (ages == 0) & (support.weight > 0)[:, None]
-        nothing = written.new_zeros(len(asked), self.slots)
+        nothing = written.new_zeros(len(asked), self.memory_size)
         return {
             "read head": torch.cat(read),
             "write head": torch.cat([written, nothing]).to(told),
@@ -113,9 +116,9 @@ class LifeLongMemory(Learner[Memory]):
         """The N + 1 memories before, between and after N examples are written."""
         queries, y = queries.detach(), examples.y
         if memory is None:
-            keys = queries.new_zeros(self.slots, queries.shape[-1])
-            values = y.new_zeros(self.slots, y.shape[-1])
-            memory = Memory(keys, values, queries.new_zeros(self.slots))
+            keys = queries.new_zeros(self.memory_size, queries.shape[-1])
+            values = y.new_zeros(self.memory_size, y.shape[-1])
+            memory = Memory(keys, values, queries.new_zeros(self.memory_size))
         found = [memory]
         for query, value, weight in zip(queries, y, examples.weight, strict=True):
             written = write(found[-1], query, value)

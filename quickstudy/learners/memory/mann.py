@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds, HasAttentionWeights
 from quickstudy.core.functional import tree_map
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
@@ -38,7 +39,7 @@ def least_used(usage: Tensor, number: int) -> Tensor:
 
 def _sequence(task: Task[Examples]) -> Examples:
     """The support set and then the query set."""
-    return Examples(*map(torch.cat, zip(task.support, task.query, strict=True)))
+    return Examples.cat(task.support, task.query)
 
 
 class LRUAState(NamedTuple):
@@ -129,7 +130,7 @@ class Heard(NamedTuple):
     told: Tensor  # (C,)  label of the last example, heard next; (D + C,) where it is told again
 
 
-class MANN(Learner[Heard]):
+class MANN(Learner[Heard], Embeds, HasAttentionWeights):
     """Learns the embedding `embed`: (N, *features) -> (N, D), and a machine that remembers.
 
     The examples of a task are a sequence, and their order matters. The loss is that of guessing

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import ComparesEmbeddings, HasAttentionWeights
 from quickstudy.core.similarity import ScaledSimilarity, Similarity
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
@@ -42,7 +43,7 @@ class Memory(NamedTuple):
     weight: Tensor  # (S,)
 
 
-class MemoryNetwork(Learner[Memory]):
+class MemoryNetwork(Learner[Memory], ComparesEmbeddings, HasAttentionWeights):
     """Learns what to write and how to ask.
 
     Args:
@@ -56,6 +57,8 @@ class MemoryNetwork(Learner[Memory]):
         linear_until: for how many first meta-steps the loss does without the softmax in the
             hops that read values, p being plain similarities (section 4.2, "linear start").
     """
+
+    class_axes = {"y": 1}
 
     def __init__(
         self,

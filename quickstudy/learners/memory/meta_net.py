@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
+from quickstudy.capabilities import HasAttentionWeights
 from quickstudy.core.functional import Criterion, cross_entropy, tree_map
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples, Task
@@ -49,7 +50,7 @@ class FastWeights(NamedTuple):
     weight: Tensor  # (S,)
 
 
-class MetaNet(Learner[FastWeights]):
+class MetaNet(Learner[FastWeights], HasAttentionWeights):
     """Learns slow weights and how to write fast ones.
 
     Args:
@@ -76,6 +77,7 @@ class MetaNet(Learner[FastWeights]):
     ):
         super().__init__(criterion)
         self.represent, self.base, self.similarity = represent, base, similarity
+        self.outputs = outputs
         linear = partial(nn.Linear, bias=False)
         self.key = linear(width, hidden)
         self.classify = linear(hidden, outputs).requires_grad_(False)

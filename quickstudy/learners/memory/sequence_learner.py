@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quickstudy.capabilities import HasAttentionWeights
 from quickstudy.core.functional import Criterion, tree_map, weighted_mean
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
@@ -38,7 +39,7 @@ def bit_errors(logits: Tensor, examples: Examples) -> Tensor:
     return (wrong.sum(-1) * examples.weight).sum()
 
 
-class SequenceLearner(Learner[Any]):
+class SequenceLearner(Learner[Any], HasAttentionWeights):
     """Learns to learn sequences by heart, such as those of `Copy`.
 
     Args:

@@ -17,13 +17,14 @@ code, the contrast is of embeddings before T with means after it, of support and
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import Prototypes
 
 
-class FEAT(Learner[Prototypes]):
+class FEAT(Learner[Prototypes], Embeds):
     """Learns an embedding, best a pretrained one, and how a set of prototypes adapts it.
 
     The other defaults are those of the authors' code for one shot and a Conv4 of width 64.
@@ -36,6 +37,8 @@ class FEAT(Learner[Prototypes]):
         balance: weight of the contrast; 0: none.
         dropout: of what attention adds to an embedding.
     """
+
+    class_axes = {"sums": 0, "sizes": 0}
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class FEAT(Learner[Prototypes]):
     def loss(self, task: Task[Examples]) -> Tensor:
         """The criterion on the query set, and `balance` times the contrast (eq. 8)."""
         support, query = (part._replace(x=self.embed(part.x)) for part in task)
-        both = Examples(*map(torch.cat, zip(support, query, strict=True)))
+        both = Examples.cat(support, query)
         plain = self.criterion(self._compare(_sums(support), query.x), query)
         return plain + self.balance * self.criterion(self._contrast(both), both)
 

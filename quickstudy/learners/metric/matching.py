@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import ComparesEmbeddings
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
@@ -34,7 +35,7 @@ class Embedded(NamedTuple):
     weight: Tensor  # (S,)
 
 
-class MatchingNetwork(Learner[Embedded]):
+class MatchingNetwork(Learner[Embedded], ComparesEmbeddings):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -43,6 +44,8 @@ class MatchingNetwork(Learner[Embedded]):
             the two sets of embeddings that are compared, such as `FullContext`. None: they
             are compared as they are.
     """
+
+    class_axes = {"y": 1}
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import ComparesEmbeddings, PredictsSimilarities
 from quickstudy.core.similarity import ScaledSimilarity, Similarity, negative_squared_distance
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
@@ -26,12 +27,15 @@ class Prototypes(NamedTuple):
     sizes: Tensor  # (C,)  how many there were
 
 
-class PrototypicalNetwork(Learner[Prototypes]):
+class PrototypicalNetwork(Learner[Prototypes], ComparesEmbeddings, PredictsSimilarities):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
         similarity: of embeddings (Q, D) and means (C, D): logits (Q, C).
     """
+
+    class_axes = {"sums": 0, "sizes": 0}
+    independent_classes = True
 
     def __init__(self, embed: nn.Module, *, similarity: Similarity = negative_squared_distance):
         super().__init__()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import squared_error
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
@@ -30,7 +31,7 @@ class ClassMaps(NamedTuple):
     sizes: Tensor  # (C,)  how many there were
 
 
-class RelationNetwork(Learner[ClassMaps]):
+class RelationNetwork(Learner[ClassMaps], Embeds):
     """Learns an embedding and how to compare what it gives.
 
     Args:
@@ -41,6 +42,8 @@ class RelationNetwork(Learner[ClassMaps]):
             `relation_module()`. Where it is a `Sequential` that begins with a convolution,
             that is done once for each map, which is the same.
     """
+
+    class_axes = {"sums": 0, "sizes": 0}
 
     def __init__(self, embed: nn.Module, relate: nn.Module):
         super().__init__()

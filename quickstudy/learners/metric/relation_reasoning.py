@@ -20,12 +20,13 @@ each query and class; f has no dropout.
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import MLP
 
 
-class RelationReasoning(Learner[Examples]):
+class RelationReasoning(Learner[Examples], Embeds):
     """A state is the support examples, embedded.
 
     The nets have the sizes of the paper's section 4.
@@ -35,6 +36,8 @@ class RelationReasoning(Learner[Examples]):
         width: of the embedding, D.
         units: of the hidden layers of g and f, and of what is summed.
     """
+
+    class_axes = {"y": 1}
 
     def __init__(self, embed: nn.Module, width: int, *, units: int = 256):
         super().__init__()
@@ -47,7 +50,7 @@ class RelationReasoning(Learner[Examples]):
         new = support._replace(x=self.embed(support.x))
         if state is None:
             return new
-        return Examples(*map(torch.cat, zip(state, new, strict=True)))
+        return Examples.cat(state, new)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Logits (Q, C); -inf for a class of which no example was seen."""

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import Prototypes, compare
@@ -31,7 +32,7 @@ class Clusters(NamedTuple):
     unlabelled: Tensor  # (S,)  weight of the examples without a label, 0 for all others
 
 
-class SemiSupervisedPrototypicalNetwork(Learner[Clusters]):
+class SemiSupervisedPrototypicalNetwork(Learner[Clusters], Embeds):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -39,6 +40,8 @@ class SemiSupervisedPrototypicalNetwork(Learner[Clusters]):
         distractors: whether examples without a label may be of no class of the task. Learns how
             wide the cluster of those is.
     """
+
+    class_axes = {"prototypes.sums": 0, "prototypes.sizes": 0}
 
     def __init__(self, embed: nn.Module, *, refinements: int = 1, distractors: bool = False):
         super().__init__()

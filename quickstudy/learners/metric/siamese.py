@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import ComparesEmbeddings, ComparesInputs, PredictsSimilarities
 from quickstudy.core import losses
 from quickstudy.core.functional import weighted_mean
 from quickstudy.core.similarity import Similarity, negative_squared_distance
@@ -28,7 +29,9 @@ from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 
 
-class SiameseNetwork(Learner[Examples]):
+class SiameseNetwork(
+    Learner[Examples], ComparesEmbeddings, ComparesInputs, PredictsSimilarities
+):
     """Learns the embedding `embed`, (N, *features) -> (N, D), and how embeddings are compared.
 
     Its state is the examples seen, embedded.
@@ -40,6 +43,8 @@ class SiameseNetwork(Learner[Examples]):
             None: Koch's, the cross-entropy of pairs, for which `compare` gives the logits.
     """
 
+    class_axes = {"y": 1}
+
     def __init__(
         self,
         embed: nn.Module,
@@ -47,7 +52,7 @@ class SiameseNetwork(Learner[Examples]):
         objective: losses.Loss | None = None,
     ):
         super().__init__()
-        self.embed, self.compare, self.objective = embed, compare, objective
+        self.embed, self.similarity, self.objective = embed, compare, objective
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
         """The support set, embedded, after what `state` has."""
@@ -63,7 +68,7 @@ class SiameseNetwork(Learner[Examples]):
         """
         member = state.y * state.weight[:, None]  # (S, C)
         sizes = member.sum(0)
-        alike = self.compare(self.embed(x), state.x)  # (Q, S)
+        alike = self.similarity(self.embed(x), state.x)  # (Q, S)
         logits = alike @ member / sizes.clamp_min(1e-12)
         return logits.masked_fill(sizes == 0, -torch.inf)
 
@@ -73,15 +78,15 @@ class SiameseNetwork(Learner[Examples]):
         embedded = self.embed(x)
         if self.objective is not None:
             return self.objective(embedded, y, weight)
-        return pair_cross_entropy(self.compare(embedded, embedded), y, weight)
+        return pair_cross_entropy(self.similarity(embedded, embedded), y, weight)
 
-    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+    def pair_logits(self, a: Tensor, b: Tensor) -> Tensor:
         """How alike are the inputs a and b, both (N, *features), pair by pair: (N,).
 
         The logit of being of one class, or minus the squared distance: as `compare` says.
         """
         both = self.embed(torch.cat([a, b])).unflatten(0, (2, len(a)))
-        return torch.vmap(self.compare)(*both[:, :, None]).flatten()
+        return torch.vmap(self.similarity)(*both[:, :, None]).flatten()
 
 
 class WeightedL1(nn.Module):
@@ -135,4 +140,4 @@ def triplet_siamese(
 
 
 def _union(a: Examples, b: Examples) -> Examples:
-    return Examples(*map(torch.cat, zip(a, b, strict=True)))
+    return Examples.cat(a, b)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import Params
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import descend
@@ -32,7 +33,7 @@ class Head(NamedTuple):
     sizes: Tensor  # (C,)  how many examples there were of each class
 
 
-class Baseline(Learner[Head]):
+class Baseline(Learner[Head], Embeds):
     """Train it on tasks of all training classes (`Classification`); then `adapt` takes tasks of
     any classes.
 
@@ -44,6 +45,8 @@ class Baseline(Learner[Head]):
         steps: of that descent; the paper has 100 epochs.
         decay: λ, of that descent.
     """
+
+    class_axes = {"params.weight": 0, "params.bias": 0, "sizes": 0}
 
     def __init__(
         self,

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import Prototypes, compare
 
 
-class SimpleShot(Learner[Prototypes]):
+class SimpleShot(Learner[Prototypes], Embeds):
     """Train it on tasks of all training classes (`Classification`); then `adapt` takes tasks of
     any classes.
 
@@ -31,6 +32,8 @@ class SimpleShot(Learner[Prototypes]):
         head: of the training classes, as many as it has outputs; of use in training only.
         transform: of the features, see above.
     """
+
+    class_axes = {"sums": 0, "sizes": 0}
 
     def __init__(
         self,

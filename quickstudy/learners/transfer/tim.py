@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.functional import Params, squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import adam, descend
@@ -33,7 +34,7 @@ class Seen(NamedTuple):
     weight: Tensor  # (S,)
 
 
-class TIM(Learner[Seen]):
+class TIM(Learner[Seen], Embeds):
     """Train it on tasks of all training classes (`Classification`); then it takes tasks of any
     classes. `predict` maximises the information that its queries have of their labels: queries
     must come together, and from all classes alike, as H(Y) asks of them.
@@ -48,6 +49,7 @@ class TIM(Learner[Seen]):
     """
 
     transductive = True
+    class_axes = {"y": 1}
 
     def __init__(
         self,

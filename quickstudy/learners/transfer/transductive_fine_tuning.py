@@ -36,6 +36,7 @@ class TransductiveFineTuning(Learner[Examples]):
     """
 
     transductive = True
+    class_axes = {"y": 1}
 
     def __init__(self, net: nn.Module, *, lr: float = 5e-5, steps: int = 25):
         super().__init__()
@@ -46,7 +47,7 @@ class TransductiveFineTuning(Learner[Examples]):
         """The examples, beside those that `state` has."""
         if state is None:
             return support
-        return Examples(*map(torch.cat, zip(state, support, strict=True)))
+        return Examples.cat(state, support)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Logits (Q, C) of the net fine-tuned to support set and queries; -inf for a class of

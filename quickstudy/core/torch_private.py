@@ -1,0 +1,41 @@
+"""What the library uses of PyTorch that is private there. No other module imports such names.
+
+Tested with torch 2.8 to 2.13. If a later version renames one of these, change this file.
+"""
+
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
+from torch.nn.modules.batchnorm import _NormBase as RunningStatisticsNorm
+from torch.nn.modules.conv import _ConvNd as ConvBase
+from torch.nn.modules.dropout import _DropoutNd as DropoutBase
+from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNormBase
+from torch.nn.utils.stateless import _reparametrize_module as reparametrized
+from torch.overrides import _get_current_function_mode_stack as function_modes
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+__all__ = [
+    "BatchNormBase",
+    "ConvBase",
+    "DropoutBase",
+    "InstanceNormBase",
+    "RunningStatisticsNorm",
+    "function_modes",
+    "in_transform",
+    "is_functorch_wrapped_tensor",
+    "reparametrized",
+    "tree_leaves",
+    "tree_map_only",
+]
+
+
+def in_transform() -> bool:
+    """Return whether a transform of torch.func, such as `vmap` or `grad`, is at work.
+
+    Examples:
+        >>> import torch
+        >>> in_transform()
+        False
+        >>> torch.func.grad(lambda x: x if in_transform() else -x)(torch.tensor(1.0))
+        tensor(1.)
+    """
+    return peek_interpreter_stack() is not None

@@ -1,0 +1,189 @@
+"""The base of all estimators: input checks, adaptation, and files of adapted models."""
+
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor
+
+from quickstudy.core.task import Examples, Json
+from quickstudy.estimators.adapted_model import (
+    KEY,
+    deterministic,
+    point_prediction,
+    predictions,
+    reference_tensor,
+    restore,
+)
+from quickstudy.learner import Learner
+from quickstudy.storage.files import class_name, to_json
+from quickstudy.storage.state_file import learner_id, state_types, write
+from quickstudy.storage.tree_json import pack_state
+
+SHAPE_ERRORS = (RuntimeError, ValueError, IndexError)  # PyTorch's, where shapes do not fit
+
+
+class FewShotEstimator(BaseEstimator, ABC):
+    """The base of classifiers, regressors and verifiers.
+
+    Subclasses write their part of a file in `_metadata`, and read it in `_restore_metadata`.
+    """
+
+    def __init__(
+        self,
+        learner: Learner[Any] | None = None,
+        *,
+        input_shape: tuple[int, ...] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ):
+        self.learner = learner
+        self.input_shape = input_shape
+        self.random_state = random_state
+
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    learner_: Learner[Any]
+    state_: Any
+    shape_: tuple[int, ...]  # of an example, as the learner takes it
+    seed_: int
+
+    def save(self, path: str | Path, **facts: Json) -> None:
+        """Write the adapted state, without the learner, to one safetensors file.
+
+        Args:
+            facts: JSON that `read_model` returns.
+
+        Raises:
+            CheckpointError: the state or a fact cannot be written, or the disk refuses. An
+                older file of that name stays intact.
+        """
+        check_is_fitted(self, "state_")
+        tensors: dict[str, Tensor] = {}
+        metadata: dict[str, Json] = {
+            "estimator": class_name(self),
+            "learner": learner_id(self.learner_),
+            "state": pack_state(self.state_, "", tensors, state_types(self.learner_)),
+            "input_shape": None if self.input_shape is None else list(self.input_shape),
+            "shape": list(self.shape_),
+            "features": self.n_features_in_,
+            "feature_names": getattr(self, "feature_names_in_", np.array([])).tolist(),
+            "seed": self.seed_,
+            "targets": self._metadata(),
+            "facts": {name: to_json(name, value) for name, value in facts.items()},
+        }
+        write(Path(path), KEY, metadata, tensors)
+
+    @classmethod
+    def load(cls, path: str | Path, learner: Learner[Any] | None = None) -> Self:
+        """Return the estimator that `save` wrote.
+
+        Args:
+            learner: the base that was adapted. None: the default learner.
+
+        Raises:
+            CheckpointError: as `read_model`; or the base or the estimator is another.
+        """
+        model = cls(learner)
+        shape = model._restore(path)["input_shape"]
+        model.input_shape = None if shape is None else tuple(shape)
+        return model
+
+    def _restore(self, path: str | Path) -> dict[str, Json]:
+        """Restore the fitted state from a file; return the file's metadata."""
+        self.learner_ = self._default_learner() if self.learner is None else self.learner
+        metadata, self.state_ = restore(path, self.learner_, class_name(self))
+        self.shape_, self.seed_ = tuple(metadata["shape"]), metadata["seed"]
+        self.n_features_in_ = metadata["features"]
+        if metadata["feature_names"]:
+            self.feature_names_in_ = np.array(metadata["feature_names"], dtype=object)
+        self._restore_metadata(metadata["targets"])
+        return metadata
+
+    @abstractmethod
+    def _default_learner(self) -> Learner[Any]:
+        """Return a learner that needs no training."""
+
+    @abstractmethod
+    def _metadata(self) -> dict[str, Json]:
+        """Return the facts about the targets that a file keeps."""
+
+    @abstractmethod
+    def _restore_metadata(self, metadata: dict[str, Json]) -> None:
+        """Set the attributes that `_metadata` wrote."""
+
+    def _reset(self) -> None:
+        """Forget the state, and choose learner and seed."""
+        self.learner_ = self._default_learner() if self.learner is None else self.learner
+        self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if hasattr(self, "state_"):
+            del self.state_
+
+    def _validated(
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool, **checks: Any
+    ) -> tuple[Tensor, np.ndarray, Tensor]:
+        """Return x (S, *features), targets and weights (S,) of the examples of weight > 0."""
+        X, y = validate_data(self, X, y, reset=reset, allow_nd=True, **checks)
+        weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        keep = weight > 0
+        if not keep.any():
+            raise ValueError("Every sample_weight is 0: give at least one example a weight.")
+        if not keep.all():
+            X, y, weight = X[keep], y[keep], weight[keep]
+        return self._inputs(X, reset=reset), y, self._tensor(weight, "sample_weight")
+
+    def _inputs(self, X: np.ndarray, *, reset: bool) -> Tensor:
+        """Return validated `X` as the learner takes it, (N, *features)."""
+        shape = X.shape[1:] if self.input_shape is None else tuple(self.input_shape)
+        if math.prod(shape) != math.prod(X.shape[1:]):
+            raise ValueError(
+                f"input_shape={shape} holds {math.prod(shape)} values, and an example of X "
+                f"{math.prod(X.shape[1:])}: give an input_shape that fits X."
+            )
+        if reset:
+            self.shape_ = shape
+        elif shape != self.shape_:
+            raise ValueError(
+                f"Examples of X have the shape {shape}, and {class_name(self)} was fitted on "
+                f"{self.shape_}: give X that shape."
+            )
+        x = self._tensor(X, "X").reshape(len(X), *shape)
+        return x / 255 if X.dtype == np.uint8 else x
+
+    def _tensor(self, values: np.ndarray, name: str) -> Tensor:
+        """Return numbers in the dtype and on the device of the learner's parameters."""
+        like = reference_tensor(self.learner_)
+        tensor = torch.from_numpy(values.astype(np.float64)).to(like.dtype)
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has values too large for {like.dtype}: scale it.")
+        return tensor.to(like.device)
+
+    def _adapt(self, support: Examples, state: Any = None) -> tuple[Any, int]:
+        """Return the state after `support`, and the number of columns of its predictions."""
+        with deterministic(self.learner_, self.seed_):
+            state = self.learner_.adapt(support, state)
+            return state, point_prediction(self.learner_.predict(state, support.x[:2])).shape[1]
+
+    def _shape_error(self, targets: str, reason: Exception) -> ValueError:
+        return ValueError(
+            f"{class_name(self.learner_)} cannot adapt to examples of shape {self.shape_} with "
+            f"{targets} ({str(reason).strip()}): give `input_shape`, or a learner made for "
+            "such examples."
+        )
+
+    def _predictions(self, X: Any) -> Tensor:
+        """Return the predictions of `X`, (N, C), in double precision on the CPU."""
+        check_is_fitted(self, "state_")
+        X = validate_data(self, X, reset=False, allow_nd=True)
+        x = self._inputs(X, reset=False)
+        return predictions(self.learner_, self.state_, x, self.seed_)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags

@@ -1,0 +1,104 @@
+"""One way to execute a learner: its settings, and what comes out of it."""
+
+import copy
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.capabilities import Checkpointed
+from quickstudy.core.task import Checkpoint, TaskBatch
+from quickstudy.execution.batching import Execution
+
+if TYPE_CHECKING:
+    from quickstudy.learner import Learner
+
+
+class ExecutionOption(NamedTuple):
+    """One way to execute a learner, and its measurements.
+
+    Examples:
+        >>> print(ExecutionOption("vmap", 8, False, checkpoint="steps"))
+        vmap, chunk 8, steps
+    """
+
+    execution: Execution
+    chunk: int | None
+    compiled: bool
+    seconds: float | None = None  # of a batch's losses and their gradient; None: impossible
+    note: str = ""  # how well it agrees with the loop, or why it is impossible
+    checkpoint: Checkpoint | None = None  # of inner steps; see `descend`
+    memory: int | None = None  # bytes at the peak, beyond those from before; None: not measured
+    threads: int = 1
+
+    def __str__(self) -> str:
+        threads = "" if self.threads == 1 else f", {self.threads} threads"
+        chunk = "" if self.chunk is None else f", chunk {self.chunk}"
+        checkpoint = "" if self.checkpoint is None else f", {self.checkpoint}"
+        compiled = ", compiled" if self.compiled else ""
+        return f"{self.execution}{chunk}{threads}{checkpoint}{compiled}"
+
+
+def configured(learner: "Learner[Any]", option: ExecutionOption) -> nn.Module:
+    """Set the execution of `learner` to `option`; return it, compiled if the option says so.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Linear(8, 2))
+        >>> configured(learner, ExecutionOption("vmap", 2, False)).chunk
+        2
+    """
+    learner.execution, learner.chunk = option.execution, option.chunk
+    learner.threads = option.threads
+    if isinstance(learner, Checkpointed):
+        learner.checkpoint = option.checkpoint
+    return compile_learner(learner) if option.compiled else learner
+
+
+def configured_copy(
+    learner: "Learner[Any]", option: ExecutionOption, device: torch.device | str
+) -> nn.Module:
+    """Return a copy of `learner` on `device`, `configured`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Linear(8, 2))
+        >>> other = configured_copy(learner, ExecutionOption("loop", None, False), "cpu")
+        >>> learner.execution, other.execution
+        ('vmap', 'loop')
+    """
+    return configured(copy.deepcopy(learner).to(device), option)
+
+
+def compile_learner(learner: "Learner[Any]") -> nn.Module:
+    """Return `learner` compiled as a whole by `torch.compile`, which happens at its first call.
+
+    Examples:
+        >>> import torch
+        >>> type(compile_learner(torch.nn.Linear(1, 1))).__name__
+        'OptimizedModule'
+    """
+    return cast(nn.Module, torch.compile(learner, fullgraph=True))
+
+
+def outcome(learner: nn.Module, batch: TaskBatch, seed: int = 0) -> list[Tensor]:
+    """Return the losses (T,) and the gradient of their mean (P,).
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> batch = Blobs().sample(4, torch.Generator().manual_seed(0))
+        >>> [t.shape for t in outcome(qs.PrototypicalNetwork(torch.nn.Linear(8, 2)), batch)]
+        [torch.Size([4]), torch.Size([18])]
+    """
+    torch.manual_seed(seed)
+    losses = learner(batch)
+    params = [p for p in learner.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(losses.mean(), params, allow_unused=True) if params else ()
+    if losses.is_cuda:
+        torch.cuda.synchronize(losses.device)
+    flat = [grad.flatten() for grad in grads if grad is not None]
+    return [losses.detach(), torch.cat(flat) if flat else losses.new_zeros(0)]
