@@ -320,7 +320,7 @@ def test_version_and_completion(run: Any) -> None:
     for shell in ("bash", "zsh"):
         script = run("--tyro-print-completion", shell)
         assert not script.code  # tyro exits without one
-        for word in ("predict", "glyphs_protonet", "--skip-unreadable"):
+        for word in ("predict", "--skip-unreadable"):
             assert word in script.out
 
 

@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import tyro
 
@@ -138,17 +138,10 @@ def _recipe_help(name: str) -> str:
 
 def _complete(given: list[str]) -> None:
     """Let tyro write the completion script, for which it needs every command at once."""
-    commands = {name: _load(name) for name in COMMANDS if name not in RECIPE_COMMANDS}
-    for name in RECIPE_COMMANDS:
-        commands[name] = _recipe_command(_summary(name))
+    stand_ins = dict.fromkeys(RECIPE_COMMANDS, _recipe_command)
+    commands = {name: _load(name) for name in COMMANDS} | stand_ins
     tyro.extras.subcommand_cli_from_dict(commands, prog="quickstudy", args=given)
 
 
-def _recipe_command(summary: str) -> Callable[..., None]:
-    """Return a stand-in for a command whose argument is a recipe."""
-
-    def command(recipe: Any) -> None: ...
-
-    kind = tyro.conf.Positional[Literal[tuple(catalogue.recipes())]]  # pyright: ignore
-    command.__annotations__, command.__doc__ = {"recipe": kind}, summary
-    return command
+def _recipe_command(recipe: tyro.conf.Positional[str]) -> None:
+    """Train and evaluate a recipe."""
