@@ -19,6 +19,7 @@ def settings_applied(learner: Learner[Any], settings: Mapping[str, Any]) -> Iter
     """Set attributes of a learner, and restore them at the end.
 
     Examples:
+        >>> import torch
         >>> import quickstudy as qs
         >>> learner = qs.MAML(torch.nn.Linear(1, 1), steps=1)
         >>> with settings_applied(learner, {"steps": 10}):
@@ -47,6 +48,7 @@ def first_batch(
     graph is built.
 
     Examples:
+        >>> import torch
         >>> import quickstudy as qs
         >>> learner = qs.MAML(torch.nn.Linear(1, 1), steps=1, criterion=qs.squared_error)
         >>> benchmark = Benchmark(qs.Sinusoid(5, 15), {"steps": 10}, meta_batch_size=4)
@@ -64,6 +66,7 @@ def unpadded(batch: TaskBatch, n_tasks: int) -> list[Task[Examples]]:
     """Return the first tasks of a batch without their padding.
 
     Examples:
+        >>> import torch
         >>> import quickstudy as qs
         >>> y = torch.ones(2, 3, 1)
         >>> padded = qs.Examples(y, y, torch.tensor([[1.0, 1, 0], [1, 1, 1]]))
