@@ -12,8 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from quickstudy.core.similarity import Similarity
-from quickstudy.core.task import Examples, Task
-from quickstudy.inner_loop.descent import Checkpoint
+from quickstudy.core.task import Checkpoint, Examples, Task
 
 __all__ = [
     "Checkpointed",

@@ -1,4 +1,4 @@
-"""What a person watches meanwhile: on stderr, and only when that is a terminal."""
+"""Progress in the terminal, on stderr: bars, losses, and matrices of streams."""
 
 import os
 import sys
@@ -18,16 +18,24 @@ from quickstudy.runs.recipes import Run, Status
 
 PATIENCE = 2.0  # seconds without a bar
 MEMORY = 0.97  # weight of the past in the loss shown, per step
-WIDE = 20  # experiences of which a whole matrix is shown
+WIDE = 20  # experiences that fit a matrix in a terminal
 LOW, HIGH = (235, 110, 100), (110, 200, 120)  # the colours of scores of 0 and 1
 
 
 def show(run: Run, statuses: Iterator[Status]) -> None:
-    """Carries out `recipe.go(run)`, showing how far it is.
+    """Exhaust `recipes.go(run)` and show its progress.
 
-    A terminal has a bar, the smoothed loss, the last validation, tasks per second, and the
-    time left; elsewhere each validation is a line. Closes `statuses` however it ends, so that
-    an interrupted run is saved by then.
+    A terminal shows a bar, the smoothed loss, the last validation, tasks per second, and the
+    time left. Elsewhere each validation is a line. `statuses` is closed in any case, so that an
+    interrupted run is saved.
+
+    Examples:
+        >>> import contextlib, sys, tempfile
+        >>> from quickstudy.runs import recipes
+        >>> run = recipes.start("sinusoid_maml", {"steps": 0}, tempfile.mkdtemp())
+        >>> show(run, recipes.go(run))
+        >>> run.checkpoints.latest().name
+        'step-00000000'
     """
     try:
         if int(os.environ.get("RANK", 0)) > 0:
@@ -44,8 +52,15 @@ def show(run: Run, statuses: Iterator[Status]) -> None:
 
 @contextmanager
 def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function to be told how many of `total` are done; there is a bar if that takes
-    longer than two seconds."""
+    """Yield a callback that takes how many of `total` are done.
+
+    A terminal shows a bar after two seconds.
+
+    Examples:
+        >>> with bar("tasks", total=2) as advance:
+        ...     advance(1)
+        ...     advance(2)
+    """
     progress = _progress()
     task = progress.add_task(description, total=total)
     begun, started = time.monotonic(), False
@@ -67,9 +82,15 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def streaming() -> Iterator[Callable[[str, StreamReport], None]]:
-    """Gives a function to be told, after every experience, of which test and what is known of
-    it: the `watch` of `recipe.finish`. A terminal has the matrix of the stream that is being
-    learned, elsewhere every experience is a line."""
+    """Yield a callback `(row, report)` for `on_experience` of `recipes.finish`.
+
+    A terminal shows the matrix of the current stream. Elsewhere each experience is a line.
+
+    Examples:
+        >>> with streaming() as on_experience:
+        ...     callable(on_experience)
+        True
+    """
     if not sys.stderr.isatty():
         yield lambda row, report: print(heading(row, report), file=sys.stderr, flush=True)
         return
@@ -79,7 +100,7 @@ def streaming() -> Iterator[Callable[[str, StreamReport], None]]:
         def show(row: str, report: StreamReport) -> None:
             nonlocal last
             if last not in ("", row):
-                live.console.print(live.get_renderable())  # which else would be gone
+                live.console.print(live.get_renderable())  # else it would be overwritten
             last = row
             live.update(matrix(row, report), refresh=True)
 
@@ -87,11 +108,21 @@ def streaming() -> Iterator[Callable[[str, StreamReport], None]]:
 
 
 def matrix(row: str, report: StreamReport) -> Group:
-    """The scores of the streams that are being learned (their mean), a row after each
-    experience, coloured; of more than twenty only those of now."""
+    """Return the coloured scores of the current streams: their mean, a row per experience.
+
+    Of more than twenty experiences it shows the latest row only.
+
+    Examples:
+        >>> import torch
+        >>> scores = torch.tensor([[[0.5, 0.5], [0.9, 0.5], [0.8, 0.7]]])
+        >>> seconds = torch.ones(1, 2)
+        >>> group = matrix("all", StreamReport(scores, seconds, seconds, seconds))
+        >>> [column.header for column in group.renderables[1].columns]
+        ['after', '1', '2']
+    """
     _, now, scores = _latest(report)
     tests = scores.shape[-1]
-    number = 100 if report.metric == "accuracy" else 1
+    scale = 100 if report.metric == "accuracy" else 1
 
     def cell(after: int, test: int) -> Text:
         value = float(scores[after, test])
@@ -100,7 +131,7 @@ def matrix(row: str, report: StreamReport) -> Group:
         share = min(max(value, 0.0), 1.0)
         mix = (int(a + share * (b - a)) for a, b in zip(LOW, HIGH, strict=True))
         style = f"black on rgb({','.join(map(str, mix))})"
-        return Text(f"{number * value:.3g}", "dim" if test >= after else style)
+        return Text(f"{scale * value:.3g}", "dim" if test >= after else style)
 
     title = Text(heading(row, report))
     if tests > WIDE:
@@ -116,7 +147,15 @@ def matrix(row: str, report: StreamReport) -> Group:
 
 
 def heading(row: str, report: StreamReport) -> str:
-    """Where the streams stand that are being learned, in a line."""
+    """Return the progress of the current streams in a line.
+
+    Examples:
+        >>> import torch
+        >>> scores = torch.tensor([[[0.5, 0.5], [0.9, 0.5], [0.8, 0.7]]])
+        >>> seconds = torch.ones(1, 2)
+        >>> heading("all", StreamReport(scores, seconds, seconds, seconds))
+        'all: stream 1, experience 2 of 2, accuracy of all so far 75.00 %, of the last 70.00 %'
+    """
     name, now, scores = _latest(report)
     text = f"{row}: {name}, experience {now} of {scores.shape[-1]}"
     if now and not scores[now, :now].isnan().all():
@@ -127,13 +166,16 @@ def heading(row: str, report: StreamReport) -> str:
 
 
 def _latest(report: StreamReport) -> tuple[str, int, Tensor]:
-    """Of the streams that are as far as the last: what they are called, how many experiences
-    they have, and the mean of their scores (E + 1, E)."""
+    """The streams that are as far as the last one.
+
+    Returns:
+        Their name, the number of experiences learned, and the mean of their scores (E + 1, E).
+    """
     learned = (~report.seconds.isnan()).sum(1)
-    those = report.matrix[learned == learned[-1]]
-    several = f"mean of {len(those)} streams"
-    name = several if len(those) > 1 else f"stream {len(report.matrix)}"
-    return name, int(learned[-1]), those.mean(0)
+    current = report.matrix[learned == learned[-1]]
+    several = f"mean of {len(current)} streams"
+    name = several if len(current) > 1 else f"stream {len(report.matrix)}"
+    return name, int(learned[-1]), current.mean(0)
 
 
 def is_share(metric: str) -> bool:
@@ -160,21 +202,21 @@ def clock(seconds: float) -> str:
 
 
 def _live(run: Run, statuses: Iterator[Status]) -> None:
-    fields = TextColumn("loss {task.fields[loss]:.3f}{task.fields[rest]}")
-    total, weight, validation, begun = 0.0, 0.0, "", time.monotonic()
+    fields = TextColumn("loss {task.fields[loss]:.3f}{task.fields[more]}")
+    total, weight, validation, started = 0.0, 0.0, "", time.monotonic()
     with _progress(fields, transient=False) as progress:
         steps, name = run.experiment.steps, run.folder.name
-        task = progress.add_task(name, total=steps, completed=run.start, loss=0.0, rest="")
+        task = progress.add_task(name, total=steps, completed=run.start, loss=0.0, more="")
         for status in statuses:
             total, weight = MEMORY * total + status.loss, MEMORY * weight + 1
             if status.validation is not None:
                 validation = f" · validation {_best(status)}"
-            # by the clock on the wall, which runs on through validations
-            pace = (time.monotonic() - begun) / (status.step - run.start)
+            # wall-clock time, which includes validations
+            pace = (time.monotonic() - started) / (status.step - run.start)
             speed = f" · {status.tasks / status.seconds:.0f} tasks/s"
             left = f" · {clock(pace * (steps - status.step))} left"
-            rest = validation + speed + (left if status.step < steps else "")
-            progress.update(task, completed=status.step, loss=total / weight, rest=rest)
+            more = validation + speed + (left if status.step < steps else "")
+            progress.update(task, completed=status.step, loss=total / weight, more=more)
 
 
 def _lines(run: Run, statuses: Iterator[Status]) -> None:
@@ -192,15 +234,16 @@ def _lines(run: Run, statuses: Iterator[Status]) -> None:
 
 
 def _best(status: Status) -> str:
-    """The validation's first metric, by which the checkpoint is chosen; of a return after
-    adapting also the one before."""
+    """The first validation metric, which chooses the checkpoint; for a return after adaptation
+    also the return before."""
     report = status.validation
     assert report is not None
     first = next(iter(report.values))
     text = f"{first} {said(first, report.mean(first), report.interval(first))}"
     before = first.replace("after", "before")
-    known = before != first and before in report.values
-    return text + (f" (before {said(before, report.mean(before))})" if known else "")
+    if before == first or before not in report.values:
+        return text
+    return f"{text} (before {said(before, report.mean(before))})"
 
 
 def _progress(*columns: TextColumn, transient: bool = True) -> Progress:

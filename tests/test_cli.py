@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import quickstudy
 from quickstudy.cli.app import main
 
 RECIPE = '''"""Tiny patterns, told apart by prototypes.
@@ -32,6 +33,12 @@ PAPER = {"3-way 2-shot": {"accuracy": 0.9}}
 
 
 def recipe(*, steps: int = 6, lr: float = 1e-2, seed: int = 0) -> Experiment:
+    """Prototypes of noisy patterns.
+
+    Args:
+        steps: Steps of meta-training.
+        lr: Learning rate of Adam.
+    """
     generator = torch.Generator().manual_seed(5)
     patterns = torch.randint(0, 200, (10, 1, 1, 8, 8), generator=generator)
     noise = torch.randint(0, 56, (10, 12, 1, 8, 8), generator=generator)
@@ -102,14 +109,14 @@ def test_train_evaluate_resume(run: Any, recipe: str, tmp_path: Path) -> None:
     assert [point["step"] for point in result["history"]] == [3, 6]
 
     longer = run("train", recipe, "--out", out, "--steps", 9)
-    assert longer.code == 0 and "Going on from step 6" in longer.err
+    assert longer.code == 0 and "at step 6" in longer.err
 
     straight = tmp_path / "straight"
     assert run("train", recipe, "--out", straight, "--steps", 9).code == 0
     assert weights(out) == weights(straight)  # to the bit
 
     asked = run("evaluate", out, "--ways", 4, "--shots", 1, "--n-tasks", 12, "--json")
-    report = json.loads(asked.out)["as asked"]
+    report = json.loads(asked.out)["custom tasks"]
     assert report["card"]["ways"] == 4 and report["card"]["shots"] == 1
     assert len(report["values"]["accuracy"]) == 12
     again = run("evaluate", out, "--ways", 4, "--shots", 1, "--n-tasks", 12, "--json")
@@ -133,7 +140,7 @@ def test_a_limit_of_memory(run: Any, recipe: str, tmp_path: Path) -> None:
     out = tmp_path / "other"
     assert "One task takes" in run("train", recipe, "--out", out, "--memory-limit", "1B").err
     both = run("train", recipe, "--out", out, "--memory-limit", "1GiB", "--execution", "loop")
-    assert "leave out --execution loop" in both.err
+    assert "Leave out --execution loop" in both.err
 
 
 def test_a_recipe_of_several_results(
@@ -150,7 +157,7 @@ def test_a_recipe_of_several_results(
         assert json.loads(stored.read_text())["settings"]["seed"] == seed
         assert (tmp_path / "runs" / f"tiny_0.01_{seed}" / "result.json").exists()
     assert run("train", recipe, "--steps", 9, "--variant", "full", "--record").code == 0
-    results = json.loads(run("list", "--json").out)["results"]
+    results = json.loads(run("list", "--results", "--json").out)["results"]
     assert list(results) == ["tiny_0.01_0", "tiny_0.01_0_full", "tiny_0.01_1"]
 
     both = [tmp_path / "runs" / "tiny_0.01_0", tmp_path / "runs" / "tiny_0.01_1"]
@@ -229,7 +236,7 @@ def test_a_transductive_model_says_so(
 
 def test_list_doctor_report(run: Any, recipe: str, tmp_path: Path) -> None:
     found = json.loads(run("list", "--json").out)
-    assert {"maml", "prototypical"} <= set(found["learners"])
+    assert {"MAML", "anil", "PrototypicalNetwork"} <= set(found["learners"])
     assert {"glyphs", "omniglot"} <= set(found["datasets"])
     assert "omniglot_metric" in found["recipes"]
     assert all(found["recipes"].values()), "every recipe says what it is"
@@ -302,6 +309,25 @@ def test_a_wrong_command_gets_one_sentence(
         assert answer.err.splitlines()[-1].startswith("Error: ")
 
 
+def test_help_describes_the_settings_of_a_recipe(run: Any, recipe: str) -> None:
+    text = " ".join(run("train", recipe, "--help").out.split())
+    assert "--steps INT Steps of meta-training. (default: 6)" in text
+    assert "Learning rate of Adam." in text and "Suffix of the result name" in text
+
+
+def test_version_and_completion(run: Any) -> None:
+    assert run("--version").out == f"quickstudy {quickstudy.__version__}\n"
+    for shell in ("bash", "zsh"):
+        script = run("--tyro-print-completion", shell)
+        assert not script.code  # tyro exits without one
+        for word in ("predict", "--skip-unreadable"):
+            assert word in script.out
+
+
+def test_names_in_the_help_of_verify(run: Any) -> None:
+    assert "RUN A B" in run("verify", "--help").out
+
+
 def test_debug_shows_where(run: Any) -> None:
     assert "Traceback" in run("train", "nowhere", "--debug").err
 
@@ -352,7 +378,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert f"Go on with: quickstudy train {recipe}" in err and "Traceback" not in err
+    assert f"Continue with: quickstudy train {recipe}" in err and "Traceback" not in err
     reached = json.loads((max(out.glob("step-*")) / "run.json").read_text())["facts"]["step"]
     assert reached > 0
     straight = tmp_path / "straight"

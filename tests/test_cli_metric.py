@@ -73,8 +73,8 @@ def test_verify(run: Callable[..., Answer], folder: Path, letters: Path) -> None
     said = run("verify", folder, alef / "0.png", alef / "1.png", "--support", letters)
     assert said.code == 0, said.err
     assert "1.png: same  (score -" in said.out
-    assert "of 27 of two classes pass, and" in said.out
-    assert "of 9 of one class do not" in said.out
+    assert "accepts 0.0% of 27 pairs of two classes and" in said.out
+    assert "rejects 0.0% of 9 pairs of one class" in said.out
     assert "1.png: different" in run("verify", folder, alef / "0.png", bet / "1.png").out
 
     found = json.loads(run("verify", folder, alef, bet, "--support", letters, "--json").out)

@@ -12,7 +12,7 @@ from rich.console import Console
 from quickstudy import console
 from quickstudy.cli.app import main
 from quickstudy.evaluation import StreamReport
-from quickstudy.reports import report
+from quickstudy.reports.write import write
 from quickstudy.runs import recipes
 
 RECIPE = '''"""Tiny streams."""
@@ -118,7 +118,7 @@ def test_a_stream_is_followed_shown_and_stored(
     monkeypatch.setattr(console, "heading", interrupted)
     other = tmp_path / "other"
     code, _, shown = run("stream", "--out", other)
-    assert code == 130 and "what was done is saved. Go on with: quickstudy stream" in shown
+    assert code == 130 and "Progress is saved. Continue with: quickstudy stream" in shown
     code, said, shown = run("stream", "--out", other)
     assert code == 0 and "all: accuracy" in said
     assert "experience 1 " not in shown and "known: stream 1, experience 3" in shown
@@ -138,15 +138,15 @@ def test_a_stream_is_followed_shown_and_stored(
     code, said, _ = run("compare", out, other)
     assert code == 0 and "of tasks" in said
 
-    page = report.write(other).read_text()
-    assert "What it kept: all" in page and "What it kept: task known" in page
-    assert "What it does" not in page and "The first of 2 streams." in page
+    page = write(other).read_text()
+    assert "Forgetting: all" in page and "Forgetting: task known" in page
+    assert "Predictions" not in page and "The first of 2 streams." in page
 
 
 def test_what_is_no_recipe_of_streams_is_said(run: Any, tmp_path: Path):
     (tmp_path / "tiny.py").write_text(PLAIN)
     code, _, shown = run("stream", "--out", tmp_path / "run")
-    assert code == 2 and "no test on streams: say `quickstudy train" in shown
+    assert code == 2 and "no benchmark on streams. Use `quickstudy train" in shown
 
 
 def test_help_without_a_recipe(capsys: pytest.CaptureFixture[str]):

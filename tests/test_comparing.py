@@ -13,8 +13,8 @@ from quickstudy.core.task import batches
 from quickstudy.estimators.error_rates import equal_error_rate
 from quickstudy.evaluation.pairwise import similarities
 from quickstudy.nets.backbones import MLP
-from quickstudy.reports import report
-from quickstudy.reports.embedding import comparing, plane
+from quickstudy.reports.embedding import draw_embedding, plane
+from quickstudy.reports.write import write
 from quickstudy.runs.recipes import Benchmark as Row
 from quickstudy.tasks import GaussianProcess
 from quickstudy.testing.learners import Blobs
@@ -38,7 +38,7 @@ def test_the_plane_is_that_of_principal_components():
 def test_images_have_a_map_a_curve_and_neighbours():
     learner = PrototypicalNetwork(nn.Sequential(nn.Flatten(), nn.Linear(64, 8)))
     test = Row(FewShot(datasets.digits(), (3, 4), 2, 4), meta_batch_size=3)
-    html = comparing(learner, test)
+    html = draw_embedding(learner, test)
     Page(html)
     for says in ("map of an episode", "errors of verification"):
         assert html.count(f'alt="{says}"') == 1
@@ -69,29 +69,31 @@ def test_images_have_a_map_a_curve_and_neighbours():
 
 
 def test_vectors_have_no_neighbours_to_look_at():
-    html = comparing(PrototypicalNetwork(nn.Linear(8, 3)), Row(Blobs(), meta_batch_size=2))
+    html = draw_embedding(PrototypicalNetwork(nn.Linear(8, 3)), Row(Blobs(), meta_batch_size=2))
     Page(html)
     assert "map of an episode" in html
     assert "Nearest" not in html
 
 
 def test_many_classes_have_a_colour_each():
-    html = comparing(
+    html = draw_embedding(
         PrototypicalNetwork(nn.Linear(8, 3)), Row(Blobs(ways=12), meta_batch_size=1)
     )
     assert "map of an episode" in html
 
 
 def test_nothing_where_nothing_is_compared():
-    assert comparing(MAML(MLP(8, 3)), Row(Blobs(), meta_batch_size=2)) == ""
+    assert draw_embedding(MAML(MLP(8, 3)), Row(Blobs(), meta_batch_size=2)) == ""
     assert (
-        comparing(RidgeRegression(nn.Linear(1, 4)), Row(GaussianProcess(), meta_batch_size=2))
+        draw_embedding(
+            RidgeRegression(nn.Linear(1, 4)), Row(GaussianProcess(), meta_batch_size=2)
+        )
         == ""
     )
 
 
 def test_a_report_has_the_pictures(tmp_path: Path):
-    html = report.write(carry_out(IMAGES, tmp_path)).read_text(encoding="utf-8")
+    html = write(carry_out(IMAGES, tmp_path)).read_text(encoding="utf-8")
     Page(html)
-    part = html[html.index("How it compares") : html.index("How it learned")]
+    part = html[html.index("Embedding") : html.index("Learning curves")]
     assert "the equal error rate is 0.0%" in part  # examples of a class are equal

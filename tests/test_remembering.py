@@ -10,8 +10,8 @@ from quickstudy import PrototypicalNetwork, SequenceLearner, Task
 from quickstudy.core.task import batches
 from quickstudy.core.tree import tree_map
 from quickstudy.nets import NTM, StackedLSTM
-from quickstudy.reports.attention import _map, remembering
-from quickstudy.reports.report import LIGHT
+from quickstudy.reports.attention import _draw, draw_attention
+from quickstudy.reports.html import LIGHT
 from quickstudy.runs import recipes
 from quickstudy.tasks import Copy
 from quickstudy.testing.learners import Blobs
@@ -52,21 +52,21 @@ def test_a_picture_for_each_head_of_the_steps_that_are_no_padding(
     def noted(axes: object, palette: object, *, name: str, **given: object):
         drawn[name] = given
 
-    monkeypatch.setattr("quickstudy.reports.attention._map", noted)
-    html = remembering(learner, recipes.Benchmark(WORDS, meta_batch_size=3))
+    monkeypatch.setattr("quickstudy.reports.attention._draw", noted)
+    html = draw_attention(learner, recipes.Benchmark(WORDS, meta_batch_size=3))
     assert html.count("<picture>") == 3 and 'alt="the write head 1"' in html
     first = tree_map(lambda leaf: leaf[0], next(iter(batches(WORDS, 3, steps=1, seed=1))))
     length = int(first.query.weight.sum())
     for given in drawn.values():
-        assert given["weighting"].shape == (2 * length + 1, 7)
-        assert given["begins"] == length + 1
+        assert given["weights"].shape == (2 * length + 1, 7)
+        assert given["n_support"] == length + 1
     assert learner.training
 
 
 def test_slots_go_up_and_steps_to_the_right():
     axes = Figure().add_subplot()
     weighting = torch.rand(6, 9)
-    _map(axes, LIGHT, "read head 1", weighting, slice(2, 5), 4)
+    _draw(axes, LIGHT, "read head 1", weighting, slice(2, 5), 4)
     (image,) = axes.images
     assert np.array_equal(np.asarray(image.get_array()), weighting[:, 2:5].T.numpy())
     assert image.get_extent() == [0.5, 6.5, 1.5, 4.5] and image.origin == "lower"
@@ -75,14 +75,14 @@ def test_slots_go_up_and_steps_to_the_right():
 
 def test_nothing_is_drawn_of_learners_without_heads():
     assert (
-        remembering(
+        draw_attention(
             SequenceLearner(StackedLSTM(5, 4, hidden=4)),
             recipes.Benchmark(WORDS, meta_batch_size=2),
         )
         == ""
     )
     assert (
-        remembering(
+        draw_attention(
             PrototypicalNetwork(nn.Linear(8, 4)), recipes.Benchmark(Blobs(), meta_batch_size=2)
         )
         == ""

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from quickstudy.reports import report
+from quickstudy.reports.episode import draw_episode
+from quickstudy.reports.write import write
 from quickstudy.runs import recipes
 from quickstudy.storage.checkpoints import CheckpointError
 
@@ -120,7 +121,7 @@ def carry_out(text: str, place: Path, *, finish: bool = True) -> Path:
 
 
 def test_numbers_are_those_of_result_json(finished: Path) -> None:
-    path = report.write(finished)
+    path = write(finished)
     assert path == finished / "report.html"
     html = path.read_text(encoding="utf-8")
     result = json.loads((finished / "result.json").read_text())
@@ -134,7 +135,7 @@ def test_numbers_are_those_of_result_json(finished: Path) -> None:
 
 
 def test_loads_nothing_from_elsewhere(finished: Path) -> None:
-    html = report.write(finished).read_text(encoding="utf-8")
+    html = write(finished).read_text(encoding="utf-8")
     assert "http" not in html
     page = Page(html)
     assert len(page.sources) > 10
@@ -145,7 +146,7 @@ def test_loads_nothing_from_elsewhere(finished: Path) -> None:
 
 
 def test_text_is_escaped(finished: Path) -> None:
-    page = Page(report.write(finished).read_text(encoding="utf-8"))
+    page = Page(write(finished).read_text(encoding="utf-8"))
     words = "".join(page.words)
     assert 'Two < three & "quotes".' in words
     assert "a&b" in words
@@ -158,7 +159,7 @@ def test_episode_says_what_the_learner_says(finished: Path) -> None:
     run = recipes.reopen(finished)
     test = run.experiment.benchmarks["2-way"]
     first = recipes.measure(run, test).values["accuracy"][0]
-    html = report.picture(run.experiment.learner, test)
+    html = draw_episode(run.experiment.learner, test)
     assert f"{100 * first:.1f}% are right" in html
     share = html.count('class="right"') / (html.count('class="right"') + html.count("wrong"))
     assert share == pytest.approx(float(first), abs=1e-6)  # so few that all are shown
@@ -167,7 +168,7 @@ def test_episode_says_what_the_learner_says(finished: Path) -> None:
 def test_classes_are_called_by_their_names(finished: Path) -> None:
     """Equal examples of a class have one name, other examples another."""
     run = recipes.reopen(finished)
-    html = report.picture(run.experiment.learner, run.experiment.benchmarks["2-way"])
+    html = draw_episode(run.experiment.learner, run.experiment.benchmarks["2-way"])
     taught = html.split("<h3>Query")[0]
     cards = re.findall(r"<figure><div>(.*?)</div><figcaption>(.*?)</figcaption>", taught)
     data: Any = run.experiment.benchmarks["2-way"].tasks
@@ -195,7 +196,7 @@ def test_classes_are_called_by_their_names(finished: Path) -> None:
 )
 def test_functions_are_drawn(tmp_path: Path, learner: str, tasks: str) -> None:
     folder = carry_out(FUNCTIONS.replace("LEARNER", learner).replace("TASKS", tasks), tmp_path)
-    html = report.write(folder).read_text(encoding="utf-8")
+    html = write(folder).read_text(encoding="utf-8")
     assert [f'alt="function {i}"' in html for i in (1, 2, 3)] == [True] * 3
     Page(html)
 
@@ -204,8 +205,8 @@ def test_what_happens_inside_of_the_adaptation_is_drawn(tmp_path: Path) -> None:
     learner = "qs.anil(qs.nets.MLP(1, 1, hidden=(8,)), steps=2, criterion=qs.squared_error)"
     text = FUNCTIONS.replace("LEARNER", learner).replace("TASKS", "qs.Sinusoid(5, 9)")
     folder = carry_out(text.replace("tasks, {}", 'tasks, {"steps": 12}'), tmp_path)
-    html = report.write(folder).read_text(encoding="utf-8")
-    part = html[html.index("Inside the adaptation") : html.index("How it learned")]
+    html = write(folder).read_text(encoding="utf-8")
+    part = html[html.index("Inside the adaptation") : html.index("Learning curves")]
     Page(part.partition("</h2>")[2].partition("</section>")[0])
     assert "The first 9 tasks of the test, after 0 to 10 inner steps." in part
     assert "The test with the most has 12 steps." in part
@@ -218,17 +219,17 @@ def test_what_happens_inside_of_the_adaptation_is_drawn(tmp_path: Path) -> None:
 
 
 def test_nothing_inside_of_a_learner_that_takes_no_steps(finished: Path) -> None:
-    assert "Inside the adaptation" not in report.write(finished).read_text(encoding="utf-8")
+    assert "Inside the adaptation" not in write(finished).read_text(encoding="utf-8")
 
 
 def test_unfinished_run_says_so(tmp_path: Path) -> None:
     folder = carry_out(IMAGES, tmp_path, finish=False)
-    html = report.write(folder, tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+    html = write(folder, tmp_path / "new" / "page.html").read_text(encoding="utf-8")
     assert "not finished" in html
     assert "validation accuracy" in html
 
 
 def test_no_run_no_report(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        report.write(tmp_path)
+        write(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ from quickstudy.datasets import Labelled
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learners.gradient import ContextInput
 from quickstudy.nets.backbones import MLP
-from quickstudy.reports.retrieval import retrieving
+from quickstudy.reports.retrieval import draw_retrieval
 from quickstudy.runs import recipes
 from quickstudy.tasks import Line, Mixture, Parabola
 from quickstudy.testing.learners import Blobs
@@ -216,7 +216,7 @@ def test_learners_without_a_start_are_refused():
 
 def test_the_report_says_which_past_tasks_were_retrieved():
     learner, test = memory(5), recipes.Benchmark(TASKS, {"steps": 1}, meta_batch_size=3)
-    html = retrieving(learner, test)
+    html = draw_retrieval(learner, test)
     assert html.count("<picture>") == 3 and "task 3" in html and learner.training
     first = tree_map(
         lambda leaf: leaf[0], next(iter(recipes.batches(TASKS, 3, steps=1, seed=1)))
@@ -225,7 +225,7 @@ def test_the_report_says_which_past_tasks_were_retrieved():
     assert f"{shares[0]:.0%} of {places[0]}" in html
     own = learner.attention(first.support)[0]
     assert f"<td>{own:.0%}</td>" in html
-    assert retrieving(memory(), test) == "" and retrieving(maml(), test) == ""
+    assert draw_retrieval(memory(), test) == "" and draw_retrieval(maml(), test) == ""
 
 
 def test_what_a_place_was_learned_from_is_known_until_something_else_is_loaded(tmp_path: Path):
@@ -255,12 +255,13 @@ def test_the_report_shows_the_images_of_past_tasks():
         MAML(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), lr=0.1), capacity=4
     )
     learner.remember(tasks.sample(4, torch.Generator().manual_seed(0)))
-    html = retrieving(learner, recipes.Benchmark(tasks, meta_batch_size=2))
+    html = draw_retrieval(learner, recipes.Benchmark(tasks, meta_batch_size=2))
     # 2 new tasks and 3 past ones for each, of 2 classes
     assert html.count("<figure>") == 2 * 4 and html.count("<img") == 2 * 4 * 2
     learner.supports.clear()
     assert (
-        retrieving(learner, recipes.Benchmark(tasks, meta_batch_size=2)).count("<figure>") == 2
+        draw_retrieval(learner, recipes.Benchmark(tasks, meta_batch_size=2)).count("<figure>")
+        == 2
     )
 
 

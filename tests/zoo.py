@@ -461,7 +461,14 @@ class ActorEntry(NamedTuple):
         rollouts = Rollouts(self.environment, learner, **options)
         if not self.off_policy:
             return ActorCase(rollouts, rollouts)
-        sizes: dict[str, Any] = {"tasks": 5, "every": 2, "collect": 2, "support": 4, "query": 6, "capacity": 16}
+        sizes: dict[str, Any] = {
+            "tasks": 5,
+            "every": 2,
+            "collect": 2,
+            "support": 4,
+            "query": 6,
+            "capacity": 16,
+        }
         return ActorCase(rollouts, OffPolicyTasks(rollouts, **sizes))
 
 

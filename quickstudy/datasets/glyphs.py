@@ -9,13 +9,13 @@ import unicodedata
 import warnings
 from collections import defaultdict
 from functools import cache as remember
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageFont
 from PIL import __version__ as PIL_VERSION
 from torch import Generator, Tensor
@@ -60,7 +60,7 @@ def glyphs() -> Splits:
 
 @remember
 def _glyphs() -> Splits:
-    key = hashlib.sha256(repr((matplotlib.__version__, PIL_VERSION)).encode())
+    key = hashlib.sha256(repr((version("matplotlib"), PIL_VERSION)).encode())
     for file in (*_fonts(), Path(__file__)):
         key.update(file.read_bytes())
     path = cache() / "glyphs" / f"{key.hexdigest()[:16]}.npz"
@@ -106,7 +106,12 @@ def _draw() -> dict[str, np.ndarray]:
 
 
 def _fonts() -> list[Path]:
-    files = sorted((Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("*.ttf"))
+    # found without importing matplotlib, which is slow, as scikit-learn, scipy and pandas are:
+    # all four are imported only where they work
+    matplotlib = find_spec("matplotlib")
+    assert matplotlib is not None and matplotlib.origin is not None
+    place = Path(matplotlib.origin).with_name("mpl-data") / "fonts" / "ttf"
+    files = sorted(place.glob("*.ttf"))
     return [f for f in files if f.name.startswith(FONTS) and "Display" not in f.name]
 
 
@@ -116,6 +121,8 @@ def _script(letter: str) -> str:
 
 def _render() -> dict[str, Bitmaps]:
     """Every letter without accents that has enough faces, in the order of SCRIPTS."""
+    from matplotlib.ft2font import FT2Font
+
     wanted = [script for part in SCRIPTS.values() for script in part]
     found: dict[str, Bitmaps] = defaultdict(dict)
     for file in _fonts():

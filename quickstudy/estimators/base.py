@@ -2,8 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,47 +11,22 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core.task import Examples, Json
-from quickstudy.evaluation.protocol import evaluating
+from quickstudy.estimators.adapted_model import (
+    KEY,
+    deterministic,
+    point_prediction,
+    predictions,
+    reference_tensor,
+    restore,
+)
 from quickstudy.learner import Learner
-from quickstudy.storage import renamed
-from quickstudy.storage.files import CheckpointError, class_name, to_json
-from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types, write
-from quickstudy.storage.tree_json import pack_state, unpack_state
+from quickstudy.storage.files import class_name, to_json
+from quickstudy.storage.state_file import learner_id, state_types, write
+from quickstudy.storage.tree_json import pack_state
 
-KEY = "quickstudy"  # of our entry in the metadata of a safetensors file
 SHAPE_ERRORS = (RuntimeError, ValueError, IndexError)  # PyTorch's, where shapes do not fit
-
-
-def read_model(path: str | Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
-    """Read and check the file of an adapted model.
-
-    Returns:
-        The metadata and the tensors. The metadata has `facts` (those given to `save`) and
-        `learner` (the class and the sha256 of the base that `load` needs).
-
-    Raises:
-        CheckpointError: the file is missing, truncated or changed, or of another format.
-
-    Examples:
-        >>> import numpy as np, quickstudy as qs, tempfile
-        >>> model = qs.FewShotClassifier().fit(np.eye(2), [0, 1])
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     model.save(f"{folder}/model.safetensors", author="Ada")
-        ...     metadata, tensors = read_model(f"{folder}/model.safetensors")
-        >>> metadata["facts"], sorted(tensors)
-        ({'author': 'Ada'}, ['sizes', 'sums'])
-    """
-    metadata, tensors = read(
-        Path(path),
-        KEY,
-        kind="adapted model",
-        writer="an estimator's `save`",
-        again="Copy it again from where it came from, or adapt and save anew.",
-    )
-    return renamed.model(metadata), tensors
 
 
 class FewShotEstimator(BaseEstimator, ABC):
@@ -123,23 +96,8 @@ class FewShotEstimator(BaseEstimator, ABC):
 
     def _restore(self, path: str | Path) -> dict[str, Json]:
         """Restore the fitted state from a file; return the file's metadata."""
-        metadata, tensors = read_model(path)
-        if metadata["estimator"] != class_name(self):
-            raise CheckpointError(
-                f"{path} is of a {metadata['estimator']}, not a {class_name(self)}: load it "
-                f"with `{metadata['estimator']}.load`."
-            )
         self.learner_ = self._default_learner() if self.learner is None else self.learner
-        saved, current = metadata["learner"], learner_id(self.learner_)
-        if saved not in learner_ids(self.learner_):
-            raise CheckpointError(
-                f"{path} was adapted from another base: a {saved['class']} whose parameters "
-                f"have the sha256 {saved['sha256'][:12]}…, and this is a {current['class']} "
-                f"with {current['sha256'][:12]}…. Load it with the learner that was adapted."
-            )
-        device = reference_tensor(self.learner_).device
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        self.state_ = unpack_state(metadata["state"], tensors, state_types(self.learner_))
+        metadata, self.state_ = restore(path, self.learner_, class_name(self))
         self.shape_, self.seed_ = tuple(metadata["shape"]), metadata["seed"]
         self.n_features_in_ = metadata["features"]
         if metadata["feature_names"]:
@@ -205,17 +163,9 @@ class FewShotEstimator(BaseEstimator, ABC):
             raise ValueError(f"{name} has values too large for {like.dtype}: scale it.")
         return tensor.to(like.device)
 
-    @contextmanager
-    def _deterministic(self) -> Iterator[None]:
-        """Run in evaluation mode, without a graph, with random numbers of the seed alone."""
-        # the attention backend is the one that `over_tasks` uses
-        with evaluating(self.learner_), sdpa_kernel(SDPBackend.MATH):
-            torch.manual_seed(self.seed_)
-            yield
-
     def _adapt(self, support: Examples, state: Any = None) -> tuple[Any, int]:
         """Return the state after `support`, and the number of columns of its predictions."""
-        with self._deterministic():
+        with deterministic(self.learner_, self.seed_):
             state = self.learner_.adapt(support, state)
             return state, point_prediction(self.learner_.predict(state, support.x[:2])).shape[1]
 
@@ -231,38 +181,9 @@ class FewShotEstimator(BaseEstimator, ABC):
         check_is_fitted(self, "state_")
         X = validate_data(self, X, reset=False, allow_nd=True)
         x = self._inputs(X, reset=False)
-        with self._deterministic():
-            predictions = point_prediction(self.learner_.predict(self.state_, x))
-        if predictions.isnan().any():
-            raise ValueError(
-                f"{class_name(self.learner_)} predicts NaN: its adaptation diverged. Scale X "
-                "as in meta-training, or lower the learner's inner learning rate."
-            )
-        return predictions.cpu().double()
+        return predictions(self.learner_, self.state_, x, self.seed_)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
-
-
-def reference_tensor(learner: Learner[Any]) -> Tensor:
-    """Return a tensor with the dtype and the device that the learner computes in.
-
-    Examples:
-        >>> import quickstudy as qs
-        >>> reference_tensor(qs.MAML(qs.nets.MLP(4, 3)).double()).dtype
-        torch.float64
-    """
-    floats = (p for p in learner.parameters() if p.is_floating_point())
-    return next(floats, torch.zeros((), dtype=torch.float64))
-
-
-def point_prediction(prediction: Any) -> Tensor:
-    """Return the prediction, or the mean of a predicted distribution.
-
-    Examples:
-        >>> point_prediction(torch.distributions.Normal(torch.zeros(2), 1.0)).tolist()
-        [0.0, 0.0]
-    """
-    return prediction if isinstance(prediction, Tensor) else prediction.mean

@@ -10,7 +10,7 @@ from sklearn.utils import check_array
 from torch import Tensor, nn
 
 from quickstudy.core.task import Examples, TaskDistribution
-from quickstudy.estimators.base import reference_tensor
+from quickstudy.estimators.adapted_model import reference_tensor
 from quickstudy.evaluation.pairwise import embed
 from quickstudy.evaluation.protocol import evaluate, evaluating
 from quickstudy.evaluation.report import Report

@@ -16,6 +16,7 @@ from torch import Tensor
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.task import Json
 from quickstudy.core.tree import leaves
+from quickstudy.estimators.adapted_model import deterministic
 from quickstudy.estimators.classifier import ClassColumns
 from quickstudy.estimators.widths import grow, map_class_axes, one_hot_examples
 from quickstudy.learner import Learner
@@ -188,7 +189,7 @@ class LifelongClassifier(ClassColumns):
         classes, local = np.unique(index, return_inverse=True)
         rows = torch.from_numpy(classes).to(x.device)
         before = map_class_axes(lambda leaf, axis: leaf[rows], state, axes)
-        with self._deterministic():
+        with deterministic(self.learner_, self.seed_):
             examples = one_hot_examples(x, local, weight, len(classes))
             after = self.learner_.adapt(examples, before)
         self._check_finite(after)

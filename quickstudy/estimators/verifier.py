@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from quickstudy.core.task import Json
+from quickstudy.estimators.adapted_model import deterministic
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.estimators.error_rates import equal_error_rate, pair_labels, roc
 from quickstudy.evaluation.pairwise import compares, similarities, similarity
@@ -144,7 +145,7 @@ class FewShotVerifier(FewShotEstimator):
                 "`pair_logits`: give a learner that compares, such as SiameseNetwork."
             )
         try:
-            with self._deterministic():
+            with deterministic(self.learner_, self.seed_):
                 scores = compare(self.learner_, a, b).cpu().double()
         except SHAPE_ERRORS as error:
             raise ValueError(

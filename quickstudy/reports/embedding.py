@@ -1,74 +1,84 @@
-"""Pictures of how a learner compares: a map of an episode, nearest neighbours, both errors.
-
-For the report of a run whose learner has an embedding.
-"""
+"""The embedding of a learner: a map of an episode, verification errors, nearest neighbours."""
 
 from functools import partial
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.parameters import device_of
-from quickstudy.core.task import Examples, Task, batches
-from quickstudy.core.tree import tree_map, unstack
-from quickstudy.estimators.error_rates import equal_error_rate, roc
+from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.pairwise import embed, similarities
-from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
-from quickstudy.reports.report import Palette, figure, paragraph, pixels
+from quickstudy.reports.first_tasks import first_batch, unpadded
+from quickstudy.reports.html import Palette, figure, figures, legend, paragraph, pixels
 from quickstudy.runs.recipes import Benchmark
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 TASKS = 20  # whose pairs make the curve, at most
-ASKED, NEAREST = 12, 3  # queries with neighbours, and neighbours of each
+QUERIES, NEAREST = 12, 3  # queries with neighbours, and neighbours of each
 
 
-@torch.no_grad()
-def comparing(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
-    """How the learner compares examples of the first tasks of a test (of `seed`), as HTML;
-    nothing where it has no embedding, or tasks have no classes.
+def draw_embedding(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) -> str:
+    """Show how a learner compares the examples of the first tasks of a benchmark.
 
-    Args:
-        learner: stays with the settings of the test.
+    Returns:
+        HTML; empty if the learner has no embedding, or tasks have no classes.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> benchmark = Benchmark(qs.FewShot(qs.datasets.digits(), 3, 1, 2), meta_batch_size=2)
+        >>> html = draw_embedding(qs.PrototypicalNetwork(torch.nn.Flatten()), benchmark)
+        >>> "map of an episode" in html, "Nearest examples" in html
+        (True, True)
     """
-    for name, value in test.settings.items():
-        setattr(learner, name, value)
-    batch = next(iter(batches(test.tasks, test.meta_batch_size, steps=1, seed=seed)))
-    if not (isinstance(learner, Embeds) and _has_classes(batch.query.y)):
-        return ""
-    device = device_of(learner)
-    tasks = [_real(task, device) for task in unstack(batch)[:TASKS]]
-    with evaluating(learner):
+    from quickstudy.estimators.error_rates import equal_error_rate, roc  # loads scikit-learn
+
+    with first_batch(learner, benchmark, seed=seed) as batch:
+        y = batch.query.y
+        classes = y.shape[-1] > 1 and bool(((y == 0) | (y == 1)).all())
+        if not (classes and isinstance(learner, Embeds)):
+            return ""
+        tasks = [Task(*map(_labelled, task)) for task in unpadded(batch, TASKS)]
         embedded = [embed(learner, part.x).cpu() for part in tasks[0]]
         scores = [similarities(learner, query.x, support.x) for support, query in tasks]
     places, share = plane(*embedded)
     same = [query.y @ support.y.T > 0.5 for support, query in tasks]
     pooled = [np.concatenate([part.flatten().cpu() for part in all]) for all in (scores, same)]
+    rate = equal_error_rate(*pooled)
     first = tree_map(lambda leaf: leaf.cpu(), tasks[0])
-    drawn = figure(partial(_map, task=first, places=places), "map of an episode", (4.6, 4.0))
-    drawn += figure(partial(_curve, scores=pooled[0], same=pooled[1]), "errors of verification")
+    plots = [
+        figure(partial(_map, task=first, places=places), "map of an episode", (4.6, 4.0)),
+        figure(partial(_curve, roc=roc(*pooled), rate=rate), "errors of verification"),
+    ]
     note = (
-        "The map is of the first task of the test, in the plane of its embeddings' two main "
-        f"directions, which have {share:.0%} of their variance: support examples large, "
-        "queries small, a colour for each class; before any adaptation. The curve is of "
-        "verification: whether a query and a support example are of one class, told by a "
+        "The map is of the first task of the test, before any adaptation, in the plane of the "
+        f"two main directions of its embeddings, which have {share:.0%} of their variance: "
+        "support examples large, queries small, a colour for each class. The curve is of "
+        "verification: whether a query and a support example are of one class, decided by a "
         f"threshold, on all such pairs of {len(tasks)} tasks; the equal error rate is "
-        f"{equal_error_rate(*pooled):.1%}."
+        f"{rate:.1%}."
     )
-    html = f'<div class="figures">{drawn}</div>{paragraph(note)}'
-    if first.query.x.ndim == 4:
-        html += _neighbours(first, scores[0].cpu())
-    return html
+    images = first.query.x.ndim == 4
+    return figures(plots, note) + (_neighbours(first, scores[0].cpu()) if images else "")
 
 
 def plane(*parts: Tensor) -> tuple[list[Tensor], float]:
-    """Embeddings (N, D) each, projected together on their two main directions (N, 2), and the
-    share of the variance that these have: principal components."""
+    """Project embeddings (N, D) together on their two principal components.
+
+    Returns:
+        The projections (N, 2), and the share of the variance that the components have.
+
+    Examples:
+        >>> (points,), share = plane(torch.tensor([[1.0, 1.0], [3.0, 3.0]]))
+        >>> share
+        1.0
+    """
     whole = torch.cat(parts).double()
     centred = whole - whole.mean(0)
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
@@ -78,21 +88,13 @@ def plane(*parts: Tensor) -> tuple[list[Tensor], float]:
     return list(flat.split([len(part) for part in parts])), share.item()
 
 
-def _has_classes(y: Tensor) -> bool:
-    return y.shape[-1] > 1 and bool(((y == 0) | (y == 1)).all())
+def _labelled(part: Examples) -> Examples:
+    return part.take(part.y.any(-1))
 
 
-def _real(task: Task[Examples], device: torch.device) -> Task[Examples]:
-    """Without padding and examples that have no label."""
-    rows = [(part.weight > 0) & part.y.any(-1) for part in task]
-    kept = (
-        Examples(*(leaf[keep].to(device) for leaf in part))
-        for part, keep in zip(task, rows, strict=True)
-    )
-    return Task(*kept)
+def _map(axes: "Axes", palette: Palette, task: Task[Examples], places: list[Tensor]) -> None:
+    from matplotlib import colormaps
 
-
-def _map(axes: Axes, palette: Palette, task: Task[Examples], places: list[Tensor]) -> None:
     ways = task.support.y.shape[-1]
     colours = colormaps["tab10" if ways <= 10 else "turbo"]
     number = np.arange(ways) if ways <= 10 else np.linspace(0, 1, ways)
@@ -107,9 +109,8 @@ def _map(axes: Axes, palette: Palette, task: Task[Examples], places: list[Tensor
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def _curve(axes: Axes, palette: Palette, scores: np.ndarray, same: np.ndarray) -> None:
-    _, accept, reject = roc(scores, same)
-    rate = equal_error_rate(scores, same)
+def _curve(axes: "Axes", palette: Palette, roc: Any, rate: float) -> None:
+    _, accept, reject = roc
     axes.plot([0, 100], [0, 100], ":", color=palette["frame"])
     axes.plot(100 * accept, 100 * (1 - reject), color=palette["main"])
     mark = f"equal error rate {rate:.1%}"
@@ -117,31 +118,29 @@ def _curve(axes: Axes, palette: Palette, scores: np.ndarray, same: np.ndarray) -
     axes.set(
         xlabel="pairs of two classes accepted (%)", ylabel="pairs of one class accepted (%)"
     )
-    axes.legend(frameon=False, labelcolor=palette["ink"], loc="lower right")
+    legend(axes, palette, loc="lower right")
 
 
 def _neighbours(task: Task[Examples], scores: Tensor) -> str:
-    """Some queries, as many of each class, each beside the support examples most like it."""
+    """Some queries, as many of each class, beside the most similar support examples."""
     support, query = task
-    low, high = support.x.min(), support.x.max()
-
-    image = partial(pixels, low=low, high=high)
+    image = partial(pixels, low=support.x.min(), high=support.x.max())
     truth, labels = query.y.argmax(-1), support.y.argmax(-1)
     turn = torch.stack([(truth[:q] == truth[q]).sum() for q in range(len(truth))])
-    chosen = (turn * query.y.shape[-1] + truth).argsort()[:ASKED].tolist()
-    asked = []
+    chosen = (turn * query.y.shape[-1] + truth).argsort()[:QUERIES].tolist()
+    shown = []
     for q in chosen:
         nearest = scores[q].topk(min(NEAREST, len(labels))).indices.tolist()
         right = labels[nearest[0]] == truth[q]
         marks = "".join("✓" if labels[s] == truth[q] else "✗" for s in nearest)
-        asked.append(
+        shown.append(
             f'<figure class="{"right" if right else "wrong"}"><div>{image(query.x[q])}'
             f"{''.join(image(support.x[s], kind='small') for s in nearest)}</div>"
             f"<figcaption>nearest: <i>{escape(marks)}</i></figcaption></figure>"
         )
     note = (
-        "Queries beside the support examples that are most like them, the nearest first; a "
-        "mark says whether one is of the query's class."
+        "Queries beside the support examples most similar to them, the nearest first. A mark "
+        "shows whether an example has the class of the query."
     )
-    shown = f'<div class="asked">{"".join(asked)}</div>'
-    return f"<h3>Nearest examples</h3>{shown}{paragraph(note)}"
+    queries = f'<div class="asked">{"".join(shown)}</div>'
+    return f"<h3>Nearest examples</h3>{queries}{paragraph(note)}"

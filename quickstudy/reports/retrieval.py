@@ -1,83 +1,84 @@
-"""Pictures of which past tasks a new one was started from.
-
-For the report of a run whose learner is a `TaskMemory`.
-"""
+"""Retrieval of past tasks: which of them a new task starts from."""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
 
-from quickstudy.core.task import Examples, batches
+from quickstudy.core.task import Examples
 from quickstudy.core.tree import tree_map, unstack
-from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
 from quickstudy.recall.task_memory import TaskMemory
-from quickstudy.reports.report import Palette, figure, paragraph, pixels, table
+from quickstudy.reports.first_tasks import NOTE, first_batch
+from quickstudy.reports.html import Palette, figure, legend, paragraph, pixels, table
 from quickstudy.runs.recipes import Benchmark
 
-TASKS = 4  # new ones that are shown
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TASKS = 4  # new tasks that are shown
 
 
-def retrieving(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
-    """Which past tasks the first tasks of a test (of `seed`) start from, as HTML: a table, and
-    pictures where tasks are of images, or functions of one variable. Nothing where the learner
-    has no memory of tasks, or an empty one.
+def draw_retrieval(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) -> str:
+    """Show which past tasks the first tasks of a benchmark start from.
 
-    Args:
-        learner: stays with the settings of the test.
+    Returns:
+        HTML: a table, with pictures if tasks are of images or functions of one variable. Empty
+        if the learner has no memory of tasks, or an empty one.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
+        >>> draw_retrieval(learner, Benchmark(qs.Sinusoid(5, 15)))
+        ''
     """
-    for name, value in test.settings.items():
-        setattr(learner, name, value)
     if not isinstance(learner, TaskMemory) or learner.limit == 0 or not learner.count:
         return ""
-    batch = next(iter(batches(test.tasks, test.meta_batch_size, steps=1, seed=seed)))
-    few = tree_map(lambda leaf: leaf[:TASKS].to(learner.states.device), batch)
-    rows, drawn, pictures = list[list[str]](), "", ""
-    with evaluating(learner):
-        for number, support in enumerate(unstack(few.support), 1):
+    rows, plots, pictures = list[list[str]](), "", ""
+    with first_batch(learner, benchmark, seed=seed) as batch:
+        batch = tree_map(lambda leaf: leaf[:TASKS].to(learner.states.device), batch)
+        for number, support in enumerate(unstack(batch.support), 1):
             places, shares = learner.retrieved(support)
-            each = list(zip(places.tolist(), shares.tolist(), strict=True))
-            own = f"{learner.attention(support)[0]:.0%}"
-            each = [one for one in each if one[1] >= 0.005] or each[:1]  # no 0 %
-            names = [f"{share:.0%} of {place}" for place, share in each]
-            rows.append([f"task {number}", ", ".join(names), own])
+            pairs = list(zip(places.tolist(), shares.tolist(), strict=True))
+            pairs = [pair for pair in pairs if pair[1] >= 0.005] or pairs[:1]  # no 0 %
+            names = [f"{share:.0%} of {place}" for place, share in pairs]
+            start = f"{learner.attention(support)[0]:.0%}"
+            rows.append([f"task {number}", ", ".join(names), start])
             if support.x.shape[1:] == support.y.shape[1:] == (1,):
-                ends = float(few.query.x.min()), float(few.query.x.max())
+                ends = float(batch.query.x.min()), float(batch.query.x.max())
                 x = torch.linspace(*ends, 200).to(support.x)[:, None]
                 after = learner.predict(learner.adapt(support), x)
                 parts = x, learner.recall(places, x), shares, after, support
                 draw = partial(_curves, *tree_map(Tensor.cpu, parts))
-                drawn += figure(draw, f"what task {number} started from")
+                plots += figure(draw, f"past tasks that task {number} started from")
             elif support.x.ndim == 4:
-                known = [
+                past = [
                     _images(learner.supports[place], name)
-                    for (place, _), name in zip(each, names, strict=True)
+                    for (place, _), name in zip(pairs, names, strict=True)
                     if place in learner.supports
                 ]
-                shown = _images(support, f"task {number}") + "".join(known)
+                shown = _images(support, f"task {number}") + "".join(past)
                 pictures += f'<div class="taught">{shown}</div>'
     note = (
-        "The first tasks of the test, not picked. A past task is named by its place in the "
-        "memory; the share is its part of the weights that adaptation starts from."
+        f"{NOTE} A past task is named by its place in the memory. Its share is its weight in "
+        "the parameters that adaptation starts from."
     )
-    if drawn:
-        drawn = f'<div class="figures">{drawn}</div>'
-        note += " Thin: what was learned of each past task; the more of it is used, the darker."
+    if plots:
+        plots = f'<div class="figures">{plots}</div>'
+        note += " Thin: the past tasks; the darker, the larger the share."
     if pictures:
         note += " Pictures are of support sets, in the order of their labels; a new task first."
     head = ["new task", "starts from past tasks", "from the learned start"]
-    return drawn + pictures + table(head, rows) + paragraph(note)
+    return plots + pictures + table(head, rows) + paragraph(note)
 
 
-def _images(support: Examples, says: str) -> str:
+def _images(support: Examples, caption: str) -> str:
     """The examples of a support set, by class."""
     x, y = (leaf[support.weight > 0].cpu() for leaf in support[:2])
     x = x[y.argmax(-1).argsort(stable=True)]
     images = "".join(pixels(each, x.min(), x.max()) for each in x)
-    return f"<figure><div>{images}</div><figcaption>{says}</figcaption></figure>"
+    return f"<figure><div>{images}</div><figcaption>{caption}</figcaption></figure>"
 
 
 def _curves(
@@ -86,7 +87,7 @@ def _curves(
     shares: Tensor,
     after: Tensor,
     support: Examples,
-    axes: Axes,
+    axes: "Axes",
     palette: Palette,
 ) -> None:
     for curve, share in zip(past, shares.tolist(), strict=True):
@@ -100,4 +101,4 @@ def _curves(
     )
     axes.plot([], [], color=palette["other"], linewidth=1, label="past tasks")
     axes.set(xlabel="x", ylabel="y")
-    axes.legend(frameon=False, labelcolor=palette["ink"], fontsize=7)
+    legend(axes, palette, fontsize=7)

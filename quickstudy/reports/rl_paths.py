@@ -1,13 +1,8 @@
-"""Pictures of where a learner went before it had adapted to a task, and after.
-
-For the report of a run in an environment that says so by a method `planar_trace`.
-"""
+"""Paths of an actor in the plane, before it adapts to a task and after."""
 
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from torch import Generator, Tensor
 
 from quickstudy.core.tree import tree_map
@@ -15,68 +10,88 @@ from quickstudy.environments.environment import PlanarTrace
 from quickstudy.environments.rollout import Episodes
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
-from quickstudy.reports.report import Palette, figure, paragraph
+from quickstudy.reports.first_tasks import NOTE, settings_applied
+from quickstudy.reports.html import Palette, figure, figures
 from quickstudy.runs.recipes import Benchmark
 from quickstudy.tasks.rollouts import Rollouts
 
-TASKS, EPISODES = 4, 3  # drawn, at most
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TASKS, EPISODES = 4, 3  # drawn at most
 
 
 @runtime_checkable
 class Plottable2D(Protocol):
-    """An environment whose episodes can be drawn in the plane."""
+    """An environment whose episodes can be drawn in the plane.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> isinstance(qs.environments.GridMaze(5), Plottable2D)
+        True
+    """
 
     def planar_trace(self, task: Any, episodes: Episodes) -> PlanarTrace:
-        """Where the episodes (E, H) of one task went."""
+        """Return the paths of the episodes (E, H) of one task."""
         ...
 
 
-def paths(learner: Learner[Any], test: Benchmark, *, seed: int = 1) -> str:
-    """Where a learner went in the first tasks of a test (of `seed`), as HTML; nothing where
-    there are no places.
+def draw_paths(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) -> str:
+    """Draw the paths of an actor in the first tasks of a benchmark.
 
-    Args:
-        learner: stays with the settings of the test.
+    Returns:
+        HTML; empty if the environment is not `Plottable2D`.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.RL2(qs.environments.GridMaze(5, horizon=6), hidden=4)
+        >>> trials = qs.tasks.Rollouts(learner.environment, learner, episodes=2, trial=True)
+        >>> draw_paths(learner, Benchmark(trials)).count("<picture>")
+        4
     """
-    tasks = test.tasks
+    tasks = benchmark.tasks
     if not (isinstance(tasks, Rollouts) and isinstance(tasks.environment, Plottable2D)):
         return ""
-    for name, value in test.settings.items():
-        setattr(learner, name, value)
-    # the worlds are the first that rollouts draw, so they are the same
+    # rollouts draw these tasks first, so they are the tasks of the batch
     worlds = tasks.environment.tasks(TASKS, Generator().manual_seed(seed))
-    with evaluating(learner):
+    with settings_applied(learner, benchmark.settings), evaluating(learner):
         batch = tasks.sample(TASKS, Generator().manual_seed(seed))
-    drawn = []
+    drawn: list[str] = []
     for i in range(TASKS):
         world, support, query = (
-            tree_map(lambda leaf: leaf[i].cpu(), part)  # noqa: B023
+            tree_map(lambda leaf, i=i: leaf[i].cpu(), part)
             for part in (worlds, *(part._replace(extras=()) for part in batch))
         )
-        first = _rows(support, slice(1 if tasks.trial else EPISODES))
-        last = _rows(query, slice(-1 if tasks.trial else -EPISODES, None))
-        seen = [(tasks.environment.planar_trace(world, part), part.weight) for part in (first, last)]
-        drawn.append(figure(partial(_draw, seen=seen), f"paths of task {i + 1}", (3.2, 3.4)))
-    says = "the first and the last episode of a trial" if tasks.trial else "some episodes"
-    note = f"The first tasks of the test, not picked; {says}, before adaptation and after it."
-    return f'<div class="figures">{"".join(drawn)}</div>{paragraph(note)}'
+        before = _select(support, slice(1 if tasks.trial else EPISODES))
+        after = _select(query, slice(-1 if tasks.trial else -EPISODES, None))
+        traces = [
+            (tasks.environment.planar_trace(world, part), part.weight)
+            for part in (before, after)
+        ]
+        drawn.append(
+            figure(partial(_draw, traces=traces), f"paths of task {i + 1}", (3.2, 3.4))
+        )
+    shown = "The first and the last episode of a trial" if tasks.trial else "Some episodes"
+    return figures(drawn, f"{NOTE} {shown}, before adaptation and after it.")
 
 
-def _rows(episodes: Episodes, rows: slice) -> Episodes:
+def _select(episodes: Episodes, rows: slice) -> Episodes:
     return tree_map(lambda leaf: leaf[rows], episodes)
 
 
-def _draw(axes: Axes, palette: Palette, seen: list[tuple[PlanarTrace, Tensor]]) -> None:
-    planar_trace = seen[0][0]
-    for x, y in planar_trace.walls.tolist():
+def _draw(axes: "Axes", palette: Palette, traces: list[tuple[PlanarTrace, Tensor]]) -> None:
+    from matplotlib.patches import Rectangle
+
+    place = traces[0][0]
+    for x, y in place.walls.tolist():
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=palette["frame"]))
-    for (found, weight), colour, says in zip(
-        seen, (palette["other"], palette["main"]), ("before", "after"), strict=True
+    for (trace, weight), colour, label in zip(
+        traces, (palette["other"], palette["main"]), ("before", "after"), strict=True
     ):
-        for path, steps in zip(found.path, weight.sum(-1).long().tolist(), strict=True):
+        for path, steps in zip(trace.path, weight.sum(-1).long().tolist(), strict=True):
             axes.plot(*path[: steps + 1].T, ".-", color=colour, alpha=0.8, markersize=3)
-        axes.lines[-1].set_label(says)
-    axes.plot(*planar_trace.goal, "*", color=palette["ink"], markersize=12, label="goal")
+        axes.lines[-1].set_label(label)
+    axes.plot(*place.goal, "*", color=palette["ink"], markersize=12, label="goal")
     axes.set(aspect="equal", xticks=[], yticks=[])
     style = {"frameon": False, "labelcolor": palette["ink"], "fontsize": 8}
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, **style)

@@ -189,6 +189,20 @@ class FewShot(TaskDistribution):
             ),
         )
 
+    def class_ids(self, n_tasks: int, generator: Generator) -> Tensor:
+        """Return which classes of the data set the labels of each task stand for (T, C).
+
+        The tasks are those that `sample` draws from the same state of the generator.
+
+        Examples:
+            >>> import quickstudy as qs
+            >>> tasks = qs.FewShot(qs.datasets.digits(), 3, 1, 1, ordered=True)
+            >>> ids = tasks.class_ids(2, torch.Generator().manual_seed(0))
+            >>> ids.shape, bool((ids.diff() > 0).all())
+            (torch.Size([2, 3]), True)
+        """
+        return self._classes(n_tasks, generator)[0][:, : self.ways[1]]
+
     def _classes(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Draw the classes of every task and the right angles by which each is turned."""
         copies = 4 if self.rotations == "classes" else 1

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.core.tree import leaves
 from quickstudy.core.task import Examples, Task, TaskDistribution
 from quickstudy.core.tree import leaves
 

@@ -117,7 +117,9 @@ def test_training_lowers_the_loss(name: str):
     optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
     for _ in train(learner, Blobs(), optimizer, steps=30, meta_batch_size=8):
         pass
-    change = evaluate(learner, Blobs(), n_tasks=100, metrics=metrics).paired_difference(before, "loss")
+    change = evaluate(learner, Blobs(), n_tasks=100, metrics=metrics).paired_difference(
+        before, "loss"
+    )
     assert change.mean + change.interval < 0
 
 

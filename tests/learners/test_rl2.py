@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 import quickstudy as qs
 from quickstudy.core.tree import unstack
 from quickstudy.environments import Environment, Pendulum
-from quickstudy.reports.report import write
+from quickstudy.reports.write import write
 from quickstudy.rl.trials import flatten_episodes
 from quickstudy.runs import recipes
 from tests.worlds import OneArmPays, Uneven

@@ -1,0 +1,14 @@
+from .adapted_model import read_model as read_model
+from .classifier import FewShotClassifier as FewShotClassifier
+from .clustering import Clustering as Clustering
+from .clustering import cluster as cluster
+from .clustering import embeddings as embeddings
+from .clustering import evaluate_clustering as evaluate_clustering
+from .error_rates import ROC as ROC
+from .error_rates import equal_error_rate as equal_error_rate
+from .error_rates import roc as roc
+from .lifelong_classifier import LifelongClassifier as LifelongClassifier
+from .regressor import FewShotRegressor as FewShotRegressor
+from .verification import evaluate_open_set as evaluate_open_set
+from .verification import evaluate_verification as evaluate_verification
+from .verifier import FewShotVerifier as FewShotVerifier

@@ -1,0 +1,159 @@
+"""The file of an adapted model: read, and predicted from, without scikit-learn.
+
+scikit-learn takes about as long to import as PyTorch, and predicting the class of one image
+needs nothing of it. Estimators restore and predict by the same functions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from quickstudy.core.task import Json
+from quickstudy.evaluation.protocol import evaluating
+from quickstudy.learner import Learner
+from quickstudy.storage import renamed
+from quickstudy.storage.files import CheckpointError, class_name
+from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types
+from quickstudy.storage.tree_json import unpack_state
+
+KEY = "quickstudy"  # of our entry in the metadata of a safetensors file
+
+
+def read_model(path: str | Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
+    """Read and check the file of an adapted model.
+
+    Returns:
+        The metadata and the tensors. The metadata has `facts` (those given to `save`) and
+        `learner` (the class and the sha256 of the base that `load` needs).
+
+    Raises:
+        CheckpointError: the file is missing, truncated or changed, or of another format.
+
+    Examples:
+        >>> import numpy as np, quickstudy as qs, tempfile
+        >>> model = qs.FewShotClassifier().fit(np.eye(2), [0, 1])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/model.safetensors", author="Ada")
+        ...     metadata, tensors = read_model(f"{folder}/model.safetensors")
+        >>> metadata["facts"], sorted(tensors)
+        ({'author': 'Ada'}, ['sizes', 'sums'])
+    """
+    metadata, tensors = read(
+        Path(path),
+        KEY,
+        kind="adapted model",
+        writer="an estimator's `save`",
+        again="Copy it again from where it came from, or adapt and save anew.",
+    )
+    return renamed.model(metadata), tensors
+
+
+def restore(
+    path: str | Path, learner: Learner[Any], estimator: str
+) -> tuple[dict[str, Json], Any]:
+    """Read an adapted model of a learner.
+
+    Args:
+        learner: The base that the model was adapted from.
+        estimator: Class of the estimator that wrote the file.
+
+    Returns:
+        The metadata, and the state, on the device of the learner.
+
+    Raises:
+        CheckpointError: As `read_model`; or the learner or the estimator is another.
+
+    Examples:
+        >>> import tempfile
+        >>> import quickstudy as qs
+        >>> path = Path(tempfile.mkdtemp(), "my.safetensors")
+        >>> model = qs.FewShotClassifier().fit([[0.0], [1.0]], ["no", "yes"])
+        >>> model.save(path)
+        >>> metadata, state = restore(path, model.learner_, "FewShotClassifier")
+        >>> metadata["targets"]["labels"]
+        ['no', 'yes']
+    """
+    metadata, tensors = read_model(path)
+    if metadata["estimator"] != estimator:
+        raise CheckpointError(
+            f"{path} is of a {metadata['estimator']}, not a {estimator}: load it with "
+            f"`{metadata['estimator']}.load`."
+        )
+    saved, current = metadata["learner"], learner_id(learner)
+    if saved not in learner_ids(learner):
+        raise CheckpointError(
+            f"{path} was adapted from another base: a {saved['class']} whose parameters "
+            f"have the sha256 {saved['sha256'][:12]}…, and this is a {current['class']} "
+            f"with {current['sha256'][:12]}…. Load it with the learner that was adapted."
+        )
+    device = reference_tensor(learner).device
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    return metadata, unpack_state(metadata["state"], tensors, state_types(learner))
+
+
+@contextmanager
+def deterministic(learner: Learner[Any], seed: int) -> Iterator[None]:
+    """Run in evaluation mode, without a graph, with random numbers of `seed` alone.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Dropout())
+        >>> with deterministic(learner, seed=0):
+        ...     print(learner.training, torch.is_grad_enabled())
+        False False
+    """
+    # the attention backend is the one that `over_tasks` uses
+    with evaluating(learner), sdpa_kernel(SDPBackend.MATH):
+        torch.manual_seed(seed)
+        yield
+
+
+def predictions(learner: Learner[Any], state: Any, x: Tensor, seed: int) -> Tensor:
+    """Return the predictions of `x`, (N, C), in double precision on the CPU.
+
+    Raises:
+        ValueError: A prediction is NaN.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
+        >>> x, y = torch.tensor([[0.0], [2.0]]), torch.eye(2)
+        >>> state = learner.adapt(qs.Examples(x, y, torch.ones(2)))
+        >>> predictions(learner, state, torch.tensor([[0.5]]), seed=0).argmax(-1)
+        tensor([0])
+    """
+    with deterministic(learner, seed):
+        outputs = point_prediction(learner.predict(state, x))
+    if outputs.isnan().any():
+        raise ValueError(
+            f"{class_name(learner)} predicts NaN: its adaptation diverged. Scale X as in "
+            "meta-training, or lower the learner's inner learning rate."
+        )
+    return outputs.cpu().double()
+
+
+def reference_tensor(learner: Learner[Any]) -> Tensor:
+    """Return a tensor with the dtype and the device that the learner computes in.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> reference_tensor(qs.MAML(qs.nets.MLP(4, 3)).double()).dtype
+        torch.float64
+    """
+    floats = (p for p in learner.parameters() if p.is_floating_point())
+    return next(floats, torch.zeros((), dtype=torch.float64))
+
+
+def point_prediction(prediction: Any) -> Tensor:
+    """Return the prediction, or the mean of a predicted distribution.
+
+    Examples:
+        >>> point_prediction(torch.distributions.Normal(torch.zeros(2), 1.0)).tolist()
+        [0.0, 0.0]
+    """
+    return prediction if isinstance(prediction, Tensor) else prediction.mean

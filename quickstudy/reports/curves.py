@@ -1,0 +1,96 @@
+"""Learning curves, and the band and the axis label that other figures share."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quickstudy.console import is_share
+from quickstudy.core.task import Json
+from quickstudy.reports.html import Palette, figure, figures, legend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw_curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> str:
+    """Plot training loss and validation metrics by step, with the reported checkpoint.
+
+    Args:
+        history: An entry for each validation.
+        better: "max" or "min" of the first validation metric.
+
+    Returns:
+        HTML; empty without validations.
+
+    Examples:
+        >>> entry = {"step": 9, "loss": 1.0, "validation accuracy": 0.5, "interval": 0.1}
+        >>> draw_curves([{**entry, "score": 0.5}]).count("<picture>")
+        2
+    """
+    if not history:
+        return ""
+    steps = [entry["step"] for entry in history]
+    metrics = [key for key in history[0] if key.startswith("validation ")]
+    reported = max(history, key=lambda entry: entry["score"])
+
+    def draw_loss(axes: "Axes", palette: Palette) -> None:
+        axes.plot(steps, [entry["loss"] for entry in history], ".-", color=palette["main"])
+        axes.set(xlabel="step", ylabel="training loss")
+
+    def draw_metric(axes: "Axes", palette: Palette, name: str) -> None:
+        metric = name.removeprefix("validation ")
+        mean = np.array([entry[name] for entry in history])
+        first = name == metrics[0]  # which alone has intervals
+        interval = np.array([entry["interval"] if first else 0 for entry in history], float)
+        plot_metric(axes, palette, steps, mean, interval, metric)
+        scale = percent(metric)
+        place = reported["step"], scale * reported[name]
+        axes.plot(*place, "o", color=palette["other"], label="reported")
+        axes.set(xlabel="step", ylabel=f"validation {axes.get_ylabel()}")
+        legend(axes, palette)
+
+    plots = [figure(draw_loss, "training loss by step")]
+    plots += [figure(partial(draw_metric, name=name), f"{name} by step") for name in metrics]
+    direction, first = "highest" if better == "max" else "lowest", metrics[0].replace("_", " ")
+    note = (
+        "The band is the 95 % interval over tasks. "
+        f"The reported checkpoint has the {direction} {first}."
+    )
+    return figures(plots, note)
+
+
+def percent(metric: str) -> int:
+    """Return the factor by which a metric is drawn: shares are drawn in percent.
+
+    Examples:
+        >>> percent("accuracy"), percent("squared_error")
+        (100, 1)
+    """
+    return 100 if is_share(metric) else 1
+
+
+def plot_metric(
+    axes: "Axes",
+    palette: Palette,
+    x: Sequence[int],
+    mean: np.ndarray,
+    interval: np.ndarray,
+    metric: str,
+) -> None:
+    """Plot a metric with a band of its interval, and label the axis.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> from quickstudy.reports.html import LIGHT
+        >>> axes = Figure().add_subplot()
+        >>> plot_metric(axes, LIGHT, [0, 1], np.array([0.2, 0.9]), np.zeros(2), "accuracy")
+        >>> axes.get_ylabel()
+        'accuracy (%)'
+    """
+    scale, color = percent(metric), palette["main"]
+    low, high = scale * (mean - interval), scale * (mean + interval)
+    axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.plot(x, scale * mean, ".-", color=color)
+    axes.set(ylabel=metric.replace("_", " ") + (" (%)" if scale == 100 else ""))

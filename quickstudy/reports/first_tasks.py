@@ -1,0 +1,79 @@
+"""The first tasks of a benchmark, on which figures show what a learner does."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from quickstudy.core.parameters import device_of
+from quickstudy.core.task import Examples, Task, TaskBatch, batches
+from quickstudy.core.tree import tree_map, unstack
+from quickstudy.evaluation.protocol import evaluating
+from quickstudy.learner import Learner
+from quickstudy.runs.recipes import Benchmark
+
+NOTE = "The first tasks of the test, not picked."
+
+
+@contextmanager
+def settings_applied(learner: Learner[Any], settings: Mapping[str, Any]) -> Iterator[None]:
+    """Set attributes of a learner, and restore them at the end.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.MAML(torch.nn.Linear(1, 1), steps=1)
+        >>> with settings_applied(learner, {"steps": 10}):
+        ...     print(learner.steps)
+        10
+        >>> learner.steps
+        1
+    """
+    before = {name: getattr(learner, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(learner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(learner, name, value)
+
+
+@contextmanager
+def first_batch(
+    learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
+) -> Iterator[TaskBatch]:
+    """Yield the first batch that `evaluate` draws with `seed`, on the device of the learner.
+
+    Meanwhile the learner has the settings of the benchmark and is in evaluation mode, and no
+    graph is built.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.MAML(torch.nn.Linear(1, 1), steps=1, criterion=qs.squared_error)
+        >>> benchmark = Benchmark(qs.Sinusoid(5, 15), {"steps": 10}, meta_batch_size=4)
+        >>> with first_batch(learner, benchmark) as batch:
+        ...     print(tuple(batch.support.x.shape), learner.steps, learner.training)
+        (4, 5, 1) 10 False
+    """
+    with settings_applied(learner, benchmark.settings), evaluating(learner):
+        size = benchmark.meta_batch_size
+        batch = next(iter(batches(benchmark.tasks, size, steps=1, seed=seed)))
+        yield tree_map(lambda leaf: leaf.to(device_of(learner)), batch)
+
+
+def unpadded(batch: TaskBatch, n_tasks: int) -> list[Task[Examples]]:
+    """Return the first tasks of a batch without their padding.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> y = torch.ones(2, 3, 1)
+        >>> padded = qs.Examples(y, y, torch.tensor([[1.0, 1, 0], [1, 1, 1]]))
+        >>> [len(task.support.x) for task in unpadded(qs.Task(padded, padded), 2)]
+        [2, 3]
+    """
+    return [
+        Task(*(part.take(part.weight > 0) for part in task))
+        for task in unstack(batch)[:n_tasks]
+    ]
