@@ -34,7 +34,7 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
     Examples:
         >>> import tempfile
         >>> from quickstudy.runs import recipes
-        >>> run = recipes.start("sinusoid_maml", {"steps": 0}, tempfile.mkdtemp())
+        >>> run = recipes.start("sinusoid", {"steps": 0}, tempfile.mkdtemp())
         >>> for status in recipes.go(run):
         ...     pass
         >>> write(run).name  # doctest: +SKIP
