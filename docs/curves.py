@@ -108,7 +108,7 @@ def acted(experiment: recipes.Experiment, step: int) -> int:
     """Steps in the environment that training has taken by a step of it."""
     train = experiment.train
     if isinstance(train, qs.tasks.OffPolicyTasks):
-        rollouts, tasks = train.rollouts, len(train.replay.written)
+        rollouts, tasks = train.rollouts, len(train.replay.write_count)
         tasks += train.collect * ((step - 1) // train.every)
     else:
         assert isinstance(train, qs.tasks.Rollouts)

@@ -74,8 +74,8 @@ def test_from_scratch_goes_up_ppos_objective_as_a_loop_does() -> None:
     advantage = (advantage - advantage.mean()) / advantage.std()
 
     def likely() -> Tensor:
-        mean, log_deviation = learner.net(seen.observation).chunk(2, -1)
-        normal = torch.distributions.Normal(mean, log_deviation.exp())
+        mean, log_std = learner.net(seen.observation).chunk(2, -1)
+        normal = torch.distributions.Normal(mean, log_std.exp())
         return normal.log_prob(seen.action).sum(-1)
 
     then = likely().detach()
