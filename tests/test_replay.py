@@ -8,6 +8,7 @@ from quickstudy.core.tree import tree_map
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
     empty_buffer,
+    mask_if_empty,
     minibatches,
     reservoir,
     sample,
@@ -68,6 +69,18 @@ def test_draws_are_of_what_is_there():
     assert set(drawn.x[:, 0].tolist()) == {1, 2, 3}
     unfilled = sample(empty_buffer(numbers(0, 1), 8), 5)
     assert unfilled.weight.tolist() == [0] * 5
+
+
+def test_samples_of_a_full_buffer_are_from_all_its_places():
+    buffer = reservoir(empty_buffer(numbers(0, 1), 3), numbers(1, 9))
+    assert set(sample(buffer, 200).x[:, 0].tolist()) == set(held(buffer))
+    assert len(set(held(buffer))) == 3
+
+
+def test_beside_padding_nothing_is_rehearsed():
+    old, new = numbers(0, 3), numbers(3, 5)
+    assert mask_if_empty(old, new).weight.tolist() == [1, 1, 1]
+    assert mask_if_empty(old, new._replace(weight=torch.zeros(2))).weight.tolist() == [0, 0, 0]
 
 
 def test_several_streams_at_once_are_as_each_alone():

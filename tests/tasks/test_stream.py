@@ -138,6 +138,8 @@ def test_what_recurs_drifts():
     moved = recurring(TRAIN, TEST, tasks=3, examples=8, drift=30)
     assert torch.equal(still[0].query.x, moved[0].query.x)
     assert not torch.allclose(still[2].query.x, moved[2].query.x)
+    expected = rotate_images(still[2].query.x, 60)
+    torch.testing.assert_close(moved[2].query.x, expected)
 
 
 def test_streams_by_seed_are_tasks_of_their_beginnings():
