@@ -6,7 +6,7 @@ from torch import Generator
 import quickstudy as qs
 from quickstudy.core.tree import unstack
 from quickstudy.environments import BernoulliBandit, GridMaze, Navigation2D, normal, rollout
-from quickstudy.reports.rl_paths import paths
+from quickstudy.reports.rl_paths import draw_paths
 from quickstudy.runs.recipes import (
     Benchmark as Row,  # pytest would take it for tests of its own
 )
@@ -55,9 +55,12 @@ def test_the_pictures_are_of_the_first_tasks_and_there_are_none_without_places()
     for environment in (GridMaze(3, horizon=5), Navigation2D(horizon=5)):
         learner = qs.RL2(environment, hidden=4)
         tasks = qs.tasks.Rollouts(environment, learner, episodes=2, trial=environment.discrete)
-        drawn = paths(learner, Row(tasks))
+        drawn = draw_paths(learner, Row(tasks))
         assert drawn.count("<picture>") == 4 and "before adaptation" in drawn
-        assert drawn == paths(learner, Row(tasks))
+        assert drawn == draw_paths(learner, Row(tasks))
     bandit = BernoulliBandit(3)
     learner = qs.RL2(bandit, hidden=4)
-    assert paths(learner, Row(qs.tasks.Rollouts(bandit, learner, episodes=2, trial=True))) == ""
+    assert (
+        draw_paths(learner, Row(qs.tasks.Rollouts(bandit, learner, episodes=2, trial=True)))
+        == ""
+    )

@@ -14,7 +14,7 @@ from quickstudy.reports.episode import draw_episode
 from quickstudy.reports.forgetting import draw_forgetting
 from quickstudy.reports.functions import draw_functions
 from quickstudy.reports.retrieval import draw_retrieval
-from quickstudy.reports.rl_paths import paths
+from quickstudy.reports.rl_paths import draw_paths
 from quickstudy.reports.write import write
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "draw_episode",
     "draw_forgetting",
     "draw_functions",
+    "draw_paths",
     "draw_retrieval",
-    "paths",
     "write",
 ]
