@@ -44,8 +44,9 @@ def draw_paths(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) ->
 
     Examples:
         >>> import quickstudy as qs
-        >>> learner = qs.RL2(qs.environments.GridMaze(5, horizon=6), hidden=4)
-        >>> trials = qs.tasks.Rollouts(learner.environment, learner, episodes=2, trial=True)
+        >>> maze = qs.environments.GridMaze(5, horizon=6)
+        >>> learner = qs.RL2(maze, hidden=4)
+        >>> trials = qs.tasks.Rollouts(maze, learner, episodes=2, trial=True)
         >>> draw_paths(learner, Benchmark(trials)).count("<picture>")
         4
     """
