@@ -40,14 +40,14 @@ class Other(PrototypicalNetwork):
 
 def replay() -> ExperienceReplay:
     torch.manual_seed(0)
-    return ExperienceReplay(nn.Linear(4, 12), slots=30, lr=0.02)
+    return ExperienceReplay(nn.Linear(4, 12), memory_size=30, lr=0.02)
 
 
 LEARNERS: dict[str, Callable[[], Learner[Any] | None]] = {
     "default": lambda: None,
     "lda": lambda: StreamingLDA(nn.Flatten()),
     "general": lambda: Other(nn.Flatten()),
-    "memory": lambda: LifeLongMemory(nn.Flatten(), slots=40),
+    "memory": lambda: LifeLongMemory(nn.Flatten(), memory_size=40),
     "replay": replay,
 }
 

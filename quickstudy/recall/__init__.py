@@ -2,7 +2,7 @@
 
 `task_memory` keeps states in a learner's buffers. `mapping_library` keeps them in files:
 `store` reads and writes these, `retrieval` embeds tasks and finds the nearest. A new kind of
-recall returns a state that `learner.adapt(support, state)` starts from, and has an executed example.
+recall returns a state that `learner.adapt(support, state)` starts from, and has an example.
 """
 
 from quickstudy.recall.mapping_library import MappingLibrary
