@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from quickstudy.console import said
 from quickstudy.core.task import Json
+from quickstudy.evaluation.formatting import format_mean
 from quickstudy.evaluation.report import Difference, Report, unpack
 
 OTHER_TASKS, NO_TASKS, NOT_FINITE = "other episodes", "no number per task stored", "not finite"
@@ -58,7 +58,7 @@ def compare(results: Mapping[str, Json]) -> list[Comparison]:
     """Of every test that at least two of the results have, by its first metric.
 
     Args:
-        results: what `quickstudy.runs.recipes.finish` returned, by name.
+        results: what `quickstudy.runs.finish` returned, by name.
 
     Raises:
         ValueError: no two of them share a test.
@@ -79,7 +79,9 @@ def table(comparison: Comparison) -> list[list[str]]:
     """As texts: a row of titles, and a row for each run."""
 
     def number(mean: float, interval: float) -> str:
-        return NOT_FINITE if math.isnan(mean) else said(comparison.metric, mean, interval)
+        return (
+            NOT_FINITE if math.isnan(mean) else format_mean(comparison.metric, mean, interval)
+        )
 
     def row(entry: Entry) -> list[str]:
         gap, cost = entry.difference, entry.milliseconds
