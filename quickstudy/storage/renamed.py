@@ -19,7 +19,7 @@ Names = dict[str, str]  # stored -> today's
 
 # classes: of learners, estimators, and modules that embed tasks
 LEARNERS: Names = {}
-# by today's class of the learner, or of a part of it, or "*"
+# by today's class of the learner, or of a part of it
 STATES: dict[str, Names] = {
     "ProtoMAML": {"Classifier": "ProtoMAMLState"},
     "Reptile": {"Adapted": "ReptileState"},
@@ -37,17 +37,39 @@ STATES: dict[str, Names] = {
     "MemoryNetwork": {"Memory": "MemoryNetworkState"},
     "MetaNet": {"FastWeights": "MetaNetState"},
     "ConditionalNeuralProcess": {"Representation": "ConditionalNeuralProcessState"},
+    "EWC": {"Anchored": "EWCState"},
+    "SynapticIntelligence": {"Weighed": "SIState"},
+    "LearningWithoutForgetting": {"Known": "LwFState"},
+    "AGEM": {"Guarded": "AGEMState"},
+    "LaMAML": {"Paced": "LaMAMLState"},
+    "GDumb": {"Greedy": "GDumbState", "Balanced": "BalancedMemory"},
+    "ExperienceReplay": {"Replayed": "ExperienceReplayState"},
+    "MER": {"Aligned": "MERState"},
+    "Joint": {"Everything": "JointState"},
+    "DarkExperienceReplay": {"Distilled": "DERState", "Said": "LabelledLogits"},
+    "OML": {"Head": "OMLState"},
+    "StreamingLDA": {"Moments": "StreamingLDAState"},
+    "PEARL": {"Held": "LatentSample"},
 }
 # likewise, then by today's class of the state
 FIELDS: dict[str, dict[str, Names]] = {
     "NTM": {"NTMState": {"weightings": "attention_weights"}},
     "MANN": {"MANNState": {"machine": "cell", "told": "last_label"}},
+    "SNAILPolicy": {"Memory": {"known": "mask"}},
 }
 # likewise: paths relative to an instance of the class
 PARAMETERS: dict[str, Names] = {
     "SiameseNetwork": {"compare": "similarity"},
     "MANN": {"machine": "cell"},
     "SequenceLearner": {"machine": "cell"},
+    "SNAILPolicy": {"embed": "observation_layer"},
+    "PEARL": {
+        "replay.written": "replay.write_count",
+        "replay.since": "replay.explore_start",
+        "replay.until": "replay.explore_end",
+    },
+    "MAMLRL": {"net.log_deviation": "net.log_std"},
+    "FromScratch": {"net.log_deviation": "net.log_std"},
 }
 # classes of optimizers and schedulers
 OPTIMIZERS: Names = {
@@ -153,7 +175,7 @@ def stored_kinds(
         True
     """
     both = dict(kinds)
-    for owner in _owners(learner):
+    for owner in dict.fromkeys([*_owners(learner), *STATES, *FIELDS]):  # its own come first
         states, fields = STATES.get(owner, {}), FIELDS.get(owner, {})
         for (name, *current), kind in kinds.items():
             former = {new: old for old, new in fields.get(name, {}).items()}
@@ -225,21 +247,18 @@ def card(stored: Mapping[str, Json]) -> dict[str, Json]:
         {'tasks': 'streams', 'known task': False}
     """
 
-    def today(value: Json) -> Json:
-        match value:
-            case dict():
-                return {CARDS.get(key, key): today(part) for key, part in value.items()}
-            case str():
-                return CARDS.get(value, value)
-        return value
+    def today(value: Json) -> Any:
+        if isinstance(value, dict):
+            return {CARDS.get(str(key), key): today(part) for key, part in value.items()}
+        return CARDS.get(value, value) if isinstance(value, str) else value
 
     return today(dict(stored))
 
 
 def _owners(learner: nn.Module) -> list[str]:
-    """The keys of tables that hold for a learner."""
+    """The classes of a learner and its parts."""
     classes = chain.from_iterable(type(part).__mro__ for part in learner.modules())
-    return [*dict.fromkeys(kind.__name__ for kind in classes), "*"]
+    return [kind.__name__ for kind in classes]
 
 
 def _rules(learner: nn.Module) -> list[tuple[str, str, str]]:
@@ -258,10 +277,10 @@ _HOLDERS = re.compile(r"(^|\.)(norms|rates|curvature)\.")
 
 def _substitute(name: str, path: str, old: str, new: str) -> str:
     """Replace a path in the name of a parameter."""
-    if name.startswith(f"{path}{old}."):
+    if f"{name}.".startswith(f"{path}{old}."):
         return f"{path}{new}{name[len(path) + len(old) :]}"
     if not _HOLDERS.search(name):
         return name
     separator = "/" if "/" in name else "."
     old, new = (part.replace(".", separator) for part in (old, new))
-    return re.sub(rf"(?<![^./]){re.escape(old)}(?={separator})", new, name, count=1)
+    return re.sub(rf"(?<![^./]){re.escape(old)}(?![^./])", new, name, count=1)
