@@ -233,7 +233,8 @@ def model(about: Mapping[str, Json]) -> dict[str, Json]:
         >>> model({"estimator": "FewShotClassifier", "targets": {"classes": ["a"]}})
         {'estimator': 'FewShotClassifier', 'targets': {'classes': ['a']}}
     """
-    estimator = LEARNERS.get(about["estimator"], about["estimator"])
+    stored: str = about["estimator"]
+    estimator = LEARNERS.get(stored, stored)
     names = TARGETS.get(estimator, {})
     targets = {names.get(key, key): value for key, value in about["targets"].items()}
     return {**about, "estimator": estimator, "targets": targets}
