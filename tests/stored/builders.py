@@ -142,7 +142,9 @@ LEARNERS: dict[str, tuple[str, Make]] = {
     "proto_maml": ("blobs", lambda: qs.ProtoMAML(embed(), steps=3)),
     "reptile": (
         "blobs",
-        lambda: qs.Reptile(mlp(), lr=0.05, batch=None, optimizer=qs.inner_loop.SGD),
+        lambda: qs.Reptile(
+            mlp(), lr=0.05, batch=None, optimizer=qs.inner_loop.steepest_descent
+        ),
     ),
     "reptile_adam": (
         "lines",
@@ -151,7 +153,11 @@ LEARNERS: dict[str, tuple[str, Make]] = {
     "reptile_inductive": (
         "blobs",
         lambda: qs.Reptile(
-            normed(), lr=0.05, batch=None, optimizer=qs.inner_loop.SGD, transductive=False
+            normed(),
+            lr=0.05,
+            batch=None,
+            optimizer=qs.inner_loop.steepest_descent,
+            transductive=False,
         ),
     ),
     "imaml": ("blobs", lambda: qs.IMAML(mlp())),
