@@ -67,35 +67,44 @@ def film() -> nn.Module:
 
 LEARNERS: dict[str, tuple[str, Make]] = {
     # of streams
-    "fine_tuning": ("blobs", lambda: qs.FineTuning(mlp(), batch=5)),
-    "experience_replay": ("blobs", lambda: qs.ExperienceReplay(mlp(), batch=5, slots=4)),
-    "ewc": ("blobs", lambda: qs.EWC(mlp(), batch=5)),
-    "ewc_empirical": ("blobs", lambda: qs.EWC(mlp(), batch=5, empirical=True)),
-    "ewc_online": ("blobs", lambda: qs.online_ewc(mlp(), batch=5)),
-    "synaptic_intelligence": ("blobs", lambda: qs.SynapticIntelligence(mlp(), batch=5)),
+    "fine_tuning": ("blobs", lambda: qs.FineTuning(mlp(), batch_size=5)),
+    "experience_replay": (
+        "blobs",
+        lambda: qs.ExperienceReplay(mlp(), batch_size=5, memory_size=4),
+    ),
+    "ewc": ("blobs", lambda: qs.EWC(mlp(), batch_size=5)),
+    "ewc_empirical": ("blobs", lambda: qs.EWC(mlp(), batch_size=5, empirical=True)),
+    "ewc_online": ("blobs", lambda: qs.online_ewc(mlp(), batch_size=5)),
+    "synaptic_intelligence": ("blobs", lambda: qs.SynapticIntelligence(mlp(), batch_size=5)),
     "learning_without_forgetting": (
         "blobs",
-        lambda: qs.LearningWithoutForgetting(mlp(), batch=5),
+        lambda: qs.LearningWithoutForgetting(mlp(), batch_size=5),
     ),
     "dark_experience_replay": (
         "blobs",
-        lambda: qs.DarkExperienceReplay(mlp(), batch=3, slots=4),
+        lambda: qs.DarkExperienceReplay(mlp(), batch_size=3, memory_size=4),
     ),
     "dark_experience_replay_without_labels": (
         "blobs",
-        lambda: qs.DarkExperienceReplay(mlp(), batch=3, slots=4, beta=0.0),
+        lambda: qs.DarkExperienceReplay(mlp(), batch_size=3, memory_size=4, beta=0.0),
     ),
-    "gdumb": ("blobs", lambda: qs.GDumb(mlp(), batch=2, slots=4, epochs=3)),
-    "la_maml": ("blobs", lambda: qs.LaMAML(mlp(), batch=3, glances=2, slots=4)),
+    "gdumb": ("blobs", lambda: qs.GDumb(mlp(), batch_size=2, memory_size=4, epochs=3)),
+    "la_maml": ("blobs", lambda: qs.LaMAML(mlp(), batch_size=3, glances=2, memory_size=4)),
     "la_maml_exact": (
         "blobs",
-        lambda: qs.LaMAML(mlp(), batch=3, glances=2, slots=4, first_order=False),
+        lambda: qs.LaMAML(mlp(), batch_size=3, glances=2, memory_size=4, first_order=False),
     ),
-    "sync_la_maml": ("blobs", lambda: qs.sync_la_maml(mlp(), batch=3, glances=1, slots=4)),
-    "c_maml": ("blobs", lambda: qs.c_maml(mlp(), batch=3, glances=1, slots=4)),
-    "mer": ("blobs", lambda: qs.MER(mlp(), beta=0.5, batches=2, replay=1, slots=4)),
-    "a_gem": ("blobs", lambda: qs.AGEM(mlp(), batch=5, slots=4)),
-    "joint": ("blobs", lambda: qs.Joint(mlp(), batch=5, epochs=2)),
+    "sync_la_maml": (
+        "blobs",
+        lambda: qs.sync_la_maml(mlp(), batch_size=3, glances=1, memory_size=4),
+    ),
+    "c_maml": ("blobs", lambda: qs.c_maml(mlp(), batch_size=3, glances=1, memory_size=4)),
+    "mer": (
+        "blobs",
+        lambda: qs.MER(mlp(), beta=0.5, n_batches=2, replay_batch_size=1, memory_size=4),
+    ),
+    "a_gem": ("blobs", lambda: qs.AGEM(mlp(), batch_size=5, memory_size=4)),
+    "joint": ("blobs", lambda: qs.Joint(mlp(), batch_size=5, epochs=2)),
     "streaming_lda": ("blobs", lambda: qs.StreamingLDA(embed(), shrinkage=0.1)),
     "oml": ("blobs", lambda: qs.OML(embed(), 8, 3, lr=0.3)),
     "oml_first_order": ("blobs", lambda: qs.OML(embed(), 8, 3, lr=0.3, first_order=True)),
@@ -105,7 +114,7 @@ LEARNERS: dict[str, tuple[str, Make]] = {
         "blobs",
         lambda: qs.anml(embed(), embed(), 8, 3, lr=0.3, adapt_parameters=["embed"]),
     ),
-    "life_long_memory": ("blobs", lambda: qs.LifeLongMemory(embed(), slots=20)),
+    "life_long_memory": ("blobs", lambda: qs.LifeLongMemory(embed(), memory_size=20)),
     # by descent
     "maml": ("blobs", lambda: qs.MAML(mlp(), lr=0.1)),
     "maml_conv": ("images", lambda: qs.MAML(conv(), lr=0.1, steps=1)),
@@ -143,19 +152,19 @@ LEARNERS: dict[str, tuple[str, Make]] = {
     "reptile": (
         "blobs",
         lambda: qs.Reptile(
-            mlp(), lr=0.05, batch=None, optimizer=qs.inner_loop.steepest_descent
+            mlp(), lr=0.05, batch_size=None, optimizer=qs.inner_loop.steepest_descent
         ),
     ),
     "reptile_adam": (
         "lines",
-        lambda: qs.Reptile(line(), lr=0.02, batch=None, criterion=qs.squared_error),
+        lambda: qs.Reptile(line(), lr=0.02, batch_size=None, criterion=qs.squared_error),
     ),
     "reptile_inductive": (
         "blobs",
         lambda: qs.Reptile(
             normed(),
             lr=0.05,
-            batch=None,
+            batch_size=None,
             optimizer=qs.inner_loop.steepest_descent,
             transductive=False,
         ),
@@ -253,7 +262,7 @@ LEARNERS: dict[str, tuple[str, Make]] = {
     ),
     "task_memory": (
         "blobs",
-        lambda: qs.TaskMemory(qs.MAML(mlp(), lr=0.1), size=3, temperature=10),
+        lambda: qs.TaskMemory(qs.MAML(mlp(), lr=0.1), capacity=3, temperature=10),
     ),
     "task_memory_cavia": (
         "lines",
@@ -263,7 +272,7 @@ LEARNERS: dict[str, tuple[str, Make]] = {
                 context=2,
                 criterion=qs.squared_error,
             ),
-            size=8,
+            capacity=8,
         ),
     ),
     "ntm": (

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from quickstudy.estimators.few_shot import read_model
 from torch import Tensor
 
 import quickstudy as qs
 from quickstudy import runs
+from quickstudy.estimators.base import read_model
 from tests.stored import answers, builders
 from tests.stored.answers import STORED, Answers
 
