@@ -43,7 +43,8 @@ def draw_forgetting(folder: Path, row: str) -> str:
         f"diagonal are experiences not yet learned. Right: {metric} on the first experience, "
         "and the mean of all so far. The final mean over all streams is "
         f"{format_mean(metric, mean(metric))}, which is "
-        f"{format_mean(metric, mean('forgetting'))} below the best score that each experience had."
+        f"{format_mean(metric, mean('forgetting'))} below the best score that each experience "
+        "had."
     )
     return figures(plots, note)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy import runs
-from quickstudy.estimators.base import read_model
+from quickstudy.estimators.adapted_model import read_model
 from tests.stored import answers, builders
 from tests.stored.answers import STORED, Answers
 
