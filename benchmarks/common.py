@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from quickstudy.runs.recipes import hardware, stored
+from quickstudy.runs import hardware, stored
 
 
 def write(

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import quickstudy as qs
-from quickstudy.runs import recipes
+from quickstudy import runs
 
 ROOT = Path(__file__).resolve().parent.parent
 CURVES = {
@@ -50,7 +50,7 @@ PICTURES = (
 def main(folder: Path = ROOT / "docs") -> list[Path]:
     """Writes the pictures that there are results for."""
     rcParams["svg.hashsalt"] = "curves"  # the same numbers make the same file
-    stored = [each for each in recipes.stored().values() if "learner" in each["settings"]]
+    stored = [each for each in runs.stored().values() if "learner" in each["settings"]]
     written = []
     for name, setting, panels in PICTURES:
         found = [each for each in stored if each["recipe"] == name]
@@ -84,7 +84,7 @@ def draw(axes: Axes, results: Sequence[Any]) -> None:
             axes.axhline(float(level), linestyle="--", linewidth=1, **style)
         elif seeds:
             settings = seeds[0]["settings"]
-            experiment = recipes.find(seeds[0]["recipe"]).recipe(**settings)
+            experiment = runs.find(seeds[0]["recipe"]).recipe(**settings)
             after = history(seeds, "validation return after")
             before = history(seeds, "validation return before")
             steps = [acted(experiment, step) for step in after]
@@ -104,7 +104,7 @@ def history(results: Sequence[Any], metric: str) -> dict[int, list[float]]:
     return {step: [one[step] for one in each] for step in shared}
 
 
-def acted(experiment: recipes.Experiment, step: int) -> int:
+def acted(experiment: runs.Experiment, step: int) -> int:
     """Steps in the environment that training has taken by a step of it."""
     train = experiment.train
     if isinstance(train, qs.tasks.OffPolicyTasks):

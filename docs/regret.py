@@ -16,7 +16,7 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
-from quickstudy import Actor
+from quickstudy import Actor, runs
 from quickstudy.core.tree import tree_map
 from quickstudy.environments import (
     BernoulliBandit,
@@ -28,7 +28,6 @@ from quickstudy.environments import (
     thompson,
     ucb1,
 )
-from quickstudy.runs import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 5000  # bandits
@@ -36,7 +35,7 @@ COUNT = 5000  # bandits
 
 def main(folders: list[str]) -> None:
     """Writes the picture."""
-    run = recipes.reopen(folders[0]) if folders else None
+    run = runs.reopen(folders[0]) if folders else None
     settings: dict[str, Any] = run.settings if run else {"arms": 5, "pulls": 100}
     bandit, pulls = BernoulliBandit(settings["arms"]), settings["pulls"]
     tasks = bandit.tasks(COUNT, Generator().manual_seed(0))
@@ -66,7 +65,7 @@ def main(folders: list[str]) -> None:
     sheet.savefig(ROOT / "docs" / "regret.svg", metadata={"Date": None})
 
 
-def acted(run: recipes.Run, bandit: BernoulliBandit, tasks: Tensor, pulls: int) -> Tensor:
+def acted(run: runs.Run, bandit: BernoulliBandit, tasks: Tensor, pulls: int) -> Tensor:
     """The rewards (T, pulls) of a run's policy."""
     actor = run.experiment.learner.eval()
     assert isinstance(actor, Actor)

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from quickstudy.evaluation.formatting import format_duration, format_mean
 from quickstudy.evaluation.stream_measures import StreamReport
-from quickstudy.runs.recipes import Run, Status
+from quickstudy.runs import Run, Status
 
 PATIENCE = 2.0  # seconds without a bar
 MEMORY = 0.97  # weight of the past in the loss shown, per step
@@ -23,7 +24,7 @@ LOW, HIGH = (235, 110, 100), (110, 200, 120)  # the colours of scores of 0 and 1
 
 
 def show(run: Run, statuses: Iterator[Status]) -> None:
-    """Exhaust `recipes.go(run)` and show its progress.
+    """Exhaust `runs.go(run)` and show its progress.
 
     A terminal shows a bar, the smoothed loss, the last validation, tasks per second, and the
     time left. Elsewhere each validation is a line. `statuses` is closed in any case, so that an
@@ -31,9 +32,9 @@ def show(run: Run, statuses: Iterator[Status]) -> None:
 
     Examples:
         >>> import contextlib, sys, tempfile
-        >>> from quickstudy.runs import recipes
-        >>> run = recipes.start("sinusoid_maml", {"steps": 0}, tempfile.mkdtemp())
-        >>> show(run, recipes.go(run))
+        >>> from quickstudy import runs
+        >>> run = runs.start("sinusoid", {"steps": 0}, tempfile.mkdtemp())
+        >>> show(run, runs.go(run))
         >>> run.checkpoints.latest().name
         'step-00000000'
     """
@@ -82,7 +83,7 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def streaming() -> Iterator[Callable[[str, StreamReport], None]]:
-    """Yield a callback `(row, report)` for `on_experience` of `recipes.finish`.
+    """Yield a callback `(row, report)` for `on_experience` of `runs.finish`.
 
     A terminal shows the matrix of the current stream. Elsewhere each experience is a line.
 
@@ -160,8 +161,8 @@ def heading(row: str, report: StreamReport) -> str:
     text = f"{row}: {name}, experience {now} of {scores.shape[-1]}"
     if now and not scores[now, :now].isnan().all():
         mean, new = float(scores[now, :now].nanmean()), float(scores[now, now - 1])
-        text += f", {report.metric} of all so far {said(report.metric, mean)}"
-        text += f", of the last {said(report.metric, new)}"
+        text += f", {report.metric} of all so far {format_mean(report.metric, mean)}"
+        text += f", of the last {format_mean(report.metric, new)}"
     return text
 
 
@@ -178,29 +179,6 @@ def _latest(report: StreamReport) -> tuple[str, int, Tensor]:
     return name, int(learned[-1]), current.mean(0)
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share of 1, which people read in percent."""
-    return metric == "accuracy" or metric.startswith("success")
-
-
-def said(metric: str, mean: float, interval: float | None = None) -> str:
-    """A number as people read it: accuracies, successes in percent, others to four digits."""
-    share = is_share(metric)
-    scale, form = (100, ".2f") if share else (1, "#.4g")
-    text = f"{mean * scale:{form}}"
-    if interval is not None and interval == interval:  # one task has no interval: NaN
-        width = f"{interval * scale:{'.2f' if share else '.2g'}}"
-        text += f" ± {width}"
-    return f"{text} %" if share else text
-
-
-def clock(seconds: float) -> str:
-    """75 -> 1:15."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def _live(run: Run, statuses: Iterator[Status]) -> None:
     fields = TextColumn("loss {task.fields[loss]:.3f}{task.fields[more]}")
     total, weight, validation, started = 0.0, 0.0, "", time.monotonic()
@@ -214,7 +192,7 @@ def _live(run: Run, statuses: Iterator[Status]) -> None:
             # wall-clock time, which includes validations
             pace = (time.monotonic() - started) / (status.step - run.start)
             speed = f" · {status.tasks / status.seconds:.0f} tasks/s"
-            left = f" · {clock(pace * (steps - status.step))} left"
+            left = f" · {format_duration(pace * (steps - status.step))} left"
             more = validation + speed + (left if status.step < steps else "")
             progress.update(task, completed=status.step, loss=total / weight, more=more)
 
@@ -239,11 +217,11 @@ def _best(status: Status) -> str:
     report = status.validation
     assert report is not None
     first = next(iter(report.values))
-    text = f"{first} {said(first, report.mean(first), report.interval(first))}"
+    text = f"{first} {format_mean(first, report.mean(first), report.interval(first))}"
     before = first.replace("after", "before")
     if before == first or before not in report.values:
         return text
-    return f"{text} (before {said(before, report.mean(before))})"
+    return f"{text} (before {format_mean(before, report.mean(before))})"
 
 
 def _progress(*columns: TextColumn, transient: bool = True) -> Progress:

@@ -27,7 +27,7 @@ For tests.
 import torch
 
 import quickstudy as qs
-from quickstudy.runs.recipes import Benchmark, Experiment
+from quickstudy.runs import Benchmark, Experiment
 
 PAPER = {"3-way 2-shot": {"accuracy": 0.9}}
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from quickstudy import runs
 from quickstudy.cli.app import main
 from quickstudy.estimators.verifier import FewShotVerifier
-from quickstudy.runs import recipes
 from tests.test_cli import RECIPE, Answer
 
 GRADIENT = '''"""Of the gradient."""
 import torch
 import quickstudy as qs
-from quickstudy.runs.recipes import Benchmark, Experiment
+from quickstudy.runs import Benchmark, Experiment
 
 
 def recipe(*, steps: int = 1, seed: int = 0) -> Experiment:
@@ -39,8 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(place: Path, text: str) -> Path:
     (place / "tiny.py").write_text(text)
-    run = recipes.start(str(place / "tiny.py"), {}, place / "run")
-    for _ in recipes.go(run):
+    run = runs.start(str(place / "tiny.py"), {}, place / "run")
+    for _ in runs.go(run):
         pass
     return run.folder
 
@@ -80,7 +80,7 @@ def test_verify(run: Callable[..., Answer], folder: Path, letters: Path) -> None
     found = json.loads(run("verify", folder, alef, bet, "--support", letters, "--json").out)
     assert len(found["pairs"]) == 9
     assert found["chosen_by"] == {"pairs_of_one_class": 9, "pairs_of_two": 27}
-    learner = recipes.reopen(folder).experiment.learner
+    learner = runs.reopen(folder).experiment.learner
     files = [letters / name / f"{i}.png" for name in ("alef", "bet", "gimel") for i in range(3)]
     images = np.stack([np.array(Image.open(file)) for file in files])[:, None]
     verifier = FewShotVerifier(learner).fit(images, np.arange(9) // 3)

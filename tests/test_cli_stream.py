@@ -9,11 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from quickstudy import console
+from quickstudy import console, runs
 from quickstudy.cli.app import main
 from quickstudy.evaluation import StreamReport
 from quickstudy.reports.write import write
-from quickstudy.runs import recipes
 
 RECIPE = '''"""Tiny streams."""
 
@@ -23,7 +22,7 @@ import torch
 
 import quickstudy as qs
 from quickstudy.datasets import Labelled, split_examples
-from quickstudy.runs.recipes import Benchmark, Experiment
+from quickstudy.runs import Benchmark, Experiment
 
 
 def recipe(*, steps: int = 0, lr: float = 0.05, seed: int = 0) -> Experiment:
@@ -122,16 +121,16 @@ def test_a_stream_is_followed_shown_and_stored(
     code, said, shown = run("stream", "--out", other)
     assert code == 0 and "all: accuracy" in said
     assert "experience 1 " not in shown and "known: stream 1, experience 3" in shown
-    again = recipes.result(other)
+    again = runs.result(other)
     assert numbers(again) == numbers(result)
 
     # by `train` the same, with nothing shown; and longer, by other weights, anew
     code, said, shown = run("train", "--out", tmp_path / "quiet")
     assert code == 0 and "experience" not in shown
-    assert numbers(recipes.result(tmp_path / "quiet")) == numbers(result)
+    assert numbers(runs.result(tmp_path / "quiet")) == numbers(result)
     code, _, shown = run("train", "--out", out, "--steps", 2)
     assert code == 0, shown
-    longer = recipes.result(out)
+    longer = runs.result(out)
     assert longer["measured"]["all"]["card"]["selection"] == "step 2, best of 1 validations"
     folders = {each.name for each in (out / "streams" / "all").iterdir()}
     assert folders == {"step-00000000-of-0", "step-00000002-of-1"}

@@ -15,7 +15,7 @@ from quickstudy.evaluation.pairwise import similarities
 from quickstudy.nets.backbones import MLP
 from quickstudy.reports.embedding import draw_embedding, plane
 from quickstudy.reports.write import write
-from quickstudy.runs.recipes import Benchmark as Row
+from quickstudy.runs import Benchmark as Row
 from quickstudy.tasks import GaussianProcess
 from quickstudy.testing.learners import Blobs
 from tests.test_report import IMAGES, Page, carry_out

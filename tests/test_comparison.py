@@ -15,7 +15,7 @@ CARD = {"tasks": "Waves", "episodes": 500, "batch": 50, "seed": 1}
 
 
 def result(values: Any, *, metric: str = "accuracy", **other: Any) -> Any:
-    """A result of one test, as `quickstudy.runs.recipes.finish` makes it."""
+    """A result of one test, as `quickstudy.runs.finish` makes it."""
     values = np.asarray(values, dtype=float)
     finite = bool(np.isfinite(values).all())
     number = {

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from quickstudy import runs
 from quickstudy.cli.demo import PIXELS, demo
-from quickstudy.console import bar, clock, said, show
+from quickstudy.console import bar, show
+from quickstudy.evaluation.formatting import format_duration, format_mean
 from quickstudy.evaluation.report import Report
-from quickstudy.runs import recipes
-from quickstudy.runs.recipes import Status
+from quickstudy.runs import Status
 from quickstudy.storage.checkpoints import Checkpoints
 
 
@@ -76,7 +77,7 @@ def test_demo_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("name", ["glyphs_protonet", "glyphs_fomaml"])
 def test_recipes_never_choose_by_test_scripts(name: str) -> None:
-    experiment: Any = recipes.find(name).recipe(steps=1)
+    experiment: Any = runs.find(name).recipe(steps=1)
     splits = [experiment.train.dataset, experiment.validation.dataset]
     splits += [test.tasks.dataset for test in experiment.benchmarks.values()]
     assert [part.split for part in splits] == ["train", "validation", "test", "test"]
@@ -158,7 +159,7 @@ def test_bar_is_quiet_elsewhere(
 
 
 def test_numbers_as_people_read_them() -> None:
-    assert said("accuracy", 0.98765, 0.004) == "98.77 ± 0.40 %"
-    assert said("squared_error", 0.32712, 0.0281) == "0.3271 ± 0.028"
-    assert said("accuracy", 1.0, float("nan")) == "100.00 %"
-    assert [clock(s) for s in (5, 75, 3675)] == ["0:05", "1:15", "1:01:15"]
+    assert format_mean("accuracy", 0.98765, 0.004) == "98.77 ± 0.40 %"
+    assert format_mean("squared_error", 0.32712, 0.0281) == "0.3271 ± 0.028"
+    assert format_mean("accuracy", 1.0, float("nan")) == "100.00 %"
+    assert [format_duration(s) for s in (5, 75, 3675)] == ["0:05", "1:15", "1:01:15"]

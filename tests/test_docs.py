@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import quickstudy
+from quickstudy import runs
 from quickstudy.cli import app
 from quickstudy.evaluation.report import pack
-from quickstudy.runs import recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -229,7 +229,7 @@ def test_commands_that_are_named_exist() -> None:
     commands = set(re.findall(r"^quickstudy (\w+)", shell, re.MULTILINE))
     assert commands and commands <= {*app.COMMANDS, "train", "stream"}
     named = set(re.findall(r"quickstudy (?:train|stream) ([a-z]\w+)", shell))
-    assert named and named <= set(recipes.names())
+    assert named and named <= set(runs.names())
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"^make ([\w-]+)", shell, re.MULTILINE)) <= set(targets)
 

@@ -7,7 +7,7 @@ import quickstudy as qs
 from quickstudy.core.tree import unstack
 from quickstudy.environments import BernoulliBandit, GridMaze, Navigation2D, normal, rollout
 from quickstudy.reports.rl_paths import draw_paths
-from quickstudy.runs.recipes import (
+from quickstudy.runs import (
     Benchmark as Row,  # pytest would take it for tests of its own
 )
 
@@ -60,4 +60,7 @@ def test_the_pictures_are_of_the_first_tasks_and_there_are_none_without_places()
         assert drawn == draw_paths(learner, Row(tasks))
     bandit = BernoulliBandit(3)
     learner = qs.RL2(bandit, hidden=4)
-    assert draw_paths(learner, Row(qs.tasks.Rollouts(bandit, learner, episodes=2, trial=True))) == ""
+    assert (
+        draw_paths(learner, Row(qs.tasks.Rollouts(bandit, learner, episodes=2, trial=True)))
+        == ""
+    )

@@ -9,19 +9,18 @@ import docstring_parser
 import pytest
 import torch
 
-from quickstudy import train
+from quickstudy import runs, train
 from quickstudy.core.task import batches
-from quickstudy.runs import recipes
 
 
 @pytest.fixture(scope="module")
 def caltech() -> ModuleType:
-    return recipes.find("caltech101")
+    return runs.find("caltech101")
 
 
 @pytest.fixture(scope="module")
 def waves() -> ModuleType:
-    return recipes.find("sinusoid")
+    return runs.find("sinusoid")
 
 
 RECIPES = ["caltech101", "copying", "emoji", "omniglot_gradient", "omniglot_lake"]
@@ -30,15 +29,15 @@ RECIPES += ["omniglot_metric", "sinusoid"]
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_learner_can_be_chosen_and_names_its_result(name: str) -> None:
-    module = recipes.find(name)
+    module = runs.find(name)
     assert set(get_args(module.Name)) == set(module.LEARNERS)
-    names = {recipes.result_name(module, {"learner": key}) for key in module.LEARNERS}
+    names = {runs.result_name(module, {"learner": key}) for key in module.LEARNERS}
     assert len(names) == len(module.LEARNERS)
     with pytest.raises(ValueError, match="choose one of"):
         module.recipe(learner="mamel")
 
 
-@pytest.mark.parametrize("learner", get_args(recipes.find("caltech101").Name))
+@pytest.mark.parametrize("learner", get_args(runs.find("caltech101").Name))
 def test_learners_of_photographs_share_net_tasks_and_tests(
     caltech: ModuleType, real_data: Path, learner: Any
 ) -> None:
@@ -66,7 +65,7 @@ def pictures(batch: Any) -> set[tuple[float, ...]]:
     return {tuple(row) for row in torch.stack([x.mean(1), x.std(1), x[:, 99]], 1).tolist()}
 
 
-@pytest.mark.parametrize("learner", get_args(recipes.find("sinusoid").Name))
+@pytest.mark.parametrize("learner", get_args(runs.find("sinusoid").Name))
 def test_learners_of_waves_begin_as_maml_and_have_its_tests(
     waves: ModuleType, learner: Any
 ) -> None:
@@ -83,9 +82,9 @@ def test_learners_of_waves_begin_as_maml_and_have_its_tests(
         assert step.loss.isfinite().all()
 
 
-@pytest.mark.parametrize("learner", get_args(recipes.find("emoji").Name))
+@pytest.mark.parametrize("learner", get_args(runs.find("emoji").Name))
 def test_learners_of_emoji_share_tasks_and_tests(real_data: Path, learner: Any) -> None:
-    module = recipes.find("emoji")
+    module = runs.find("emoji")
     torch.manual_seed(0)
     chosen, usual = (module.recipe(learner=name, steps=2) for name in (learner, "prototypical"))
     for name, test in chosen.benchmarks.items():
@@ -97,15 +96,15 @@ def test_learners_of_emoji_share_tasks_and_tests(real_data: Path, learner: Any) 
         assert step.loss.isfinite().all()
 
 
-@pytest.mark.parametrize("learner", get_args(recipes.find("omniglot_lake").Name))
+@pytest.mark.parametrize("learner", get_args(runs.find("omniglot_lake").Name))
 def test_no_evaluation_alphabet_is_trained_on(real_data: Path, learner: Any) -> None:
-    module = recipes.find("omniglot_lake")
+    module = runs.find("omniglot_lake")
     torch.manual_seed(0)
     chosen = module.recipe(learner=learner, ways=3, queries=1, steps=1)
     assert len(chosen.train.dataset.classes) == 964
-    runs, others = (test.tasks for test in chosen.benchmarks.values())
+    within, others = (test.tasks for test in chosen.benchmarks.values())
     assert not {*chosen.train.dataset.classes} & {*others.dataset.classes}
-    assert runs.card()["number"] == 20 and chosen.benchmarks[module.RUNS].n_tasks == 20
+    assert within.card()["number"] == 20 and chosen.benchmarks[module.RUNS].n_tasks == 20
     for step in train(
         chosen.learner, chosen.train, chosen.optimizer, steps=1, meta_batch_size=1
     ):
@@ -114,7 +113,7 @@ def test_no_evaluation_alphabet_is_trained_on(real_data: Path, learner: Any) -> 
 
 @pytest.mark.parametrize("labels", ["fixed", "shuffled"])
 def test_alphabets_come_again_by_other_drawers(real_data: Path, labels: Any) -> None:
-    module = recipes.find("alphabets_task_memory")
+    module = runs.find("alphabets_task_memory")
     torch.manual_seed(0)
     made = module.recipe(
         labels=labels, steps=1, meta_batch_size=2, channels=4, past=8, past_steps=1
@@ -142,17 +141,17 @@ def keys(images: torch.Tensor) -> list[bytes]:
 
 
 def test_a_result_is_compared_with_the_numbers_of_its_own() -> None:
-    lake, gradient = recipes.find("omniglot_lake"), recipes.find("omniglot_gradient")
-    assert recipes.published(lake, {"learner": "siamese"})[lake.RUNS] == {"accuracy": 0.92}
-    assert lake.RUNS not in recipes.published(lake, {"learner": "matching"})
-    assert recipes.published(gradient, {}) == gradient.PAPER["omniglot_maml"]
-    cavia = recipes.find("omniglot_cavia")
-    assert recipes.published(cavia, {}) == cavia.PAPER
+    lake, gradient = runs.find("omniglot_lake"), runs.find("omniglot_gradient")
+    assert runs.published(lake, {"learner": "siamese"})[lake.RUNS] == {"accuracy": 0.92}
+    assert lake.RUNS not in runs.published(lake, {"learner": "matching"})
+    assert runs.published(gradient, {}) == gradient.PAPER["omniglot_maml"]
+    cavia = runs.find("omniglot_cavia")
+    assert runs.published(cavia, {}) == cavia.PAPER
 
 
-@pytest.mark.parametrize("learner", get_args(recipes.find("omniglot_gradient").Name))
+@pytest.mark.parametrize("learner", get_args(runs.find("omniglot_gradient").Name))
 def test_learners_that_descend_share_tasks(real_data: Path, learner: Any) -> None:
-    module = recipes.find("omniglot_gradient")
+    module = runs.find("omniglot_gradient")
     chosen, usual = (module.recipe(learner=name, steps=2) for name in (learner, "maml"))
     assert chosen.train.card() == usual.train.card()
     test, other = (e.benchmarks["5-way 1-shot"] for e in (chosen, usual))
@@ -163,9 +162,9 @@ def test_learners_that_descend_share_tasks(real_data: Path, learner: Any) -> Non
         assert step.loss.isfinite().all()
 
 
-@pytest.mark.parametrize("learner", get_args(recipes.find("omniglot_metric").Name))
+@pytest.mark.parametrize("learner", get_args(runs.find("omniglot_metric").Name))
 def test_learners_that_compare_share_tests(real_data: Path, learner: Any) -> None:
-    module = recipes.find("omniglot_metric")
+    module = runs.find("omniglot_metric")
     chosen = module.recipe(learner=learner, ways=3, shots=1, queries=2, steps=1)
     usual = module.recipe()
     for name, test in chosen.benchmarks.items():
@@ -176,9 +175,9 @@ def test_learners_that_compare_share_tests(real_data: Path, learner: Any) -> Non
         assert step.loss.isfinite().all()
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", runs.names())
 def test_every_setting_of_a_recipe_has_a_help_text(name: str) -> None:
-    recipe = recipes.find(name).recipe
+    recipe = runs.find(name).recipe
     texts = {p.arg_name: p.description for p in docstring_parser.parse(recipe.__doc__).params}
     assert list(texts) == list(inspect.signature(recipe).parameters)
     for text in texts.values():

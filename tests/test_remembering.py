@@ -6,13 +6,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from quickstudy import PrototypicalNetwork, SequenceLearner, Task
+from quickstudy import PrototypicalNetwork, SequenceLearner, Task, runs
 from quickstudy.core.task import batches
 from quickstudy.core.tree import tree_map
 from quickstudy.nets import NTM, StackedLSTM
 from quickstudy.reports.attention import _draw, draw_attention
 from quickstudy.reports.html import LIGHT
-from quickstudy.runs import recipes
 from quickstudy.tasks import Copy
 from quickstudy.testing.learners import Blobs
 
@@ -53,7 +52,7 @@ def test_a_picture_for_each_head_of_the_steps_that_are_no_padding(
         drawn[name] = given
 
     monkeypatch.setattr("quickstudy.reports.attention._draw", noted)
-    html = draw_attention(learner, recipes.Benchmark(WORDS, meta_batch_size=3))
+    html = draw_attention(learner, runs.Benchmark(WORDS, meta_batch_size=3))
     assert html.count("<picture>") == 3 and 'alt="the write head 1"' in html
     first = tree_map(lambda leaf: leaf[0], next(iter(batches(WORDS, 3, steps=1, seed=1))))
     length = int(first.query.weight.sum())
@@ -77,13 +76,13 @@ def test_nothing_is_drawn_of_learners_without_heads():
     assert (
         draw_attention(
             SequenceLearner(StackedLSTM(5, 4, hidden=4)),
-            recipes.Benchmark(WORDS, meta_batch_size=2),
+            runs.Benchmark(WORDS, meta_batch_size=2),
         )
         == ""
     )
     assert (
         draw_attention(
-            PrototypicalNetwork(nn.Linear(8, 4)), recipes.Benchmark(Blobs(), meta_batch_size=2)
+            PrototypicalNetwork(nn.Linear(8, 4)), runs.Benchmark(Blobs(), meta_batch_size=2)
         )
         == ""
     )

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from quickstudy import runs
 from quickstudy.reports.episode import draw_episode
 from quickstudy.reports.write import write
-from quickstudy.runs import recipes
 from quickstudy.storage.checkpoints import CheckpointError
 
 IMAGES = '''"""Two < three & "quotes".
@@ -25,7 +25,7 @@ Second paragraph.
 import torch
 
 import quickstudy as qs
-from quickstudy.runs.recipes import Benchmark, Experiment
+from quickstudy.runs import Benchmark, Experiment
 
 PAPER = {"2-way": {"accuracy": 0.917, "interval": 0.004, "steps": 60_000}}
 
@@ -57,7 +57,7 @@ FUNCTIONS = '''"""Waves."""
 import torch
 
 import quickstudy as qs
-from quickstudy.runs.recipes import Benchmark, Experiment
+from quickstudy.runs import Benchmark, Experiment
 
 
 def recipe(*, steps: int = 2, seed: int = 0) -> Experiment:
@@ -112,11 +112,11 @@ def finished(tmp_path: Path) -> Path:
 def carry_out(text: str, place: Path, *, finish: bool = True) -> Path:
     file = place / "tiny.py"
     file.write_text(text)
-    run = recipes.start(str(file), {}, place / "run")
-    for _ in recipes.go(run):
+    run = runs.start(str(file), {}, place / "run")
+    for _ in runs.go(run):
         pass
     if finish:
-        recipes.finish(run)
+        runs.finish(run)
     return run.folder
 
 
@@ -156,9 +156,9 @@ def test_text_is_escaped(finished: Path) -> None:
 
 def test_episode_says_what_the_learner_says(finished: Path) -> None:
     """The share of right queries is that of the first task that was measured."""
-    run = recipes.reopen(finished)
+    run = runs.reopen(finished)
     test = run.experiment.benchmarks["2-way"]
-    first = recipes.measure(run, test).values["accuracy"][0]
+    first = runs.measure(run, test).values["accuracy"][0]
     html = draw_episode(run.experiment.learner, test)
     assert f"{100 * first:.1f}% are right" in html
     share = html.count('class="right"') / (html.count('class="right"') + html.count("wrong"))
@@ -167,7 +167,7 @@ def test_episode_says_what_the_learner_says(finished: Path) -> None:
 
 def test_classes_are_called_by_their_names(finished: Path) -> None:
     """Equal examples of a class have one name, other examples another."""
-    run = recipes.reopen(finished)
+    run = runs.reopen(finished)
     html = draw_episode(run.experiment.learner, run.experiment.benchmarks["2-way"])
     taught = html.split("<h3>Query")[0]
     cards = re.findall(r"<figure><div>(.*?)</div><figcaption>(.*?)</figcaption>", taught)

@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
+from quickstudy import runs
 from quickstudy.core.tree import unstack
 from quickstudy.environments import Environment, Navigation2D
-from quickstudy.runs import recipes
 
 mujoco = pytest.importorskip(
     "mujoco", reason="MuJoCo is not installed: pip install 'quickstudy[rl]'"
@@ -48,7 +48,7 @@ class Sides(Environment):
 
 def from_scratch(world: Environment, **settings: Any) -> Any:
     net = qs.nets.policy_net(world, hidden=(16,))
-    return recipes.find("rl_cheetah").FromScratch(world, net, **settings)
+    return runs.find("rl_cheetah").FromScratch(world, net, **settings)
 
 
 @pytest.mark.usefixtures("double")
@@ -115,7 +115,7 @@ def test_the_recipe_of_cheetahs_is_carried_out(
         "horizon": 10,
     }
     pearls = {"explore": 1, "every": 2, "hidden": 8}
-    run = recipes.start("rl_cheetah", settings | pearls, tmp_path)
+    run = runs.start("rl_cheetah", settings | pearls, tmp_path)
     run.experiment.validate_every, run.experiment.n_validation_tasks = 3, 2
     rollouts: Any = run.experiment.validation
     counted, act_in = [0], rollouts.act_in
@@ -127,14 +127,14 @@ def test_the_recipe_of_cheetahs_is_carried_out(
 
     rollouts.act_in = counting
     taken = {0: 0}
-    for status in recipes.go(run):
+    for status in runs.go(run):
         taken[status.step] = counted[0]
     rollouts.act_in = act_in
     trained = learner not in ("scratch", "untrained")
     assert list(taken) == ([0, 1, 2, 3] if trained else [0])
     for step in (1, 2) if trained else ():  # after the third there is a validation
         assert curves.acted(run.experiment, step) == taken[step]
-    found = recipes.finish(run, n_tasks=2)
+    found = runs.finish(run, n_tasks=2)
     row = found["measured"]["new trials of two directions"]
     assert found["name"] == f"rl_cheetah_dir_{learner}_0"
     assert -10 < row["return after"]["mean"] < 10
@@ -145,7 +145,7 @@ def test_the_recipe_of_cheetahs_is_carried_out(
 
 @pytest.mark.parametrize("task", ["dir", "vel"])
 def test_budgets_are_as_stated(task: str, curves: ModuleType) -> None:
-    module = recipes.find("rl_cheetah")
+    module = runs.find("rl_cheetah")
     for learner, low, high in (
         ("maml_trpo", 10_000_000, 10_100_000),
         ("promp", 10_000_000, 10_100_000),
@@ -184,7 +184,7 @@ def test_curves_are_of_what_was_measured(
         1: [1, 0],
         2: [2, 1],
     }
-    monkeypatch.setattr(recipes, "stored", lambda: stored)
+    monkeypatch.setattr(runs, "stored", lambda: stored)
     drawn: list[Any] = []
     draw = curves.draw
 
@@ -208,9 +208,9 @@ def test_curves_are_of_what_was_measured(
 def test_the_recipe_of_the_arm_is_carried_out(tmp_path: Path) -> None:
     pytest.importorskip("metaworld", reason="pip install 'quickstudy[rl]'")
     settings = {"steps": 2, "meta_batch_size": 2, "horizon": 5, "hidden": 8}
-    run = recipes.start("rl_meta_world", settings, tmp_path)
-    assert [status.step for status in recipes.go(run)] == [1, 2]
-    found = recipes.finish(run, n_tasks=2)
+    run = runs.start("rl_meta_world", settings, tmp_path)
+    assert [status.step for status in runs.go(run)] == [1, 2]
+    found = runs.finish(run, n_tasks=2)
     row = found["measured"]["test goals"]
     assert found["name"] == "rl_meta_world_reach-v3_0"
     assert row["success later"]["mean"] == row["success first"]["mean"] == 0

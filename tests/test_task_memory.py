@@ -20,16 +20,17 @@ from quickstudy import (
     Task,
     TaskMemory,
     load,
+    runs,
     save,
     squared_error,
 )
+from quickstudy.core.task import batches
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.datasets import Labelled
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learners.gradient import ContextInput
 from quickstudy.nets.backbones import MLP
 from quickstudy.reports.retrieval import draw_retrieval
-from quickstudy.runs import recipes
 from quickstudy.tasks import Line, Mixture, Parabola
 from quickstudy.testing.learners import Blobs
 
@@ -215,12 +216,10 @@ def test_learners_without_a_start_are_refused():
 
 
 def test_the_report_says_which_past_tasks_were_retrieved():
-    learner, test = memory(5), recipes.Benchmark(TASKS, {"steps": 1}, meta_batch_size=3)
+    learner, test = memory(5), runs.Benchmark(TASKS, {"steps": 1}, meta_batch_size=3)
     html = draw_retrieval(learner, test)
     assert html.count("<picture>") == 3 and "task 3" in html and learner.training
-    first = tree_map(
-        lambda leaf: leaf[0], next(iter(recipes.batches(TASKS, 3, steps=1, seed=1)))
-    )
+    first = tree_map(lambda leaf: leaf[0], next(iter(batches(TASKS, 3, steps=1, seed=1))))
     places, shares = learner.retrieved(first.support)
     assert f"{shares[0]:.0%} of {places[0]}" in html
     own = learner.attention(first.support)[0]
@@ -255,29 +254,28 @@ def test_the_report_shows_the_images_of_past_tasks():
         MAML(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), lr=0.1), capacity=4
     )
     learner.remember(tasks.sample(4, torch.Generator().manual_seed(0)))
-    html = draw_retrieval(learner, recipes.Benchmark(tasks, meta_batch_size=2))
+    html = draw_retrieval(learner, runs.Benchmark(tasks, meta_batch_size=2))
     # 2 new tasks and 3 past ones for each, of 2 classes
     assert html.count("<figure>") == 2 * 4 and html.count("<img") == 2 * 4 * 2
     learner.supports.clear()
     assert (
-        draw_retrieval(learner, recipes.Benchmark(tasks, meta_batch_size=2)).count("<figure>")
-        == 2
+        draw_retrieval(learner, runs.Benchmark(tasks, meta_batch_size=2)).count("<figure>") == 2
     )
 
 
 def test_a_run_is_trained_without_the_memory_and_tested_with_it(tmp_path: Path):
     settings = {"steps": 2, "meta_batch_size": 2, "past": 8, "past_steps": 2}
-    run = recipes.start("multimodal_task_memory", settings, tmp_path)
+    run = runs.start("multimodal_task_memory", settings, tmp_path)
     run.experiment.n_validation_tasks = 2
-    for _ in recipes.go(run):
+    for _ in runs.go(run):
         pass
-    learner = recipes.reopen(tmp_path).experiment.learner
-    again = recipes.reopen(tmp_path).experiment.learner
+    learner = runs.reopen(tmp_path).experiment.learner
+    again = runs.reopen(tmp_path).experiment.learner
     assert isinstance(learner, TaskMemory) and isinstance(again, TaskMemory)
     assert learner.count == 8 and learner.steps == 1
     same(learner.states, again.states)
     assert run.experiment.learner.get_buffer("count") == 0
-    measured = recipes.finish(run, n_tasks=3)["measured"]
+    measured = runs.finish(run, n_tasks=3)["measured"]
     assert list(measured) == [
         f"{steps}, {says}"
         for steps in ("1 step", "5 steps")

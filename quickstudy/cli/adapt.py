@@ -5,13 +5,12 @@ from pathlib import Path
 
 import torch
 
-from quickstudy import datasets
+from quickstudy import datasets, runs
 from quickstudy.cli.options import Invert, RunFolder, SkipUnreadable
 from quickstudy.cli.pictures import image_shape
 from quickstudy.core.task import batches
 from quickstudy.estimators.classifier import FewShotClassifier
 from quickstudy.evaluation.protocol import is_transductive
-from quickstudy.runs import recipes
 
 
 def adapt(
@@ -30,7 +29,7 @@ def adapt(
         support: Folder of folders of images, one per class, named as the class.
         out: File for the adapted model. It is small, as it refers to the run for the rest.
     """
-    base = recipes.reopen(run)
+    base = runs.reopen(run)
     learner = base.experiment.learner
     channels, height, width = image_shape(base)
     data = datasets.folder(

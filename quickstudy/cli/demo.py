@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from quickstudy import console, datasets
-from quickstudy.console import said
+from quickstudy import console, datasets, runs
+from quickstudy.evaluation.formatting import format_duration, format_mean
 from quickstudy.evaluation.protocol import evaluate
 from quickstudy.evaluation.report import Report
 from quickstudy.learner import Learner
@@ -21,8 +21,7 @@ from quickstudy.reports.curves import draw_curves
 from quickstudy.reports.episode import draw_episode
 from quickstudy.reports.html import Palette, figure, legend, page, paragraph, section, table
 from quickstudy.reports.tables import circumstances, protocol_table
-from quickstudy.runs import recipes
-from quickstudy.runs.recipes import Benchmark, Experiment, Run
+from quickstudy.runs import Benchmark, Experiment, Run
 from quickstudy.tasks.few_shot import FewShot
 
 if TYPE_CHECKING:
@@ -79,21 +78,23 @@ def demo(
     """
     folder = Path(out)
     settings = {"seed": seed} | ({} if steps is None else {"steps": steps})
-    runs = {title: _trained(name, settings, folder) for title, name in RECIPES.items()}
-    best = max(runs, key=lambda title: max(entry["score"] for entry in runs[title].history))
+    trained = {title: _trained(name, settings, folder) for title, name in RECIPES.items()}
+    best = max(
+        trained, key=lambda title: max(entry["score"] for entry in trained[title].history)
+    )
 
     contestants: dict[str, Contestant] = {}
-    for title, run in runs.items():
+    for title, run in trained.items():
         selection = f"step {run.start}, best of {len(run.history)} validations"
         contestants[title] = _contestant(run.experiment, selection)
     pixels = PrototypicalNetwork(nn.Flatten())
     contestants[PIXELS] = Contestant(pixels, "nothing is trained", {})
-    for title, run in runs.items():
+    for title, run in trained.items():
         torch.manual_seed(seed)
-        untrained = recipes.find(run.recipe).recipe(**run.settings)
+        untrained = runs.find(run.recipe).recipe(**run.settings)
         contestants[f"{title}, untrained"] = _contestant(untrained, "step 0")
 
-    scripts = runs[best].experiment.benchmarks  # their tasks are those of the other, too
+    scripts = trained[best].experiment.benchmarks  # their tasks are those of the other, too
     benchmarks = {name.replace(f"{WAYS}-way", "new scripts,"): b for name, b in scripts.items()}
     digits = FewShot(datasets.digits(size=28), WAYS, 5, 5)
     benchmarks[DIGITS] = replace(next(iter(benchmarks.values())), tasks=digits)
@@ -106,16 +107,16 @@ def demo(
     }
     _print(reports)
     path = folder / "report.html"
-    path.write_text(_page(runs, best, benchmarks, reports), "utf-8")
+    path.write_text(_page(trained, best, benchmarks, reports), "utf-8")
     print(path)
     return path
 
 
 def _trained(name: str, settings: Mapping[str, Any], folder: Path) -> Run:
     """The best checkpoint of a run, which is started or resumed if it is not finished."""
-    run = recipes.start(name, settings, folder / name)
-    console.show(run, recipes.go(run))
-    return recipes.reopen(run.folder)
+    run = runs.start(name, settings, folder / name)
+    console.show(run, runs.go(run))
+    return runs.reopen(run.folder)
 
 
 def _contestant(experiment: Experiment, selection: str) -> Contestant:
@@ -174,13 +175,13 @@ def _print(reports: Reports) -> None:
 
 
 def _page(
-    runs: Mapping[str, Run], best: str, benchmarks: Mapping[str, Benchmark], reports: Reports
+    trained: Mapping[str, Run], best: str, benchmarks: Mapping[str, Benchmark], reports: Reports
 ) -> str:
-    learner = runs[best].experiment.learner
+    learner = trained[best].experiment.learner
     first = next(iter(benchmarks))
-    times = " and ".join(console.clock(run.seconds) for run in runs.values())
+    times = " and ".join(format_duration(run.seconds) for run in trained.values())
     shares = {
-        title: said("accuracy", report.mean("accuracy"), report.interval("accuracy"))
+        title: format_mean("accuracy", report.mean("accuracy"), report.interval("accuracy"))
         for title, report in ((t, reports[t][DIGITS]) for t in (best, PIXELS))
     }
     digits = (
@@ -194,7 +195,7 @@ def _page(
         for title, by_test in reports.items()
         for name, report in by_test.items()
     }
-    hardware = recipes.hardware()
+    hardware = runs.hardware()
     return page(
         "Learning to learn letters",
         ABOUT,
@@ -217,7 +218,7 @@ def _page(
         section(f"{first[0].upper()}{first[1:]}", draw_episode(learner, benchmarks[first])),
         *(
             section(f"Learning curves: {title}", draw_curves(run.history))
-            for title, run in runs.items()
+            for title, run in trained.items()
         ),
         section("Protocol", protocol_table(cards)),
         *(
@@ -233,7 +234,7 @@ def _page(
                     }
                 ),
             )
-            for title, run in runs.items()
+            for title, run in trained.items()
         ),
     )
 

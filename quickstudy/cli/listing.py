@@ -22,10 +22,10 @@ def list_(*, results: bool = False, as_json: AsJson = False) -> None:
           "ConditionalNeuralProcess": ...
     """
     if results:
+        from quickstudy import runs
         from quickstudy.cli.results import result_rows  # loads torch, unlike the rest
-        from quickstudy.runs import recipes
 
-        stored = recipes.stored().items()
+        stored = runs.stored().items()
         kinds = {"results": {name: "; ".join(result_rows(entry)) for name, entry in stored}}
     else:
         kinds = {

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from quickstudy.datasets.pictures import to_pixels
-from quickstudy.runs.recipes import Run
+from quickstudy.runs import Run
 from quickstudy.tasks.few_shot import FewShot
 
 
@@ -18,8 +18,8 @@ def image_shape(run: Run) -> tuple[int, ...]:
         ValueError: The learner does not take images.
 
     Examples:
-        >>> from quickstudy.runs import recipes
-        >>> image_shape(recipes.start("glyphs_protonet", {}, "runs/unused"))
+        >>> from quickstudy import runs
+        >>> image_shape(runs.start("glyphs_protonet", {}, "runs/unused"))
         (1, 28, 28)
     """
     tasks = next(iter(run.experiment.benchmarks.values())).tasks

@@ -15,6 +15,7 @@ import torch
 from torch.optim import Optimizer
 from tyro.conf import Positional, arg
 
+from quickstudy import runs
 from quickstudy.cli.options import AsJson, dumps
 from quickstudy.cli.pictures import image_shape, read_images
 from quickstudy.estimators.adapted_model import (
@@ -23,7 +24,6 @@ from quickstudy.estimators.adapted_model import (
     reference_tensor,
     restore,
 )
-from quickstudy.runs import recipes
 
 
 def predict(
@@ -44,7 +44,7 @@ def predict(
     """
     facts = read_model(model)[0]["facts"]
     with without_dynamo():
-        base = recipes.reopen(run or facts["run"])
+        base = runs.reopen(run or facts["run"])
     learner = base.experiment.learner
     about, state = restore(model, learner, "FewShotClassifier")
     pixels = read_images(images, image_shape(base), invert=facts["invert"])

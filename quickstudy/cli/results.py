@@ -6,13 +6,15 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from quickstudy import console, datasets
+from quickstudy import console, datasets, runs
 from quickstudy.cli import catalogue
 from quickstudy.cli.options import AsJson, Device, RunFolder, dumps
 from quickstudy.core.task import Json
 from quickstudy.datasets import Labelled
+from quickstudy.evaluation.formatting import format_mean
 from quickstudy.reports.write import write
-from quickstudy.runs import compare_runs, recipes
+from quickstudy.runs import compare_runs
+from quickstudy.runs import result as read_result
 from quickstudy.tasks.few_shot import FewShot
 
 
@@ -46,14 +48,14 @@ def evaluate(
         seed: Seed of the tasks. Two runs evaluated with one seed get the same tasks.
         as_json: Print JSON, with the value of every task.
     """
-    base = recipes.reopen(run, device=device)
+    base = runs.reopen(run, device=device)
     benchmarks = dict(base.experiment.benchmarks)
     if dataset or split != "test" or ways or shots or queries:
         benchmarks = {"custom tasks": _custom(base, dataset, split, ways, shots, queries)}
     reports = {}
     for name, benchmark in benchmarks.items():
         with console.bar(name, n_tasks or benchmark.n_tasks) as advance:
-            reports[name] = recipes.measure(
+            reports[name] = runs.measure(
                 base, benchmark, n_tasks=n_tasks, seed=seed, progress=advance
             )
     if as_json:
@@ -80,7 +82,7 @@ def compare(
     """
     stems = [run.resolve().stem for run in runs]
     names = stems if len(set(stems)) == len(stems) else map(str, runs)
-    results = dict(zip(names, map(recipes.result, runs), strict=True))
+    results = dict(zip(names, map(read_result, runs), strict=True))
     comparisons = compare_runs.compare(results)
     if as_json:
         return print(dumps([comparison.to_json() for comparison in comparisons]))
@@ -131,17 +133,17 @@ def metric_text(metric: str, mean: float | None, interval: float | None = None) 
         >>> metric_text("squared_error", None)
         'squared_error not finite'
     """
-    return f"{metric} {'not finite' if mean is None else console.said(metric, mean, interval)}"
+    return f"{metric} {'not finite' if mean is None else format_mean(metric, mean, interval)}"
 
 
 def _custom(
-    run: recipes.Run,
+    run: runs.Run,
     dataset: str | None,
     split: str,
     ways: int | None,
     shots: int | None,
     queries: int | None,
-) -> recipes.Benchmark:
+) -> runs.Benchmark:
     """Few-shot tasks with some options replaced, the others as in the recipe's first row."""
     first = next(iter(run.experiment.benchmarks.values()))
     like = first.tasks
@@ -164,7 +166,7 @@ def _custom(
         rotations=like.rotations if dataset is None else None,
         normalise=like.normalise,
     )
-    return recipes.Benchmark(
+    return runs.Benchmark(
         tasks, first.settings, first.metrics, first.n_tasks, first.meta_batch_size
     )
 

@@ -13,7 +13,7 @@ import docstring_parser
 import tyro
 from tyro.conf import Positional, arg
 
-from quickstudy import console
+from quickstudy import console, runs
 from quickstudy.cli import catalogue
 from quickstudy.cli.options import AsJson, Device, Execution, dumps
 from quickstudy.cli.results import metric_text, result_rows
@@ -45,7 +45,7 @@ def train(recipe: str, arguments: Sequence[str], command: str = "train") -> None
         arguments: Options: the keywords of its function `recipe`, and `OPTIONS`.
         command: Name of the command, for the help.
     """
-    module = recipes.find(recipe)
+    module = runs.find(recipe)
     parameters = inspect.signature(module.recipe).parameters
     docstring = docstring_parser.parse(inspect.getdoc(module.recipe) or "")
     helps = {entry.arg_name: entry.description for entry in docstring.params}
@@ -73,7 +73,7 @@ def train(recipe: str, arguments: Sequence[str], command: str = "train") -> None
     chosen = {name: values[name] for name in parameters}
     options = {name: values[name] for name in values if name not in parameters}
     suffix = options.pop("variant")
-    stored = recipes.result_name(module, chosen) + (f"_{suffix}" if suffix else "")
+    stored = runs.result_name(module, chosen) + (f"_{suffix}" if suffix else "")
     options |= {"stored": stored, "out": options["out"] or Path("runs") / stored}
     _train(recipe, chosen, live=command == "stream", **options)
 
@@ -104,7 +104,7 @@ def reproduce(
     Args:
         results: Names of results (`quickstudy list --results`). Default: all.
     """
-    stored = recipes.stored()
+    stored = runs.stored()
     for name in results:
         if name not in stored:
             raise catalogue.no_such("stored result", name, stored)
@@ -139,9 +139,9 @@ def diagnose(
         compiled: Try torch.compile too, which can take minutes.
     """
     if Path(learner).is_dir():
-        experiment = recipes.reopen(learner, device=device).experiment
+        experiment = runs.reopen(learner, device=device).experiment
     else:
-        experiment = recipes.start(learner, {}, Path("runs/.none"), device=device).experiment
+        experiment = runs.start(learner, {}, Path("runs/.none"), device=device).experiment
     task, steps = _first_batch(experiment), experiment.steps
     print(diagnosis.diagnose(experiment.learner, task, compiled=compiled, steps=steps))
 
@@ -159,7 +159,7 @@ def _train(
     memory_limit: str | None = None,
     live: bool = False,
 ) -> None:
-    run = recipes.start(recipe, settings, out, device=device)
+    run = runs.start(recipe, settings, out, device=device)
     benchmarks = run.experiment.benchmarks.values()
     if live and not any(isinstance(benchmark.tasks, Streams) for benchmark in benchmarks):
         raise ValueError(
@@ -178,11 +178,11 @@ def _train(
         print(plan, file=sys.stderr)
         plan.apply(learner)
     mode: Any = None if automatic else execution
-    console.show(run, recipes.go(run, execution=mode))
+    console.show(run, runs.go(run, execution=mode))
     if int(os.environ.get("RANK", 0)) > 0:
         return
     with console.streaming() if live else nullcontext() as on_experience:
-        result = recipes.finish(run, name=stored, on_experience=on_experience)
+        result = runs.finish(run, name=stored, on_experience=on_experience)
     if record:
         folder = recipes.folders()[0] / "results"
         folder.mkdir(exist_ok=True)
@@ -200,5 +200,5 @@ def _train(
     print(f"{out / 'result.json'}; pictures: quickstudy report {out}", file=sys.stderr)
 
 
-def _first_batch(experiment: recipes.Experiment) -> Task[Any]:
+def _first_batch(experiment: runs.Experiment) -> Task[Any]:
     return next(iter(batches(experiment.train, experiment.meta_batch_size, steps=1)))

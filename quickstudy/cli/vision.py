@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from tyro.conf import Positional, arg
 
-from quickstudy import datasets
+from quickstudy import datasets, runs
 from quickstudy.cli.options import AsJson, Invert, RunFolder, SkipUnreadable, dumps
 from quickstudy.cli.pictures import image_files, image_shape, is_image, read_images
 from quickstudy.estimators import clustering
 from quickstudy.estimators.verifier import FewShotVerifier
-from quickstudy.runs import recipes
 from quickstudy.tasks.few_shot import FewShot
 
 
@@ -45,7 +44,7 @@ def verify(
         max_false_accept_rate: Largest share of pairs of two classes that may be accepted, such
             as 0.01. Default: the threshold of equal error rates.
     """
-    base = recipes.reopen(run)
+    base = runs.reopen(run)
     shape = image_shape(base)
     pairs = list(product(image_files(a), image_files(b)))
     verifier = FewShotVerifier(
@@ -101,7 +100,7 @@ def cluster(
     """
     if out is not None and out.suffix not in (".csv", ".json"):
         raise ValueError(f"{out} is neither .csv nor .json: end its name by one of these.")
-    base = recipes.reopen(run)
+    base = runs.reopen(run)
     files = image_files(images, recursive=True)
     if skip_unreadable:
         files = [file for file in files if is_image(file)]
@@ -132,7 +131,7 @@ def _write(path: Path, groups: list[list[str]]) -> None:
 
 
 def _calibration_set(
-    run: recipes.Run, support: Path | None, invert: bool
+    run: runs.Run, support: Path | None, invert: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of a folder, or of 20 of the recipe's validation classes."""
     if support is not None:

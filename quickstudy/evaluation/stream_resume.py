@@ -33,7 +33,6 @@ def save_histories(
     """
     tensors = {f"{n:05d}": leaf.contiguous() for n, leaf in enumerate(leaves(state))}
     facts = {"card": json.dumps(card, sort_keys=True), "histories": json.dumps(histories)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, save(tensors, facts))
 
 

@@ -11,9 +11,8 @@ from quickstudy.capabilities import DescendsInSteps
 from quickstudy.evaluation.adaptation import adaptation_trace
 from quickstudy.learner import Learner
 from quickstudy.reports.curves import plot_metric
-from quickstudy.reports.first_tasks import settings_applied
 from quickstudy.reports.html import Palette, figure, figures
-from quickstudy.runs.recipes import Benchmark
+from quickstudy.runs import Benchmark, settings_applied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

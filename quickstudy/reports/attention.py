@@ -10,7 +10,7 @@ from quickstudy.capabilities import HasAttentionWeights
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import first_batch, unpadded
 from quickstudy.reports.html import Palette, figure, figures
-from quickstudy.runs.recipes import Benchmark
+from quickstudy.runs import Benchmark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

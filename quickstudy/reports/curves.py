@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quickstudy.console import is_share
 from quickstudy.core.task import Json
+from quickstudy.evaluation.formatting import is_share
 from quickstudy.reports.html import Palette, figure, figures, legend
+from quickstudy.runs import validation_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,31 +33,33 @@ def draw_curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> s
     if not history:
         return ""
     steps = [entry["step"] for entry in history]
-    metrics = [key for key in history[0] if key.startswith("validation ")]
+    metrics = list(validation_metrics(history[0]))
     reported = max(history, key=lambda entry: entry["score"])
 
     def draw_loss(axes: "Axes", palette: Palette) -> None:
         axes.plot(steps, [entry["loss"] for entry in history], ".-", color=palette["main"])
         axes.set(xlabel="step", ylabel="training loss")
 
-    def draw_metric(axes: "Axes", palette: Palette, name: str) -> None:
-        metric = name.removeprefix("validation ")
-        mean = np.array([entry[name] for entry in history])
-        first = name == metrics[0]  # which alone has intervals
+    def draw_metric(axes: "Axes", palette: Palette, metric: str) -> None:
+        mean = np.array([validation_metrics(entry)[metric] for entry in history])
+        first = metric == metrics[0]  # which alone has intervals
         interval = np.array([entry["interval"] if first else 0 for entry in history], float)
         plot_metric(axes, palette, steps, mean, interval, metric)
         scale = percent(metric)
-        place = reported["step"], scale * reported[name]
+        place = reported["step"], scale * validation_metrics(reported)[metric]
         axes.plot(*place, "o", color=palette["other"], label="reported")
         axes.set(xlabel="step", ylabel=f"validation {axes.get_ylabel()}")
         legend(axes, palette)
 
     plots = [figure(draw_loss, "training loss by step")]
-    plots += [figure(partial(draw_metric, name=name), f"{name} by step") for name in metrics]
+    plots += [
+        figure(partial(draw_metric, metric=metric), f"validation {metric} by step")
+        for metric in metrics
+    ]
     direction, first = "highest" if better == "max" else "lowest", metrics[0].replace("_", " ")
     note = (
         "The band is the 95 % interval over tasks. "
-        f"The reported checkpoint has the {direction} {first}."
+        f"The reported checkpoint has the {direction} validation {first}."
     )
     return figures(plots, note)
 

@@ -15,7 +15,7 @@ from quickstudy.evaluation.pairwise import embed, similarities
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import first_batch, unpadded
 from quickstudy.reports.html import Palette, figure, figures, legend, paragraph, pixels
-from quickstudy.runs.recipes import Benchmark
+from quickstudy.runs import Benchmark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

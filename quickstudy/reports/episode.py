@@ -12,7 +12,7 @@ from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import first_batch
 from quickstudy.reports.functions import predictions
 from quickstudy.reports.html import class_name, paragraph, pixels
-from quickstudy.runs.recipes import Benchmark
+from quickstudy.runs import Benchmark
 from quickstudy.tasks.few_shot import FewShot
 
 QUERIES = 40  # images of the query set, at most

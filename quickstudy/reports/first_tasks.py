@@ -1,6 +1,6 @@
 """The first tasks of a benchmark, on which figures show what a learner does."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,33 +9,9 @@ from quickstudy.core.task import Examples, Task, TaskBatch, batches
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
-from quickstudy.runs.recipes import Benchmark
+from quickstudy.runs import Benchmark, settings_applied
 
 NOTE = "The first tasks of the test, not picked."
-
-
-@contextmanager
-def settings_applied(learner: Learner[Any], settings: Mapping[str, Any]) -> Iterator[None]:
-    """Set attributes of a learner, and restore them at the end.
-
-    Examples:
-        >>> import torch
-        >>> import quickstudy as qs
-        >>> learner = qs.MAML(torch.nn.Linear(1, 1), steps=1)
-        >>> with settings_applied(learner, {"steps": 10}):
-        ...     print(learner.steps)
-        10
-        >>> learner.steps
-        1
-    """
-    before = {name: getattr(learner, name) for name in settings}
-    try:
-        for name, value in settings.items():
-            setattr(learner, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(learner, name, value)
 
 
 @contextmanager

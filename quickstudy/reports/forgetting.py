@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quickstudy.console import said
+from quickstudy.evaluation.formatting import format_mean
 from quickstudy.evaluation.streams import StreamReport
 from quickstudy.reports.html import Palette, figure, figures
-from quickstudy.runs.recipes import stream_file
+from quickstudy.runs import stream_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,8 +42,9 @@ def draw_forgetting(folder: Path, row: str) -> str:
         "experience (columns) after each experience (rows, from 0 at the top). Right of the "
         f"diagonal are experiences not yet learned. Right: {metric} on the first experience, "
         "and the mean of all so far. The final mean over all streams is "
-        f"{said(metric, mean(metric))}, which is {said(metric, mean('forgetting'))} below the "
-        "best score that each experience had."
+        f"{format_mean(metric, mean(metric))}, which is "
+        f"{format_mean(metric, mean('forgetting'))} below the best score that each experience "
+        "had."
     )
     return figures(plots, note)
 

@@ -12,7 +12,7 @@ from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import NOTE, first_batch
 from quickstudy.reports.html import Palette, figure, figures, legend
-from quickstudy.runs.recipes import Benchmark
+from quickstudy.runs import Benchmark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

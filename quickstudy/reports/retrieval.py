@@ -12,7 +12,7 @@ from quickstudy.learner import Learner
 from quickstudy.recall.task_memory import TaskMemory
 from quickstudy.reports.first_tasks import NOTE, first_batch
 from quickstudy.reports.html import Palette, figure, legend, paragraph, pixels, table
-from quickstudy.runs.recipes import Benchmark
+from quickstudy.runs import Benchmark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ from quickstudy.environments.environment import PlanarTrace
 from quickstudy.environments.rollout import Episodes
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
-from quickstudy.reports.first_tasks import NOTE, settings_applied
+from quickstudy.reports.first_tasks import NOTE
 from quickstudy.reports.html import Palette, figure, figures
-from quickstudy.runs.recipes import Benchmark
+from quickstudy.runs import Benchmark, settings_applied
 from quickstudy.tasks.rollouts import Rollouts
 
 if TYPE_CHECKING:

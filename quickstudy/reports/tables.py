@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from quickstudy.console import clock, said
 from quickstudy.core.task import Json
+from quickstudy.evaluation.formatting import format_duration, format_mean
 from quickstudy.reports.html import facts, paragraph, table, value_text
 
 
@@ -27,8 +27,8 @@ def results_table(measured: Mapping[str, Json], paper: Mapping[str, Json]) -> st
                 (
                     row,
                     metric.replace("_", " "),
-                    said(metric, entry[metric]["mean"], entry[metric]["interval"]),
-                    "" if number is None else said(metric, number, interval),
+                    format_mean(metric, entry[metric]["mean"], entry[metric]["interval"]),
+                    "" if number is None else format_mean(metric, number, interval),
                     ", ".join(f"{key} {value_text(v)}" for key, v in published.items()),
                 )
             )
@@ -69,7 +69,7 @@ def circumstances(result: Mapping[str, Json]) -> str:
             **result["settings"],
             "steps": result["steps"],
             "reported checkpoint": result.get("checkpoint", "none yet"),
-            "training time": clock(result["seconds"]),
+            "training time": format_duration(result["seconds"]),
             **{key: value for key, value in result["hardware"].items() if value is not None},
             "date": result.get("date", "not finished"),
         }

@@ -16,7 +16,7 @@ from quickstudy.reports.html import page, section
 from quickstudy.reports.retrieval import draw_retrieval
 from quickstudy.reports.rl_paths import draw_paths
 from quickstudy.reports.tables import circumstances, protocol_table, results_table
-from quickstudy.runs.recipes import Run, find, hardware, published, reopen
+from quickstudy.runs import Run, find, hardware, published, reopen
 from quickstudy.tasks.rollouts import Rollouts
 from quickstudy.tasks.streams import Streams
 
@@ -33,9 +33,9 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
 
     Examples:
         >>> import tempfile
-        >>> from quickstudy.runs import recipes
-        >>> run = recipes.start("sinusoid", {"steps": 0}, tempfile.mkdtemp())
-        >>> for status in recipes.go(run):
+        >>> from quickstudy import runs
+        >>> run = runs.start("sinusoid", {"steps": 0}, tempfile.mkdtemp())
+        >>> for status in runs.go(run):
         ...     pass
         >>> write(run).name  # doctest: +SKIP
         'report.html'

@@ -1,1 +1,48 @@
-""""""
+"""Runs: recipes, what they train and measure, and how results compare.
+
+`recipes` has what a recipe is and where recipes are found. `runs` starts, trains and reopens a
+run. `results` measures its benchmarks. `compare_runs` compares finished runs. `host` describes
+the machine. A recipe is a file in `recipes/` with a function `recipe(*, ...) -> Experiment`.
+"""
+
+from quickstudy.runs.compare_runs import Comparison, Entry, compare, table
+from quickstudy.runs.host import hardware
+from quickstudy.runs.recipes import (
+    Benchmark,
+    Experiment,
+    find,
+    folders,
+    names,
+    published,
+    result_name,
+    settings_applied,
+)
+from quickstudy.runs.results import finish, measure, result, stored, stream_file
+from quickstudy.runs.runs import Run, Status, go, reopen, start, validation_metrics
+
+__all__ = [
+    "Benchmark",
+    "Comparison",
+    "Entry",
+    "Experiment",
+    "Run",
+    "Status",
+    "compare",
+    "find",
+    "finish",
+    "folders",
+    "go",
+    "hardware",
+    "measure",
+    "names",
+    "published",
+    "reopen",
+    "result",
+    "result_name",
+    "settings_applied",
+    "start",
+    "stored",
+    "stream_file",
+    "table",
+    "validation_metrics",
+]

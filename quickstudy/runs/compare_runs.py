@@ -1,15 +1,15 @@
-"""Finished runs beside each other: how good, better by how much, and at what cost.
+"""Comparison of finished runs: scores, paired differences, and costs.
 
-Two runs are paired by task where they were measured on the same episodes, so that what a task
-is worth by itself, which is most of the scatter, falls out of their difference.
+Two runs that were measured on the same episodes are paired by task. The difficulty of a task,
+most of the scatter, cancels in their difference.
 """
 
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from quickstudy.console import said
 from quickstudy.core.task import Json
+from quickstudy.evaluation.formatting import format_mean
 from quickstudy.evaluation.report import Difference, Report, unpack
 
 OTHER_TASKS, NO_TASKS, NOT_FINITE = "other episodes", "no number per task stored", "not finite"
@@ -17,13 +17,20 @@ HEAD = ["Run", "Difference to the best", "Better on", "Steps", "Tasks", "Trainin
 
 
 class Entry(NamedTuple):
-    """A run on one test."""
+    """A run on one benchmark.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> entry = qs.runs.Entry("maml", 0.9, 0.01, None, "", 100, 400, 60.0, 2.5, {})
+        >>> entry.name, entry.tasks
+        ('maml', 400)
+    """
 
     name: str
-    mean: float  # over tasks; NaN where it was not finite
+    mean: float  # over tasks; NaN if it was not finite
     interval: float  # half the width of the 95 % interval of the mean
     difference: Difference | None  # to the best, by task; `wins`: how often this is better
-    unpaired: str  # why there is no difference; "" for the best itself
+    unpaired: str  # the reason why there is no difference; "" for the best itself
     steps: int
     tasks: int | None  # meta-trained on
     seconds: float  # of meta-training
@@ -32,14 +39,20 @@ class Entry(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """All runs on one test, the best first."""
+    """All runs on one benchmark, the best first.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> qs.runs.Comparison("5-way", "accuracy", []).to_json()
+        {'test': '5-way', 'metric': 'accuracy', 'entries': []}
+    """
 
     test: str
     metric: str
     entries: list[Entry]
 
     def to_json(self) -> Json:
-        """All of it; NaN becomes null."""
+        """Return everything as JSON; NaN becomes null."""
 
         def plain(value: Json) -> Json:
             return None if isinstance(value, float) and math.isnan(value) else value
@@ -55,31 +68,49 @@ class Comparison(NamedTuple):
 
 
 def compare(results: Mapping[str, Json]) -> list[Comparison]:
-    """Of every test that at least two of the results have, by its first metric.
+    """Compare results on every benchmark that two of them share, by its first metric.
 
     Args:
-        results: what `quickstudy.runs.recipes.finish` returned, by name.
+        results: results of `quickstudy.runs.finish`, by name.
 
     Raises:
-        ValueError: no two of them share a test.
+        ValueError: no two results share a benchmark.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> stored = qs.runs.stored()
+        >>> results = {name: stored[name] for name in ("glyphs_fomaml", "glyphs_protonet")}
+        >>> [comparison.test for comparison in qs.runs.compare(results)]
+        ['10-way 1-shot', '10-way 5-shot']
     """
     tests = dict.fromkeys(test for result in results.values() for test in result["measured"])
     sharing = {
         test: {name: r for name, r in results.items() if test in r["measured"]}
         for test in tests
     }
-    found = [_on(test, those) for test, those in sharing.items() if len(those) > 1]
-    if not found:
-        each = "; ".join(f"{name}: {', '.join(r['measured'])}" for name, r in results.items())
-        raise ValueError(f"These results share no test ({each}). Compare runs of one test.")
-    return found
+    comparisons = [_on(test, runs) for test, runs in sharing.items() if len(runs) > 1]
+    if not comparisons:
+        tests = "; ".join(f"{name}: {', '.join(r['measured'])}" for name, r in results.items())
+        raise ValueError(f"These results share no test ({tests}). Compare runs of one test.")
+    return comparisons
 
 
 def table(comparison: Comparison) -> list[list[str]]:
-    """As texts: a row of titles, and a row for each run."""
+    """Return texts: a row of titles, and a row for each run.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> stored = qs.runs.stored()
+        >>> results = {name: stored[name] for name in ("glyphs_fomaml", "glyphs_protonet")}
+        >>> rows = qs.runs.table(qs.runs.compare(results)[0])
+        >>> [row[0] for row in rows]
+        ['Run', 'glyphs_protonet', 'glyphs_fomaml']
+    """
 
     def number(mean: float, interval: float) -> str:
-        return NOT_FINITE if math.isnan(mean) else said(comparison.metric, mean, interval)
+        return (
+            NOT_FINITE if math.isnan(mean) else format_mean(comparison.metric, mean, interval)
+        )
 
     def row(entry: Entry) -> list[str]:
         gap, cost = entry.difference, entry.milliseconds
@@ -121,15 +152,15 @@ def _entry(
 ) -> Entry:
     number = result["measured"][test][metric]
     mean, interval = number["mean"], number["interval"]
-    mine = _report(result, test, metric)
+    report = _report(result, test, metric)
     difference, unpaired = None, ""
-    if mine is None or best is None:
+    if report is None or best is None:
         unpaired = NO_TASKS
     elif mean is None:
         unpaired = NOT_FINITE
     else:
         try:
-            gap = mine.paired_difference(best, metric)
+            gap = report.paired_difference(best, metric)
             difference = gap if sign > 0 else gap._replace(wins=1 - gap.wins)
         except ValueError:  # their cards differ
             unpaired = OTHER_TASKS

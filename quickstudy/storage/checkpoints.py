@@ -22,7 +22,6 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -40,6 +39,7 @@ from quickstudy.storage.files import (
     versions,
     write_error,
 )
+from quickstudy.storage.learner_tensors import learner_tensors, plain_name, unwrapped
 from quickstudy.storage.tree_json import pack, tensor_kind, unpack
 
 FORMAT = 1
@@ -266,72 +266,6 @@ class Checkpoints:
             with suppress(OSError):
                 (path / _RUN).unlink(missing_ok=True)  # first: the rest does not count then
                 shutil.rmtree(path)
-
-
-# The learner, the optimizer and the scheduler as named tensors and JSON
-
-
-def unwrapped(learner: nn.Module) -> nn.Module:
-    """Return the learner inside DDP and `torch.compile`.
-
-    Examples:
-        >>> import quickstudy as qs
-        >>> learner = qs.MAML(qs.nets.MLP(1, 1))
-        >>> unwrapped(learner) is learner
-        True
-    """
-    if isinstance(learner, DistributedDataParallel | nn.DataParallel):
-        return unwrapped(learner.module)
-    compiled = learner._modules.get("_orig_mod")
-    return learner if compiled is None else unwrapped(compiled)
-
-
-def plain_name(key: str) -> str:
-    """Return a name that is the same whether or not a part of the learner is compiled.
-
-    Examples:
-        >>> plain_name("net._orig_mod.weight")
-        'net.weight'
-    """
-    return key.replace("_orig_mod.", "")
-
-
-def learner_tensors(learner: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the parameters and buffers of a learner.
-
-    Returns:
-        The tensors by name; and for each name of a tied tensor, the name of its owner.
-
-    Raises:
-        CheckpointError: an entry is not a tensor, or is sharded.
-
-    Examples:
-        >>> import quickstudy as qs
-        >>> tensors, tied = learner_tensors(qs.MAML(qs.nets.MLP(1, 1, hidden=())))
-        >>> sorted(tensors), tied
-        (['net.head.bias', 'net.head.weight'], {})
-    """
-    tensors: dict[str, Tensor] = {}
-    tied: dict[str, str] = {}
-    owners: dict[int, str] = {}
-    for key, tensor in unwrapped(learner).state_dict(keep_vars=True).items():
-        name = plain_name(key)
-        if not isinstance(tensor, Tensor):
-            raise CheckpointError(
-                f"`{name}` in the learner's state_dict is a {class_name(tensor)}, not a "
-                "tensor: make it a buffer."
-            )
-        if hasattr(tensor, "full_tensor"):
-            raise CheckpointError(
-                f"`{name}` is sharded over processes, by `fully_shard`: save with "
-                "torch.distributed.checkpoint, or train under DDP."
-            )
-        owner = owners.setdefault(id(tensor), name)
-        if owner == name:
-            tensors[name] = tensor
-        else:
-            tied[name] = owner
-    return tensors, tied
 
 
 def _parameters(optimizer: Optimizer, learner: nn.Module) -> list[list[str]]:

@@ -5,7 +5,7 @@ checked (digests, formats) as they were written, and translated afterwards.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -15,16 +15,101 @@ from quickstudy.core.task import Json
 
 Names = dict[str, str]  # stored -> today's
 
-LEARNERS: Names = {}  # classes; of estimators and of modules that embed tasks as well
-STATES: dict[str, Names] = {}  # by today's class of the learner, or of a part of it, or "*"
-FIELDS: dict[str, dict[str, Names]] = {}  # likewise, then by today's class of the state
-PARAMETERS: dict[str, Names] = {}  # likewise: paths, or the part of paths that has changed
-OPTIMIZERS: Names = {"Epochs": "MultiEpoch"}  # and schedulers
-RECIPES: dict[str, tuple[str, dict[str, Json]]] = {}  # today's, and settings it has to have
-SETTINGS: dict[str, Names] = {"*": {"size": "meta_batch_size"}}  # by the stored recipe, or "*"
-TARGETS: dict[str, Names] = {}  # entries of `targets` by today's estimator
-EMBEDDINGS: Names = {}  # functions that embed tasks
-CARDS: Names = {}  # keys of protocol cards, and values that are text
+# The table
+
+# classes: of learners, estimators, and modules that embed tasks
+LEARNERS: Names = {}
+# by today's class of the learner, or of a part of it
+STATES: dict[str, Names] = {
+    "ProtoMAML": {"Classifier": "ProtoMAMLState"},
+    "Reptile": {"Adapted": "ReptileState"},
+    "MatchingNetwork": {"Embedded": "MatchingState"},
+    "SemiSupervisedPrototypicalNetwork": {"Clusters": "SemiSupervisedState"},
+    "RelationNetwork": {"ClassMaps": "RelationState"},
+    "R2D2": {"Fitted": "FittedHead"},
+    "LRD2": {"Fitted": "FittedHead"},
+    "MetaOptNet": {"Fitted": "FittedHead"},
+    "RidgeRegression": {"Moments": "RidgeState"},
+    "Baseline": {"Head": "BaselineState"},
+    "TIM": {"Seen": "TIMState"},
+    "LifeLongMemory": {"Memory": "LifeLongMemoryState"},
+    "MANN": {"Heard": "MANNState"},
+    "MemoryNetwork": {"Memory": "MemoryNetworkState"},
+    "MetaNet": {"FastWeights": "MetaNetState"},
+    "ConditionalNeuralProcess": {"Representation": "ConditionalNeuralProcessState"},
+    "EWC": {"Anchored": "EWCState"},
+    "SynapticIntelligence": {"Weighed": "SIState"},
+    "LearningWithoutForgetting": {"Known": "LwFState"},
+    "AGEM": {"Guarded": "AGEMState"},
+    "LaMAML": {"Paced": "LaMAMLState"},
+    "GDumb": {"Greedy": "GDumbState", "Balanced": "BalancedMemory"},
+    "ExperienceReplay": {"Replayed": "ExperienceReplayState"},
+    "MER": {"Aligned": "MERState"},
+    "Joint": {"Everything": "JointState"},
+    "DarkExperienceReplay": {"Distilled": "DERState", "Said": "LabelledLogits"},
+    "OML": {"Head": "OMLState"},
+    "StreamingLDA": {"Moments": "StreamingLDAState"},
+    "PEARL": {"Held": "LatentSample"},
+}
+# likewise, then by today's class of the state
+FIELDS: dict[str, dict[str, Names]] = {
+    "NTM": {"NTMState": {"weightings": "attention_weights"}},
+    "MANN": {"MANNState": {"machine": "cell", "told": "last_label"}},
+    "SNAILPolicy": {"Memory": {"known": "mask"}},
+}
+# likewise: paths relative to an instance of the class
+PARAMETERS: dict[str, Names] = {
+    "SiameseNetwork": {"compare": "similarity"},
+    "MANN": {"machine": "cell"},
+    "SequenceLearner": {"machine": "cell"},
+    "SNAILPolicy": {"embed": "observation_layer"},
+    "PEARL": {
+        "replay.written": "replay.write_count",
+        "replay.since": "replay.explore_start",
+        "replay.until": "replay.explore_end",
+    },
+    "MAMLRL": {"net.log_deviation": "net.log_std"},
+    "FromScratch": {"net.log_deviation": "net.log_std"},
+}
+# classes of optimizers and schedulers
+OPTIMIZERS: Names = {
+    "Epochs": "MultiEpoch",
+}
+# settings are formats of the stored settings
+RECIPES: dict[str, tuple[str, dict[str, str]]] = {
+    "omniglot_maml": ("omniglot_gradient", {"learner": "maml"}),
+    "omniglot_fomaml": ("omniglot_gradient", {"learner": "fomaml"}),
+    "omniglot_anil": ("omniglot_gradient", {"learner": "anil"}),
+    "omniglot_boil": ("omniglot_gradient", {"learner": "boil"}),
+    "omniglot_meta_sgd": ("omniglot_gradient", {"learner": "meta_sgd"}),
+    "omniglot_meta_curvature": ("omniglot_gradient", {"learner": "meta_curvature"}),
+    "omniglot_proto_maml": ("omniglot_gradient", {"learner": "proto_maml"}),
+    "omniglot_protonet": ("omniglot_metric", {"learner": "protonet"}),
+    "omniglot_matching": ("omniglot_metric", {"learner": "matching_{embeddings}"}),
+    "omniglot_siamese": ("omniglot_metric", {"learner": "siamese_{loss}"}),
+    "omniglot_memory_network": ("omniglot_metric", {"learner": "memory_network"}),
+    "omniglot_r2d2": ("omniglot_metric", {"learner": "r2d2"}),
+    "omniglot_meta_opt_net": ("omniglot_metric", {"learner": "meta_opt_net"}),
+    "sinusoid_maml": ("sinusoid", {"learner": "maml"}),
+    "sinusoid_meta_sgd": ("sinusoid", {"learner": "meta_sgd"}),
+    "copy_ntm": ("copying", {"task": "copy"}),
+    "repeat_copy_ntm": ("copying", {"task": "repeat_copy"}),
+}
+# by the stored recipe, or "*"; None: dropped
+SETTINGS: dict[str, dict[str, str | None]] = {
+    "*": {"size": "meta_batch_size"},
+    "omniglot_matching": {"embeddings": None},
+    "omniglot_siamese": {"loss": None},
+}
+# entries of `targets` by today's estimator
+TARGETS: dict[str, Names] = {}
+# functions that embed tasks
+EMBEDDINGS: Names = {}
+# keys and texts of protocol cards
+CARDS: Names = {}
+
+
+# What applies it
 
 
 def parameters(
@@ -42,11 +127,11 @@ def parameters(
         >>> parameters(learner, ["net.head.bias", "unknown"], ["net.head.bias"])
         {'net.head.bias': 'net.head.bias', 'unknown': 'unknown'}
     """
-    rules, names = list(_rules(PARAMETERS, learner)), dict[str, str]()
+    rules, names = _rules(learner), dict[str, str]()
     for name in stored:
         today = name
-        for old, new in rules:
-            today = today if today in current else _substitute(today, old, new)
+        for rule in rules:
+            today = today if today in current else _substitute(today, *rule)
         names[name] = today if today in current else name
     return names
 
@@ -60,8 +145,8 @@ def stored_parameters(learner: nn.Module, current: Iterable[str]) -> dict[str, s
         {'net.head.bias': 'net.head.bias'}
     """
     names = {name: name for name in current}
-    for old, new in _rules(PARAMETERS, learner):
-        names = {today: _substitute(name, new, old) for today, name in names.items()}
+    for path, old, new in _rules(learner):
+        names = {today: _substitute(name, path, new, old) for today, name in names.items()}
     return names
 
 
@@ -90,7 +175,7 @@ def stored_kinds(
         True
     """
     both = dict(kinds)
-    for owner in _owners(learner):
+    for owner in dict.fromkeys([*_owners(learner), *STATES, *FIELDS]):  # its own come first
         states, fields = STATES.get(owner, {}), FIELDS.get(owner, {})
         for (name, *current), kind in kinds.items():
             former = {new: old for old, new in fields.get(name, {}).items()}
@@ -110,27 +195,34 @@ def recipe(
         known: names of today's recipes and settings, which stay.
 
     Examples:
-        >>> recipe("sinusoid_maml", {"steps": 3, "size": 2})
-        ('sinusoid_maml', {'steps': 3, 'meta_batch_size': 2})
+        >>> recipe("streams", {"size": 2})
+        ('streams', {'meta_batch_size': 2})
+        >>> recipe("omniglot_siamese", {"loss": "triplet", "steps": 3})
+        ('omniglot_metric', {'learner': 'siamese_triplet', 'steps': 3})
         >>> recipe("mine.py", {"size": 2}, known=["size"])
         ('mine.py', {'size': 2})
     """
+    today, extra = (name, {}) if name in known else RECIPES.get(name, (name, {}))
+    renamed = {key: value.format(**settings) for key, value in extra.items()}
     names = {**SETTINGS["*"], **SETTINGS.get(name, {})}
-    today, extra = RECIPES.get(name, (name, {})) if name not in known else (name, {})
-    renamed = {
-        key if key in known else names.get(key, key): value for key, value in settings.items()
-    }
-    return today, {**extra, **renamed}
+    for key, value in settings.items():
+        new = key if key in known else names.get(key, key)
+        if new is not None:
+            renamed[new] = value
+    return today, renamed
 
 
-def result(stored: Mapping[str, Json]) -> dict[str, Json]:
+def result(stored: Mapping[str, Json], known: Collection[str] = ()) -> dict[str, Json]:
     """Return the result of a run with today's name and settings of its recipe.
 
+    Args:
+        known: names of today's recipes, which stay.
+
     Examples:
-        >>> result({"recipe": "sinusoid_maml", "settings": {"size": 2}, "steps": 3})
-        {'recipe': 'sinusoid_maml', 'settings': {'meta_batch_size': 2}, 'steps': 3}
+        >>> result({"recipe": "streams", "settings": {"size": 2}, "steps": 3})
+        {'recipe': 'streams', 'settings': {'meta_batch_size': 2}, 'steps': 3}
     """
-    name, settings = recipe(stored["recipe"], stored["settings"])
+    name, settings = recipe(stored["recipe"], stored["settings"], known)
     return {**stored, "recipe": name, "settings": settings}
 
 
@@ -141,7 +233,8 @@ def model(about: Mapping[str, Json]) -> dict[str, Json]:
         >>> model({"estimator": "FewShotClassifier", "targets": {"classes": ["a"]}})
         {'estimator': 'FewShotClassifier', 'targets': {'classes': ['a']}}
     """
-    estimator = LEARNERS.get(about["estimator"], about["estimator"])
+    stored: str = about["estimator"]
+    estimator = LEARNERS.get(stored, stored)
     names = TARGETS.get(estimator, {})
     targets = {names.get(key, key): value for key, value in about["targets"].items()}
     return {**about, "estimator": estimator, "targets": targets}
@@ -155,31 +248,40 @@ def card(stored: Mapping[str, Json]) -> dict[str, Json]:
         {'tasks': 'streams', 'known task': False}
     """
 
-    def today(value: Json) -> Json:
+    def today(value: Json) -> Any:
         if isinstance(value, dict):
-            return {CARDS.get(key, key): today(part) for key, part in value.items()}
+            return {CARDS.get(str(key), key): today(part) for key, part in value.items()}
         return CARDS.get(value, value) if isinstance(value, str) else value
 
     return today(dict(stored))
 
 
 def _owners(learner: nn.Module) -> list[str]:
-    """The keys of tables that hold for a learner."""
+    """The classes of a learner and its parts."""
     classes = chain.from_iterable(type(part).__mro__ for part in learner.modules())
-    return [*dict.fromkeys(kind.__name__ for kind in classes), "*"]
+    return [kind.__name__ for kind in classes]
 
 
-def _rules(table: Mapping[str, Names], learner: nn.Module) -> Iterator[tuple[str, str]]:
-    for owner in _owners(learner):
-        yield from table.get(owner, {}).items()
+def _rules(learner: nn.Module) -> list[tuple[str, str, str]]:
+    """Renamed paths in a learner: (path of the part, old, new), the outermost part first."""
+    return [
+        (f"{path}." if path else "", old, new)
+        for path, part in learner.named_modules()
+        for kind in type(part).__mro__
+        for old, new in PARAMETERS.get(kind.__name__, {}).items()
+    ]
 
 
-def _substitute(name: str, old: str, new: str) -> str:
-    """Replace whole components of a path. Keys that contain a path have "/" for "."."""
+# parts whose keys contain names of parameters of the net, with "/" or "." between components
+_HOLDERS = re.compile(r"(^|\.)(norms|rates|curvature)\.")
 
-    def replace(match: re.Match[str]) -> str:
-        around = name[max(match.start() - 1, 0) : match.end() + 1]
-        return new.replace(".", "/") if "/" in around else new
 
-    path = "[./]".join(map(re.escape, old.split(".")))
-    return re.sub(rf"(?<![^./ ]){path}(?![^./ ])", replace, name)
+def _substitute(name: str, path: str, old: str, new: str) -> str:
+    """Replace a path in the name of a parameter."""
+    if f"{name}.".startswith(f"{path}{old}."):
+        return f"{path}{new}{name[len(path) + len(old) :]}"
+    if not _HOLDERS.search(name):
+        return name
+    separator = "/" if "/" in name else "."
+    old, new = (part.replace(".", separator) for part in (old, new))
+    return re.sub(rf"(?<![^./]){re.escape(old)}(?![^./])", new, name, count=1)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from quickstudy.core.task import Json
 from quickstudy.storage import renamed
-from quickstudy.storage.checkpoints import learner_tensors
 from quickstudy.storage.files import (
     CheckpointError,
     check_format,
@@ -27,6 +26,7 @@ from quickstudy.storage.files import (
     versions,
     write_error,
 )
+from quickstudy.storage.learner_tensors import learner_tensors
 from quickstudy.storage.tree_json import StateTypes, named_tuples, tensor_kind
 
 FORMAT = 1

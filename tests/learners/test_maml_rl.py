@@ -12,11 +12,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 import quickstudy as qs
+from quickstudy import runs
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments import Environment, Episodes, Navigation2D, one_hot
 from quickstudy.learners.policies.maml_rl import MAMLRL
 from quickstudy.rl.advantages import dice_surrogate, log_prob_surrogate, ratio_surrogate
-from quickstudy.runs import recipes
 from tests.worlds import gained
 
 # a process of two states, two actions and two steps
@@ -297,25 +297,25 @@ def test_ppo_learns_a_policy_that_one_step_takes_to_either_side() -> None:
 @pytest.mark.parametrize("name", ["maml_trpo", "promp", "untrained"])
 def test_the_recipe_is_carried_out(name: str, tmp_path: Path) -> None:
     settings = {"learner": name, "steps": 2, "meta_batch_size": 3, "episodes": 2}
-    run = recipes.start("rl_navigation", settings, tmp_path)
+    run = runs.start("rl_navigation", settings, tmp_path)
     run.experiment.n_validation_tasks = 3
-    done = [status.step for status in recipes.go(run)]
+    done = [status.step for status in runs.go(run)]
     assert done == ([] if name == "untrained" else [1, 2])
-    found = recipes.finish(run, n_tasks=3)
-    row = found["measured"][recipes.find("rl_navigation").ROW]
+    found = runs.finish(run, n_tasks=3)
+    row = found["measured"][runs.find("rl_navigation").ROW]
     assert found["name"] == f"rl_navigation_{name}_0" and row["return after"]["mean"] < 0
     assert ("return after" in found["paper"].get("new goals, 1 step", {})) == ("trpo" in name)
 
 
 def test_the_recipes_learners_are_adapted_alike_and_no_other_is_known() -> None:
-    module = recipes.find("rl_navigation")
+    module = runs.find("rl_navigation")
     for name in get_args(module.Name):
         chosen = module.recipe(learner=name)
         (test,) = chosen.benchmarks.values()
         assert test.settings == {"lr": 0.1} and test.tasks.learner is chosen.learner
         assert chosen.learner.lr == (0.0 if name == "pretrained" else 0.1)
     with pytest.raises(ValueError, match="choose one of"):
-        recipes.find("rl_navigation").recipe(learner="mamel")
+        runs.find("rl_navigation").recipe(learner="mamel")
 
 
 @pytest.mark.usefixtures("double")

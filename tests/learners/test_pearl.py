@@ -11,6 +11,7 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 from torch.distributions.kl import kl_divergence
 
 import quickstudy as qs
+from quickstudy import runs
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments import (
     BernoulliBandit,
@@ -22,7 +23,6 @@ from quickstudy.environments import (
     rollout,
 )
 from quickstudy.learners.policies.pearl import Posterior, squashed_gaussian
-from quickstudy.runs import recipes
 
 
 class Guess(Environment):
@@ -330,12 +330,12 @@ def test_learns_to_infer_the_number_and_then_to_say_it() -> None:
 def test_the_recipe_is_carried_out(tmp_path: Path) -> None:
     settings = {"steps": 2, "meta_batch_size": 2, "hidden": 4, "tasks": 3}
     for environment in ("navigation", "point_robot"):
-        run = recipes.start(
+        run = runs.start(
             "rl_pearl", {**settings, "environment": environment}, tmp_path / environment
         )
         run.experiment.n_validation_tasks = 4
-        assert [status.step for status in recipes.go(run)] == [1, 2]
-        found = recipes.finish(run, n_tasks=3)
+        assert [status.step for status in runs.go(run)] == [1, 2]
+        found = runs.finish(run, n_tasks=3)
         measured = found["measured"]["new goals"]
         assert set(measured) == {"return after", "return before", "card"}
         assert (measured["return after"]["mean"] >= 0) == (environment == "point_robot")

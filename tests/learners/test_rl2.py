@@ -8,11 +8,11 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
+from quickstudy import runs
 from quickstudy.core.tree import unstack
 from quickstudy.environments import Environment, Pendulum
 from quickstudy.reports.write import write
 from quickstudy.rl.trials import flatten_episodes
-from quickstudy.runs import recipes
 from tests.worlds import OneArmPays, Uneven
 
 
@@ -177,11 +177,11 @@ def test_learns_to_try_the_arms_and_to_stay() -> None:
 
 def test_the_recipe_is_carried_out(tmp_path: Path) -> None:
     settings = {"steps": 2, "meta_batch_size": 4, "hidden": 4, "pulls": 3}
-    run = recipes.start("rl_bandit", settings, tmp_path)
+    run = runs.start("rl_bandit", settings, tmp_path)
     run.experiment.n_validation_tasks = 4
-    assert [status.step for status in recipes.go(run)] == [1, 2]
+    assert [status.step for status in runs.go(run)] == [1, 2]
     assert run.history[-1]["validation total reward"] == run.history[-1]["score"]
-    found = recipes.finish(run, n_tasks=6)
+    found = runs.finish(run, n_tasks=6)
     assert 0 <= found["measured"]["new bandits"]["total reward"]["mean"] <= 3
     assert "Protocol" in write(tmp_path).read_text()
 

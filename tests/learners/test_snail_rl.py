@@ -9,11 +9,11 @@ import torch
 from torch import Generator, Tensor
 
 import quickstudy as qs
+from quickstudy import runs
 from quickstudy.core.tree import leaves, tree_map, unstack
 from quickstudy.environments import Environment, Pendulum
 from quickstudy.nets import CausalAttention, TemporalConvolution
 from quickstudy.rl.trials import flatten_episodes
-from quickstudy.runs import recipes
 from tests.worlds import OneArmPays, Uneven
 
 BLOCKS = (4, (3, 2), 3, (2, 4))
@@ -187,10 +187,10 @@ def test_recipes_are_carried_out_and_resume_to_the_bit(
         **short[name],
     }
 
-    def run(folder: str, stop: int) -> recipes.Run:
-        run = recipes.start(name, settings, tmp_path / folder)
+    def run(folder: str, stop: int) -> runs.Run:
+        run = runs.start(name, settings, tmp_path / folder)
         run.experiment.n_validation_tasks = 4
-        statuses = recipes.go(run)
+        statuses = runs.go(run)
         for status in statuses:
             if status.step == stop:
                 break
@@ -204,6 +204,6 @@ def test_recipes_are_carried_out_and_resume_to_the_bit(
         strict=True,
     ):
         assert torch.equal(a, b)
-    found = recipes.finish(parts, n_tasks=5)
+    found = runs.finish(parts, n_tasks=5)
     for row in found["measured"].values():
         assert all(math.isfinite(value["mean"]) for key, value in row.items() if key != "card")

@@ -9,11 +9,11 @@ from torch import Generator, Tensor
 from torch.distributions import Normal, kl_divergence
 
 import quickstudy as qs
+from quickstudy import runs
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.environments import Environment, HiddenGoal, Pendulum, normal
 from quickstudy.rl.ppo import PPOSettings, ppo
 from quickstudy.rl.trials import flatten_episodes
-from quickstudy.runs import recipes
 from tests.worlds import OneArmPays, Uneven
 
 
@@ -229,10 +229,10 @@ def test_learns_to_try_the_arms_and_to_stay_and_then_is_sure() -> None:
 def test_the_recipe_is_carried_out_and_resumes_to_the_bit(tmp_path: Path) -> None:
     settings = {"steps": 3, "meta_batch_size": 4, "episodes": 1}
 
-    def run(folder: str, stop: int, learner: str = "varibad") -> recipes.Run:
-        run = recipes.start("rl_grid", {**settings, "learner": learner}, tmp_path / folder)
+    def run(folder: str, stop: int, learner: str = "varibad") -> runs.Run:
+        run = runs.start("rl_grid", {**settings, "learner": learner}, tmp_path / folder)
         run.experiment.n_validation_tasks = 4
-        statuses = recipes.go(run)
+        statuses = runs.go(run)
         for status in statuses:
             if status.step == stop:
                 break
@@ -243,7 +243,7 @@ def test_the_recipe_is_carried_out_and_resumes_to_the_bit(tmp_path: Path) -> Non
     pairs = (run.experiment.learner.parameters() for run in (whole, parts))
     assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
     for done in (parts, run("other", 1, "rl2")):
-        measured = recipes.finish(done, n_tasks=5)["measured"]["new goals"]
+        measured = runs.finish(done, n_tasks=5)["measured"]["new goals"]
         assert -1.51 < measured["return of episode 1"]["mean"] <= 15
 
 

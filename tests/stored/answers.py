@@ -12,13 +12,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import safetensors.torch
 import torch
-from quickstudy.functional import leaves, tree_map
-from quickstudy.task import Examples, Json, Task
 from torch import Generator, Tensor
 
 import quickstudy as qs
-from quickstudy import recipe
+from quickstudy import runs
+from quickstudy.core.task import Examples, Json, Task
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.datasets import Labelled
+from quickstudy.storage import renamed
 from tests.stored import builders
 
 Answers: TypeAlias = dict[str, Any]
@@ -33,7 +34,10 @@ def expected(stored: Path = STORED) -> dict[str, Answers]:
     for key, tensor in safetensors.torch.load_file(stored / "expected.safetensors").items():
         place, _, name = key.partition(":")
         found.setdefault(place, {})[name] = tensor
-    return found
+    return {
+        place: renamed.result(answers, runs.names()) if "settings" in answers else answers
+        for place, answers in found.items()
+    }
 
 
 # Inputs
@@ -98,7 +102,7 @@ def of_learner(name: str, learner: Any, stored: Path = STORED) -> Answers:
     learner.eval()
     if name in builders.ACTORS:
         return _of_actor(name, learner, stored)
-    learner.anneal(2)  # the steps that were done
+    learner.set_step(2)  # the steps that were done
     task = inputs(builders.LEARNERS[name][0], stored)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -113,7 +117,7 @@ def of_learner(name: str, learner: Any, stored: Path = STORED) -> Answers:
 
 def _of_actor(name: str, actor: Any, stored: Path) -> Answers:
     make, trial, _ = builders.ACTORS[name]
-    rollouts = qs.Rollouts(make(), actor, episodes=2, trial=trial)
+    rollouts = qs.tasks.Rollouts(make(), actor, episodes=2, trial=trial)
     task = tree_map(lambda leaf: leaf[0], rollouts.sample(2, Generator().manual_seed(0)))
     with torch.no_grad():
         state = actor.adapt(task.support)
@@ -253,23 +257,25 @@ _HISTORY = ("step", "score", "interval")
 
 def finished(folder: Path) -> Answers:
     """Of a run that is done: its weights, what it measured, and what that is measured as."""
-    run = recipe.reopen(folder)
-    again = {row: recipe.measure(run, test, count=4) for row, test in _tests(run)}
+    run = runs.reopen(folder)
+    again = {row: runs.measure(run, test, n_tasks=4) for row, test in _tests(run)}
     values = {row: dict(report.to_json()["values"]) for row, report in again.items()}
     for said in values.values():
         said.pop("milliseconds per example", None)
-    return {**of_run(run), **of_result(recipe.result(folder)), "measured again": values}
+    return {**of_run(run), **of_result(runs.result(folder)), "measured again": values}
 
 
 def _tests(run: Any) -> list[tuple[str, Any]]:
-    return [(row, test) for row, test in run.experiment.tests.items() if row != "task known"]
+    return [
+        (row, test) for row, test in run.experiment.benchmarks.items() if row != "task known"
+    ]
 
 
 def went_on(folder: Path, name: str, settings: dict[str, Json]) -> Answers:
     """Of a run that goes on in a copy of its folder: its losses, its weights in the end."""
-    run = recipe.start(name, settings, folder)
+    run = runs.start(name, settings, folder)
     begun = run.start
-    losses = [status.loss for status in recipe.go(run)]
+    losses = [status.loss for status in runs.go(run)]
     return {**of_run(run), "begun": begun, "losses": losses}
 
 

@@ -11,17 +11,24 @@ from functools import partial
 from typing import Any
 
 import torch
-from quickstudy.learners.baseline import baseline, baseline_pp
-from quickstudy.ntm import NTM, FeedForward, StackedLSTM
-from quickstudy.task import Examples
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
 import quickstudy as qs
+from quickstudy.core.similarity import ScaledSimilarity
+from quickstudy.core.task import Examples
 from quickstudy.datasets import Labelled
 from quickstudy.environments import BernoulliBandit, Environment, HiddenGoal, PointRobot
-from quickstudy.nets import MLP, Conv4, policy_net, use_batch_statistics
-from quickstudy.testing import Blobs
+from quickstudy.nets import (
+    MLP,
+    NTM,
+    Conv4,
+    FeedForward,
+    StackedLSTM,
+    policy_net,
+    use_batch_statistics,
+)
+from quickstudy.testing.learners import Blobs
 
 Make = Callable[..., Any]
 
@@ -51,56 +58,73 @@ def normed() -> nn.Module:
 
 
 def film() -> nn.Module:
-    return use_batch_statistics(qs.film_conv4(3, context=4, channels=4, size=16, pool="stride"))
+    return use_batch_statistics(
+        qs.learners.gradient.film_conv4(3, context=4, channels=4, size=16, pool="stride")
+    )
 
 
 # Learners, by the name of the folder in `checkpoints`
 
 LEARNERS: dict[str, tuple[str, Make]] = {
     # of streams
-    "fine_tuning": ("blobs", lambda: qs.FineTuning(mlp(), batch=5)),
-    "experience_replay": ("blobs", lambda: qs.ExperienceReplay(mlp(), batch=5, slots=4)),
-    "ewc": ("blobs", lambda: qs.EWC(mlp(), batch=5)),
-    "ewc_empirical": ("blobs", lambda: qs.EWC(mlp(), batch=5, empirical=True)),
-    "ewc_online": ("blobs", lambda: qs.online_ewc(mlp(), batch=5)),
-    "synaptic_intelligence": ("blobs", lambda: qs.SynapticIntelligence(mlp(), batch=5)),
+    "fine_tuning": ("blobs", lambda: qs.FineTuning(mlp(), batch_size=5)),
+    "experience_replay": (
+        "blobs",
+        lambda: qs.ExperienceReplay(mlp(), batch_size=5, memory_size=4),
+    ),
+    "ewc": ("blobs", lambda: qs.EWC(mlp(), batch_size=5)),
+    "ewc_empirical": ("blobs", lambda: qs.EWC(mlp(), batch_size=5, empirical=True)),
+    "ewc_online": ("blobs", lambda: qs.online_ewc(mlp(), batch_size=5)),
+    "synaptic_intelligence": ("blobs", lambda: qs.SynapticIntelligence(mlp(), batch_size=5)),
     "learning_without_forgetting": (
         "blobs",
-        lambda: qs.LearningWithoutForgetting(mlp(), batch=5),
+        lambda: qs.LearningWithoutForgetting(mlp(), batch_size=5),
     ),
     "dark_experience_replay": (
         "blobs",
-        lambda: qs.DarkExperienceReplay(mlp(), batch=3, slots=4),
+        lambda: qs.DarkExperienceReplay(mlp(), batch_size=3, memory_size=4),
     ),
     "dark_experience_replay_without_labels": (
         "blobs",
-        lambda: qs.DarkExperienceReplay(mlp(), batch=3, slots=4, beta=0.0),
+        lambda: qs.DarkExperienceReplay(mlp(), batch_size=3, memory_size=4, beta=0.0),
     ),
-    "gdumb": ("blobs", lambda: qs.GDumb(mlp(), batch=2, slots=4, epochs=3)),
-    "la_maml": ("blobs", lambda: qs.LaMAML(mlp(), batch=3, glances=2, slots=4)),
+    "gdumb": ("blobs", lambda: qs.GDumb(mlp(), batch_size=2, memory_size=4, epochs=3)),
+    "la_maml": ("blobs", lambda: qs.LaMAML(mlp(), batch_size=3, glances=2, memory_size=4)),
     "la_maml_exact": (
         "blobs",
-        lambda: qs.LaMAML(mlp(), batch=3, glances=2, slots=4, first_order=False),
+        lambda: qs.LaMAML(mlp(), batch_size=3, glances=2, memory_size=4, first_order=False),
     ),
-    "sync_la_maml": ("blobs", lambda: qs.sync_la_maml(mlp(), batch=3, glances=1, slots=4)),
-    "c_maml": ("blobs", lambda: qs.c_maml(mlp(), batch=3, glances=1, slots=4)),
-    "mer": ("blobs", lambda: qs.MER(mlp(), beta=0.5, batches=2, replay=1, slots=4)),
-    "a_gem": ("blobs", lambda: qs.AGEM(mlp(), batch=5, slots=4)),
-    "joint": ("blobs", lambda: qs.Joint(mlp(), batch=5, epochs=2)),
+    "sync_la_maml": (
+        "blobs",
+        lambda: qs.sync_la_maml(mlp(), batch_size=3, glances=1, memory_size=4),
+    ),
+    "c_maml": ("blobs", lambda: qs.c_maml(mlp(), batch_size=3, glances=1, memory_size=4)),
+    "mer": (
+        "blobs",
+        lambda: qs.MER(mlp(), beta=0.5, n_batches=2, replay_batch_size=1, memory_size=4),
+    ),
+    "a_gem": ("blobs", lambda: qs.AGEM(mlp(), batch_size=5, memory_size=4)),
+    "joint": ("blobs", lambda: qs.Joint(mlp(), batch_size=5, epochs=2)),
     "streaming_lda": ("blobs", lambda: qs.StreamingLDA(embed(), shrinkage=0.1)),
     "oml": ("blobs", lambda: qs.OML(embed(), 8, 3, lr=0.3)),
     "oml_first_order": ("blobs", lambda: qs.OML(embed(), 8, 3, lr=0.3, first_order=True)),
     "oml_classes": ("all_clouds", lambda: qs.OML(embed(), 8, 5, lr=0.1)),
     "anml": ("blobs", lambda: qs.anml(embed(), embed(), 8, 3, lr=0.3)),
-    "anml_deep": ("blobs", lambda: qs.anml(embed(), embed(), 8, 3, lr=0.3, adapts=["embed"])),
-    "life_long_memory": ("blobs", lambda: qs.LifeLongMemory(embed(), slots=20)),
+    "anml_deep": (
+        "blobs",
+        lambda: qs.anml(embed(), embed(), 8, 3, lr=0.3, adapt_parameters=["embed"]),
+    ),
+    "life_long_memory": ("blobs", lambda: qs.LifeLongMemory(embed(), memory_size=20)),
     # by descent
     "maml": ("blobs", lambda: qs.MAML(mlp(), lr=0.1)),
     "maml_conv": ("images", lambda: qs.MAML(conv(), lr=0.1, steps=1)),
     "maml_line": ("lines", lambda: qs.MAML(line(), lr=0.05, criterion=qs.squared_error)),
-    "maml_lora": ("blobs", lambda: qs.MAML(qs.lora(mlp(), 2), lr=0.1)),
-    "maml_momentum": ("blobs", lambda: qs.MAML(mlp(), lr=0.1, optimizer=qs.momentum())),
-    "maml_adam": ("blobs", lambda: qs.MAML(mlp(), lr=0.1, optimizer=qs.adam())),
+    "maml_lora": ("blobs", lambda: qs.MAML(qs.nets.lora(mlp(), 2), lr=0.1)),
+    "maml_momentum": (
+        "blobs",
+        lambda: qs.MAML(mlp(), lr=0.1, optimizer=qs.inner_loop.momentum()),
+    ),
+    "maml_adam": ("blobs", lambda: qs.MAML(mlp(), lr=0.1, optimizer=qs.inner_loop.adam())),
     "fomaml": ("blobs", lambda: qs.fomaml(mlp(), lr=0.1)),
     "anil": ("blobs", lambda: qs.anil(mlp(), lr=0.1)),
     "boil": ("blobs", lambda: qs.boil(mlp(), lr=0.1)),
@@ -111,34 +135,46 @@ LEARNERS: dict[str, tuple[str, Make]] = {
     ),
     "cavia": (
         "blobs",
-        lambda: qs.CAVIA(qs.ContextInput(MLP(8 + 4, 3, hidden=(16,))), context=4, steps=3),
+        lambda: qs.CAVIA(
+            qs.learners.gradient.ContextInput(MLP(8 + 4, 3, hidden=(16,))), context=4, steps=3
+        ),
     ),
     "cavia_line": (
         "lines",
         lambda: qs.CAVIA(
-            qs.ContextInput(MLP(1 + 2, 1, hidden=(16,))), context=2, criterion=qs.squared_error
+            qs.learners.gradient.ContextInput(MLP(1 + 2, 1, hidden=(16,))),
+            context=2,
+            criterion=qs.squared_error,
         ),
     ),
     "cavia_film": ("images", lambda: qs.CAVIA(film(), context=4, steps=2)),
     "proto_maml": ("blobs", lambda: qs.ProtoMAML(embed(), steps=3)),
     "reptile": (
         "blobs",
-        lambda: qs.Reptile(mlp(), lr=0.05, batch=None, optimizer=qs.SGD),
+        lambda: qs.Reptile(
+            mlp(), lr=0.05, batch_size=None, optimizer=qs.inner_loop.steepest_descent
+        ),
     ),
     "reptile_adam": (
         "lines",
-        lambda: qs.Reptile(line(), lr=0.02, batch=None, criterion=qs.squared_error),
+        lambda: qs.Reptile(line(), lr=0.02, batch_size=None, criterion=qs.squared_error),
     ),
     "reptile_inductive": (
         "blobs",
-        lambda: qs.Reptile(normed(), lr=0.05, batch=None, optimizer=qs.SGD, transductive=False),
+        lambda: qs.Reptile(
+            normed(),
+            lr=0.05,
+            batch_size=None,
+            optimizer=qs.inner_loop.steepest_descent,
+            transductive=False,
+        ),
     ),
     "imaml": ("blobs", lambda: qs.IMAML(mlp())),
     "imaml_conv": ("images", lambda: qs.IMAML(conv(), steps=1, cg_steps=2)),
     "imaml_head": (
         "blobs",
         lambda: qs.IMAML(
-            mlp(), adapts=partial(operator.contains, ["head.weight", "head.bias"])
+            mlp(), adapt_parameters=partial(operator.contains, ["head.weight", "head.bias"])
         ),
     ),
     "meta_sgd": ("blobs", lambda: qs.MetaSGD(mlp())),
@@ -164,11 +200,13 @@ LEARNERS: dict[str, tuple[str, Make]] = {
     "matching_fce": (
         "blobs",
         lambda: qs.MatchingNetwork(
-            embed(), similarity=qs.Scaled(), context=qs.FullContext(8, steps=2)
+            embed(),
+            similarity=ScaledSimilarity(),
+            context=qs.learners.metric.FullContext(8, steps=2),
         ),
     ),
     "conditional_neural_process": ("lines", lambda: qs.ConditionalNeuralProcess(width=16)),
-    "siamese": ("blobs", lambda: qs.SiameseNetwork(embed(), qs.WeightedL1(8))),
+    "siamese": ("blobs", lambda: qs.SiameseNetwork(embed(), qs.learners.metric.WeightedL1(8))),
     "siamese_contrastive": ("blobs", lambda: qs.contrastive_siamese(embed(), margin=2.0)),
     "siamese_triplet": ("blobs", lambda: qs.triplet_siamese(embed())),
     "relation": (
@@ -178,7 +216,8 @@ LEARNERS: dict[str, tuple[str, Make]] = {
     "relation_conv": (
         "larger_images",
         lambda: qs.RelationNetwork(
-            qs.relation_embedding(4), qs.relation_module(4, size=4, hidden=16)
+            qs.learners.metric.relation_embedding(4),
+            qs.learners.metric.relation_module(4, size=4, hidden=16),
         ),
     ),
     "relation_reasoning": ("blobs", lambda: qs.RelationReasoning(embed(), 8, units=16)),
@@ -194,8 +233,8 @@ LEARNERS: dict[str, tuple[str, Make]] = {
         lambda: qs.RidgeRegression(MLP(1, 8, hidden=(16,)), criterion=qs.squared_error),
     ),
     # from a classifier
-    "baseline": ("clouds", lambda: baseline(embed(), 8, 5)),
-    "baseline_pp": ("clouds", lambda: baseline_pp(embed(), 8, 5)),
+    "baseline": ("clouds", lambda: qs.baseline(embed(), 8, 5)),
+    "baseline_pp": ("clouds", lambda: qs.baseline_pp(embed(), 8, 5)),
     "simple_shot": ("clouds", lambda: qs.SimpleShot(embed(), nn.Linear(8, 5))),
     "tim": ("clouds", lambda: qs.TIM(embed(), nn.Linear(8, 5), lr=0.01, steps=10)),
     "transductive_fine_tuning": (
@@ -205,7 +244,9 @@ LEARNERS: dict[str, tuple[str, Make]] = {
     # with a memory
     "mann": (
         "few_clouds",
-        lambda: qs.MANN(embed(), qs.LRUA(13, 5, hidden=16, slots=8, width=8, heads=2)),
+        lambda: qs.MANN(
+            embed(), qs.learners.memory.LRUA(13, 5, hidden=16, slots=8, width=8, heads=2)
+        ),
     ),
     "mann_lstm": (
         "few_clouds",
@@ -221,17 +262,17 @@ LEARNERS: dict[str, tuple[str, Make]] = {
     ),
     "task_memory": (
         "blobs",
-        lambda: qs.TaskMemory(qs.MAML(mlp(), lr=0.1), size=3, temperature=10),
+        lambda: qs.TaskMemory(qs.MAML(mlp(), lr=0.1), capacity=3, temperature=10),
     ),
     "task_memory_cavia": (
         "lines",
         lambda: qs.TaskMemory(
             qs.CAVIA(
-                qs.ContextInput(MLP(1 + 2, 1, hidden=(16,))),
+                qs.learners.gradient.ContextInput(MLP(1 + 2, 1, hidden=(16,))),
                 context=2,
                 criterion=qs.squared_error,
             ),
-            size=8,
+            capacity=8,
         ),
     ),
     "ntm": (
@@ -251,7 +292,7 @@ LEARNERS: dict[str, tuple[str, Make]] = {
     "memory_network": ("blobs", lambda: qs.few_shot_memory_network(embed(), 8, hops=2)),
     "memory_network_stories": (
         "stories",
-        lambda: qs.story_memory_network(len(qs.Stories.words), width=8, hops=2, latest=4),
+        lambda: qs.story_memory_network(len(qs.tasks.Stories.words), width=8, hops=2, latest=4),
     ),
     "meta_net": (
         "blobs",
@@ -311,8 +352,10 @@ ACTORS: dict[str, tuple[Callable[[], Environment], bool, Make]] = {
 
 def replayed(world: Environment, learner: Any) -> Any:
     """The tasks that "pearl" was trained on, which give it its `replay`."""
-    rollouts = qs.Rollouts(world, learner, episodes=2)
-    return qs.Replayed(rollouts, tasks=3, every=5, collect=1, support=6, query=4, capacity=20)
+    rollouts = qs.tasks.Rollouts(world, learner, episodes=2)
+    return qs.tasks.OffPolicyTasks(
+        rollouts, tasks=3, every=5, collect=1, support=6, query=4, capacity=20
+    )
 
 
 # Optimizers and schedulers, in the checkpoints of the same names; others have none
@@ -321,9 +364,13 @@ OPTIMIZERS: dict[str, Make] = {
     "maml": lambda learner: torch.optim.Adam(learner.parameters(), 1e-2),
     "prototypical": lambda learner: torch.optim.SGD(learner.parameters(), 1e-2, momentum=0.9),
     "maml_pp": lambda learner: torch.optim.AdamW(learner.parameters(), 1e-2),
-    "rl2": lambda learner: qs.Epochs(torch.optim.Adam(learner.parameters(), 1e-2), 2),
-    "e_maml": lambda learner: qs.TRPO(learner),
-    "promp": lambda learner: qs.Epochs(torch.optim.SGD(learner.parameters(), 1e-2), 3),
+    "rl2": lambda learner: qs.training.MultiEpoch(
+        torch.optim.Adam(learner.parameters(), 1e-2), 2
+    ),
+    "e_maml": lambda learner: qs.training.TRPO(learner),
+    "promp": lambda learner: qs.training.MultiEpoch(
+        torch.optim.SGD(learner.parameters(), 1e-2), 3
+    ),
     "pearl": lambda learner: torch.optim.Adam(learner.parameters(), 1e-3),
 }
 SCHEDULERS: dict[str, Make] = {
@@ -363,7 +410,7 @@ def lifelong(learner: Any, path: Any) -> Any:
 
 def streams(train: Labelled, test: Labelled) -> Any:
     """What learners in `streams` were interrupted in."""
-    return qs.Streams(partial(qs.class_incremental, train, test, per_task=1))
+    return qs.tasks.Streams(partial(qs.tasks.class_incremental, train, test, per_task=1))
 
 
 # Libraries of mappings, by the name of the folder in `libraries`: (learner, what embeds a task)
@@ -404,19 +451,36 @@ REPORTS: dict[str, tuple[str, Make]] = {
 # Runs, by the name of the folder in `runs`: (recipe, settings)
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sinusoid_maml": ("sinusoid_maml", {"steps": 3, "size": 2}),
-    "sinusoid_maml_interrupted": ("sinusoid_maml", {"steps": 4, "size": 2}),
+    "sinusoid_maml": ("sinusoid", {"learner": "maml", "steps": 3, "meta_batch_size": 2}),
+    "sinusoid_maml_interrupted": (
+        "sinusoid",
+        {"learner": "maml", "steps": 4, "meta_batch_size": 2},
+    ),
     "glyphs_protonet": (
         "glyphs_protonet",
         {"ways": 5, "queries": 2, "steps": 2, "channels": 4},
     ),
     "rl_bandit_snail": (
         "rl_bandit",
-        {"learner": "snail", "arms": 2, "pulls": 3, "steps": 2, "size": 4, "hidden": 8},
+        {
+            "learner": "snail",
+            "arms": 2,
+            "pulls": 3,
+            "steps": 2,
+            "meta_batch_size": 4,
+            "hidden": 8,
+        },
     ),
     "rl_bandit_rl2_interrupted": (
         "rl_bandit",
-        {"learner": "rl2", "arms": 2, "pulls": 3, "steps": 4, "size": 4, "hidden": 4},
+        {
+            "learner": "rl2",
+            "arms": 2,
+            "pulls": 3,
+            "steps": 4,
+            "meta_batch_size": 4,
+            "hidden": 4,
+        },
     ),
     "streams_nearest_mean": ("streams", {"learner": "nearest_mean", "count": 2}),
     "streams_interrupted": ("streams", {"learner": "experience_replay", "count": 2}),

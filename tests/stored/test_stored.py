@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from quickstudy.estimator import read_model
 from torch import Tensor
 
 import quickstudy as qs
-from quickstudy import recipe
+from quickstudy import runs
+from quickstudy.estimators.adapted_model import read_model
 from tests.stored import answers, builders
 from tests.stored.answers import STORED, Answers
 
@@ -114,13 +114,13 @@ def test_streams_that_were_interrupted_go_on(name: str, tmp_path: Path):
     shutil.copytree(STORED / "streams" / name, tmp_path / "kept")
     seen: list[int] = []
 
-    def note(found: qs.StreamReport) -> None:
+    def note(found: qs.evaluation.StreamReport) -> None:
         seen.append(int((~found.seconds[0].isnan()).sum()))
 
-    report = qs.evaluate_stream(
+    report = qs.evaluation.evaluate_stream(
         answers.opened(name),
         answers.stream("blobs"),
-        count=2,
+        n_tasks=2,
         folder=tmp_path / "kept",
         progress=note,
     )
@@ -132,7 +132,9 @@ def test_streams_that_were_interrupted_go_on(name: str, tmp_path: Path):
 def test_streams_of_tasks_go_on(name: str, tmp_path: Path):
     shutil.copytree(STORED / "streams_of_tasks" / name, tmp_path / "kept")
     tasks = [list(islice(answers.stream("blobs").stream(1), 3))]
-    report = qs.evaluate_stream(answers.opened(name), tasks, folder=tmp_path / "kept")
+    report = qs.evaluation.evaluate_stream(
+        answers.opened(name), tasks, folder=tmp_path / "kept"
+    )
     check(answers.of_stream_report(report), f"streams_of_tasks/{name}")
 
 
@@ -141,13 +143,13 @@ def test_a_report_can_be_compared_with(name: str):
     report = qs.Report.load(STORED / "reports" / f"{name}.json")
     check({"values": dict(report.to_json()["values"])}, f"reports/{name}")
     learner, tasks = builders.REPORTS[name]
-    now = qs.evaluate(answers.opened(learner), tasks(), count=5, size=3)
+    now = qs.evaluate(answers.opened(learner), tasks(), n_tasks=5, meta_batch_size=3)
     assert now.paired_difference(report).mean == pytest.approx(0, abs=1e-4)
 
 
 def test_a_report_on_streams_can_be_read():
     data = json.loads((STORED / "reports" / "stream.json").read_text())
-    report = qs.StreamReport.from_json(data)
+    report = qs.evaluation.StreamReport.from_json(data)
     check(answers.of_stream_report(report), "streams/ewc")
 
 
@@ -156,7 +158,7 @@ def test_a_finished_run_can_be_reopened(name: str, tmp_path: Path):
     shutil.copytree(STORED / "runs" / name, tmp_path / name)
     check(answers.finished(tmp_path / name), f"runs/{name}")
     for row in (STORED / "runs" / name).glob("streams/*.json"):
-        assert recipe.stream_file(tmp_path / name, row.stem).is_file()
+        assert runs.stream_file(tmp_path / name, row.stem).is_file()
 
 
 @pytest.mark.parametrize("name", ["sinusoid_maml_interrupted", "rl_bandit_rl2_interrupted"])
@@ -168,13 +170,13 @@ def test_an_interrupted_run_goes_on(name: str, tmp_path: Path):
 def test_interrupted_streams_of_a_run_go_on(tmp_path: Path):
     name = "streams_interrupted"
     shutil.copytree(STORED / "runs" / name, tmp_path / name)
-    run = recipe.start(*builders.RUNS[name], tmp_path / name)
+    run = runs.start(*builders.RUNS[name], tmp_path / name)
     seen: list[int] = []
 
-    def note(row: str, found: qs.StreamReport) -> None:
+    def note(row: str, found: qs.evaluation.StreamReport) -> None:
         seen.append(int((~found.seconds.isnan()).sum()))
 
-    result = recipe.finish(run, watch=note)
+    result = runs.finish(run, on_experience=note)
     assert seen[0] == 3
     check(answers.of_result(result), f"runs/{name}")
 
@@ -183,6 +185,6 @@ def test_a_model_adapted_from_a_run_predicts_what_it_did(tmp_path: Path):
     path = STORED / "adapted" / "from_a_run.safetensors"
     facts = read_model(path)[0]["facts"]
     assert facts == {"run": "runs/glyphs_protonet", "invert": False, "transductive": False}
-    run = recipe.reopen(STORED / facts["run"])
+    run = runs.reopen(STORED / facts["run"])
     model = builders.ESTIMATORS["classifier"].load(path, run.experiment.learner)
     check(answers.of_glyphs(model), "adapted/from_a_run")
