@@ -33,7 +33,7 @@ def recipe(*, steps: int = 0, lr: float = 0.05, seed: int = 0) -> Experiment:
     y = torch.arange(6).repeat_interleave(10)
     train, test = split_examples(Labelled(x, y, tuple("abcdef"), name="patterns"), 0.8)
     learner = qs.ExperienceReplay(
-        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 6)), lr=lr, slots=12
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 6)), lr=lr, memory_size=12
     )
     streams = qs.tasks.Streams(partial(qs.tasks.class_incremental, train, test, examples=7))
     known = partial(qs.evaluation.stream_report, task_incremental=True)
