@@ -50,10 +50,8 @@ RATE, NEAREST = 0.003, STREAM  # of inner steps after meta-training; mappings th
 AFRESH, NETWORK, LIBRARY = "base, afresh each time", "one network", "library of mappings"
 RECUR, OTHER = "a function that recurs", "a function that never does"
 
-SINE, LINE, PARABOLA = qs.Sinusoid(), qs.tasks.Line(), qs.tasks.Parabola()
-WAVES, LINES = (SINE.amplitude, SINE.phase), (LINE.slope, LINE.intercept)
-PARABOLAS = (PARABOLA.curvature, PARABOLA.centre, PARABOLA.height)
-RANGES = torch.tensor([*WAVES, *LINES, *PARABOLAS])  # (7, 2)
+KINDS = qs.Sinusoid(), qs.tasks.Line(), qs.tasks.Parabola()
+RANGES = torch.tensor([bounds for kind in KINDS for bounds in kind.ranges.values()])  # (7, 2)
 
 
 class Related(qs.TaskDistribution):

@@ -44,9 +44,8 @@ def main() -> None:
         row[1].spines[:].set_visible(False)
     with plt.rc_context({"svg.hashsalt": "quickstudy"}):
         figure.savefig(ROOT / "five_examples.svg", metadata={"Date": None}, transparent=True)
-    print(
-        f"accuracy on {len(new)} new images: {classifier.score(new.x.numpy(), new.y.numpy()):.3f}"
-    )
+    accuracy = classifier.score(new.x.numpy(), new.y.numpy())
+    print(f"accuracy on {len(new)} new images: {accuracy:.3f}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ def recipe(*, steps: int = 1, seed: int = 0) -> Experiment:
     tasks = qs.FewShot(data, 3, 1, 1)
     optimizer = torch.optim.Adam(learner.parameters())
     return Experiment(
-        learner, tasks, tasks, {"a": Benchmark(tasks)}, optimizer, steps, 1, n_validation_tasks=2
+        learner, tasks, tasks, {"a": Benchmark(tasks)}, optimizer, steps, 1,
+        n_validation_tasks=2
     )
 '''
 

@@ -37,7 +37,10 @@ def recipe(*, steps: int = 0, lr: float = 0.05, seed: int = 0) -> Experiment:
     )
     streams = qs.tasks.Streams(partial(qs.tasks.class_incremental, train, test, examples=7))
     known = partial(qs.evaluation.stream_report, task_incremental=True)
-    tests = {"all": Benchmark(streams, n_tasks=2), "task known": Benchmark(streams, n_tasks=1, evaluate_fn=known)}
+    tests = {
+        "all": Benchmark(streams, n_tasks=2),
+        "task known": Benchmark(streams, n_tasks=1, evaluate_fn=known),
+    }
     return Experiment(
         learner,
         streams,

@@ -43,7 +43,10 @@ def recipe(*, steps: int = 4, seed: int = 0) -> Experiment:
         learner,
         tasks,
         tasks,
-        {"2-way": Benchmark(tasks, n_tasks=9, meta_batch_size=3), "again": Benchmark(tasks, n_tasks=7, meta_batch_size=3)},
+        {
+            "2-way": Benchmark(tasks, n_tasks=9, meta_batch_size=3),
+            "again": Benchmark(tasks, n_tasks=7, meta_batch_size=3),
+        },
         torch.optim.Adam(learner.parameters()),
         steps,
         2,

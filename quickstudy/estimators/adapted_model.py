@@ -16,7 +16,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from quickstudy.core.task import Json
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
-from quickstudy.storage import renamed
 from quickstudy.storage.files import CheckpointError, class_name
 from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types
 from quickstudy.storage.tree_json import unpack_state
@@ -43,14 +42,13 @@ def read_model(path: str | Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
         >>> metadata["facts"], sorted(tensors)
         ({'author': 'Ada'}, ['sizes', 'sums'])
     """
-    metadata, tensors = read(
+    return read(
         Path(path),
         KEY,
         kind="adapted model",
         writer="an estimator's `save`",
         again="Copy it again from where it came from, or adapt and save anew.",
     )
-    return renamed.model(metadata), tensors
 
 
 def restore(

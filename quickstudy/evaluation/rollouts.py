@@ -61,13 +61,15 @@ def evaluate_rollouts(
         progress: called with the number of tasks done so far.
 
     Raises:
-        ValueError: the rollouts are of another learner, or `n_tasks` or `meta_batch_size` is below 1.
+        ValueError: the rollouts are of another learner, or `n_tasks` or `meta_batch_size` is
+            below 1.
     """
     if tasks.learner is not learner:
         raise ValueError("These are rollouts of another learner: make `Rollouts` of this one.")
     if n_tasks < 1 or meta_batch_size < 1:
         raise ValueError(
-            f"n_tasks={n_tasks}, meta_batch_size={meta_batch_size}: evaluate at least one task at a time."
+            f"n_tasks={n_tasks}, meta_batch_size={meta_batch_size}: evaluate at least one task "
+            "at a time."
         )
     chosen = metrics or (
         {"total reward": total_reward}

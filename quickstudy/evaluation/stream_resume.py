@@ -14,7 +14,6 @@ from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.evaluation.stream_measures import Row
 from quickstudy.learner import Learner
-from quickstudy.storage import renamed
 from quickstudy.storage.files import CheckpointError, replace_file
 
 
@@ -74,7 +73,7 @@ def load_histories(
         raise CheckpointError(
             f"{path} is damaged ({error}): delete it to start this stream again."
         ) from error
-    if renamed.card(json.loads(facts["card"])) != json.loads(json.dumps(card)):
+    if json.loads(facts["card"]) != json.loads(json.dumps(card)):
         raise CheckpointError(
             f"{path} is of other streams, or of another learner: choose another folder."
         )

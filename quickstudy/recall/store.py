@@ -19,7 +19,6 @@ from quickstudy.core.task import Json
 from quickstudy.core.tree import tree_map
 from quickstudy.hints import suggest
 from quickstudy.learner import Learner
-from quickstudy.storage import renamed
 from quickstudy.storage.files import CheckpointError, replace_file, to_json, write_error
 from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types, write
 from quickstudy.storage.tree_json import pack_state, tensor_kind, unpack_state
@@ -248,8 +247,7 @@ class MappingStore:
                 f"with {current['sha256'][:12]}…. Open the library with the learner that its "
                 "mappings were adapted from, or begin one in another folder."
             )
-        former = metadata["embedding"]
-        if self.embedding not in (former, renamed.EMBEDDINGS.get(former)):
+        if self.embedding != metadata["embedding"]:
             raise CheckpointError(
                 f"{path} was embedded by {metadata['embedding']}, and this library is opened "
                 f"with {self.embedding}: give the `embed` that it was begun with."

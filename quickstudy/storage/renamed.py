@@ -17,8 +17,6 @@ Names = dict[str, str]  # stored -> today's
 
 # The table
 
-# classes: of learners, estimators, and modules that embed tasks
-LEARNERS: Names = {}
 # by today's class of the learner, or of a part of it
 STATES: dict[str, Names] = {
     "ProtoMAML": {"Classifier": "ProtoMAMLState"},
@@ -101,12 +99,6 @@ SETTINGS: dict[str, dict[str, str | None]] = {
     "omniglot_matching": {"embeddings": None},
     "omniglot_siamese": {"loss": None},
 }
-# entries of `targets` by today's estimator
-TARGETS: dict[str, Names] = {}
-# functions that embed tasks
-EMBEDDINGS: Names = {}
-# keys and texts of protocol cards
-CARDS: Names = {}
 
 
 # What applies it
@@ -148,16 +140,6 @@ def stored_parameters(learner: nn.Module, current: Iterable[str]) -> dict[str, s
     for path, old, new in _rules(learner):
         names = {today: _substitute(name, path, new, old) for today, name in names.items()}
     return names
-
-
-def stored_classes(name: str) -> list[str]:
-    """Return the names under which version 0.1.0 stored a class that is called `name` today.
-
-    Examples:
-        >>> stored_classes("MAML")
-        []
-    """
-    return [old for old, new in LEARNERS.items() if new == name]
 
 
 def stored_kinds(
@@ -224,36 +206,6 @@ def result(stored: Mapping[str, Json], known: Collection[str] = ()) -> dict[str,
     """
     name, settings = recipe(stored["recipe"], stored["settings"], known)
     return {**stored, "recipe": name, "settings": settings}
-
-
-def model(about: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the metadata of an adapted model with today's names.
-
-    Examples:
-        >>> model({"estimator": "FewShotClassifier", "targets": {"classes": ["a"]}})
-        {'estimator': 'FewShotClassifier', 'targets': {'classes': ['a']}}
-    """
-    stored: str = about["estimator"]
-    estimator = LEARNERS.get(stored, stored)
-    names = TARGETS.get(estimator, {})
-    targets = {names.get(key, key): value for key, value in about["targets"].items()}
-    return {**about, "estimator": estimator, "targets": targets}
-
-
-def card(stored: Mapping[str, Json]) -> dict[str, Json]:
-    """Return a protocol card with today's keys and texts.
-
-    Examples:
-        >>> card({"tasks": "streams", "known task": False})
-        {'tasks': 'streams', 'known task': False}
-    """
-
-    def today(value: Json) -> Any:
-        if isinstance(value, dict):
-            return {CARDS.get(str(key), key): today(part) for key, part in value.items()}
-        return CARDS.get(value, value) if isinstance(value, str) else value
-
-    return today(dict(stored))
 
 
 def _owners(learner: nn.Module) -> list[str]:

@@ -155,11 +155,7 @@ def learner_ids(learner: nn.Module) -> list[dict[str, Json]]:
     digests = [tensors_sha256(tensors)]
     if any(old != today for today, old in stored.items()):
         digests.append(tensors_sha256({stored[key]: t for key, t in tensors.items()}))
-    return [
-        {"class": kind, "sha256": digest}
-        for digest in digests
-        for kind in (name, *renamed.stored_classes(name))
-    ]
+    return [{"class": name, "sha256": digest} for digest in digests]
 
 
 def state_types(learner: nn.Module) -> StateTypes:

@@ -46,8 +46,8 @@ def train(
     Log, evaluate, schedule, save and stop in the `for` that drives this. Tasks and torch's
     global random state are functions of (seed, rank, step), and schedules of learners
     (`set_step`) are functions of the step. So a run that stopped after step n continues, to the
-    bit, with `start=n`. After each optimizer step, `Learner.after_step` updates running averages
-    of parameters, which checkpoints hold.
+    bit, with `start=n`. After each optimizer step, `Learner.after_step` updates running
+    averages of parameters, which checkpoints hold.
 
     Args:
         learner: a `Learner`, or one inside DDP, FSDP or `torch.compile`.

@@ -208,10 +208,10 @@ def test_where_the_adapted_part_is_the_net_it_is_maml(variant: Callable[..., MAM
 
 def test_a_single_parameter_of_the_head_adapts_by_its_gradient():
     learner, task = MAML(net(), lr=LR, steps=1, adapt_parameters=["head.bias"]), batch()
-    support = Examples(*(leaf[0] for leaf in task.support))
+    support = task.support.take(0)
     logits = learner.net(support.x)
     grad = ((logits.softmax(-1) - support.y) * support.weight[:, None]).sum(0)
-    expected = learner.net.head.bias - LR * grad / support.weight.sum()
+    expected = learner.net.get_parameter("head.bias") - LR * grad / support.weight.sum()
     torch.testing.assert_close(learner.adapt(support)["head.bias"], expected)
 
 

@@ -124,7 +124,7 @@ def test_a_full_ring_gives_its_oldest_step_too() -> None:
         replayed.sample(1, generator)
     assert buffer.write_count.item() > 12
     oldest = buffer.write_count.item() % 12  # the next to be overwritten
-    buffer.reward[0] = torch.arange(12) == oldest
+    buffer.get_buffer("reward")[0] = torch.arange(12) == oldest
     replayed.every = 10**6  # collects no more
     share = replayed.sample(1, generator).query.reward.mean()
     assert 0.04 < share < 0.13  # one step of twelve
