@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,10 +117,11 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     monkeypatch.setitem(sys.modules, "quickstudy.cli.classes", module)
     monkeypatch.setitem(app.COMMANDS, "classes", "classes.classes")
 
-    def run(*arguments: str) -> tuple[object, str, str]:
+    def run(*arguments: str) -> tuple[Any, str, str]:
         with pytest.raises(SystemExit) as stop:
             app.main(["classes", *arguments])
-        return (stop.value.code, *capsys.readouterr())
+        out, error = capsys.readouterr()
+        return stop.value.code, out, error
 
     assert run("digits")[1].startswith("0: 178\n1: ")
     code, out, _ = run("digits", "--json")
