@@ -20,7 +20,7 @@ from quickstudy.cli import app
 from quickstudy.datasets.files import Remote
 from quickstudy.environments import Environment
 from quickstudy.reports.html import page
-from quickstudy.runs.recipes import Benchmark
+from quickstudy.runs import Benchmark
 from quickstudy.storage.files import file_sha256
 from quickstudy.tasks import Rollouts
 from quickstudy.testing import Blobs, check_actor, check_learner, check_tasks

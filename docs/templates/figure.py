@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import NOTE, first_batch
 from quickstudy.reports.html import Palette, figure, figures
-from quickstudy.runs.recipes import Benchmark
+from quickstudy.runs import Benchmark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
