@@ -202,7 +202,7 @@ def test_commands_are_described_and_tested(name: str) -> None:
         "add it to docs/reference/command-line.md"
     )
     tests = text("tests/test_cli*.py", "tests/test_demo.py")
-    assert re.search(rf"[\"'\[ ]{name}[\"' ]", tests), "write a test in tests/test_cli*.py"
+    assert re.search(rf"[\"']{name}[\"' ]", tests), "write a test in tests/test_cli*.py"
 
 
 def test_figures_are_drawn_exported_and_tested() -> None:
