@@ -1,4 +1,4 @@
-"""The one abstraction: a learner."""
+"""The base class of all learners."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,8 +1,6 @@
 """Every learner of the zoo × every check; and every check on a learner that must fail it."""
 
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,17 +16,6 @@ from tests.zoo import ZOO
 @pytest.mark.parametrize("name", ZOO)
 def test_learner(name: str, check: Callable[[Case], None]):
     check(ZOO[name].case())
-
-
-def test_template():
-    page = Path(__file__).parents[1] / "docs" / "learner_template.py"
-    template = runpy.run_path(str(page), run_name="learner_template")
-    torch.manual_seed(0)
-    learner = template["NearestExamples"](nn.Linear(8, 8))
-    case = Case(learner, Blobs(), {"additive"})
-    for check in CHECKS:
-        if check.__name__ != "copies_predict_the_same":  # pickle cannot import docs/
-            check(case)
 
 
 class Sound(Learner[tuple[Tensor, ...]]):

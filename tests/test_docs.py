@@ -65,11 +65,15 @@ def test_few_steps_are_done_where_a_page_says_many() -> None:
 def test_every_public_name_has_an_entry_and_every_entry_a_name() -> None:
     entries = re.findall(r"^::: (\S+)", "\n".join(p.read_text() for p in PAGES), re.MULTILINE)
     documented = {id(pkgutil.resolve_name(entry)) for entry in entries}
-    every = ((name, getattr(quickstudy, name)) for name in dir(quickstudy))
-    public = {f"quickstudy.{name}": it for name, it in every if not inspect.ismodule(it)}
     core = "attention criteria gradients linear losses parameters prototypes similarity tree"
-    for part in ("nets", "datasets", "environments", *(f"core.{m}" for m in core.split())):
-        module = importlib.import_module(f"quickstudy.{part}")
+    packages = [
+        info.name
+        for info in pkgutil.walk_packages(quickstudy.__path__, "quickstudy.")
+        if info.ispkg
+    ]
+    public = {}
+    for path in ("quickstudy", *packages, *(f"quickstudy.core.{m}" for m in core.split())):
+        module = importlib.import_module(path)
         names = getattr(module, "__all__", None) or [
             name
             for name, thing in vars(module).items()
@@ -77,15 +81,24 @@ def test_every_public_name_has_an_entry_and_every_entry_a_name() -> None:
             and thing.__module__ == module.__name__
             and not name.startswith("_")
         ]
-        public |= {f"quickstudy.{part}.{name}": vars(module)[name] for name in names}
+        public |= {f"{path}.{name}": getattr(module, name) for name in names}
+    public = {name: thing for name, thing in public.items() if not inspect.ismodule(thing)}
     missing = [name for name, thing in public.items() if id(thing) not in documented]
     assert not missing, "write `::: NAME` in a page of docs/reference for each"
 
 
-def test_numbers_are_the_measured_ones() -> None:
-    check = [sys.executable, ROOT / "docs" / "tables.py", "--check"]
+@pytest.mark.parametrize("script", ["tables.py", "map.py"])
+def test_what_a_script_writes_is_up_to_date(script: str) -> None:
+    check = [sys.executable, ROOT / "docs" / script, "--check"]
     done = subprocess.run(check, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}Run: python docs/tables.py"
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}Run: python docs/{script}"
+
+
+def test_the_map_has_a_sentence_for_every_file_and_name() -> None:
+    pages = [ROOT / "docs" / "map.md", ROOT / "docs" / "reference" / "names.md"]
+    lines = "\n".join(page.read_text() for page in pages).splitlines()
+    bare = [line for line in lines if re.search(r"\|  \||^- `\w+\.py`: ?$", line)]
+    assert not bare, "write a docstring for each, then run: python docs/map.py"
 
 
 @pytest.fixture

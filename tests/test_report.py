@@ -12,10 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
+import quickstudy as qs
 from quickstudy import runs
+from quickstudy.reports.adaptation import draw_adaptation
+from quickstudy.reports.curves import draw_curves
 from quickstudy.reports.episode import draw_episode
+from quickstudy.reports.forgetting import draw_forgetting
+from quickstudy.reports.functions import draw_functions
 from quickstudy.reports.write import write
 from quickstudy.storage.checkpoints import CheckpointError
+from quickstudy.testing import Blobs
 
 IMAGES = '''"""Two < three & "quotes".
 
@@ -223,6 +229,15 @@ def test_what_happens_inside_of_the_adaptation_is_drawn(tmp_path: Path) -> None:
 
 def test_nothing_inside_of_a_learner_that_takes_no_steps(finished: Path) -> None:
     assert "Inside the adaptation" not in write(finished).read_text(encoding="utf-8")
+
+
+def test_nothing_is_drawn_where_there_is_nothing(tmp_path: Path) -> None:
+    learner = qs.PrototypicalNetwork(torch.nn.Linear(8, 4))
+    benchmark = runs.Benchmark(Blobs(), n_tasks=2, meta_batch_size=2)
+    assert draw_adaptation(learner, {"blobs": benchmark}) == ""
+    assert draw_functions(learner, benchmark) == ""
+    assert draw_forgetting(tmp_path, "blobs") == ""
+    assert draw_curves([]) == ""
 
 
 def test_unfinished_run_says_so(tmp_path: Path) -> None:

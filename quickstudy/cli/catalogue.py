@@ -1,4 +1,4 @@
-"""What quickstudy has, read from its files without importing them."""
+"""Names and summaries of what there is, read from files without importing them."""
 
 import ast
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ def summaries(file: Path) -> dict[str, str]:
 
     Examples:
         >>> summaries(PACKAGE / "cli" / "catalogue.py")[""]
-        'What quickstudy has, read from its files without importing them.'
+        'Names and summaries of what there is, read from files without importing them.'
     """
     tree = ast.parse(file.read_text("utf-8"))
     parts = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]

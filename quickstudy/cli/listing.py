@@ -1,4 +1,4 @@
-"""`quickstudy list`: what there is."""
+"""`quickstudy list`: the learners, data sets, recipes and results."""
 
 from rich.console import Console
 from rich.table import Table

@@ -1,4 +1,4 @@
-"""What every other package is built on.
+"""Tasks, functions of tensors and trees, criteria and random numbers: the base of all packages.
 
 Here live tasks, functions of tensors and of nests of tensors, criteria, similarities, metric
 losses, and random numbers that are functions of a key. What several families of learners share

@@ -1,4 +1,4 @@
-"""What flows through the library: examples, tasks, and distributions of tasks.
+"""The data that flows through the library: examples, tasks, and distributions of tasks.
 
 Shapes use the same letters everywhere:
     T tasks   S support examples   Q query examples   N examples of either kind

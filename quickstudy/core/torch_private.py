@@ -1,4 +1,4 @@
-"""What the library uses of PyTorch that is private there. No other module imports such names.
+"""Private parts of PyTorch that the library uses. No other module imports such names.
 
 Tested with torch 2.8 to 2.13. If a later version renames one of these, change this file.
 """

@@ -1,5 +1,4 @@
-"""Data files: where they are, how they are fetched, and how they are written whole or not at
-all."""
+"""Data files: folders that are searched, downloads, and atomic writes."""
 
 import os
 import zipfile

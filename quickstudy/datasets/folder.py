@@ -1,4 +1,4 @@
-"""Pictures in a directory of class directories, of any amount."""
+"""Images in a folder that has a folder for each class."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The one type that every data set is, and what turns one into others."""
+"""The type of every data set, and functions that split and merge data sets."""
 
 import hashlib
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""From picture files to pixels."""
+"""Image files as arrays of pixels."""
 
 from typing import Literal, TypeAlias
 

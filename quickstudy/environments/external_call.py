@@ -1,4 +1,4 @@
-"""What PyTorch does not compute, inside of functions of one task."""
+"""Calls to simulators outside of PyTorch, from functions of one task."""
 
 from collections.abc import Callable
 from typing import Any

@@ -53,6 +53,7 @@ class Episodes(NamedTuple):
 
 
 Policy: TypeAlias = Callable[[Any, Any, PolicyInput, Tensor], tuple[Any, Tensor, Any]]
+"""A policy: `policy(state, memory, policy_input, noise) -> (memory, action, extras)`."""
 
 
 @torch.no_grad()

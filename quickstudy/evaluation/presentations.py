@@ -1,5 +1,7 @@
-"""Accuracy at the first, second, ... presentation of a class (Santoro et al., 2016,
-arXiv:1605.06065, table 1, which calls them instances)."""
+"""Accuracy by presentation: at the first, second and later examples of a class.
+
+Santoro et al. (2016, arXiv:1605.06065, table 1) call them instances.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""What in a learner bears on its execution."""
+"""The diagnosis of a learner: which of its modules matter for its execution."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any

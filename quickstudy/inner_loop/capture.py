@@ -1,4 +1,4 @@
-"""What a closure depends on: the tensors that it captures, and the context that it runs in.
+"""The inputs of a closure: tensors that it captures, and the context that it runs in.
 
 A loss such as `lambda params: criterion(functional_call(net, params, x), y)` reads `x`, `y` and
 parameters of `net` that are no arguments of it. To compute it again in a backward pass, with

@@ -52,7 +52,8 @@ def _identity(grads: Params, memory: Memory) -> tuple[Params, Memory]:
     return grads, memory
 
 
-steepest_descent = InnerOptimizer(_no_memory, _identity)  # the directions are the gradients
+steepest_descent = InnerOptimizer(_no_memory, _identity)
+"""Plain gradient descent: the directions are the gradients."""
 
 
 def momentum(beta: float = 0.9, *, nesterov: bool = False) -> InnerOptimizer:

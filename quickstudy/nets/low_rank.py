@@ -1,4 +1,4 @@
-r"""Low-rank adaptation (LoRA: Hu et al., 2022, arXiv:2106.09685) as what an inner loop changes.
+r"""Low-rank adaptation (LoRA: Hu et al., 2022, arXiv:2106.09685) of any module.
 
 To a pretrained matrix $W_0$ a product of two thin ones is added (section 4.1):
 

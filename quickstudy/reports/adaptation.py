@@ -1,4 +1,4 @@
-"""What each inner step of an adaptation changes."""
+"""The change of predictions and layers with each inner step."""
 
 from collections.abc import Mapping
 from functools import partial

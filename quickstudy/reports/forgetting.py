@@ -1,4 +1,4 @@
-"""What a learner retains of each experience of a stream."""
+"""The score on each experience of a stream as more experiences are learned."""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""What actors share: their interface, advantages and surrogates, trials, and PPO on trials.
+"""The base of actors: their interface, advantages and surrogates, trials, and PPO on trials.
 
 Everything here is a pure function or an abstract class; learners stand in `learners.policies`.
 A new file holds one idea that two actors need, with its source and an executed example.

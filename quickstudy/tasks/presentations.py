@@ -1,5 +1,7 @@
-"""Sequences in which classes come again and again (Santoro et al., 2016, arXiv:1605.06065,
-section 4.1): is an example of a class recognised that was seen once, twice, ten times?"""
+"""Sequences in which classes come again and again (Santoro et al., 2016, arXiv:1605.06065).
+
+Is an example of a class recognised that was seen once, twice, ten times? (section 4.1)
+"""
 
 from typing import Self
 

@@ -245,6 +245,7 @@ ACTOR_CHECKS = (
     a_loaded_actor_acts_the_same,
     a_run_resumes_to_the_bit,
 )
+"""The checks of `check_actor`."""
 
 
 def _seeded() -> Generator:

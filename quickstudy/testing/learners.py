@@ -34,6 +34,7 @@ Trait: TypeAlias = Literal[
     "class order matters",  # excuses: an untrained head treats the classes differently
     "padding counts",  # excuses: the net normalises by batch statistics
 ]
+"""What may be declared of a learner, as it is not true of all."""
 
 
 def check_learner(
@@ -415,6 +416,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     one_seed_gives_the_same_numbers,
     a_metric_improves,
 )
+"""The checks of `check_learner`."""
 
 
 class Blobs(TaskDistribution):

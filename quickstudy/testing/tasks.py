@@ -20,6 +20,7 @@ TaskTrait: TypeAlias = Literal[
     "values",  # excuses: y holds values, not one-hot rows
     "fixed",  # excuses: the generator does not change the tasks
 ]
+"""What may be declared of a task distribution, as it is not true of all."""
 
 
 def check_tasks(
@@ -189,6 +190,7 @@ TASK_CHECKS: tuple[Callable[[TaskCase], None], ...] = (
     to_moves_the_tasks,
     sampling_leaves_no_trace,
 )
+"""The checks of `check_tasks`."""
 
 
 def _require(condition: Any, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""What learners share that change the parameters of one net by descent over mini-batches."""
+"""The base of learners that change the parameters of one net by descent over mini-batches."""
 
 from typing import Any, TypeVar
 

@@ -1,4 +1,4 @@
-"""What learners of streams share: mini-batches, and a memory of past examples."""
+"""Mini-batches and a memory of past examples, for learners of streams."""
 
 from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, Protocol, TypeVar

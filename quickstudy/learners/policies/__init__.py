@@ -1,4 +1,8 @@
-"""Learners: policies."""
+"""Learners that act: policies that explore a task and adapt to it.
+
+All derive from `quickstudy.rl.Actor`. A new file holds one actor: docstring with the equation,
+actor, helpers, variants.
+"""
 
 from quickstudy.learners.policies.maml_rl import MAMLRL, e_maml
 from quickstudy.learners.policies.pearl import PEARL
