@@ -38,17 +38,33 @@ def play(agent: Agent, tasks: Tensor, pulls: int, generator: Generator) -> Tenso
 
 
 def at_random(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
-    """Any arm."""
+    """Any arm.
+
+    Examples:
+        >>> at_random(torch.tensor([[3.0, 0.0]]), torch.zeros(1, 2), Generator())
+        tensor([[0., 0.]])
+    """
     return torch.zeros_like(wins)
 
 
 def greedy(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
-    """The arm with the highest posterior mean."""
+    """The arm with the highest posterior mean.
+
+    Examples:
+        >>> greedy(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 2.0]]), Generator())
+        tensor([[0.8000, 0.2500]])
+    """
     return (wins + 1) / (wins + losses + 2)
 
 
 def epsilon_greedy(epsilon: float) -> Agent:
-    """Any arm with probability `epsilon`, else the greedy one."""
+    """Any arm with probability `epsilon`, else the greedy one.
+
+    Examples:
+        >>> agent = epsilon_greedy(0.1)
+        >>> play(agent, torch.tensor([[0.0, 1.0]]), 3, torch.Generator().manual_seed(0))
+        tensor([[0., 1., 1.]])
+    """
 
     def agent(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
         explores = _uniform(wins[:, :1], generator) < epsilon
@@ -58,7 +74,13 @@ def epsilon_greedy(epsilon: float) -> Agent:
 
 
 def thompson(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
-    """Thompson sampling (1933): a draw from the posterior, Beta(1 + wins, 1 + losses)."""
+    """Thompson sampling (1933): a draw from the posterior, Beta(1 + wins, 1 + losses).
+
+    Examples:
+        >>> wins, losses = torch.tensor([[99.0, 0.0]]), torch.tensor([[0.0, 99.0]])
+        >>> thompson(wins, losses, torch.Generator().manual_seed(0)).argmax(-1)
+        tensor([0])
+    """
     shapes = torch.stack([wins, losses]) + 1
     # distributions.Beta has no generator
     good, bad = torch._standard_gamma(shapes, generator)  # pyright: ignore[reportPrivateImportUsage]
@@ -71,6 +93,11 @@ def ucb1(c: float = 1.0) -> Agent:
     Auer, Cesa-Bianchi & Fischer, 2002, doi:10.1023/A:1013689704352. Differs from it: mean and
     pulls are those of a posterior that began with a win and a loss, so arms need not all be
     pulled once to begin with.
+
+    Examples:
+        >>> wins = losses = torch.tensor([[9.0, 1.0]])
+        >>> ucb1()(wins, losses, Generator()).argmax(-1)  # equal means, fewer pulls
+        tensor([1])
     """
 
     def agent(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
@@ -82,7 +109,14 @@ def ucb1(c: float = 1.0) -> Agent:
 
 
 def gittins(pulls: int, *, discount: float = 1.0) -> Agent:
-    """The arm with the highest Gittins index for the pulls that are left of `pulls`."""
+    """The arm with the highest Gittins index for the pulls that are left of `pulls`.
+
+    Examples:
+        >>> agent = gittins(pulls=5)
+        >>> wins = losses = torch.tensor([[1.0, 0.0]])
+        >>> agent(wins, losses, Generator()).argmax(-1)  # the arm that was never pulled
+        tensor([1])
+    """
     table = gittins_indices(pulls, discount=discount)
 
     def agent(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
@@ -108,6 +142,10 @@ def gittins_indices(pulls: int, *, discount: float = 1.0, levels: int = 201) -> 
 
     Raises:
         ValueError: a discount that is not in (0, 1].
+
+    Examples:
+        >>> gittins_indices(3)[1:, 0, 0].round(decimals=2)  # 1, 2 and 3 pulls left of a new arm
+        tensor([0.5000, 0.5600, 0.5900])
     """
     if not 0 < discount <= 1:
         raise ValueError(f"discount={discount} is not in (0, 1]: 1 counts all pulls alike.")

@@ -20,6 +20,15 @@ def outside(
         fn: takes what follows.
         row: one axis (W,), which tells how many others are of the batch.
         others: any shapes.
+
+    Examples:
+        >>> import torch
+        >>> def simulate(row):
+        ...     print("one call with", tuple(row.shape))
+        ...     return (row.sum(-1),)
+        >>> torch.func.vmap(lambda row: outside(simulate, row)[0])(torch.ones(3, 2))
+        one call with (3, 2)
+        tensor([2., 2., 2.])
     """
 
     def flat(row: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

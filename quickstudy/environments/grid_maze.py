@@ -12,7 +12,18 @@ if TYPE_CHECKING:
 
 
 class Maze(NamedTuple):
-    """One maze, with a border of walls: W = size + 2."""
+    """One maze, with a border of walls: W = size + 2.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> maze = qs.environments.GridMaze(size=2, walls=0.0).tasks(1, torch.Generator())
+        >>> maze.walls.view(4, 4)
+        tensor([[1., 1., 1., 1.],
+                [1., 0., 0., 1.],
+                [1., 0., 0., 1.],
+                [1., 1., 1., 1.]])
+    """
 
     walls: Tensor  # (W * W,)  1 is a wall; row by row
     goal: Tensor  # ()  its cell
@@ -31,6 +42,17 @@ class GridMaze(Environment):
         size: cells of a side.
         walls: the share of cells that are walls.
         horizon: H.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> maze = qs.environments.GridMaze(size=3)
+        >>> task = maze.tasks(1, torch.Generator().manual_seed(0))
+        >>> _, observation = maze.reset(type(task)(*(leaf[0] for leaf in task)), torch.zeros(1))
+        >>> observation.view(3, 3)  # the border, and open cells
+        tensor([[1., 1., 1.],
+                [1., 0., 0.],
+                [1., 0., 0.]])
     """
 
     observation_size, action_size, discrete, noise_size = 9, 4, True, 1

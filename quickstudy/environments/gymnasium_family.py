@@ -22,7 +22,13 @@ from quickstudy.environments.external_call import outside
 
 
 class ExternalState(NamedTuple):
-    """The state of an episode: its number, its steps, and the `info` of the last step."""
+    """The state of an episode: its number, its steps, and the `info` of the last step.
+
+    Examples:
+        >>> info = {"success": torch.tensor(1.0)}
+        >>> ExternalState(torch.tensor(0), steps=torch.tensor(3), info=info).steps
+        tensor(3)
+    """
 
     episode: Tensor  # ()
     steps: Tensor  # ()
@@ -58,6 +64,18 @@ class GymnasiumFamily(Environment):
     Raises:
         ImportError: gymnasium is not installed.
         ValueError: the actions are neither one of several nor numbers.
+
+    Examples:
+        >>> import gymnasium
+        >>> family = GymnasiumFamily(
+        ...     lambda: gymnasium.make("CartPole-v1"),
+        ...     lambda size, generator: 5 + 10 * torch.rand(size, generator=generator),
+        ...     set_task=lambda env, gravity: setattr(env.unwrapped, "gravity", gravity),
+        ...     horizon=10,
+        ...     workers=1,
+        ... )
+        >>> family.observation_size, family.action_size, family.discrete
+        (4, 2, True)
     """
 
     noise_size = 2

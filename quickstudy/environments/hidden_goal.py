@@ -23,6 +23,15 @@ class HiddenGoal(Environment):
     Args:
         size: cells of a side.
         horizon: H.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> grid, goal = qs.environments.HiddenGoal(), torch.tensor(2)
+        >>> right, noise = torch.eye(5)[4], torch.zeros(1)
+        >>> state, _, reward, _ = grid.step(goal, torch.tensor(1), right, noise)
+        >>> state.item(), reward.item()
+        (2, 1.0)
     """
 
     action_size, discrete, noise_size, can_terminate = 5, True, 1, False

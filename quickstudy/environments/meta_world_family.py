@@ -36,6 +36,12 @@ def meta_world(
     Raises:
         ImportError: Meta-World is not installed.
         ValueError: it has no such benchmark.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> family = qs.environments.meta_world("reach-v3")  # doctest: +SKIP
+        >>> family.discrete, family.horizon  # doctest: +SKIP
+        (False, 500)
     """
     try:
         import metaworld  # pyright: ignore[reportMissingImports]

@@ -17,14 +17,31 @@ from quickstudy.environments.external_call import outside
 
 
 class Body(NamedTuple):
-    """Where a robot is and how it moves: MuJoCo's generalised coordinates, in float64."""
+    """Where a robot is and how it moves: MuJoCo's generalised coordinates, in float64.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.HalfCheetahDir()
+        >>> body, _ = env.reset(torch.tensor(1.0), torch.full((env.noise_size,), 0.5))
+        >>> body.velocity.dtype, body.position.shape
+        (torch.float64, torch.Size([9]))
+    """
 
     position: Tensor  # (nq,)
     velocity: Tensor  # (nv,)
 
 
 class Factors(NamedTuple):
-    """Of a robot's physics: the model's values times these."""
+    """Of a robot's physics: the model's values times these.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> factors = qs.environments.HopperParams().tasks(2, torch.Generator())
+        >>> factors.mass.shape, factors.damping.shape
+        (torch.Size([2, 5]), torch.Size([2, 6]))
+    """
 
     mass: Tensor  # (bodies,)
     inertia: Tensor  # (bodies, 3)
@@ -41,6 +58,12 @@ class Robot(Environment):
 
     Raises:
         ImportError: MuJoCo is not installed.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> robot = qs.environments.HalfCheetahDir()
+        >>> round(robot.seconds, 3), robot.model.nq  # of a step; coordinates
+        (0.05, 9)
     """
 
     discrete = False
@@ -146,6 +169,13 @@ class HalfCheetahVel(_HalfCheetah):
     arXiv:1903.08254: 0 to 3, and a horizon of 200).
 
     Pays $-|v - v^*| - 0.05 \|a\|^2$, as the code of both. Episodes do not end.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.HalfCheetahVel(goals=(1.0, 1.0))
+        >>> env.tasks(2, torch.Generator()), env.observation_size, env.action_size
+        (tensor([1., 1.]), 17, 6)
     """
 
     def __init__(self, goals: tuple[float, float] = (0.0, 2.0), *, horizon: int = 100):
@@ -171,6 +201,13 @@ class HalfCheetahDir(_HalfCheetah):
     direction (), 1 or -1 (MAML, Finn et al., 2017, arXiv:1703.03400).
 
     Pays $d v - 0.05 \|a\|^2$. Episodes do not end.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.HalfCheetahDir()
+        >>> env.tasks(4, torch.Generator().manual_seed(0))
+        tensor([-1.,  1.,  1., -1.])
     """
 
     def __init__(self, *, horizon: int = 100):
@@ -199,6 +236,14 @@ class AntDir(Robot):
     Args:
         circle: any direction, as in PEARL; False: only forwards or backwards, as in MAML.
         horizon: H.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.AntDir(circle=False)
+        >>> env.tasks(2, torch.Generator().manual_seed(0))
+        tensor([[-1.,  0.],
+                [ 1.,  0.]])
     """
 
     file, skip, hidden = "ant.xml", 5, 2
@@ -272,6 +317,13 @@ class WalkerParams(_Params):
 
     The distribution is that of `rand_param_envs`, of ProMP (Rothfuss et al., 2019,
     arXiv:1810.06784) and PEARL; all else is gymnasium's Walker2d-v5.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.WalkerParams(scale=0.0)
+        >>> env.tasks(1, torch.Generator()).damping  # the model's own
+        tensor([[1., 1., 1., 1., 1., 1., 1., 1., 1.]])
     """
 
     file = "walker2d_v5.xml"
@@ -283,7 +335,15 @@ class WalkerParams(_Params):
 
 class HopperParams(_Params):
     """A one-legged robot in two dimensions that should hop, whatever its physics are: tasks as
-    those of `WalkerParams`; all else is gymnasium's Hopper-v5."""
+    those of `WalkerParams`; all else is gymnasium's Hopper-v5.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.HopperParams()
+        >>> env.tasks(2, torch.Generator()).friction.shape, env.action_size
+        (torch.Size([2, 5, 3]), 3)
+    """
 
     file = "hopper.xml"
 

@@ -27,6 +27,16 @@ class Navigation2D(Environment):
     Args:
         squared: the reward is as in the paper's text.
         horizon: H.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> plane, goal = qs.environments.Navigation2D(), torch.tensor([0.1, 0.0])
+        >>> start, _ = plane.reset(goal, torch.zeros(1))
+        >>> action = torch.tensor([9.0, 0.0])  # clipped to 0.1
+        >>> _, observation, _, done = plane.step(goal, start, action, torch.zeros(1))
+        >>> observation, done
+        (tensor([0.1000, 0.0000]), tensor(1.))
     """
 
     observation_size, action_size, discrete, noise_size = 2, 2, False, 1
@@ -66,6 +76,15 @@ class PointRobot(Environment):
     An episode begins at the origin and never ends by itself. What is seen is the position, an
     action is the velocity, clipped to ±0.1 in each direction, and the reward minus the
     distance; `near_goal` makes the sparse one of it.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> plane, goal = qs.environments.PointRobot(), torch.tensor([0.0, 1.0])
+        >>> start, _ = plane.reset(goal, torch.zeros(1))
+        >>> _, _, reward, _ = plane.step(goal, start, torch.tensor([0.0, 0.1]), torch.zeros(1))
+        >>> reward
+        tensor(-0.9000)
     """
 
     observation_size, action_size, discrete, noise_size, can_terminate = 2, 2, False, 1, False
@@ -98,7 +117,12 @@ class PointRobot(Environment):
 
 def near_goal(reward: Tensor, radius: float = 0.2) -> Tensor:
     """What is paid where only the surroundings of a goal pay, of rewards that are minus the
-    distance: 1 less the distance within `radius`, else 0."""
+    distance: 1 less the distance within `radius`, else 0.
+
+    Examples:
+        >>> near_goal(torch.tensor([-0.1, -1.0]))
+        tensor([0.9000, 0.0000])
+    """
     return torch.where(reward >= -radius, 1 + reward, 0)
 
 

@@ -9,7 +9,15 @@ from quickstudy.environments.environment import Environment
 
 
 class Cart(NamedTuple):
-    """The physics of one pole on a cart."""
+    """The physics of one pole on a cart.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> usual = qs.environments.CartPole(factors=(1.0, 1.0)).tasks(1, torch.Generator())
+        >>> usual.gravity, usual.length
+        (tensor([9.8000]), tensor([0.5000]))
+    """
 
     gravity: Tensor  # ()  m/s²
     cart: Tensor  # ()  kg
@@ -29,6 +37,17 @@ class CartPole(Environment):
     Args:
         factors: the lowest and the highest of the factors, which are drawn uniformly.
         horizon: H.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.CartPole()
+        >>> task = Cart(*torch.tensor([9.8, 1.0, 0.1, 0.5, 10.0]))
+        >>> state, _ = env.reset(task, torch.full((4,), 0.5))  # at rest in the middle
+        >>> push_right = torch.tensor([0.0, 1.0])
+        >>> state, _, reward, done = env.step(task, state, push_right, torch.zeros(4))
+        >>> state[1].item() > 0, reward.item(), done.item()
+        (True, 1.0, 0.0)
     """
 
     observation_size, action_size, discrete, noise_size = 4, 2, True, 4
@@ -65,7 +84,15 @@ class CartPole(Environment):
 
 
 class Rod(NamedTuple):
-    """The physics of one pendulum."""
+    """The physics of one pendulum.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> usual = qs.environments.Pendulum(factors=(1.0, 1.0)).tasks(1, torch.Generator())
+        >>> usual.gravity, usual.mass
+        (tensor([10.]), tensor([1.]))
+    """
 
     gravity: Tensor  # ()  m/s²
     mass: Tensor  # ()  kg
@@ -83,6 +110,14 @@ class Pendulum(Environment):
     Args:
         factors: the lowest and the highest of the factors, which are drawn uniformly.
         horizon: H.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env, task = qs.environments.Pendulum(), Rod(*torch.tensor([10.0, 1.0, 1.0]))
+        >>> state, observation = env.reset(task, torch.tensor([0.5, 0.5]))
+        >>> observation  # upright and at rest
+        tensor([1., 0., 0.])
     """
 
     observation_size, action_size, discrete, noise_size, can_terminate = 3, 1, False, 2, False

@@ -9,7 +9,15 @@ from quickstudy.environments.environment import Environment, normal, one_hot
 
 
 class MDP(NamedTuple):
-    """One process, of S states and A actions."""
+    """One process, of S states and A actions.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> mdp = qs.environments.TabularMDP(states=2, actions=3).tasks(4, torch.Generator())
+        >>> mdp.transitions.shape, mdp.means.shape
+        (torch.Size([4, 2, 3, 2]), torch.Size([4, 2, 3]))
+    """
 
     transitions: Tensor  # (S, A, S)  probabilities of the next state
     means: Tensor  # (S, A)  of the rewards
@@ -21,6 +29,14 @@ class TabularMDP(Environment):
 
     A state is seen as a one-hot row (S,). Every episode begins in the first; as the states of a
     random process are alike, that is no restriction.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.TabularMDP(states=2, actions=1, horizon=10)
+        >>> task = MDP(transitions=torch.full((2, 1, 2), 0.5), means=torch.ones(2, 1))
+        >>> env.best_return(task)
+        tensor(10.)
     """
 
     discrete, noise_size, can_terminate = True, 2, False
