@@ -72,7 +72,17 @@ TaskBatch: TypeAlias = Task
 
 
 class TaskDistribution(ABC):
-    """Where tasks come from."""
+    """Where tasks come from.
+
+    Examples:
+        >>> class Signs(TaskDistribution):
+        ...     def sample(self, n_tasks, generator):
+        ...         x = torch.randn(n_tasks, 5, 1, generator=generator)
+        ...         examples = Examples(x, x.sign(), torch.ones(n_tasks, 5))
+        ...         return Task(examples, examples)
+        >>> Signs().card(), Signs().sample(2, torch.Generator()).query.y.shape
+        ({'tasks': 'Signs'}, torch.Size([2, 5, 1]))
+    """
 
     @abstractmethod
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:

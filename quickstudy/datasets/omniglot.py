@@ -57,7 +57,15 @@ PIXELS = {  # sha256 of the drawings, from whatever files they were read
 
 
 class Drawings(NamedTuple):
-    """All of Omniglot: background alphabets first, then by alphabet and character."""
+    """All of Omniglot: background alphabets first, then by alphabet and character.
+
+    Examples:
+        >>> pixels, background = np.zeros((2, 20, 28, 28), np.uint8), np.array([True, False])
+        >>> alphabet, character = np.array(["Greek", "Latin"]), np.array([1, 1])
+        >>> drawings = Drawings(pixels, alphabet, character, background)
+        >>> drawings.alphabet[drawings.background].tolist()
+        ['Greek']
+    """
 
     pixels: np.ndarray  # (1623, 20, 28, 28) uint8, ink 255; (1623, 20, 1379) packed bits of 105
     alphabet: np.ndarray  # (1623,) str

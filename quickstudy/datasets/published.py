@@ -55,6 +55,12 @@ def emoji(*, root: Path | str | None = None) -> Splits:
     Raises:
         FileNotFoundError: the file is not there; says what it must hold.
         ValueError: the file is damaged.
+
+    Examples:
+        >>> emoji(root="empty")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: There is no empty/emoji/emoji_32.npz: put there an .npz file ...
     """
     layout = (
         "put there an .npz file of `images` uint8 (N, 32, 32, 3), `label`, `class_name`, "

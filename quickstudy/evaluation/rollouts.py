@@ -18,23 +18,51 @@ Reward: TypeAlias = Callable[[Task[Episodes]], Tensor]
 
 
 def total_reward(task: Task[Episodes]) -> Tensor:
-    """Of all query episodes together: of a trial, all that it earned."""
+    """Of all query episodes together: of a trial, all that it earned.
+
+    Examples:
+        >>> reward = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # two episodes of two steps
+        >>> episodes = Episodes(*[reward] * 6, extras=())
+        >>> total_reward(Task(support=episodes, query=episodes))
+        tensor(3.)
+    """
     return task.query.reward.sum()
 
 
 def return_before(task: Task[Episodes]) -> Tensor:
-    """Mean reward of a support episode."""
+    """Mean reward of a support episode.
+
+    Examples:
+        >>> reward = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # two episodes of two steps
+        >>> episodes = Episodes(*[reward] * 6, extras=())
+        >>> return_before(Task(support=episodes, query=episodes))
+        tensor(1.5000)
+    """
     return task.support.reward.sum(-1).mean()
 
 
 def return_after(task: Task[Episodes]) -> Tensor:
-    """Mean reward of a query episode."""
+    """Mean reward of a query episode.
+
+    Examples:
+        >>> reward = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # two episodes of two steps
+        >>> episodes = Episodes(*[reward] * 6, extras=())
+        >>> return_after(Task(support=episodes, query=episodes))
+        tensor(1.5000)
+    """
     return task.query.reward.sum(-1).mean()
 
 
 def success_rate(task: Task[Episodes]) -> Tensor:
     """Share of the query episodes in which some step had the `info` "success": for families
-    that tell it, as Meta-World does."""
+    that tell it, as Meta-World does.
+
+    Examples:
+        >>> success = torch.tensor([[0.0, 0.0], [0.0, 1.0]])  # two episodes of two steps
+        >>> episodes = Episodes(*[success] * 6, extras=(), info={"success": success})
+        >>> success_rate(Task(support=episodes, query=episodes))
+        tensor(0.5000)
+    """
     return task.query.info["success"].amax(-1).mean()
 
 
@@ -62,6 +90,14 @@ def evaluate_rollouts(
 
     Raises:
         ValueError: the rollouts are of another learner, or `n_tasks` or `meta_batch_size` is below 1.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> bandit = qs.environments.BernoulliBandit(arms=2)
+        >>> learner = qs.RL2(bandit, hidden=4)
+        >>> rollouts = Rollouts(bandit, learner, episodes=3, trial=True)
+        >>> evaluate_rollouts(learner, rollouts, n_tasks=4).values["total reward"].shape
+        torch.Size([4])
     """
     if tasks.learner is not learner:
         raise ValueError("These are rollouts of another learner: make `Rollouts` of this one.")

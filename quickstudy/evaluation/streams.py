@@ -34,7 +34,13 @@ CHUNK = 2000  # examples that are predicted at a time
 
 
 class StreamStep(NamedTuple):
-    """The state and scores of a learner after some experiences of a stream."""
+    """The state and scores of a learner after some experiences of a stream.
+
+    Examples:
+        >>> step = StreamStep(1, state=(), scores=torch.tensor([0.9]), seconds=0.2, examples=50)
+        >>> step.number, step.scores
+        (1, tensor([0.9000]))
+    """
 
     number: int  # of experiences learned; 0 before the first
     state: Any

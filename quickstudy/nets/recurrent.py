@@ -69,6 +69,12 @@ class Cells(nn.RNNBase):
     """A recurrent net that is computed step by step; `use_cells` makes one.
 
     No `nn.GRU`, `nn.LSTM` or `nn.RNN`: torch.compile takes none of these.
+
+    Examples:
+        >>> cells = use_cells(nn.LSTM(2, 4))
+        >>> output, (hidden, cell) = cells(torch.zeros(3, 1, 2))
+        >>> isinstance(cells, Cells), output.shape, cell.shape
+        (True, torch.Size([3, 1, 4]), torch.Size([1, 1, 4]))
     """
 
     batchable = True  # over tasks; `diagnose` reads it

@@ -27,6 +27,9 @@ from quickstudy.storage.checkpoints import load, save
 from quickstudy.tasks.rollouts import Rollouts
 from quickstudy.training.loop import train
 
+# a check is no function to call: `check_...` runs it and shows its docstring as the remedy
+__all__ = ["ACTOR_CHECKS", "ActorCase", "check_actor"]
+
 
 def check_actor(rollouts: Rollouts, tasks: TaskDistribution | None = None) -> None:
     """Run every check of `ACTOR_CHECKS` on copies of the learner of `rollouts`.

@@ -27,6 +27,9 @@ from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import load, save
 from quickstudy.training.loop import train
 
+# a check is no function to call: `check_...` runs it and shows its docstring as the remedy
+__all__ = ["CHECKS", "Blobs", "Case", "Lines", "Trait", "check_learner"]
+
 Trait: TypeAlias = Literal[
     "additive",  # promises: adapt(b, adapt(a)) is adapt(a and b together)
     "empty support",  # promises: predicts something finite before the first example
@@ -57,6 +60,18 @@ def check_learner(
     Raises:
         AssertionError: names the check that failed, what was seen, and the remedy.
         ValueError: `declared` holds an unknown trait.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> class Broken(qs.PrototypicalNetwork):
+        ...     def loss(self, task):
+        ...         return super().loss(task) * torch.nan
+        >>> try:
+        ...     check_learner(Broken(torch.nn.Flatten()), Blobs())
+        ... except AssertionError as error:
+        ...     print(str(error).split(":")[0])
+        Broken fails `losses_are_one_per_task`
     """
     case = Case(learner, tasks, declared, steps, meta_batch_size, lr)
     for check in CHECKS:
@@ -73,7 +88,15 @@ def check_learner(
 
 @dataclass(frozen=True)
 class Case:
-    """A learner on trial. The checks work on copies of it."""
+    """A learner on trial. The checks work on copies of it.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> case = Case(qs.PrototypicalNetwork(torch.nn.Flatten()), Blobs())
+        >>> case.task().support.x.shape, case.task().support.x.dtype
+        (torch.Size([6, 8]), torch.float64)
+    """
 
     learner: Learner[Any]
     tasks: TaskDistribution
@@ -419,7 +442,13 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
 class Blobs(TaskDistribution):
     """Classes are Gaussian clouds. The first half of the features tells them apart; the
     others are noise, which there is to learn from many tasks. Of each class, `unlabelled` more
-    support examples have only zeros in y."""
+    support examples have only zeros in y.
+
+    Examples:
+        >>> import torch
+        >>> Blobs(ways=3, shots=2).sample(4, torch.Generator()).support.x.shape
+        torch.Size([4, 6, 8])
+    """
 
     def __init__(
         self,
@@ -461,7 +490,13 @@ class Blobs(TaskDistribution):
 
 
 class Lines(TaskDistribution):
-    """Regression on lines: y = a x + b with a and b standard normal, x uniform in [-1, 1]."""
+    """Regression on lines: y = a x + b with a and b standard normal, x uniform in [-1, 1].
+
+    Examples:
+        >>> import torch
+        >>> Lines(shots=5).sample(4, torch.Generator()).support.y.shape
+        torch.Size([4, 5, 1])
+    """
 
     def __init__(self, *, shots: int = 5, queries: int = 5):
         self.shots, self.queries = shots, queries

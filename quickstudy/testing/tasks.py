@@ -16,6 +16,9 @@ from torch import Generator, Tensor
 from quickstudy.core.task import Examples, Task, TaskDistribution
 from quickstudy.core.tree import leaves
 
+# a check is no function to call: `check_...` runs it and shows its docstring as the remedy
+__all__ = ["TASK_CHECKS", "TaskCase", "TaskTrait", "check_tasks"]
+
 TaskTrait: TypeAlias = Literal[
     "values",  # excuses: y holds values, not one-hot rows
     "fixed",  # excuses: the generator does not change the tasks
