@@ -87,7 +87,7 @@ class ExecutionContext:
     recomputation can restore them.
 
     Args:
-        tree: tensors; their device says which generator and which autocast.
+        tree: tensors; their device determines the generator and the autocast.
         random: whether to capture RNG states, which takes time.
 
     Examples:

@@ -106,12 +106,12 @@ class Case:
     lr: float = 1e-2
 
     def __post_init__(self) -> None:
-        known = Trait.__args__
+        traits = Trait.__args__
         for trait in self.declared:
-            if trait not in known:
+            if trait not in traits:
                 raise ValueError(
                     f"declared={trait!r} is no trait of a learner; the traits are: "
-                    f"{', '.join(known)}."
+                    f"{', '.join(traits)}."
                 )
 
     def exact(self) -> Learner[Any]:
@@ -140,10 +140,10 @@ def gradient_reaches_every_parameter(case: Case) -> None:
     `requires_grad_(False)`."""
     learner = case.exact()
     learner(case.batch()).mean().backward()
-    found = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
-    lost = [name for name, slope in found.items() if slope is None]
+    grads = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
+    lost = [name for name, grad in grads.items() if grad is None]
     _require(not lost, f"no gradient reaches {', '.join(lost)}")
-    slopes = {name: slope for name, slope in found.items() if slope is not None}
+    slopes = {name: grad for name, grad in grads.items() if grad is not None}
     broken = [name for name, slope in slopes.items() if not _finite(slope)]
     _require(not broken, f"the gradient of {', '.join(broken)} is not finite")
     _require(any(slope.any() for slope in slopes.values()), "the whole gradient is zero")
@@ -171,7 +171,7 @@ def execution_changes_nothing(case: Case) -> None:
 
 def adapt_and_predict_change_nothing(case: Case) -> None:
     """In evaluation mode `adapt` and `predict` change no parameter, no buffer and no data,
-    and `predict` knows nothing but the state it is given. Keep what was learned in the state,
+    and `predict` depends on its arguments only. Keep what was learned in the state,
     never on `self`, and use no in-place operation on an argument."""
     learner, task = case.exact(), case.task()
     before = copy.deepcopy((dict(learner.state_dict()), task))
@@ -474,19 +474,19 @@ class Blobs(TaskDistribution):
             each = labelled + unlabelled
             shuffled = torch.rand(n_tasks, self.ways * each, generator=generator).argsort(1)
             label = shuffled % self.ways  # (T, N), `each` times every class
-            told = shuffled < self.ways * labelled
+            has_label = shuffled < self.ways * labelled
             noise = torch.randn(*label.shape, width, generator=generator) * spread
             x = centre[torch.arange(n_tasks)[:, None], label] + noise
-            y = torch.eye(self.ways)[label] * told[..., None]
+            y = torch.eye(self.ways)[label] * has_label[..., None]
             return Examples(x.unflatten(-1, self.shape), y, torch.ones(label.shape))
 
         return Task(draw(self.shots, self.unlabelled), draw(self.queries))
 
     def card(self) -> dict[str, Json]:
         """Ways, shots and queries per class, and examples without a label if any."""
-        own = {"ways": self.ways, "shots": self.shots, "queries": self.queries}
-        own |= {"unlabelled": self.unlabelled} if self.unlabelled else {}
-        return {**super().card(), **own}
+        sizes = {"ways": self.ways, "shots": self.shots, "queries": self.queries}
+        sizes |= {"unlabelled": self.unlabelled} if self.unlabelled else {}
+        return {**super().card(), **sizes}
 
 
 class Lines(TaskDistribution):
