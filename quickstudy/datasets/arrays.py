@@ -124,7 +124,7 @@ def huggingface(
         channels: of images: 1 or 3.
 
     Raises:
-        ImportError: a name is given and the package `datasets` is not installed.
+        ImportError: `dataset` is a name, and the package `datasets` is not installed.
         ValueError: there is no such column; examples differ in shape.
 
     Examples:

@@ -1,4 +1,4 @@
-"""From picture files to pixels."""
+"""Conversion of picture files to pixels."""
 
 from typing import Literal, TypeAlias
 

@@ -91,8 +91,8 @@ def thompson(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
 def ucb1(c: float = 1.0) -> Agent:
     """Return an agent with upper confidence bounds as scores: mean + c √(2 log t / pulls).
 
-    Auer, Cesa-Bianchi & Fischer, 2002, doi:10.1023/A:1013689704352. Differs from it: mean
-    and pulls are those of the posterior, with one more win and one more loss. So an episode need
+    Auer, Cesa-Bianchi & Fischer, 2002, doi:10.1023/A:1013689704352. Differs from it: mean and
+    pulls are those of the posterior, with one more win and one more loss. So an episode need
     not begin with a pull of every arm.
 
     Examples:

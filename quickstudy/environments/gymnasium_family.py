@@ -45,9 +45,9 @@ class GymnasiumFamily(Environment):
 
     Each worker process has a share of the episodes, and steps them one after the other. A
     message has the actions of all of them, so messages cost little. Workers start with the
-    first rollout. They stop with `close`, at the end of a `with` block, or with this process. If a
-    worker dies, a warning names it, another replaces it, and its episodes are repeated from
-    their beginning, with the same seeds and actions.
+    first rollout. They stop with `close`, at the end of a `with` block, or with this process.
+    If a worker dies, a warning names it, another replaces it, and its episodes are repeated
+    from their beginning, with the same seeds and actions.
 
     Observations are flattened by `gymnasium.spaces.flatten`. Actions are a `Discrete` space, as
     one-hot rows, or a `Box`, clipped to its bounds.

@@ -16,9 +16,9 @@ class HiddenGoal(Environment):
     is the goal's cell (), any except the first corner and the three cells next to it.
 
     An observation is the agent's cell, as a one-hot row, without the goal. Actions are stay,
-    up, down, left and right, without effect at the border. A step that ends on the goal pays 1, any
-    other -0.1. The goal does not end the episode: a good policy stays there, and in the next
-    episode of a trial takes the shortest path to it.
+    up, down, left and right, without effect at the border. A step that ends on the goal pays 1,
+    any other -0.1. The goal does not end the episode: a good policy stays there, and in the
+    next episode of a trial takes the shortest path to it.
 
     Args:
         size: cells of a side.

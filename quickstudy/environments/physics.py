@@ -29,10 +29,10 @@ class Cart(NamedTuple):
 class CartPole(Environment):
     """A pole on a cart, balanced by pushes to the left (the first action) and the right.
 
-    It is gymnasium's CartPole-v1 (Barto, Sutton & Anderson, 1983), with physics that vary. In
-    a task, each of cart, pole, length and force is the usual value times a factor. An
-    observation holds position, velocity, angle and angular velocity. Each step pays 1. The
-    episode ends when the cart is further than 2.4 m from the middle, or the pole leans by more than 12°.
+    It is gymnasium's CartPole-v1 (Barto, Sutton & Anderson, 1983), with physics that vary. In a
+    task, each of cart, pole, length and force is the usual value times a factor. An observation
+    holds position, velocity, angle and angular velocity. Each step pays 1. The episode ends
+    when the cart is further than 2.4 m from the middle, or the pole leans by more than 12°.
 
     Args:
         factors: the lowest and the highest of the factors, which are drawn uniformly.

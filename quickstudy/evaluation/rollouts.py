@@ -82,7 +82,7 @@ def evaluate_rollouts(
     Args:
         learner: the learner of `tasks`.
         n_tasks: tasks in all.
-        meta_batch_size: tasks drawn at a time; with `seed` it determines the tasks and all noise.
+        meta_batch_size: tasks drawn at a time; with `seed` it determines tasks and noise.
         metrics: by name, functions of one task of episodes. None: the total reward of a trial;
             without trials, the return after adaptation and before it.
         selection: how the checkpoint was chosen, for the card.

@@ -159,7 +159,7 @@ def _scores(
     task_incremental: bool,
     transductive: bool,
 ) -> Tensor:
-    """The score of every test (T, K), float64. Several tests share a call of `predict`, unless
+    """Return the score of every test (T, K), float64. Several tests share a call of `predict`, unless
     its queries depend on each other."""
     scores, waiting = list[Tensor](), list[Examples]()
     for number, test in enumerate(tests, 1):
@@ -369,7 +369,7 @@ def stream_report(
 
 
 def _default_metric(learner: Learner[Any]) -> Metric:
-    """The default metric, with the sign by which larger is better."""
+    """Return the default metric, with the sign by which larger is better."""
     name, metric = next(iter(default_metrics(learner).items()))
     if name == "accuracy":
         return metric

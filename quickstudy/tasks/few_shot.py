@@ -248,7 +248,7 @@ class FewShot(TaskDistribution):
 
     @property
     def _needed(self) -> int:
-        """Classes per task, distractors included."""
+        """Return the classes per task, distractors included."""
         return self.ways[1] + self.distractors
 
     @staticmethod

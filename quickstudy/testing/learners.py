@@ -1,4 +1,4 @@
-"""What every learner obeys, as a test suite to run on your own.
+"""The contract of learners, as a test suite for yours.
 
 >>> import torch
 >>> from quickstudy import PrototypicalNetwork
@@ -48,11 +48,11 @@ def check_learner(
     meta_batch_size: int = 16,
     lr: float = 1e-2,
 ) -> None:
-    """Runs every check of `CHECKS` on copies of `learner`.
+    """Run every check of `CHECKS` on copies of `learner`.
 
     Args:
         tasks: small ones, such as `Blobs` or `Lines`, so that this takes seconds.
-        declared: what is true of this learner and not of all; see `Trait`.
+        declared: properties of this learner that not all have; see `Trait`.
         steps: of meta-training after which a metric must be better than before.
         meta_batch_size: tasks in such a step.
         lr: of Adam in such a step.
@@ -152,7 +152,8 @@ def gradient_reaches_every_parameter(case: Case) -> None:
 def execution_changes_nothing(case: Case) -> None:
     """All tasks at once, a few at once, and one after the other have the same losses and
     gradients. Write `adapt`, `predict` and `loss` for one task, without Python control flow
-    that depends on values; if a net has no batching rule, set `execution = "loop"` on the class."""
+    that depends on values; if a net has no batching rule, set `execution = "loop"` on the
+    class."""
     learner, batch = case.exact(), case.batch(3)
     if learner.execution == "loop":
         return
@@ -184,7 +185,7 @@ def adapt_and_predict_change_nothing(case: Case) -> None:
         again = learner.predict(state, task.query.x)
     after = (dict(learner.state_dict()), task)
     _require_same(after, before, "a parameter, a buffer or the data changed", exactly=True)
-    _require_same(state, kept, "`adapt` or `predict` changed a given state", exactly=True)
+    _require_same(state, kept, "`adapt` or `predict` changed the state", exactly=True)
     _require_same(again, first, "adapting to another task changed a prediction", exactly=True)
 
 
@@ -440,9 +441,9 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
 
 
 class Blobs(TaskDistribution):
-    """Classes are Gaussian clouds. The first half of the features tells them apart; the
-    others are noise, which there is to learn from many tasks. Of each class, `unlabelled` more
-    support examples have only zeros in y.
+    """Classes are Gaussian clouds. The first half of the features separates them. The
+    others are noise, and many tasks reveal it. Each class has `unlabelled` further support
+    examples with only zeros in y.
 
     Examples:
         >>> import torch
@@ -463,8 +464,8 @@ class Blobs(TaskDistribution):
         self.unlabelled = unlabelled
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """Tasks of `ways * (shots + unlabelled)` support and `ways * queries` query examples,
-        shuffled."""
+        """Draw tasks of `ways * (shots + unlabelled)` support and `ways * queries` query
+        examples, shuffled."""
         width = math.prod(self.shape)
         informative = torch.arange(width) < width / 2
         centre = torch.randn(n_tasks, self.ways, width, generator=generator) * informative
@@ -483,7 +484,7 @@ class Blobs(TaskDistribution):
         return Task(draw(self.shots, self.unlabelled), draw(self.queries))
 
     def card(self) -> dict[str, Json]:
-        """Ways, shots and queries per class, and examples without a label if any."""
+        """Return ways, shots and queries per class, and the number without a label if any."""
         sizes = {"ways": self.ways, "shots": self.shots, "queries": self.queries}
         sizes |= {"unlabelled": self.unlabelled} if self.unlabelled else {}
         return {**super().card(), **sizes}
@@ -502,7 +503,7 @@ class Lines(TaskDistribution):
         self.shots, self.queries = shots, queries
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """Tasks of `shots` support and `queries` query examples, x and y of width 1."""
+        """Draw tasks of `shots` support and `queries` query examples, x and y of width 1."""
         slope, intercept = torch.randn(2, n_tasks, 1, 1, generator=generator)
 
         def draw(each: int) -> Examples:
@@ -512,7 +513,7 @@ class Lines(TaskDistribution):
         return Task(draw(self.shots), draw(self.queries))
 
     def card(self) -> dict[str, Json]:
-        """Shots and queries."""
+        """Return shots and queries."""
         return {**super().card(), "shots": self.shots, "queries": self.queries}
 
 

@@ -1,4 +1,4 @@
-"""What every task distribution obeys, as a test suite to run on your own.
+"""The contract of task distributions, as a test suite for yours.
 
 >>> import quickstudy as qs
 >>> check_tasks(qs.Sinusoid(shots=5, queries=5), declared={"values"})
@@ -32,7 +32,7 @@ def check_tasks(
 
     Args:
         tasks: a distribution whose tasks are drawn in milliseconds.
-        declared: what is true of these tasks and not of all; see `TaskTrait`.
+        declared: properties of these tasks that not all have; see `TaskTrait`.
         n_tasks: tasks per draw.
 
     Raises:
