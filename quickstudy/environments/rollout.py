@@ -93,7 +93,7 @@ def rollout(
         environment: where to act.
         tasks: parameters of T tasks, on the device to act on.
         policy: maps state, memory, input and noise to an action.
-        generator: on a CPU, the same numbers for every device; on the device of the tasks, faster.
+        generator: on a CPU, the same numbers for every device; on the tasks' device, faster.
         episodes: E.
         state: a nest of tensors, axis T in front.
         memory: the initial memory; a nest of tensors, axis T in front.

@@ -159,8 +159,8 @@ def _scores(
     task_incremental: bool,
     transductive: bool,
 ) -> Tensor:
-    """Return the score of every test (T, K), float64. Several tests share a call of `predict`, unless
-    its queries depend on each other."""
+    """Return the score of every test (T, K), float64. Several tests share a call of `predict`,
+    unless its queries depend on each other."""
     scores, waiting = list[Tensor](), list[Examples]()
     for number, test in enumerate(tests, 1):
         waiting.append(test)

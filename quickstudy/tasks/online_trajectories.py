@@ -72,8 +72,8 @@ class OnlineTrajectoryTasks(TaskDistribution):
         if not (1 <= ways <= self.classes and 1 <= shots <= fewest and replay_examples >= 0):
             raise ValueError(
                 f"ways={ways}, shots={shots}, replay_examples={replay_examples}: "
-                f"{dataset.name} has enough for 1 to {self.classes} ways of 1 to {fewest} shots, "
-                "and any number of `replay_examples`."
+                f"{dataset.name} has enough for 1 to {self.classes} ways of 1 to {fewest} "
+                "shots, and any number of `replay_examples`."
             )
         self._pixels = dataset.x
 
