@@ -269,7 +269,7 @@ COMMANDS = {f"quickstudy.cli.{place}" for place in app.COMMANDS.values()}
 def public_objects() -> Iterator[tuple[str, Any]]:
     """Every public class and function, with its name, where it is defined."""
     for info in pkgutil.walk_packages(quickstudy.__path__, "quickstudy."):
-        if info.name == "quickstudy.__main__":  # running it is its purpose
+        if "._" in info.name:  # private, or `__main__`, whose import runs the command line
             continue
         module = importlib.import_module(info.name)
         for name in getattr(module, "__all__", vars(module)):
