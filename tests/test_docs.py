@@ -7,6 +7,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -272,3 +273,27 @@ def test_nothing_of_the_workshop_is_left_lying_about() -> None:
         for match in forbidden.finditer(file.read_text(errors="ignore"))
     ]
     assert found == []
+
+
+COMMANDS = {f"quickstudy.cli.{place}" for place in app.COMMANDS.values()}
+"""Functions whose docstring is the help text, and shows a command line instead."""
+
+
+def public_objects() -> Iterator[tuple[str, Any]]:
+    """Every public class and function, with its name, where it is defined."""
+    for info in pkgutil.walk_packages(quickstudy.__path__, "quickstudy."):
+        if "._" in info.name:  # private, or `__main__`, whose import runs the command line
+            continue
+        module = importlib.import_module(info.name)
+        for name in getattr(module, "__all__", vars(module)):
+            value = getattr(module, name)
+            is_code = inspect.isclass(value) or inspect.isfunction(value)
+            if is_code and value.__module__ == info.name and not name.startswith("_"):
+                yield f"{info.name}.{name}", value
+
+
+def test_every_public_class_and_function_has_an_example() -> None:
+    public = dict(public_objects())
+    assert len(public) > 500 and public.keys() >= COMMANDS
+    without = [name for name, value in public.items() if ">>>" not in (value.__doc__ or "")]
+    assert set(without) - COMMANDS == set(), "give each an executed example in its docstring"

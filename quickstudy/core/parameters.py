@@ -59,10 +59,10 @@ def parameters_in(net: nn.Module, places: Sequence[str]) -> frozenset[str]:
     # of a tensor that has several names, the net's own list has the first
     names = {p: name for name, p in net.named_parameters()}
     named = [*net.named_parameters(remove_duplicate=False)]
-    known = [*(name for name, _ in net.named_modules() if name), *(name for name, _ in named)]
+    paths = [*(name for name, _ in net.named_modules() if name), *(name for name, _ in named)]
     for place in places:
-        if place not in known:
-            hint = suggest(place, known, f"It has: {', '.join(known)}.")
+        if place not in paths:
+            hint = suggest(place, paths, f"It has: {', '.join(paths)}.")
             raise ValueError(f"The net has no module or parameter {place!r}. {hint}")
         selected |= {names[p] for name, p in named if f"{name}.".startswith(f"{place}.")}
     return frozenset(selected)

@@ -1,4 +1,4 @@
-"""The data that flows through the library: examples, tasks, and distributions of tasks.
+"""The data of the library: examples, tasks, and distributions of tasks.
 
 Shapes use the same letters everywhere:
     T tasks   S support examples   Q query examples   N examples of either kind
@@ -72,23 +72,33 @@ TaskBatch: TypeAlias = Task
 
 
 class TaskDistribution(ABC):
-    """Where tasks come from."""
+    """A distribution that tasks are drawn from.
+
+    Examples:
+        >>> class Signs(TaskDistribution):
+        ...     def sample(self, n_tasks, generator):
+        ...         x = torch.randn(n_tasks, 5, 1, generator=generator)
+        ...         examples = Examples(x, x.sign(), torch.ones(n_tasks, 5))
+        ...         return Task(examples, examples)
+        >>> Signs().card(), Signs().sample(2, torch.Generator()).query.y.shape
+        ({'tasks': 'Signs'}, torch.Size([2, 5, 1]))
+    """
 
     @abstractmethod
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """Draws `n_tasks` tasks; the same state of the (CPU) generator draws the same tasks."""
+        """Draw `n_tasks` tasks; the same state of the (CPU) generator draws the same tasks."""
 
     def to(self, device: device | str) -> Self:
-        """Moves the data that tasks are made of to a device, where there is any; `self`."""
+        """Move the data of the tasks, if any, to a device; return `self`."""
         return self
 
     def card(self) -> dict[str, Json]:
-        """What a reader must know of these tasks to compare numbers measured on them."""
+        """Return what a reader must know of the tasks to compare results."""
         return {"tasks": type(self).__name__}
 
 
 def seeds(seed: int, rank: int, step: int) -> tuple[int, int]:
-    """The two seeds of one step of one process.
+    """Return the two seeds of one step of one process.
 
     Returns:
         A 63-bit seed for drawing tasks, and another for torch's global generator, which
@@ -114,10 +124,10 @@ def batches(
     seed: int = 0,
     rank: int = 0,
 ) -> Iterator[TaskBatch]:
-    """Yields the batch of every step from `start` to `steps`.
+    """Yield the batch of every step from `start` to `steps`.
 
-    A batch is a function of (seed, rank, step) alone: a resumed run sees the batches it
-    would have seen, and two learners given one seed see the same tasks.
+    A batch is a function of (seed, rank, step) alone: a resumed run sees the
+    same batches as one without a break, and two learners with one seed see the same tasks.
 
     Raises:
         ValueError: `meta_batch_size` is below 1.

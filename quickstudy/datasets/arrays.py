@@ -1,4 +1,4 @@
-"""Data that is in memory already, or that another library reads."""
+"""Data sets from memory and from other libraries."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def arrays(
     classes: Sequence[str] | None = None,
     name: str = "arrays",
 ) -> Labelled:
-    """Labelled data from arrays, tensors or lists.
+    """Return labelled data from arrays, tensors or lists.
 
     Args:
         x: (N, *features); bytes stay bytes, and other numbers become floats.
@@ -56,7 +56,7 @@ def arrays(
 
 
 def digits(*, size: int = 8) -> Labelled:
-    """The 1,797 handwritten digits that come with scikit-learn: x (1797, 1, size, size) uint8,
+    """Return the 1,797 handwritten digits of scikit-learn: x (1797, 1, size, size) uint8,
     ink 255, and 10 classes.
 
     They are 8 x 8 (counts of ink in 4 x 4 pixels, 0 … 16), and are enlarged with Pillow's
@@ -83,7 +83,7 @@ def from_torch(
     classes: Sequence[str] | None = None,
     name: str | None = None,
 ) -> Labelled:
-    """Reads a map-style torch data set whose items are (example, label) into memory.
+    """Read a map-style torch data set whose items are (example, label) into memory.
 
     Args:
         dataset: has `len` and `[]`; an example is a tensor, an array or a Pillow image.
@@ -114,7 +114,7 @@ def huggingface(
     size: Size | None = None,
     channels: Channels = 3,
 ) -> Labelled:
-    """Reads a Hugging Face data set into memory.
+    """Read a Hugging Face data set into memory.
 
     Args:
         dataset: one that is loaded, or a name for `datasets.load_dataset(name, split=split)`.
@@ -124,7 +124,7 @@ def huggingface(
         channels: of images: 1 or 3.
 
     Raises:
-        ImportError: a name is given and the package `datasets` is not installed.
+        ImportError: `dataset` is a name, and the package `datasets` is not installed.
         ValueError: there is no such column; examples differ in shape.
 
     Examples:

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100: 32 x 32 photographs, 50,000 to train on and 10,000 to test on.
 
 Krizhevsky, "Learning multiple layers of features from tiny images", 2009. The archives are of
-the "binary version": the Python version is pickled, and unpickling runs what a file says.
+the "binary version". The Python version is pickled, and unpickling can run code of the file.
 """
 
 import tarfile
@@ -26,7 +26,7 @@ CIFAR100 = Remote(
 
 
 def cifar10(*, root: Path | str | None = None) -> TrainTest:
-    """Photographs of six animals and four vehicles: x (N, 3, 32, 32) uint8.
+    """Read photographs of six animals and four vehicles: x (N, 3, 32, 32) uint8.
 
     Args:
         root: where the official `cifar-10-binary.tar.gz` is, and else is downloaded to, in its
@@ -54,7 +54,7 @@ def cifar10(*, root: Path | str | None = None) -> TrainTest:
 
 
 def cifar100(*, root: Path | str | None = None) -> TrainTest:
-    """Photographs of 100 classes, five in each of 20 groups: x (N, 3, 32, 32) uint8.
+    """Read photographs of 100 classes, five in each of 20 groups: x (N, 3, 32, 32) uint8.
 
     `root`, and what is raised, as for `cifar10`; the file is `cifar-100-binary.tar.gz`, the
     folder `cifar100`.
@@ -69,7 +69,7 @@ def cifar100(*, root: Path | str | None = None) -> TrainTest:
     (x, group, y), (test_x, _, test_y) = _records(train, 2), _records(test, 2)
     classes, group_names = (tuple(text.decode().split()) for text in texts)
     groups = torch.zeros(len(classes), dtype=torch.int64)
-    groups[y] = group  # all pictures of a class say the same
+    groups[y] = group  # all pictures of a class have the same group
     return TrainTest(
         Labelled(x, y, classes, groups, group_names, "cifar100", "train"),
         Labelled(test_x, test_y, classes, groups, group_names, "cifar100", "test"),
@@ -77,18 +77,18 @@ def cifar100(*, root: Path | str | None = None) -> TrainTest:
 
 
 def _read(path: Path, names: list[str]) -> list[bytes]:
-    """What the files of these names in a .tar.gz hold; nothing is written to the disk."""
-    found: dict[str, bytes] = {}
+    """Return the contents of files of a .tar.gz by name; write nothing to the disk."""
+    contents: dict[str, bytes] = {}
     with tarfile.open(path, "r|gz") as archive:
         for member in archive:
             file = archive.extractfile(member) if member.name in names else None
             if file is not None:
-                found[member.name] = file.read()
-    return [found[name] for name in names]
+                contents[member.name] = file.read()
+    return [contents[name] for name in names]
 
 
 def _records(data: bytes, labels: int) -> tuple[Tensor, ...]:
-    """The pictures of a file, and each of the labels that stand before every picture."""
+    """Return the pictures of a file, and each of the labels in front of every picture."""
     rows = np.frombuffer(data, np.uint8).reshape(-1, labels + PIXELS)
     x = rows[:, labels:].reshape(-1, 3, 32, 32).copy()
     return torch.from_numpy(x), *torch.from_numpy(rows[:, :labels].T.astype(np.int64, "C"))

@@ -28,7 +28,7 @@ def folder(
     channels: Channels = 3,
     skip_unreadable: bool = False,
 ) -> Labelled:
-    """The pictures in `path/<class>/<file>`: x (N, channels, height, width) uint8.
+    """Read the pictures in `path/<class>/<file>`: x (N, channels, height, width) uint8.
 
     They are turned as the camera was held, put on white where transparent, cut to the shape of
     `size` around the middle, and resized. More than 16 MiB of them are converted once, into a
@@ -89,7 +89,7 @@ def folder_splits(
     channels: Channels = 3,
     skip_unreadable: bool = False,
 ) -> Splits:
-    """The folders `train`, `validation` (or `val`) and `test` in `path`, read by `folder`.
+    """Read the folders `train`, `validation` (or `val`) and `test` in `path` by `folder`.
 
     Examples:
         >>> import tempfile
@@ -113,7 +113,7 @@ def folder_splits(
 
 
 def _list(path: Path) -> tuple[list[str], list[Path], np.ndarray]:
-    """Class names, files, and the files' labels."""
+    """Return class names, files, and the labels of the files."""
     if not path.is_dir():
         raise FileNotFoundError(f"There is no folder {path}: give one that has class folders.")
     names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -126,19 +126,19 @@ def _list(path: Path) -> tuple[list[str], list[Path], np.ndarray]:
     labels: list[int] = []
     for label, name in enumerate(names):
         entries = sorted(p for p in (path / name).iterdir() if not p.name.startswith("."))
-        found = [p for p in entries if p.is_file()]
-        if not found:
+        pictures = [p for p in entries if p.is_file()]
+        if not pictures:
             remedy = (
                 "read such splits with `folder_splits`" if entries else "add some, or remove it"
             )
             raise ValueError(f"There are no pictures in {path / name}: {remedy}.")
-        files += found
-        labels += [label] * len(found)
+        files += pictures
+        labels += [label] * len(pictures)
     return names, files, np.array(labels, np.int64)
 
 
 def _decoded(files: list[Path], size: Size, channels: Channels) -> Iterator[np.ndarray | None]:
-    """Every file's pixels, in order; None for one that cannot be read."""
+    """Yield the pixels of every file, in order; None for one that cannot be read."""
 
     def decode(file: Path) -> np.ndarray | None:
         try:
@@ -157,8 +157,8 @@ def _decoded(files: list[Path], size: Size, channels: Channels) -> Iterator[np.n
 def _write(
     path: Path, images: Iterator[np.ndarray | None], shape: tuple[int, int, int, int]
 ) -> list[int]:
-    """Writes the .npy file of an array of `shape`, readable images first; returns the indices
-    of the others. Not through a memory map, which dies without a word on a full disk."""
+    """Write the .npy file of an array of `shape`, readable images first. Return the indices of
+    the others. A memory map would end the process on a full disk without a message."""
     unreadable = []
     with replacing(path) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -173,7 +173,7 @@ def _write(
 
 
 def _key(path: Path, files: list[Path], shape: tuple[int, ...]) -> str:
-    """Changes when a file or what is made of it does."""
+    """Return a key that changes with the files and their conversion."""
     digest = hashlib.sha256(repr((PIL_VERSION, str(path.resolve()), shape)).encode())
     for file in files:
         facts = file.stat()

@@ -1,7 +1,7 @@
 """Letters of many scripts in the fonts that matplotlib ships: characters without a download.
 
-A class is a letter, a group its script. Which scripts are for what is fixed, so that one learns
-to learn on some writing systems and is judged on others.
+A class is a letter, a group its script. The split of the scripts is fixed: a learner
+meta-trains on some writing systems and is tested on others.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ Bitmaps: TypeAlias = dict[str, np.ndarray]  # by face, each as large as its ink
 
 
 def glyphs() -> Splits:
-    """Letters of 12 scripts, 20 drawings of each: x (N, 1, 28, 28) uint8 with ink 255.
+    """Return letters of 12 scripts, 20 drawings of each: x (N, 1, 28, 28) uint8 with ink 255.
 
     Each drawing is the letter in one of the faces that have it (4 to 16: sans, serif, mono,
     bold, oblique), a little turned, sheared, scaled, moved, bent, and thickened or thinned.
@@ -47,8 +47,8 @@ def glyphs() -> Splits:
     and Old Italic; report on Greek, Georgian, Hebrew and Arabic. Accented letters are left out,
     and so are letters that look like an earlier one (Greek Α is Latin A).
 
-    Made once, in seconds, and kept in the cache. Drawings are the same for the same versions of
-    matplotlib, Pillow and torch; the `hash` of each part says whether two machines agree.
+    They are made once, in seconds, and kept in the cache. The same versions of matplotlib,
+    Pillow and torch make the same drawings. Compare the `hash` of a part between machines.
 
     Examples:
         >>> import quickstudy as qs
@@ -106,8 +106,7 @@ def _draw() -> dict[str, np.ndarray]:
 
 
 def _fonts() -> list[Path]:
-    # found without importing matplotlib, which is slow, as scikit-learn, scipy and pandas are:
-    # all four are imported only where they work
+    # without an import of matplotlib, which is slow
     matplotlib = find_spec("matplotlib")
     assert matplotlib is not None and matplotlib.origin is not None
     place = Path(matplotlib.origin).with_name("mpl-data") / "fonts" / "ttf"
@@ -124,7 +123,7 @@ def _render() -> dict[str, Bitmaps]:
     from matplotlib.ft2font import FT2Font
 
     wanted = [script for part in SCRIPTS.values() for script in part]
-    found: dict[str, Bitmaps] = defaultdict(dict)
+    letters: dict[str, Bitmaps] = defaultdict(dict)
     for file in _fonts():
         font = ImageFont.truetype(file, EM, layout_engine=ImageFont.Layout.BASIC)
         for letter in map(chr, FT2Font(str(file)).get_charmap()):
@@ -135,9 +134,9 @@ def _render() -> dict[str, Bitmaps]:
                 mask = font.getmask(letter, mode="L")
                 bitmap = np.array(mask, np.uint8).reshape(mask.size[::-1])
                 if bitmap.any():
-                    found[letter][file.stem] = bitmap
-    enough = [letter for letter, bitmaps in found.items() if len(bitmaps) >= FACES]
-    return {c: found[c] for c in sorted(enough, key=lambda c: (wanted.index(_script(c)), c))}
+                    letters[letter][file.stem] = bitmap
+    enough = [letter for letter, bitmaps in letters.items() if len(bitmaps) >= FACES]
+    return {c: letters[c] for c in sorted(enough, key=lambda c: (wanted.index(_script(c)), c))}
 
 
 def _distinct(letters: dict[str, Bitmaps]) -> dict[str, Bitmaps]:

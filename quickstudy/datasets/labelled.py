@@ -1,4 +1,4 @@
-"""The type of every data set, and functions that split and merge data sets."""
+"""The type of all data sets, and functions that split and merge them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 2**24  # bytes looked at at a time: a memory-mapped data set need not fit in memory
+CHUNK = 2**24  # bytes read at a time: a memory-mapped data set need not fit in memory
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,14 +78,14 @@ class Labelled:
 
     @cached_property
     def hash(self) -> str:
-        """The first 16 hexadecimal digits of the sha256 of examples and labels."""
+        """Return the first 16 hexadecimal digits of the sha256 of examples and labels."""
         return dataset_hash((self.x, self.y))
 
     def select(self, classes: Iterable[int | str], split: str | None = None) -> "Labelled":
-        """The examples of some classes, given by index or name, which become classes 0, 1, …
-        Groups of which no class is left are dropped.
+        """Return the examples of some classes, by index or name. These become classes 0, 1, …
 
-        Examples that lie together are a view; others are copied into memory.
+        Groups without a class are dropped. Adjacent examples are a view; others are copied into
+        memory.
 
         Examples:
             >>> import quickstudy as qs
@@ -93,11 +93,11 @@ class Labelled:
             Labelled(digits, all: 357 examples uint8 (1, 8, 8) of 2 classes)
         """
         places = {name: place for place, name in enumerate(self.classes)}
-        asked = list(classes)
-        unknown = [c for c in asked if isinstance(c, str) and c not in places]
+        chosen_classes = list(classes)
+        unknown = [c for c in chosen_classes if isinstance(c, str) and c not in places]
         if unknown:
             raise ValueError(f"{self.name} has no class {unknown[0]!r}: see its `classes`.")
-        index = [places[c] if isinstance(c, str) else int(c) for c in asked]
+        index = [places[c] if isinstance(c, str) else int(c) for c in chosen_classes]
         if len(set(index)) < len(index) or not index:
             raise ValueError(f"Choose at least one class of {self.name}, and none twice.")
         chosen = torch.tensor(index)
@@ -136,7 +136,7 @@ class Labelled:
 
 
 class Splits(NamedTuple):
-    """Disjoint sets of classes: to meta-train on, to choose by, to report on.
+    """Disjoint sets of classes, for meta-training, for validation and for test.
 
     Examples:
         >>> import quickstudy as qs
@@ -153,8 +153,8 @@ class Splits(NamedTuple):
 class TrainTest(NamedTuple):
     """Disjoint sets of examples of the same classes, named and numbered alike.
 
-    For learning a class and being asked about more of it. `Splits` is for the other question:
-    its parts have no class in common.
+    They test predictions of new examples of learned classes. The parts of `Splits` have no
+    class in common; they test learning of new classes.
 
     Examples:
         >>> import quickstudy as qs
@@ -168,9 +168,9 @@ class TrainTest(NamedTuple):
 
 
 def merge(first: Labelled, *others: Labelled) -> Labelled:
-    """All examples of data sets that have no class in common, in memory.
+    """Return all examples of data sets without a common class, in memory.
 
-    To meta-train on everything that is not for test: `merge(splits.train, splits.validation)`.
+    `merge(splits.train, splits.validation)` is everything outside the test set.
 
     Raises:
         ValueError: a class is in two of them, or only some of them have groups.
@@ -215,11 +215,11 @@ def split_classes(
     seed: int = 0,
     by: Literal["class", "group"] = "class",
 ) -> Splits:
-    """Splits the classes at random, so that each part has about its fraction of them.
+    """Split the classes at random, so that each part has about its fraction of them.
 
     Args:
-        by: "group" keeps all classes of a group on one side, so that what is tested on is
-            further from what was trained on; the fractions are then of the groups.
+        by: "group" keeps all classes of a group in one part, so that test classes differ more
+            from training classes. The fractions are then of the groups.
 
     Raises:
         ValueError: the fractions do not sum to 1, or a part would be empty.
@@ -255,13 +255,13 @@ def split_examples(
     per_class: int | None = None,
     seed: int = 0,
 ) -> TrainTest:
-    """Splits the examples of every class at random, so that both parts have all classes.
+    """Split the examples of every class at random, so that both parts have all classes.
 
     The classes stay those of `data`, in its order, and so do the examples of each part.
 
     Args:
-        fraction: of every class, how much is to train on, rounded to whole examples.
-        per_class: so many of every class are to train on, whatever `fraction` is.
+        fraction: share of the examples of every class to train on, rounded to whole examples.
+        per_class: number of examples of every class to train on, instead of `fraction`.
 
     Raises:
         ValueError: a class would have no example to train on, or none to test on.
@@ -275,11 +275,11 @@ def split_examples(
     sizes = np.bincount(y, minlength=len(data.classes))
     wanted = np.round(fraction * sizes) if per_class is None else np.full_like(sizes, per_class)
     short = np.flatnonzero((wanted < 1) | (wanted >= sizes))
-    given = f"fraction={fraction}" if per_class is None else f"per_class={per_class}"
+    rule = f"fraction={fraction}" if per_class is None else f"per_class={per_class}"
     if len(short):
         raise ValueError(
             f"Class {data.classes[short[0]]!r} of {data.name} has {sizes[short[0]]} examples, "
-            f"which {given} does not split into two parts: choose another, or leave it out."
+            f"which {rule} does not split into two parts: choose another, or leave it out."
         )
     order = np.random.RandomState(seed).permutation(len(y))
     order = order[np.argsort(y[order], kind="stable")]  # class after class, each shuffled
@@ -292,7 +292,7 @@ def split_examples(
                 data,
                 x=data.x[rows.to(data.x.device)],
                 y=data.y[rows.to(data.y.device)],
-                split=f"examples {given} seed {seed} {part}",
+                split=f"examples {rule} seed {seed} {part}",
             )
             for rows, part in zip(parts, TrainTest._fields, strict=True)
         )
@@ -300,7 +300,7 @@ def split_examples(
 
 
 def dataset_hash(tensors: Iterable[Tensor]) -> str:
-    """The first 16 hexadecimal digits of the sha256 of shapes, types and values.
+    """Return the first 16 hexadecimal digits of the sha256 of shapes, types and values.
 
     Examples:
         >>> dataset_hash([torch.zeros(2)]) == dataset_hash([torch.zeros(2)])
@@ -317,12 +317,12 @@ def dataset_hash(tensors: Iterable[Tensor]) -> str:
 
 
 def _rows(x: Tensor) -> int:
-    """How many rows of `x` make a chunk."""
+    """Return the number of rows of `x` in a chunk."""
     return max(1, CHUNK * len(x) // max(1, x.nbytes))
 
 
 def _check_index(index: Tensor, names: tuple[str, ...], what: str, whose: str) -> None:
-    """Raises ValueError unless every entry of `index` is an index into `names`."""
+    """Raise ValueError unless every entry of `index` is an index into `names`."""
     low, high = int(index.min()), int(index.max())
     if low < 0 or high >= len(names):
         raise ValueError(

@@ -69,7 +69,7 @@ FASHION_MNIST = (
 
 
 def mnist(*, root: Path | str | None = None) -> TrainTest:
-    """Handwritten digits: x (N, 1, 28, 28) uint8, ink 255.
+    """Read handwritten digits: x (N, 1, 28, 28) uint8, ink 255.
 
     Args:
         root: where the four official `.gz` files are, and else are downloaded to, in its
@@ -88,7 +88,7 @@ def mnist(*, root: Path | str | None = None) -> TrainTest:
 
 
 def fashion_mnist(*, root: Path | str | None = None) -> TrainTest:
-    """Photographs of clothes: x (N, 1, 28, 28) uint8, on black.
+    """Read photographs of clothes: x (N, 1, 28, 28) uint8, on black.
 
     `root`, and what is raised, as for `mnist`; the folder is `fashion_mnist`.
 
@@ -111,7 +111,7 @@ def _load(
 
 
 def _idx(path: Path) -> Tensor:
-    """The bytes of a gzipped IDX file, in the shape that its header tells.
+    """Return the bytes of a gzipped IDX file, in the shape of its header.
 
     The header: two zeros, 8 for bytes, the number of axes, and 4 bytes for the size of each.
     """

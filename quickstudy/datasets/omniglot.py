@@ -57,7 +57,15 @@ PIXELS = {  # sha256 of the drawings, from whatever files they were read
 
 
 class Drawings(NamedTuple):
-    """All of Omniglot: background alphabets first, then by alphabet and character."""
+    """All of Omniglot: background alphabets first, then by alphabet and character.
+
+    Examples:
+        >>> pixels, background = np.zeros((2, 20, 28, 28), np.uint8), np.array([True, False])
+        >>> alphabet, character = np.array(["Greek", "Latin"]), np.array([1, 1])
+        >>> drawings = Drawings(pixels, alphabet, character, background)
+        >>> drawings.alphabet[drawings.background].tolist()
+        ['Greek']
+    """
 
     pixels: np.ndarray  # (1623, 20, 28, 28) uint8, ink 255; (1623, 20, 1379) packed bits of 105
     alphabet: np.ndarray  # (1623,) str
@@ -71,13 +79,13 @@ def omniglot(
     size: Size = 28,
     root: Path | str | None = None,
 ) -> Splits:
-    """Handwritten characters; a class is a character, a group its alphabet.
+    """Read handwritten characters; a class is a character, a group its alphabet.
 
     x is (N, 1, size, size) uint8 with ink 255: the published drawings inverted, at their
     size of 105, or brought to 28 with Pillow's LANCZOS filter.
 
     Args:
-        convention: which characters are for what. "vinyals": 1028 / 172 / 423, the lists of
+        convention: the split of the characters. "vinyals": 1028 / 172 / 423, the lists of
             Vinyals et al. (2016) as published with prototypical networks (Snell et al., 2017);
             count each class in four rotations as they do. "lake": by alphabet; the last 5 of
             the 30 background alphabets are for validation, the 20 evaluation alphabets for
@@ -120,7 +128,7 @@ def omniglot(
 
 
 def omniglot_runs(*, size: Size = 28, root: Path | str | None = None) -> Task[Examples]:
-    """Lake's 20 official runs of 20-way one-shot classification, as a batch of tasks.
+    """Read Lake's 20 official runs of 20-way one-shot classification, as a batch of tasks.
 
     Support and query x are (20, 20, 1, size, size) in 0 … 1 with ink 1, y (20, 20, 20) one-hot:
     20 runs, of 20 classes drawn by one person and one more drawing of each by another. All are
@@ -160,7 +168,7 @@ def _examples(ink: np.ndarray, labels: Tensor, size: int) -> Examples:
 
 
 def _assign(drawings: Drawings, convention: Convention) -> list[list[int]]:
-    """The class indices of train, validation and test."""
+    """Return the class indices of train, validation and test."""
     alphabet = drawings.alphabet
     if convention == "vinyals":
         text = files("quickstudy.datasets").joinpath("omniglot_vinyals.json").read_text()
@@ -182,22 +190,22 @@ def _assign(drawings: Drawings, convention: Convention) -> list[list[int]]:
 
 def _read(root: Path | str | None, size: Size) -> Drawings:
     file = f"omniglot_{size}.npz"
-    found = [folder / "omniglot" / file for folder in [*roots(root), cache()]]
-    found = [path for path in found if path.is_file()]
-    if found:
-        data = load_npz(found[0])
+    paths = [folder / "omniglot" / file for folder in [*roots(root), cache()]]
+    paths = [path for path in paths if path.is_file()]
+    if paths:
+        data = load_npz(paths[0])
         try:
             pixels = data["images" if size == 28 else "packed"]
             character, background = data["character"].astype(int), data["split"] == 0
             drawings = Drawings(pixels, data["alphabet"], character, background)
         except KeyError as error:
-            raise damaged(found[0], error) from error
-        return _checked(drawings, size, found[0])
+            raise damaged(paths[0], error) from error
+        return _checked(drawings, size, paths[0])
     return _convert(root)[size]
 
 
 def _convert(root: Path | str | None) -> dict[int, Drawings]:
-    """Reads the official files, and keeps what was read in the cache."""
+    """Read the official files, and keep the drawings in the cache."""
     target = roots(root)[-1] / "omniglot"
     ink, alphabet, character, background = [], [], [], []
     paths = []

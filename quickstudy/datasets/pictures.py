@@ -1,4 +1,4 @@
-"""Image files as arrays of pixels."""
+"""Conversion of picture files to pixels."""
 
 from typing import Literal, TypeAlias
 

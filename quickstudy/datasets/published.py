@@ -1,4 +1,4 @@
-"""Data sets that are prepared by hand: read from $QUICKSTUDY_DATA, never downloaded."""
+"""Data sets prepared by hand. They are read from $QUICKSTUDY_DATA, never downloaded."""
 
 import io
 from itertools import pairwise
@@ -14,14 +14,14 @@ from quickstudy.datasets.labelled import Labelled, Splits
 
 
 def caltech101(*, size: Literal[32, 84] = 32, root: Path | str | None = None) -> Splits:
-    """Photographs of 100 kinds of object, 31 to 100 of each: x (N, 3, size, size) uint8.
+    """Read photographs of 100 kinds of object, 31 to 100 of each: x (N, 3, size, size) uint8.
 
     Read from `caltech101/caltech101_32.npz` or `caltech101_84_jpeg.npz` in `root` (None:
-    $QUICKSTUDY_DATA, then the cache). The classes are split 64 / 16 / 20 as the file says: no
-    published number compares. Fei-Fei, Fergus & Perona, 2004; CC BY 4.0.
+    $QUICKSTUDY_DATA, then the cache). The file splits the classes 64 / 16 / 20. No published
+    result has this split. Fei-Fei, Fergus & Perona, 2004; CC BY 4.0.
 
     Raises:
-        FileNotFoundError: the file is not there; says what it must hold.
+        FileNotFoundError: the file is missing; the message describes its contents.
         ValueError: the file is damaged.
 
     Examples:
@@ -46,15 +46,21 @@ def caltech101(*, size: Literal[32, 84] = 32, root: Path | str | None = None) ->
 
 
 def emoji(*, root: Path | str | None = None) -> Splits:
-    """1,044 emoji, each as 8 to 11 sets of artists draw it: x (N, 3, 32, 32) uint8.
+    """Read 1,044 emoji, each from 8 to 11 sets of pictures: x (N, 3, 32, 32) uint8.
 
     Groups are the Unicode groups. Read from `emoji/emoji_32.npz` in `root` (None:
-    $QUICKSTUDY_DATA, then the cache), split 678 / 157 / 209 as the file says: no published
-    number compares.
+    $QUICKSTUDY_DATA, then the cache). The file splits the classes 678 / 157 / 209. No published
+    result has this split.
 
     Raises:
-        FileNotFoundError: the file is not there; says what it must hold.
+        FileNotFoundError: the file is missing; the message describes its contents.
         ValueError: the file is damaged.
+
+    Examples:
+        >>> emoji(root="empty")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: There is no empty/emoji/emoji_32.npz: put there an .npz file ...
     """
     layout = (
         "put there an .npz file of `images` uint8 (N, 32, 32, 3), `label`, `class_name`, "

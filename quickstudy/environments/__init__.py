@@ -1,4 +1,10 @@
-"""Environments to act in, thousands at once, and classical agents for bandits."""
+"""Environments to act in, thousands at once, and classical agents as baselines.
+
+`environment` has the interface and samples from uniform noise, `rollout` acts, `actions` has
+the distributions of actions. A new environment is a file with one subclass of `Environment`:
+pure functions of one episode of one task, a NamedTuple if its tasks have several tensors, and
+an executed example.
+"""
 
 from quickstudy.environments.actions import (
     ActionDistribution,

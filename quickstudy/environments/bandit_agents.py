@@ -1,8 +1,9 @@
-"""Classical agents for Bernoulli bandits, with a uniform prior on each arm: baselines for
-agents that have learned to explore.
+"""Classical agents for Bernoulli bandits, with a uniform prior on each arm.
+
+They are baselines for agents that have learned to explore.
 
 An agent is a function `(wins (T, A), losses (T, A), generator) -> scores (T, A)` of the results
-so far, for any number of bandits at once; `play` pulls the arm with the highest score.
+so far, of any number of bandits at once. `play` pulls the arm with the highest score.
 """
 
 from collections.abc import Callable
@@ -18,8 +19,8 @@ Agent: TypeAlias = Callable[[Tensor, Tensor, Generator], Tensor]
 
 @torch.no_grad()
 def play(agent: Agent, tasks: Tensor, pulls: int, generator: Generator) -> Tensor:
-    """The rewards (T, pulls) of an agent on bandits whose arms pay with probabilities `tasks`
-    (T, A), on the generator's device. Equal scores are decided at random.
+    """Return the rewards (T, pulls) of an agent on bandits whose arms pay with probabilities
+    `tasks` (T, A), on the generator's device. Ties are broken at random.
 
     Examples:
         >>> generator = torch.Generator().manual_seed(0)
@@ -38,17 +39,33 @@ def play(agent: Agent, tasks: Tensor, pulls: int, generator: Generator) -> Tenso
 
 
 def at_random(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
-    """Any arm."""
+    """Return equal scores: any arm is pulled.
+
+    Examples:
+        >>> at_random(torch.tensor([[3.0, 0.0]]), torch.zeros(1, 2), Generator())
+        tensor([[0., 0.]])
+    """
     return torch.zeros_like(wins)
 
 
 def greedy(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
-    """The arm with the highest posterior mean."""
+    """Return the posterior means of the arms.
+
+    Examples:
+        >>> greedy(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 2.0]]), Generator())
+        tensor([[0.8000, 0.2500]])
+    """
     return (wins + 1) / (wins + losses + 2)
 
 
 def epsilon_greedy(epsilon: float) -> Agent:
-    """Any arm with probability `epsilon`, else the greedy one."""
+    """Return an agent that pulls any arm with probability `epsilon`, else the greedy one.
+
+    Examples:
+        >>> agent = epsilon_greedy(0.1)
+        >>> play(agent, torch.tensor([[0.0, 1.0]]), 3, torch.Generator().manual_seed(0))
+        tensor([[0., 1., 1.]])
+    """
 
     def agent(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
         explores = _uniform(wins[:, :1], generator) < epsilon
@@ -58,7 +75,13 @@ def epsilon_greedy(epsilon: float) -> Agent:
 
 
 def thompson(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
-    """Thompson sampling (1933): a draw from the posterior, Beta(1 + wins, 1 + losses)."""
+    """Sample means from the posterior, Beta(1 + wins, 1 + losses): Thompson sampling (1933).
+
+    Examples:
+        >>> wins, losses = torch.tensor([[99.0, 0.0]]), torch.tensor([[0.0, 99.0]])
+        >>> thompson(wins, losses, torch.Generator().manual_seed(0)).argmax(-1)
+        tensor([0])
+    """
     shapes = torch.stack([wins, losses]) + 1
     # distributions.Beta has no generator
     good, bad = torch._standard_gamma(shapes, generator)  # pyright: ignore[reportPrivateImportUsage]
@@ -66,11 +89,16 @@ def thompson(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
 
 
 def ucb1(c: float = 1.0) -> Agent:
-    """The highest upper confidence bound: mean + c √(2 log t / pulls).
+    """Return an agent with upper confidence bounds as scores: mean + c √(2 log t / pulls).
 
     Auer, Cesa-Bianchi & Fischer, 2002, doi:10.1023/A:1013689704352. Differs from it: mean and
-    pulls are those of a posterior that began with a win and a loss, so arms need not all be
-    pulled once to begin with.
+    pulls are those of the posterior, with one more win and one more loss. So an episode need
+    not begin with a pull of every arm.
+
+    Examples:
+        >>> wins = losses = torch.tensor([[9.0, 1.0]])
+        >>> ucb1()(wins, losses, Generator()).argmax(-1)  # equal means, fewer pulls
+        tensor([1])
     """
 
     def agent(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
@@ -82,7 +110,14 @@ def ucb1(c: float = 1.0) -> Agent:
 
 
 def gittins(pulls: int, *, discount: float = 1.0) -> Agent:
-    """The arm with the highest Gittins index for the pulls that are left of `pulls`."""
+    """Return an agent with Gittins indices as scores, for the pulls left of `pulls`.
+
+    Examples:
+        >>> agent = gittins(pulls=5)
+        >>> wins = losses = torch.tensor([[1.0, 0.0]])
+        >>> agent(wins, losses, Generator()).argmax(-1)  # the arm that was never pulled
+        tensor([1])
+    """
     table = gittins_indices(pulls, discount=discount)
 
     def agent(wins: Tensor, losses: Tensor, generator: Generator) -> Tensor:
@@ -93,27 +128,31 @@ def gittins(pulls: int, *, discount: float = 1.0) -> Agent:
 
 
 def gittins_indices(pulls: int, *, discount: float = 1.0, levels: int = 201) -> Tensor:
-    """Gittins indices of an arm with a uniform prior: (pulls + 1, pulls, pulls), by the
-    pulls that are left, the wins and the losses.
+    """Return Gittins indices of an arm with a uniform prior: (pulls + 1, pulls, pulls), by the
+    pulls left, the wins and the losses.
 
-    The index is the sure reward for each pull that is worth as much as the arm: the highest
-    expected reward by expected number of pulls, both discounted, of all ways to stop (Gittins,
-    1979). With the number of pulls that are left it is the index for a finite horizon, a close
-    approximation of the best policy (Kaufmann, 2018, doi:10.1214/17-AOS1569, section 4); with a
-    discount below 1 and many pulls left, the classical one, which is optimal.
+    The index is the sure reward per pull that equals the arm in value: the maximum, over all
+    stopping rules, of expected reward divided by expected number of pulls, both discounted
+    (Gittins, 1979). For a finite number of pulls left it approximates the best policy closely
+    (Kaufmann, 2018, doi:10.1214/17-AOS1569, section 4). For a discount below 1 and many pulls
+    left it is the classical index, which is optimal.
 
-    Calibrated: for each of the `levels` of a grid of sure rewards, by dynamic programming, what
-    can be won above it; between two levels by a straight line. Memory and time grow as
-    `levels` · pulls² and `levels` · pulls³.
+    Dynamic programming computes the gain over each of the `levels` of a grid of sure rewards,
+    and interpolates linearly between two levels. Memory and time grow as `levels` · pulls² and
+    `levels` · pulls³.
 
     Raises:
         ValueError: a discount that is not in (0, 1].
+
+    Examples:
+        >>> gittins_indices(3)[1:, 0, 0].round(decimals=2)  # 1, 2 and 3 pulls left of a new arm
+        tensor([0.5000, 0.5600, 0.5900])
     """
     if not 0 < discount <= 1:
         raise ValueError(f"discount={discount} is not in (0, 1]: 1 counts all pulls alike.")
     sure = torch.linspace(0, 1, levels)[:, None, None]
     table = torch.zeros(pulls + 1, pulls, pulls)
-    value = torch.zeros(levels, pulls + 1, pulls + 1)  # by level, wins, losses; nothing is left
+    value = torch.zeros(levels, pulls + 1, pulls + 1)  # by level, wins, losses; 0 pulls left
     for left in range(1, pulls + 1):
         size = pulls + 1 - left  # the arm cannot have been pulled more than `size - 1` times
         counts = torch.arange(size, dtype=value.dtype)

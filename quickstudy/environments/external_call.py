@@ -1,4 +1,4 @@
-"""Calls to simulators outside of PyTorch, from functions of one task."""
+"""Calls of code other than PyTorch from functions of one task."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,23 +10,32 @@ from torch.autograd import Function
 def outside(
     fn: Callable[..., tuple[Tensor, ...]], row: Tensor, *others: Tensor
 ) -> tuple[Tensor, ...]:
-    """What `fn` says of a whole batch, asked for from within functions that `vmap` batches.
+    """Call `fn` once for a whole batch, from within functions that `vmap` batches.
 
-    A simulator that knows no tensors can so be part of a function of one episode of one task:
-    however many `vmap`s there are around it, `fn` is called once, by all tensors with one
-    axis in front, N, and returns tensors with that axis. Nothing is differentiated.
+    So a simulator without tensors can be part of a function of one episode of one task. However
+    many `vmap`s enclose it, `fn` is called once. Its arguments and results have one axis N in
+    front. Nothing is differentiated.
 
     Args:
-        fn: takes what follows.
-        row: one axis (W,), which tells how many others are of the batch.
+        fn: maps `row` and `others` to tensors.
+        row: (W,); all further axes belong to the batch.
         others: any shapes.
+
+    Examples:
+        >>> import torch
+        >>> def simulate(row):
+        ...     print("one call with", tuple(row.shape))
+        ...     return (row.sum(-1),)
+        >>> torch.func.vmap(lambda row: outside(simulate, row)[0])(torch.ones(3, 2))
+        one call with (3, 2)
+        tensor([2., 2., 2.])
     """
 
     def flat(row: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         batch = row.shape[:-1]
         count = len(batch)
-        found = fn(*(x.reshape((batch.numel(), *x.shape[count:])) for x in (row, *others)))
-        return tuple(x.reshape((*batch, *x.shape[1:])) for x in found)
+        rows = (x.reshape((batch.numel(), *x.shape[count:])) for x in (row, *others))
+        return tuple(x.reshape((*batch, *x.shape[1:])) for x in fn(*rows))
 
     return _Outside.apply(flat, row, *others)  # pyright: ignore[reportReturnType]
 
@@ -46,5 +55,5 @@ class _Outside(Function):
             x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
             for x, dim in zip(inputs, in_dims[1:], strict=True)
         ]
-        found = _Outside.apply(fn, *together)
-        return found, (0,) * len(found)
+        results = _Outside.apply(fn, *together)
+        return results, (0,) * len(results)

@@ -1,4 +1,4 @@
-"""Families of gymnasium environments, in processes that outlive what kills them."""
+"""Families of gymnasium environments, in worker processes that are replaced if they die."""
 
 import multiprocessing
 import signal
@@ -22,7 +22,13 @@ from quickstudy.environments.external_call import outside
 
 
 class ExternalState(NamedTuple):
-    """The state of an episode: its number, its steps, and the `info` of the last step."""
+    """The state of an episode: its number, its steps, and the `info` of the last step.
+
+    Examples:
+        >>> info = {"success": torch.tensor(1.0)}
+        >>> ExternalState(torch.tensor(0), steps=torch.tensor(3), info=info).steps
+        tensor(3)
+    """
 
     episode: Tensor  # ()
     steps: Tensor  # ()
@@ -30,34 +36,46 @@ class ExternalState(NamedTuple):
 
 
 class GymnasiumFamily(Environment):
-    """Tasks of any `gymnasium.Env` that can be told its task.
+    """Tasks of any `gymnasium.Env` whose task can be set.
 
-    To rollouts it is an environment as others are, and a rollout is a function of the generator
-    here too, whatever the number of processes: what is random in an episode must come from the
-    environment's own `np_random`, whose seed is drawn for every episode, and `set_task`
-    and `reset` must leave nothing of the episode before.
+    Rollouts treat it as any other environment. A rollout is a function of the generator,
+    whatever the number of processes. So all randomness of an episode must come from the
+    environment's `np_random`, whose seed is drawn for every episode, and `set_task` and `reset`
+    must leave nothing of the episode before.
 
-    Each worker process has a share of the episodes, and steps them one after the other; a
-    message has the actions of all, so that messages cost little. Workers start with the first
-    rollout, and stop with `close`, as a context manager, or with this process. One that dies
-    is named in a warning and replaced, and its episodes are done again from their beginning,
-    with the same seeds and actions.
+    Each worker process has a share of the episodes, and steps them one after the other. A
+    message has the actions of all of them, so messages cost little. Workers start with the
+    first rollout. They stop with `close`, at the end of a `with` block, or with this process.
+    If a worker dies, a warning names it, another replaces it, and its episodes are repeated
+    from their beginning, with the same seeds and actions.
 
-    Observations are flattened, as `gymnasium.spaces.flatten` does it; actions are a `Discrete`
-    space, as one-hot rows, or a `Box`, clipped to its bounds.
+    Observations are flattened by `gymnasium.spaces.flatten`. Actions are a `Discrete` space, as
+    one-hot rows, or a `Box`, clipped to its bounds.
 
     Args:
-        make: makes one.
+        make: makes an environment.
         tasks: `tasks(size, generator)` draws tasks: a nest of tensors, axis T in front.
-        horizon: H, at most the environment's own limit.
-        set_task: tells an environment a task, a nest of NumPy arrays; None: by a method
-            of that name.
-        info: which numbers of a step's `info` to keep, for `Episodes.info`.
-        workers: processes; 1: none but this. None: one for each core.
+        horizon: H, at most the environment's limit.
+        set_task: `set_task(env, task)` sets the task of an environment, a nest of NumPy arrays.
+            None: the environment has a method of that name.
+        info: names of the numbers of a step's `info` to keep, for `Episodes.info`.
+        workers: number of processes; 1: only this one. None: one for each core.
 
     Raises:
         ImportError: gymnasium is not installed.
         ValueError: the actions are neither one of several nor numbers.
+
+    Examples:
+        >>> import gymnasium
+        >>> family = GymnasiumFamily(
+        ...     lambda: gymnasium.make("CartPole-v1"),
+        ...     lambda size, generator: 5 + 10 * torch.rand(size, generator=generator),
+        ...     set_task=lambda env, gravity: setattr(env.unwrapped, "gravity", gravity),
+        ...     horizon=10,
+        ...     workers=1,
+        ... )
+        >>> family.observation_size, family.action_size, family.discrete
+        (4, 2, True)
     """
 
     noise_size = 2
@@ -97,11 +115,11 @@ class GymnasiumFamily(Environment):
         self._rows = np.zeros((0, 0))
 
     def tasks(self, size: int, generator: Generator) -> Any:
-        """As `tasks` draws them."""
+        """Sample tasks by the function `tasks`."""
         return self.sample_tasks(size, generator)
 
     def reset(self, task: Any, noise: Tensor) -> tuple[ExternalState, Tensor]:
-        """Begins an episode; of all those before, none can be gone on with."""
+        """Begin an episode. No earlier episode can continue."""
         parts = leaves(task)
 
         def begin(noise: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
@@ -119,10 +137,10 @@ class GymnasiumFamily(Environment):
     def step(
         self, task: Any, state: ExternalState, action: Tensor, noise: Tensor
     ) -> tuple[ExternalState, Tensor, Tensor, Tensor]:
-        """Goes on with the episodes that have been reset last, all together.
+        """Step all episodes of the last reset together.
 
         Raises:
-            ValueError: they are not where they were left.
+            ValueError: the states are not those of the last step.
             RuntimeError: the environment has failed.
         """
 
@@ -140,15 +158,17 @@ class GymnasiumFamily(Environment):
             return self._columns(action)
 
         seen, reward, done, *info = outside(go_on, action, state.episode, state.steps)
-        found = dict(zip(self.names, info, strict=True))
-        return ExternalState(state.episode, state.steps + 1, found), seen, reward, done
+        state = ExternalState(
+            state.episode, state.steps + 1, dict(zip(self.names, info, strict=True))
+        )
+        return state, seen, reward, done
 
     def info(self, task: Any, state: ExternalState) -> dict[str, Tensor]:
-        """The numbers () that were asked for, by name."""
+        """Return the numbers () of `info`, by name."""
         return state.info
 
     def close(self) -> None:
-        """Stops all processes; another rollout starts new ones."""
+        """Stop all processes; another rollout starts new ones."""
         _stop(self._shares)
 
     def __enter__(self) -> Self:
@@ -158,7 +178,7 @@ class GymnasiumFamily(Environment):
         self.close()
 
     def _ask(self, method: str, arguments: list[Any]) -> np.ndarray:
-        """Rows (N, O + 2 + info), each worker's share of the episodes by itself."""
+        """Return rows (N, O + 2 + info), of each worker's share of the episodes."""
         size = len(arguments[0])
         bounds = np.linspace(0, size, min(len(self._shares), size) + 1).astype(int)
         shares = list(zip(self._shares, bounds, bounds[1:], strict=False))
@@ -166,13 +186,13 @@ class GymnasiumFamily(Environment):
             for worker, start, end in shares:
                 worker.send(method, [argument[start:end] for argument in arguments])
             return np.concatenate([worker.receive() for worker, _, _ in shares])
-        except BaseException:  # also Ctrl-C: an answer may be on its way, to another question
+        except BaseException:  # also Ctrl-C: the answer to an earlier request may still come
             _stop(self._shares, patience=0)
             raise
 
     def _columns(self, like: Tensor) -> tuple[Tensor, ...]:
-        found = torch.from_numpy(self._rows).to(like)
-        return found[:, : self.observation_size], *found[:, self.observation_size :].unbind(1)
+        rows = torch.from_numpy(self._rows).to(like)
+        return rows[:, : self.observation_size], *rows[:, self.observation_size :].unbind(1)
 
 
 def _by_method(env: Any, task: Any) -> None:
@@ -242,7 +262,7 @@ class _Bundle:
 
 
 class _Here:
-    """Does in this process what a worker does in one of its own."""
+    """A worker in this process."""
 
     def __init__(self, bundle: _Bundle):
         self.bundle = bundle
@@ -258,13 +278,13 @@ class _Here:
 
 
 class _Worker:
-    """A process with a bundle. It remembers what it was asked since the last reset, so that
-    another can take its place."""
+    """A process with a bundle. It keeps all requests since the last reset, so that another
+    process can replace it."""
 
     def __init__(self, number: int, bundle: _Bundle):
         self.number, self.bundle = number, bundle
         self.process: Any = None
-        self.asked: list[tuple[str, list[Any]]] = []
+        self.requests: list[tuple[str, list[Any]]] = []
 
     def start(self) -> None:
         from gymnasium.vector.utils import CloudpickleWrapper
@@ -287,8 +307,8 @@ class _Worker:
         if self.process is None:
             self.start()
         if method == "reset":
-            self.asked.clear()
-        self.asked.append((method, arguments))
+            self.requests.clear()
+        self.requests.append((method, arguments))
         self._pass(method, arguments)
 
     def receive(self) -> np.ndarray:
@@ -310,7 +330,7 @@ class _Worker:
         self._end()
 
     def _pass(self, method: str, arguments: list[Any]) -> None:
-        with suppress(ConnectionError):  # it is dead: whoever waits for the answer will see
+        with suppress(ConnectionError):  # it is dead: `receive` reports it
             self.pipe.send((method, arguments))
 
     def _answer(self) -> np.ndarray:
@@ -329,10 +349,10 @@ class _Worker:
         )
         self._end()
         self.start()
-        for past in self.asked[:-1]:
-            self._pass(*past)
+        for request in self.requests[:-1]:
+            self._pass(*request)
             self._answer()
-        self._pass(*self.asked[-1])
+        self._pass(*self.requests[-1])
 
     def _end(self) -> None:
         self.process.kill()
@@ -343,13 +363,13 @@ class _Worker:
 
 
 def _stop(shares: list[Any], patience: float = 5) -> None:
-    """Gives processes that many seconds to close their environments."""
+    """Stop processes; each has `patience` seconds to close its environments."""
     for share in shares:
         share.stop(patience)
 
 
 def _work(pipe: Any, wrapped: Any) -> None:
-    """What a worker does until it is told to stop, or its parent is gone."""
+    """Serve requests until one is `close`, or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     parent, bundle = multiprocessing.parent_process(), wrapped.fn
     assert parent is not None
@@ -362,7 +382,7 @@ def _work(pipe: Any, wrapped: Any) -> None:
             answer = False, getattr(bundle, method)(*arguments)
         except Exception:
             answer = True, traceback.format_exc()
-        with suppress(ConnectionError):  # the parent is gone, which `wait` will tell
+        with suppress(ConnectionError):  # the parent is gone, and `wait` returns
             pipe.send(answer)
         if method == "close":
             return

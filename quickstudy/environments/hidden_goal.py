@@ -1,4 +1,4 @@
-"""A goal to be searched on an open grid."""
+"""A hidden goal on an open grid."""
 
 from typing import TYPE_CHECKING
 
@@ -13,16 +13,25 @@ if TYPE_CHECKING:
 
 class HiddenGoal(Environment):
     """The grid world of VariBAD (Zintgraf et al., 2020, arXiv:1910.08348, section 5.1). A task
-    is the goal's cell (), any but the corner where episodes begin and the three beside it.
+    is the goal's cell (), any except the first corner and the three cells next to it.
 
-    What is seen is one's own cell, as a one-hot row, and of the goal nothing. Actions are to
-    stay, and up, down, left and right, without effect at the border. A step that ends on the
-    goal pays 1, any other -0.1, and it is no end: who has found the goal stays there, and in
-    the next episode of a trial goes there straight.
+    An observation is the agent's cell, as a one-hot row, without the goal. Actions are stay,
+    up, down, left and right, without effect at the border. A step that ends on the goal pays 1,
+    any other -0.1. The goal does not end the episode: a good policy stays there, and in the
+    next episode of a trial takes the shortest path to it.
 
     Args:
         size: cells of a side.
         horizon: H.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> grid, goal = qs.environments.HiddenGoal(), torch.tensor(2)
+        >>> right, noise = torch.eye(5)[4], torch.zeros(1)
+        >>> state, _, reward, _ = grid.step(goal, torch.tensor(1), right, noise)
+        >>> state.item(), reward.item()
+        (2, 1.0)
     """
 
     action_size, discrete, noise_size, can_terminate = 5, True, 1, False
@@ -31,21 +40,21 @@ class HiddenGoal(Environment):
         self.size, self.horizon, self.observation_size = size, horizon, size**2
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
-        """Goals (T,), cells counted row by row from above."""
+        """Sample goals (T,), cells counted row by row from above."""
         cells = torch.arange(self.size**2, device=generator.device)
         goals = cells[(cells // self.size > 1) | (cells % self.size > 1)]
         draws = torch.randint(len(goals), (size,), generator=generator, device=goals.device)
         return goals[draws]
 
     def reset(self, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The first corner; a state is a cell ()."""
+        """Begin in the first corner; a state is a cell ()."""
         state = torch.zeros_like(task)
         return state, one_hot(state, self.size**2, noise.dtype)
 
     def step(
         self, task: Tensor, state: Tensor, action: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Moves, without noise; never ends."""
+        """Move, without noise; no step ends the episode."""
         moves = torch.tensor([[0, -1, 1, 0, 0], [0, 0, 0, -1, 1]], device=action.device)
         row, column = ((action * moves).sum(-1).long()).unbind()
         row = (state // self.size + row).clamp(0, self.size - 1)
@@ -54,12 +63,12 @@ class HiddenGoal(Environment):
         return state, one_hot(state, self.size**2, noise.dtype), reward, reward * 0
 
     def best_return(self, task: Tensor) -> Tensor:
-        """Of an episode (), by who knows the goal and goes there straight."""
-        away = task // self.size + task % self.size
-        return self.horizon - 1.1 * (away - 1)
+        """Return the return () of an episode on the shortest path to the goal."""
+        distance = task // self.size + task % self.size
+        return self.horizon - 1.1 * (distance - 1)
 
     def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
-        """The cells, to be drawn."""
+        """Return the cells as points, for pictures."""
         seen = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
         return PlanarTrace(
             self._place(seen.argmax(-1)), self._place(task), seen.new_zeros(0, 2)

@@ -1,4 +1,4 @@
-"""Agents for tabular MDPs that plan: baselines for agents that have learned to explore.
+"""Agents that plan in tabular MDPs, as baselines for agents that have learned to explore.
 
 A belief is a function `(visits (T, S, A, S), reward_sum (T, S, A), generator) -> MDP` of the
 numbers of transitions and the sums of rewards, for T processes at once. `play_mdp` plans with
@@ -63,7 +63,7 @@ def plan(mdp: MDP, horizon: int) -> Tensor:
 
 
 def expected_mdp(visits: Tensor, reward_sum: Tensor, generator: Generator) -> MDP:
-    """The mean of the posterior: an agent that is greedy.
+    """Return the mean of the posterior, for a greedy agent.
 
     Examples:
         >>> mdp = expected_mdp(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2), Generator())
@@ -77,7 +77,7 @@ def expected_mdp(visits: Tensor, reward_sum: Tensor, generator: Generator) -> MD
 
 
 def sampled_mdp(visits: Tensor, reward_sum: Tensor, generator: Generator) -> MDP:
-    """A sample of the posterior: PSRL (Strens, 2000; Osband et al., 2013, arXiv:1306.0940).
+    """Sample the posterior: PSRL (Strens, 2000; Osband et al., 2013, arXiv:1306.0940).
 
     Examples:
         >>> visits, rewards = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2)

@@ -17,25 +17,32 @@ def meta_world(
     seed: int = 0,
     workers: int | None = None,
 ) -> GymnasiumFamily:
-    """A benchmark's tasks as a family: a task is the number () of one of its list, 50 goals of
-    each thing to do. Where the goal is, is not seen; `Episodes.info` has "success", so
-    that `success_rate` is a metric of `evaluate_rollouts`.
+    """Return the tasks of a benchmark as a family.
 
-    It is as slow as Meta-World is: about a millisecond a step, and 20 MB and a third of a
-    second for every episode that runs at the same time, until the workers stop.
+    A task is a number (), an index into the benchmark's list, which has 50 goals for each
+    skill. Goals are not observed. `Episodes.info` has "success", so `success_rate` is a metric
+    of `evaluate_rollouts`.
+
+    A step takes about a millisecond. Every episode that runs at the same time takes 20 MB and a
+    third of a second, until the workers stop.
 
     Args:
-        name: of a thing to do, such as "reach-v3", which is the benchmark ML1 of it, or "ML10",
-            "ML25", "ML45".
-        split: goals of training or, never the same, of testing; from ML10 on, other things
-            to do as well.
+        name: "ML10", "ML25", "ML45", or a skill, such as "reach-v3", for its benchmark ML1.
+        split: goals of training or of testing, without overlap; from ML10 on, the skills
+            differ too.
         horizon: H, at most 500.
-        seed: of the goals.
+        seed: seed of the goals.
         workers: see `GymnasiumFamily`.
 
     Raises:
         ImportError: Meta-World is not installed.
         ValueError: it has no such benchmark.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> family = qs.environments.meta_world("reach-v3")  # doctest: +SKIP
+        >>> family.discrete, family.horizon  # doctest: +SKIP
+        (False, 500)
     """
     try:
         import metaworld  # pyright: ignore[reportMissingImports]
@@ -67,7 +74,7 @@ def meta_world(
 
 
 class _Arm:
-    """Meta-World's environment of a task; another one when a task is another thing to do."""
+    """Meta-World's environment of a task; it is replaced when the skill changes."""
 
     def __init__(self, classes: Any, tasks: Any):
         self.classes, self.tasks = classes, tasks

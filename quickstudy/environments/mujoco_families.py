@@ -1,5 +1,4 @@
-"""Robots simulated by MuJoCo, all episodes in one call: as gymnasium's v5 environments, with
-tasks."""
+"""Gymnasium's v5 robots with tasks. One call of MuJoCo simulates all episodes."""
 
 import copy
 import importlib
@@ -17,14 +16,31 @@ from quickstudy.environments.external_call import outside
 
 
 class Body(NamedTuple):
-    """Where a robot is and how it moves: MuJoCo's generalised coordinates, in float64."""
+    """The position and velocity of a robot, in MuJoCo's generalised coordinates and float64.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.HalfCheetahDir()
+        >>> body, _ = env.reset(torch.tensor(1.0), torch.full((env.noise_size,), 0.5))
+        >>> body.velocity.dtype, body.position.shape
+        (torch.float64, torch.Size([9]))
+    """
 
     position: Tensor  # (nq,)
     velocity: Tensor  # (nv,)
 
 
 class Factors(NamedTuple):
-    """Of a robot's physics: the model's values times these."""
+    """Factors of a robot's physics: they multiply the values of the model.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> factors = qs.environments.HopperParams().tasks(2, torch.Generator())
+        >>> factors.mass.shape, factors.damping.shape
+        (torch.Size([2, 5]), torch.Size([2, 6]))
+    """
 
     mass: Tensor  # (bodies,)
     inertia: Tensor  # (bodies, 3)
@@ -33,25 +49,33 @@ class Factors(NamedTuple):
 
 
 class Robot(Environment):
-    """One of gymnasium's robots: its model, beginnings, observations and ends are those of
-    the v5 environment. Actions are clipped to ±1 before they act and before they cost.
+    """One of gymnasium's robots.
 
-    The physics of all episodes are one call of `mujoco.rollout`, on as many threads as PyTorch
-    has (`torch.set_num_threads`).
+    Model, initial states, observations and ends of episodes are those of the v5 environment.
+    Actions are clipped to ±1 before they act and before they cost.
+
+    One call of `mujoco.rollout` computes the physics of all episodes, on as many threads as
+    PyTorch has (`torch.set_num_threads`).
 
     Raises:
         ImportError: MuJoCo is not installed.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> robot = qs.environments.HalfCheetahDir()
+        >>> round(robot.seconds, 3), robot.model.nq  # of a step; coordinates
+        (0.05, 9)
     """
 
     discrete = False
     file: str
-    """Of the model, among gymnasium's."""
+    """The model, among gymnasium's."""
     skip: int
     """Steps of integration in a step."""
     hidden = 1
-    """How many coordinates, the first ones, are not seen: where it is."""
+    """How many of the first coordinates, the place of the robot, are not observed."""
     fastest = float("inf")
-    """Velocities are seen clipped to this."""
+    """Observed velocities are clipped to this."""
 
     def __init__(self, horizon: int):
         try:
@@ -68,8 +92,8 @@ class Robot(Environment):
 
     @abstractmethod
     def initial_offset(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the offsets of an episode's first position (nq,) and velocity (nv,) from the
-        model's own, from uniform numbers."""
+        """Return the offsets of an episode's first position (nq,) and velocity (nv,) from
+        those of the model, from uniform numbers."""
 
     @abstractmethod
     def reward_and_done(
@@ -78,7 +102,7 @@ class Robot(Environment):
         """Return the reward () of a step, and 1 if it ends the episode ()."""
 
     def reset(self, task: Any, noise: Tensor) -> tuple[Body, Tensor]:
-        """Begins near the model's own position, at rest."""
+        """Begin near the position of the model, nearly at rest."""
         place, speed = self.initial_offset(noise.double())
         place = place + torch.from_numpy(self.model.qpos0).to(place.device)
         body = Body(place, speed)
@@ -87,7 +111,7 @@ class Robot(Environment):
     def step(
         self, task: Any, state: Body, action: Tensor, noise: Tensor
     ) -> tuple[Body, Tensor, Tensor, Tensor]:
-        """Goes on for `seconds`."""
+        """Simulate `seconds`."""
         action = action.clamp(-1, 1)
         factors = [x.flatten() for x in task] if isinstance(task, Factors) else []
         body = Body(*outside(self._advance, action, *state, *factors))
@@ -98,17 +122,17 @@ class Robot(Environment):
         speed = body.velocity.clamp(-self.fastest, self.fastest)
         return torch.cat([body.position[self.hidden :], speed]).to(like.dtype)
 
-    def _advance(self, action: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    def _advance(self, action: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         control, place, speed, *factors = (
-            x.detach().cpu().double().numpy() for x in (action, *rest)
+            x.detach().cpu().double().numpy() for x in (action, *state)
         )
         pool, data = self._pool
         models = self.model
         if factors:
             models = [self._varied(row.tobytes()) for row in np.concatenate(factors, 1)]
         start = np.concatenate([np.zeros_like(place[:, :1]), place, speed], 1)  # time is first
-        found = pool.rollout(models, data, start, control[:, None], nstep=self.skip)[0]
-        last = torch.from_numpy(found[:, -1, 1:]).to(action.device)
+        states = pool.rollout(models, data, start, control[:, None], nstep=self.skip)[0]
+        last = torch.from_numpy(states[:, -1, 1:]).to(action.device)
         return last[:, : self.model.nq], last[:, self.model.nq :]
 
     @cached_property
@@ -141,11 +165,18 @@ class _HalfCheetah(Robot):
 
 
 class HalfCheetahVel(_HalfCheetah):
-    r"""A cheetah in two dimensions that should run at the task's velocity () in m/s, drawn
+    r"""A cheetah in two dimensions that should run at the task's velocity () in m/s, sampled
     uniformly from `goals` (MAML, Finn et al., 2017, arXiv:1703.03400: 0 to 2; PEARL,
     arXiv:1903.08254: 0 to 3, and a horizon of 200).
 
     Pays $-|v - v^*| - 0.05 \|a\|^2$, as the code of both. Episodes do not end.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.HalfCheetahVel(goals=(1.0, 1.0))
+        >>> env.tasks(2, torch.Generator()), env.observation_size, env.action_size
+        (tensor([1., 1.]), 17, 6)
     """
 
     def __init__(self, goals: tuple[float, float] = (0.0, 2.0), *, horizon: int = 100):
@@ -153,7 +184,7 @@ class HalfCheetahVel(_HalfCheetah):
         self.goals = goals
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
-        """Velocities (T,)."""
+        """Sample velocities (T,)."""
         low, high = self.goals
         drawn = torch.rand(size, generator=generator, device=generator.device)
         return low + (high - low) * drawn
@@ -161,7 +192,7 @@ class HalfCheetahVel(_HalfCheetah):
     def reward_and_done(
         self, task: Tensor, body: Body, then: Body, action: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """By how far it is from the velocity."""
+        """Reward by the distance from the velocity of the task."""
         away = (self._speed(body, then) - task).abs()
         return -away - 0.05 * action.square().sum(), torch.zeros_like(away)
 
@@ -171,19 +202,26 @@ class HalfCheetahDir(_HalfCheetah):
     direction (), 1 or -1 (MAML, Finn et al., 2017, arXiv:1703.03400).
 
     Pays $d v - 0.05 \|a\|^2$. Episodes do not end.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.HalfCheetahDir()
+        >>> env.tasks(4, torch.Generator().manual_seed(0))
+        tensor([-1.,  1.,  1., -1.])
     """
 
     def __init__(self, *, horizon: int = 100):
         super().__init__(horizon)
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
-        """Directions (T,)."""
+        """Sample directions (T,)."""
         return _signs(size, generator)
 
     def reward_and_done(
         self, task: Tensor, body: Body, then: Body, action: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """By the velocity in the task's direction."""
+        """Reward by the velocity in the task's direction."""
         forward = task * self._speed(body, then)
         return forward - 0.05 * action.square().sum(), torch.zeros_like(forward)
 
@@ -192,13 +230,21 @@ class AntDir(Robot):
     r"""A robot of four legs that should run in the task's direction (2,), a unit vector, on the
     plane (PEARL, Rakelly et al., 2019, arXiv:1903.08254).
 
-    Pays $d \cdot v - 0.5 \|a\|^2 + 1$; the episode ends where the torso is not between 0.2
-    and 1 m high, which pays no 1. Unlike in gymnasium's, contacts cost nothing and are not
-    seen, and v is of where the ant is, not of where it was within the last integration step.
+    Pays $d \cdot v - 0.5 \|a\|^2 + 1$. The episode ends when the torso is not between 0.2 and
+    1 m high; that step pays no 1. Differs from gymnasium's: contacts cost nothing and are not
+    observed, and v is measured at the current position, not within the last integration step.
 
     Args:
         circle: any direction, as in PEARL; False: only forwards or backwards, as in MAML.
         horizon: H.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.AntDir(circle=False)
+        >>> env.tasks(2, torch.Generator().manual_seed(0))
+        tensor([[-1.,  0.],
+                [ 1.,  0.]])
     """
 
     file, skip, hidden = "ant.xml", 5, 2
@@ -208,7 +254,7 @@ class AntDir(Robot):
         self.circle = circle
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
-        """Directions (T, 2)."""
+        """Sample directions (T, 2)."""
         if not self.circle:
             along = _signs(size, generator)
             return torch.stack([along, torch.zeros_like(along)], -1)
@@ -216,13 +262,13 @@ class AntDir(Robot):
         return torch.stack([angle.cos(), angle.sin()], -1)
 
     def initial_offset(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Within 0.1 of the model's position; velocities of deviation 0.1."""
+        """Return positions within 0.1, and velocities of standard deviation 0.1."""
         return _wide(self.model, noise)
 
     def reward_and_done(
         self, task: Tensor, body: Body, then: Body, action: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """By the velocity in the task's direction, while it has not fallen."""
+        """Reward by the velocity in the task's direction; a fall ends the episode."""
         velocity = (then.position[:2] - body.position[:2]) / self.seconds
         finite = then.position.isfinite().all() & then.velocity.isfinite().all()
         height = then.position[2]
@@ -238,7 +284,7 @@ class _Params(Robot):
         self.scale = scale
 
     def tasks(self, size: int, generator: Generator) -> Factors:
-        """Factors, as tensors with axis T in front."""
+        """Sample factors, as tensors with axis T in front."""
 
         def drawn(base: float, *shape: int) -> Tensor:
             noise = torch.rand(size, *shape, generator=generator, device=generator.device)
@@ -249,14 +295,14 @@ class _Params(Robot):
         return Factors(mass, inertia, drawn(1.3, self.model.nv), drawn(1.5, geoms, 3))
 
     def initial_offset(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """All within 0.005."""
+        """Return offsets within 0.005."""
         near = 5e-3 * (2 * noise - 1)
         return near[: self.model.nq], near[self.model.nq :]
 
     def reward_and_done(
         self, task: Factors, body: Body, then: Body, action: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """By the velocity, while it stands."""
+        """Reward by the velocity; a fall ends the episode."""
         healthy = self._stands(then).double()
         velocity = (then.position[0] - body.position[0]) / self.seconds
         return velocity + healthy - 1e-3 * action.square().sum(), 1 - healthy
@@ -266,12 +312,19 @@ class _Params(Robot):
 
 
 class WalkerParams(_Params):
-    """A two-legged robot in two dimensions that should run, whatever its physics are: a task
-    is what the masses, inertias and frictions of its parts ($1.5^u$) and the dampings of its
-    joints ($1.3^u$) are multiplied by, u uniform in ±`scale`, of `Factors` (T, ...).
+    """A two-legged robot in two dimensions that should run, whatever its physics are.
 
-    The distribution is that of `rand_param_envs`, of ProMP (Rothfuss et al., 2019,
-    arXiv:1810.06784) and PEARL; all else is gymnasium's Walker2d-v5.
+    A task is `Factors` of the masses, inertias and frictions of its parts ($1.5^u$) and of the
+    dampings of its joints ($1.3^u$), with u uniform in ±`scale`. This is the distribution of
+    `rand_param_envs`, of ProMP (Rothfuss et al., 2019, arXiv:1810.06784) and PEARL. All else is
+    gymnasium's Walker2d-v5.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.WalkerParams(scale=0.0)
+        >>> env.tasks(1, torch.Generator()).damping  # those of the model
+        tensor([[1., 1., 1., 1., 1., 1., 1., 1., 1.]])
     """
 
     file = "walker2d_v5.xml"
@@ -282,8 +335,17 @@ class WalkerParams(_Params):
 
 
 class HopperParams(_Params):
-    """A one-legged robot in two dimensions that should hop, whatever its physics are: tasks as
-    those of `WalkerParams`; all else is gymnasium's Hopper-v5."""
+    """A one-legged robot in two dimensions that should hop, whatever its physics are.
+
+    The tasks are those of `WalkerParams`. All else is gymnasium's Hopper-v5.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.HopperParams()
+        >>> env.tasks(2, torch.Generator()).friction.shape, env.action_size
+        (torch.Size([2, 5, 3]), 3)
+    """
 
     file = "hopper.xml"
 

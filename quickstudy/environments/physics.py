@@ -1,4 +1,4 @@
-"""Tasks that differ in their physics: a pole on a cart, and a pendulum."""
+"""Tasks that differ in their physics: a pole on a cart and a pendulum."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,15 @@ from quickstudy.environments.environment import Environment
 
 
 class Cart(NamedTuple):
-    """The physics of one pole on a cart."""
+    """The physics of one pole on a cart.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> usual = qs.environments.CartPole(factors=(1.0, 1.0)).tasks(1, torch.Generator())
+        >>> usual.gravity, usual.length
+        (tensor([9.8000]), tensor([0.5000]))
+    """
 
     gravity: Tensor  # ()  m/s²
     cart: Tensor  # ()  kg
@@ -19,16 +27,27 @@ class Cart(NamedTuple):
 
 
 class CartPole(Environment):
-    """A pole to be balanced on a cart by pushes to the left (the first action) and the right:
-    gymnasium's CartPole-v1 (Barto, Sutton & Anderson, 1983), with physics that vary.
+    """A pole on a cart, balanced by pushes to the left (the first action) and the right.
 
-    Of a task, each of cart, pole, length and force is the usual value times a factor. What is
-    seen are position, velocity, angle and angular velocity. Each step pays 1; the episode ends
-    where the cart is further than 2.4 m from the middle, or the pole leans by more than 12°.
+    It is gymnasium's CartPole-v1 (Barto, Sutton & Anderson, 1983), with physics that vary. In a
+    task, each of cart, pole, length and force is the usual value times a factor. An observation
+    holds position, velocity, angle and angular velocity. Each step pays 1. The episode ends
+    when the cart is further than 2.4 m from the middle, or the pole leans by more than 12°.
 
     Args:
         factors: the lowest and the highest of the factors, which are drawn uniformly.
         horizon: H.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env = qs.environments.CartPole()
+        >>> task = Cart(*torch.tensor([9.8, 1.0, 0.1, 0.5, 10.0]))
+        >>> state, _ = env.reset(task, torch.full((4,), 0.5))  # at rest in the middle
+        >>> push_right = torch.tensor([0.0, 1.0])
+        >>> state, _, reward, done = env.step(task, state, push_right, torch.zeros(4))
+        >>> state[1].item() > 0, reward.item(), done.item()
+        (True, 1.0, 0.0)
     """
 
     observation_size, action_size, discrete, noise_size = 4, 2, True, 4
@@ -37,20 +56,20 @@ class CartPole(Environment):
         self.factors, self.horizon = factors, horizon
 
     def tasks(self, size: int, generator: Generator) -> Cart:
-        """Physics, as a `Cart` of tensors (T,)."""
+        """Sample physics, as a `Cart` of tensors (T,)."""
         cart, pole, length, force = _uniform(self.factors, 4, size, generator)
         gravity = torch.full_like(cart, 9.8)
         return Cart(gravity, cart, 0.1 * pole, 0.5 * length, 10 * force)
 
     def reset(self, task: Cart, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """All four numbers within ±0.05."""
+        """Begin with all four numbers within ±0.05."""
         state = 0.1 * noise - 0.05
         return state, state
 
     def step(
         self, task: Cart, state: Tensor, action: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """An Euler step of 0.02 s."""
+        """Take an Euler step of 0.02 s."""
         x, velocity, angle, turning = state.unbind()
         cosine, sine = angle.cos(), angle.sin()
         total, moment = task.cart + task.pole, task.pole * task.length
@@ -65,7 +84,15 @@ class CartPole(Environment):
 
 
 class Rod(NamedTuple):
-    """The physics of one pendulum."""
+    """The physics of one pendulum.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> usual = qs.environments.Pendulum(factors=(1.0, 1.0)).tasks(1, torch.Generator())
+        >>> usual.gravity, usual.mass
+        (tensor([10.]), tensor([1.]))
+    """
 
     gravity: Tensor  # ()  m/s²
     mass: Tensor  # ()  kg
@@ -73,16 +100,23 @@ class Rod(NamedTuple):
 
 
 class Pendulum(Environment):
-    """A pendulum to be swung up and held by a torque, clipped to ±2: gymnasium's Pendulum-v1,
-    with physics that vary.
+    """A pendulum, swung up and held by a torque, clipped to ±2.
 
-    Of a task, mass and length are the usual 1 times a factor. What is seen are the cosine and
-    the sine of the angle (0 is upright) and the angular velocity, within ±8. Episodes do not
-    end.
+    It is gymnasium's Pendulum-v1, with physics that vary. In a task, mass and length are the
+    usual 1 times a factor. An observation holds the cosine and the sine of the angle (0 is
+    upright) and the angular velocity, within ±8. Episodes do not end.
 
     Args:
         factors: the lowest and the highest of the factors, which are drawn uniformly.
         horizon: H.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> env, task = qs.environments.Pendulum(), Rod(*torch.tensor([10.0, 1.0, 1.0]))
+        >>> state, observation = env.reset(task, torch.tensor([0.5, 0.5]))
+        >>> observation  # upright and at rest
+        tensor([1., 0., 0.])
     """
 
     observation_size, action_size, discrete, noise_size, can_terminate = 3, 1, False, 2, False
@@ -91,19 +125,19 @@ class Pendulum(Environment):
         self.factors, self.horizon = factors, horizon
 
     def tasks(self, size: int, generator: Generator) -> Rod:
-        """Physics, as a `Rod` of tensors (T,)."""
+        """Sample physics, as a `Rod` of tensors (T,)."""
         mass, length = _uniform(self.factors, 2, size, generator)
         return Rod(torch.full_like(mass, 10), mass, length)
 
     def reset(self, task: Rod, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Any angle, and an angular velocity within ±1."""
+        """Begin at any angle, with an angular velocity within ±1."""
         state = (2 * noise - 1) * torch.tensor([torch.pi, 1.0], device=noise.device)
         return state, self._seen(state)
 
     def step(
         self, task: Rod, state: Tensor, action: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A semi-implicit Euler step of 0.05 s; pays for the state before it."""
+        """Take a semi-implicit Euler step of 0.05 s. The reward is that of the state before."""
         angle, turning = state.unbind()
         torque = action[0].clamp(-2, 2)
         lean = (angle + torch.pi) % (2 * torch.pi) - torch.pi

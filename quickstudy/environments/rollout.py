@@ -28,7 +28,7 @@ class PolicyInput(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Episodes of one task; of a batch of tasks, with one more axis, T, in front.
+    """Episodes of one task. For a batch of tasks there is one more axis, T, in front.
 
     Episodes that end early are padded to H steps, of weight and reward 0.
 
@@ -79,10 +79,10 @@ def rollout(
     - `state` is what was learned of the task before. It is constant in an episode, all episodes
       of a task share it, and it is never copied. Examples are fast weights (MAML-RL, ProMP) and
       the posterior of a context (PEARL).
-    - `memory` changes from step to step, and each episode under way has its own. Examples are
+    - `memory` changes from step to step, and each episode has one. Examples are
       hidden states (RL²), stored steps (attention) and counts (classical agents).
 
-    Net parameters that all tasks share belong in neither: the policy closes over them. `extras`
+    Net parameters that all tasks share belong in neither; the policy closes over them. `extras`
     is the per-step data that the loss needs: the parameters of the action distribution (for
     ratios and divergences), or the policy's input.
 
@@ -93,11 +93,11 @@ def rollout(
     Args:
         environment: where to act.
         tasks: parameters of T tasks, on the device to act on.
-        policy: who acts.
-        generator: on a CPU, the same numbers for every device; on the tasks' own, faster.
+        policy: maps state, memory, input and noise to an action.
+        generator: on a CPU, the same numbers for every device; on the tasks' device, faster.
         episodes: E.
         state: a nest of tensors, axis T in front.
-        memory: the initial one; a nest of tensors, axis T in front.
+        memory: the initial memory; a nest of tensors, axis T in front.
         trial: whether the episodes of a task follow one another, each from the memory after the
             last one. Otherwise all run at once, and each starts from `memory`.
         extra_noise_size: uniform numbers that the policy takes at a step besides those of an
@@ -109,11 +109,11 @@ def rollout(
     Examples:
         >>> from quickstudy.environments import BernoulliBandit, categorical
         >>> bandit, generator = BernoulliBandit(arms=3), torch.Generator().manual_seed(0)
-        >>> def at_random(state, memory, percept, noise):
+        >>> def at_random(state, memory, policy_input, noise):
         ...     return memory, categorical(torch.zeros_like(noise), noise), ()
         >>> tasks = bandit.tasks(8, generator)
-        >>> seen = rollout(bandit, tasks, at_random, generator, episodes=20)
-        >>> seen.action.shape, seen.reward.shape
+        >>> acted = rollout(bandit, tasks, at_random, generator, episodes=20)
+        >>> acted.action.shape, acted.reward.shape
         (torch.Size([8, 20, 1, 3]), torch.Size([8, 20, 1]))
     """
     if episodes < 1:
@@ -145,7 +145,7 @@ def rollout(
 
 
 class _Carry(NamedTuple):
-    """What passes from a step to the next."""
+    """The data that a step passes to the next."""
 
     memory: Any
     env_state: Any

@@ -33,6 +33,12 @@ class FewShotEstimator(BaseEstimator, ABC):
     """The base of classifiers, regressors and verifiers.
 
     Subclasses write their part of a file in `_metadata`, and read it in `_restore_metadata`.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> estimator = qs.FewShotRegressor(input_shape=(1,))
+        >>> isinstance(estimator, FewShotEstimator), sorted(estimator.get_params())
+        (True, ['input_shape', 'learner', 'random_state'])
     """
 
     def __init__(

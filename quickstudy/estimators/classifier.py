@@ -26,7 +26,14 @@ from quickstudy.storage.files import CheckpointError, class_name
 
 
 class ClassColumns(ClassifierMixin, FewShotEstimator):
-    """The base of classifiers: each class has a column of the learner's outputs."""
+    """The base of classifiers: each class has a column of the learner's outputs.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> classifier = qs.FewShotClassifier().fit([[0.0], [3.0]], ["near", "far"])
+        >>> classifier.classes_.tolist(), classifier.predict_proba([[3.0]]).round(1).tolist()
+        (['far', 'near'], [[1.0, 0.0]])
+    """
 
     classes_: np.ndarray
     _columns: np.ndarray  # of `classes_`, among the learner's outputs

@@ -1,4 +1,4 @@
-"""How well a learner acts in new tasks."""
+"""Evaluation of learners that act in new tasks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -18,23 +18,51 @@ Reward: TypeAlias = Callable[[Task[Episodes]], Tensor]
 
 
 def total_reward(task: Task[Episodes]) -> Tensor:
-    """Of all query episodes together: of a trial, all that it earned."""
+    """Return the sum of the rewards of all query episodes, such as those of a trial.
+
+    Examples:
+        >>> reward = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # two episodes of two steps
+        >>> episodes = Episodes(*[reward] * 6, extras=())
+        >>> total_reward(Task(support=episodes, query=episodes))
+        tensor(3.)
+    """
     return task.query.reward.sum()
 
 
 def return_before(task: Task[Episodes]) -> Tensor:
-    """Mean reward of a support episode."""
+    """Return the mean return of a support episode.
+
+    Examples:
+        >>> reward = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # two episodes of two steps
+        >>> episodes = Episodes(*[reward] * 6, extras=())
+        >>> return_before(Task(support=episodes, query=episodes))
+        tensor(1.5000)
+    """
     return task.support.reward.sum(-1).mean()
 
 
 def return_after(task: Task[Episodes]) -> Tensor:
-    """Mean reward of a query episode."""
+    """Return the mean return of a query episode.
+
+    Examples:
+        >>> reward = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # two episodes of two steps
+        >>> episodes = Episodes(*[reward] * 6, extras=())
+        >>> return_after(Task(support=episodes, query=episodes))
+        tensor(1.5000)
+    """
     return task.query.reward.sum(-1).mean()
 
 
 def success_rate(task: Task[Episodes]) -> Tensor:
-    """Share of the query episodes in which some step had the `info` "success": for families
-    that tell it, as Meta-World does."""
+    """Return the share of the query episodes in which some step had the `info` "success",
+    for families that have it, such as Meta-World.
+
+    Examples:
+        >>> success = torch.tensor([[0.0, 0.0], [0.0, 1.0]])  # two episodes of two steps
+        >>> episodes = Episodes(*[success] * 6, extras=(), info={"success": success})
+        >>> success_rate(Task(support=episodes, query=episodes))
+        tensor(0.5000)
+    """
     return task.query.info["success"].amax(-1).mean()
 
 
@@ -49,20 +77,28 @@ def evaluate_rollouts(
     selection: str = "last step",
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Lets a learner act in `n_tasks` new tasks; as `evaluate` does, it changes nothing.
+    """Evaluate a learner that acts in `n_tasks` new tasks. The learner does not change.
 
     Args:
-        learner: the one that `tasks` are acted in by.
+        learner: the learner of `tasks`.
         n_tasks: tasks in all.
-        meta_batch_size: tasks drawn at a time; with `seed` it says which tasks, and what luck.
-        metrics: by name, functions of one task of trajectories. None: the total reward of a
-            trial; without one, the return after adapting, and before.
+        meta_batch_size: tasks drawn at a time; with `seed` it determines tasks and noise.
+        metrics: by name, functions of one task of episodes. None: the total reward of a trial;
+            without trials, the return after adaptation and before it.
         selection: how the checkpoint was chosen, for the card.
-        progress: called with the number of tasks done so far.
+        progress: called with the number of finished tasks.
 
     Raises:
         ValueError: the rollouts are of another learner, or `n_tasks` or `meta_batch_size` is
             below 1.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> bandit = qs.environments.BernoulliBandit(arms=2)
+        >>> learner = qs.RL2(bandit, hidden=4)
+        >>> rollouts = Rollouts(bandit, learner, episodes=3, trial=True)
+        >>> evaluate_rollouts(learner, rollouts, n_tasks=4).values["total reward"].shape
+        torch.Size([4])
     """
     if tasks.learner is not learner:
         raise ValueError("These are rollouts of another learner: make `Rollouts` of this one.")
@@ -78,7 +114,7 @@ def evaluate_rollouts(
     )
     done, parts = 0, list[dict[str, Tensor]]()
 
-    def judge(task: Task[Episodes]) -> dict[str, Tensor]:
+    def measure(task: Task[Episodes]) -> dict[str, Tensor]:
         return {name: metric(task) for name, metric in chosen.items()}
 
     with evaluating(learner):
@@ -89,7 +125,7 @@ def evaluate_rollouts(
             seed=seed,
             rank=HELD_OUT_RANK,
         ):
-            parts.append(over_tasks(judge)(batch))
+            parts.append(over_tasks(measure)(batch))
             done = min(done + meta_batch_size, n_tasks)
             if progress is not None:
                 progress(done)

@@ -32,9 +32,9 @@ class StreamReport:
         >>> import torch
         >>> matrix = torch.tensor([[[0.5, 0.5], [0.9, 0.6], [0.7, 1.0]]]).double()
         >>> facts = torch.ones(1, 2).double()
-        >>> found = StreamReport(matrix, seconds=facts, examples=facts, bytes=facts)
+        >>> scores = StreamReport(matrix, seconds=facts, examples=facts, bytes=facts)
         >>> for name in ("accuracy", "forgetting", "forward transfer"):
-        ...     print(name, round(found.report.mean(name), 2))
+        ...     print(name, round(scores.report.mean(name), 2))
         accuracy 0.85
         forgetting 0.2
         forward transfer 0.1

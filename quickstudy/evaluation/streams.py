@@ -34,7 +34,13 @@ CHUNK = 2000  # examples that are predicted at a time
 
 
 class StreamStep(NamedTuple):
-    """The state and scores of a learner after some experiences of a stream."""
+    """The state and scores of a learner after some experiences of a stream.
+
+    Examples:
+        >>> step = StreamStep(1, state=(), scores=torch.tensor([0.9]), seconds=0.2, examples=50)
+        >>> step.number, step.scores
+        (1, tensor([0.9000]))
+    """
 
     number: int  # of experiences learned; 0 before the first
     state: Any
@@ -153,8 +159,8 @@ def _scores(
     task_incremental: bool,
     transductive: bool,
 ) -> Tensor:
-    """The score of every test (T, K), float64. Several tests share a call of `predict`, unless
-    its queries depend on each other."""
+    """Return the score of every test (T, K), float64. Several tests share a call of `predict`,
+    unless its queries depend on each other."""
     scores, waiting = list[Tensor](), list[Examples]()
     for number, test in enumerate(tests, 1):
         waiting.append(test)
@@ -363,7 +369,7 @@ def stream_report(
 
 
 def _default_metric(learner: Learner[Any]) -> Metric:
-    """The default metric, with the sign by which larger is better."""
+    """Return the default metric, with the sign by which larger is better."""
     name, metric = next(iter(default_metrics(learner).items()))
     if name == "accuracy":
         return metric

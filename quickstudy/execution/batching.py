@@ -68,7 +68,14 @@ def channels_last(x: Tensor) -> Tensor:
 
 @contextmanager
 def no_fused_layers() -> Iterator[None]:
-    """Switch off the fused inference of torch's encoder layers, which has no batching rule."""
+    """Switch off the fused inference of torch's encoder layers, which has no batching rule.
+
+    Examples:
+        >>> import torch
+        >>> with no_fused_layers():
+        ...     print(torch.backends.mha.get_fastpath_enabled())
+        False
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

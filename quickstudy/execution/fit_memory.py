@@ -1,4 +1,4 @@
-"""How many tasks at once fit into a limit of memory, judged by the peaks of one and two."""
+"""How many tasks at once fit into a limit of memory, from the peaks of one and two."""
 
 import itertools
 from collections.abc import Iterator

@@ -40,7 +40,7 @@ class ExecutionOption(NamedTuple):
 
 
 def configured(learner: "Learner[Any]", option: ExecutionOption) -> nn.Module:
-    """Set the execution of `learner` to `option`; return it, compiled if the option says so.
+    """Set the execution of `learner` to `option`; return it, compiled if the option is.
 
     Examples:
         >>> import torch

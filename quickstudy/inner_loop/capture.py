@@ -51,6 +51,12 @@ def find_captured(fn: Callable[[Any], Any], like: Any) -> CapturedTensors:
     Raises:
         ValueError: `fn` changes such a tensor in place.
         NotImplementedError: this is being compiled.
+
+    Examples:
+        >>> import torch
+        >>> scale = torch.tensor(2.0)
+        >>> find_captured(lambda x: scale * x, torch.ones(3)).tensors
+        [tensor(2.)]
     """
     if torch.compiler.is_compiling():
         raise NotImplementedError("`checkpoint` cannot be compiled: set checkpoint=None.")
@@ -81,7 +87,7 @@ class ExecutionContext:
     recomputation can restore them.
 
     Args:
-        tree: tensors; their device says which generator and which autocast.
+        tree: tensors; their device determines the generator and the autocast.
         random: whether to capture RNG states, which takes time.
 
     Examples:
@@ -131,7 +137,23 @@ _BORROWED: ContextVar[tuple[tuple[nn.Module, Params], ...]] = ContextVar("borrow
 @contextmanager
 def keep_borrowed(module: nn.Module) -> Iterator[None]:
     """Let recomputations recorded inside this context use the parameters `module` has now, even
-    if `functional_call` has restored others by the time of the backward pass."""
+    if `functional_call` has restored others by the time of the backward pass.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy.inner_loop.checkpointing import checkpointed
+        >>> class Scale(nn.Linear):
+        ...     def forward(self, x):
+        ...         def fn(x):
+        ...             return self.weight * x
+        ...         with keep_borrowed(self):
+        ...             return checkpointed(fn, find_captured(fn, x))(x)
+        >>> x = torch.ones(1, 1, requires_grad=True)
+        >>> weight = {"weight": torch.tensor([[5.0]])}
+        >>> torch.func.functional_call(Scale(1, 1, bias=False), weight, x).backward()
+        >>> x.grad
+        tensor([[5.]])
+    """
     tensors: Params = dict(module.named_parameters(remove_duplicate=False))
     token = _BORROWED.set((*_BORROWED.get(), (module, tensors)))
     try:

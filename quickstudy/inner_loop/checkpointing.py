@@ -53,6 +53,15 @@ def checkpointed(fn: Callable[[Any], Any], captured: CapturedTensors) -> Callabl
     Args:
         fn: from a tree of tensors to a tree of the same structure.
         captured: `find_captured(fn, ...)`.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy.inner_loop.capture import find_captured
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> square = checkpointed(torch.square, find_captured(torch.square, x))
+        >>> square(x).sum().backward()
+        >>> x.grad
+        tensor([2., 4.])
     """
 
     def run(tree: Any) -> Any:

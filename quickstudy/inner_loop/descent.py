@@ -1,6 +1,6 @@
 """Gradient descent that can itself be differentiated: the inner loop of many learners.
 
-An `InnerOptimizer` says how gradients become directions; `descend` takes the steps.
+An `InnerOptimizer` turns gradients into directions; `descend` takes the steps.
 """
 
 import math

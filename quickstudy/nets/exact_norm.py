@@ -144,8 +144,8 @@ class _BatchNorm(BatchNormBase):
             self._check_input_dim(input)
             F._verify_batch_size(list(input.shape))  # pyright: ignore[reportAttributeAccessIssue]
             return _BatchStatistics.apply(input, self.weight, self.bias, self.eps)
-        given = self.track_running_stats and not self.training
-        if _plain(self.weight) or given or self.momentum is None:
+        uses_running = self.track_running_stats and not self.training
+        if _plain(self.weight) or uses_running or self.momentum is None:
             return super().forward(input)
         self._check_input_dim(input)
         if self.num_batches_tracked is not None:
@@ -171,10 +171,10 @@ class _InstanceNorm(InstanceNormBase):
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         if _plain(self.weight):
             return super()._apply_instance_norm(input)
-        own = self.training or not self.track_running_stats
+        use_input_stats = self.training or not self.track_running_stats
         mean, var = self.running_mean, self.running_var
         momentum = 0.0 if self.momentum is None else self.momentum
-        x = F.instance_norm(input, mean, var, None, None, own, momentum, self.eps)
+        x = F.instance_norm(input, mean, var, None, None, use_input_stats, momentum, self.eps)
         return _per_channel(x, self.weight, self.bias)
 
 

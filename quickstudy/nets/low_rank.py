@@ -60,14 +60,14 @@ def lora(
         raise ValueError(f"rank={rank}: a product of two thin matrices has rank 1 or more.")
     chosen: list[nn.Module] = []
     for place in [""] if layers is None else [layers] if isinstance(layers, str) else layers:
-        found = [module for module in _within(net, place) if _matrix(module)]
-        if not found:
+        matrices = [module for module in _within(net, place) if _matrix(module)]
+        if not matrices:
             raise ValueError(
                 f"{f'The module {place!r}' if place else 'The net'} has no linear layer, "
                 "convolution or attention of torch without factors: name others as `layers`, "
                 "or build it of linear layers."
             )
-        chosen += found
+        chosen += matrices
     if freeze:
         net.requires_grad_(False)
     for module in dict.fromkeys(chosen):
@@ -86,21 +86,21 @@ def is_low_rank(name: str) -> bool:
 
 
 class _Factored(nn.Module):
-    """What modules with factors share. Their own matrix stays in its place, under its name;
-    whoever asks for the attribute, as torch's encoder layers do, gets the sum."""
+    """The base of modules with factors. Their matrix stays in its place, under its name. The
+    attribute, as torch's encoder layers read it, is the sum."""
 
     lora_A: Tensor  # (r, k)
     lora_B: Tensor  # (d, r)
     scale: float
 
-    def _own(self, name: str = "weight") -> Tensor:
+    def _stored_matrix(self, name: str = "weight") -> Tensor:
         matrix = self._parameters[name]
         assert matrix is not None
         return matrix
 
     def _sum(self, name: str = "weight") -> Tensor:
-        own = self._own(name)
-        return own + self.scale * (self.lora_B @ self.lora_A).view_as(own)
+        matrix = self._stored_matrix(name)
+        return matrix + self.scale * (self.lora_B @ self.lora_A).view_as(matrix)
 
 
 # Where a layer is called itself, the two parts are applied and then added: so the pretrained
@@ -114,7 +114,7 @@ class _Linear(_Factored, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         added = F.linear(F.linear(input, self.lora_A), self.lora_B)
-        return F.linear(input, self._own(), self.bias) + self.scale * added
+        return F.linear(input, self._stored_matrix(), self.bias) + self.scale * added
 
 
 class _Conv(_Factored, ConvBase):
@@ -127,10 +127,10 @@ class _Conv(_Factored, ConvBase):
         if self.groups > 1:  # each group has rows of its own, so no filters are common to all
             return convolve(input, self.weight, self.bias)
         channels = -len(self.kernel_size) - 1
-        filters = self.lora_A.view(-1, *self._own().shape[1:])
+        filters = self.lora_A.view(-1, *self._stored_matrix().shape[1:])
         thin = convolve(input, filters, None).movedim(channels, -1)
         added = F.linear(thin, self.lora_B).movedim(-1, channels)
-        return convolve(input, self._own(), self.bias) + self.scale * added
+        return convolve(input, self._stored_matrix(), self.bias) + self.scale * added
 
 
 class _Conv1d(_Conv, nn.Conv1d):

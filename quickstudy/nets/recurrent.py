@@ -69,6 +69,12 @@ class Cells(nn.RNNBase):
     """A recurrent net that is computed step by step; `use_cells` makes one.
 
     No `nn.GRU`, `nn.LSTM` or `nn.RNN`: torch.compile takes none of these.
+
+    Examples:
+        >>> cells = use_cells(nn.LSTM(2, 4))
+        >>> output, (hidden, cell) = cells(torch.zeros(3, 1, 2))
+        >>> isinstance(cells, Cells), output.shape, cell.shape
+        (True, torch.Size([3, 1, 4]), torch.Size([1, 1, 4]))
     """
 
     batchable = True  # over tasks; `diagnose` reads it
@@ -99,20 +105,20 @@ class Cells(nn.RNNBase):
         return x, end if isinstance(self, _LSTM) else end[0]
 
     def run(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple[Tensor, Any]:
-        """One layer in one direction: outputs (L, N, H) and the last state."""
+        """Run one layer in one direction; return outputs (L, N, H) and the last state."""
 
         def linear(x: Tensor, kind: str) -> Tensor:
             bias = getattr(self, f"bias_{kind}{suffix}", None)
             return F.linear(x, getattr(self, f"weight_{kind}{suffix}"), bias)
 
         outputs = []
-        for given in linear(x, "ih").unbind():
-            state = self.step(given, linear(state[0], "hh"), state)
+        for input_gates in linear(x, "ih").unbind():
+            state = self.step(input_gates, linear(state[0], "hh"), state)
             outputs.append(state[0])
         return torch.stack(outputs), state
 
     def started(self, x: Tensor, hx: Any, *, alone: bool) -> tuple[Tensor, ...]:
-        """The first state of every layer and direction, (layers, N, H) each."""
+        """Return the first state of every layer and direction, (layers, N, H) each."""
         if hx is None:
             layers = self.num_layers * (1 + self.bidirectional)
             zeros = x.new_zeros(layers, x.shape[1], self.hidden_size)
@@ -120,30 +126,30 @@ class Cells(nn.RNNBase):
         parts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         return tuple(part[:, None] for part in parts) if alone else parts
 
-    def step(self, given: Tensor, kept: Tensor, state: tuple[Tensor, ...]) -> Any:
-        """The next state, of what the input gives and the state keeps, both linear (N, ...)."""
+    def step(self, input_gates: Tensor, state_gates: Tensor, state: tuple[Tensor, ...]) -> Any:
+        """Return the next state, from linear functions (N, ...) of input and state."""
         raise NotImplementedError
 
 
 class _RNN(Cells):
     nonlinearity: str
 
-    def step(self, given: Tensor, kept: Tensor, state: tuple[Tensor, ...]) -> Any:
-        h = given + kept
+    def step(self, input_gates: Tensor, state_gates: Tensor, state: tuple[Tensor, ...]) -> Any:
+        h = input_gates + state_gates
         return (h.tanh() if self.nonlinearity == "tanh" else h.relu(),)
 
 
 class _GRU(Cells):
-    def step(self, given: Tensor, kept: Tensor, state: tuple[Tensor, ...]) -> Any:
-        (r, z, n), (r_h, z_h, n_h) = given.chunk(3, -1), kept.chunk(3, -1)
+    def step(self, input_gates: Tensor, state_gates: Tensor, state: tuple[Tensor, ...]) -> Any:
+        (r, z, n), (r_h, z_h, n_h) = input_gates.chunk(3, -1), state_gates.chunk(3, -1)
         r, z = (r + r_h).sigmoid(), (z + z_h).sigmoid()
         n = (n + r * n_h).tanh()
         return (n + z * (state[0] - n),)
 
 
 class _LSTM(Cells):
-    def step(self, given: Tensor, kept: Tensor, state: tuple[Tensor, ...]) -> Any:
-        i, f, g, o = (given + kept).chunk(4, -1)
+    def step(self, input_gates: Tensor, state_gates: Tensor, state: tuple[Tensor, ...]) -> Any:
+        i, f, g, o = (input_gates + state_gates).chunk(4, -1)
         c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c
 

@@ -77,8 +77,8 @@ class CausalAttention(nn.Module):
         query, key, value = self.query(x), self.key(x), self.value(x)
         past = ago.shape[-1]
         score = (query @ key[:past].mT).masked_fill(ago < 1, -torch.inf)
-        own = (query * key).sum(-1, keepdim=True)
-        share = (torch.cat([score, own], -1) / math.sqrt(key.shape[-1])).softmax(-1)
+        self_score = (query * key).sum(-1, keepdim=True)
+        share = (torch.cat([score, self_score], -1) / math.sqrt(key.shape[-1])).softmax(-1)
         read = share[:, :past] @ value[:past] + share[:, past:] * value
         return torch.cat([x, read], -1)
 

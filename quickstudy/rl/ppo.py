@@ -17,7 +17,16 @@ Schedule: TypeAlias = Callable[[int], float]
 
 
 class StepRecord(NamedTuple):
-    """What the loss needs of a step: the policy's input and its outputs."""
+    """What the loss needs of a step: the policy's input and its outputs.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> bandit = qs.environments.BernoulliBandit(arms=2)
+        >>> trials = qs.tasks.Rollouts(bandit, qs.RL2(bandit, hidden=4), episodes=5, trial=True)
+        >>> trials.sample(3, torch.Generator()).query.extras.dist_params.shape
+        torch.Size([3, 5, 1, 2])
+    """
 
     policy_input: PolicyInput
     dist_params: Tensor  # of the action, see `environments.ActionDistribution`

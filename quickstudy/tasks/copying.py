@@ -62,7 +62,7 @@ class RepeatCopy(TaskDistribution):
     Args:
         length: fewest and most steps of a sequence, all equally likely.
         repeats: fewest and most repeats, all equally likely.
-        standard: range of repeats in training; the number of repeats is given in standard
+        standard: range of repeats in training; the number of repeats is measured in standard
             deviations above the mean of this range.
         ragged: as in `Copy`; if False, the number of repeats is shared too.
 
@@ -126,7 +126,7 @@ class RepeatCopy(TaskDistribution):
 
 
 def _copies(bits: int, length: Tensor, longest: int, generator: Generator) -> TaskBatch:
-    """Draw random sequences of the given lengths (T, 1), to be copied once."""
+    """Draw random sequences of lengths (T, 1), to be copied once."""
     size, step = len(length), torch.arange(longest + 1)
     bit = torch.randint(0, 2, (size, longest + 1, bits), generator=generator)
     y = (bit * (step < length)[..., None]).to(torch.get_default_dtype())

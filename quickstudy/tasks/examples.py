@@ -1,4 +1,4 @@
-"""From rows of a data set to the examples of tasks: float inputs, right-angle turns, labels."""
+"""Examples of tasks from rows of a data set: float inputs, right-angle turns, labels."""
 
 from typing import TypeAlias
 

@@ -50,11 +50,11 @@ class FewShot(TaskDistribution):
             "task": all classes of a task by the same.
         within_groups: all classes of a task belong to one superclass (an alphabet, say),
             which is drawn uniformly.
-        ordered: the classes of a task keep the order of the data set, so that a label says the
-            same in all tasks of the same classes. Else their order is random.
+        ordered: the classes of a task keep the order of the data set, so that a label means the
+            same in all tasks of the same classes. Otherwise their order is random.
         normalise: (mean, standard deviation), subtracted from and divided into the examples;
             numbers, or tensors that broadcast with one example.
-        augment: changes a batch of examples (T, N, *features), given the generator.
+        augment: maps a batch of examples (T, N, *features) and the generator to other examples.
 
     Raises:
         ValueError: the data set has too few classes, or a class too few examples; or `ordered`
@@ -248,7 +248,7 @@ class FewShot(TaskDistribution):
 
     @property
     def _needed(self) -> int:
-        """Classes per task, distractors included."""
+        """Return the classes per task, distractors included."""
         return self.ways[1] + self.distractors
 
     @staticmethod

@@ -75,7 +75,7 @@ class FunctionTasks(TaskDistribution):
 class Line(FunctionTasks):
     """A task is one line, `y = slope * x + intercept`, without noise.
 
-    Slope, intercept and inputs are uniform within the given (lowest, highest).
+    Slope, intercept and inputs are uniform in the ranges (lowest, highest).
 
     Args:
         shots: support examples per task.
@@ -119,7 +119,7 @@ class Line(FunctionTasks):
 class Parabola(FunctionTasks):
     """A task is one parabola, `y = curvature * (x - centre)**2 + height`, without noise.
 
-    Curvature, centre, height and inputs are uniform within the given (lowest, highest). The
+    Curvature, centre, height and inputs are uniform in the ranges (lowest, highest). The
     curvature is positive or negative with equal probability.
 
     Args:

@@ -10,8 +10,8 @@ from quickstudy.tasks.rollouts import Rollouts
 
 
 class OffPolicyTasks(TaskDistribution):
-    """Samples stored steps of a learner in a fixed set of tasks, and lets it act there at
-    intervals: for learning off policy (PEARL; Rakelly et al., 2019, arXiv:1903.08254, algorithm
+    """Sample stored steps of a learner in a fixed set of tasks, and let it act there at
+    intervals, for learning off policy (PEARL; Rakelly et al., 2019, arXiv:1903.08254, algorithm
     1).
 
     The support of a task is steps of its last exploration, before adaptation; the query is

@@ -14,10 +14,10 @@ from quickstudy.rl.actor import Actor
 
 
 class Rollouts(TaskDistribution):
-    """Samples tasks of an environment and lets a learner act in them with its current weights.
+    """Sample tasks of an environment and let a learner act in them with its current weights.
 
     A batch is a function of the generator and of the weights, and `train` is on policy: every
-    step collects its own episodes.
+    step collects new episodes.
 
     Args:
         environment: where to act.
@@ -51,7 +51,7 @@ class Rollouts(TaskDistribution):
 
     @torch.no_grad()
     def act_in(self, tasks: Any, generator: Generator) -> Task[Episodes]:
-        """Act in the given tasks of the environment, as `sample` does in its own."""
+        """Act in tasks of the environment; `sample` draws them first."""
         learner = self.learner
         device = next(learner.parameters()).device
         tasks = tree_map(lambda leaf: leaf.to(device), tasks)

@@ -204,9 +204,9 @@ def recurring(
     normalise: Normalise | None = None,
     seed: int = 0,
 ) -> Stream:
-    """Runs of one class that come again, frequent classes often and rare ones seldom, with new
-    ones until the end, for inputs that drift. Boundaries of experiences carry no information.
-    The test of an experience are the test examples of all classes in it, as they look then.
+    """Runs of one class. Frequent classes return often and rare ones seldom, new classes appear
+    until the end, and inputs drift. Boundaries of experiences carry no information. The test of
+    an experience has the test examples of all its classes, with the drift at that time.
 
     Args:
         train: what arrives.
@@ -336,7 +336,7 @@ def _domains(
 
 
 def _rows_of(data: Labelled, c: Tensor, examples: int | None, generator: Generator) -> Tensor:
-    """Rows of a class, in random order."""
+    """Return the rows of a class, in random order."""
     rows = (data.y == c).nonzero().flatten()
     if len(rows) < (examples or 1):
         raise ValueError(

@@ -9,7 +9,7 @@ from quickstudy.tasks.functions import Function, FunctionTasks, Range
 class Sinusoid(FunctionTasks):
     """A task is one wave, `y = amplitude * sin(x - phase)`, without noise.
 
-    Amplitude, phase and inputs are uniform within the given (lowest, highest).
+    Amplitude, phase and inputs are uniform in the ranges (lowest, highest).
 
     Args:
         shots: support examples per task.

@@ -119,7 +119,7 @@ class Stories(TaskDistribution):
         return " ".join(WORDS[number] for number in sentence.tolist() if number)
 
     def card(self) -> dict[str, Json]:
-        """The parameters."""
+        """Return the parameters."""
         settings = {"facts": self.facts, "sentences": list(self.sentences)}
         return {**super().card(), **settings, "questions": self.questions}
 

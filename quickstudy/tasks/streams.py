@@ -1,4 +1,4 @@
-"""Streams: data that arrives one experience after another, each with a test of its own."""
+"""Streams: data that arrives one experience after another, each with its test."""
 
 from collections.abc import Callable, Sequence
 from typing import Self

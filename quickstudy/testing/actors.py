@@ -1,4 +1,4 @@
-"""The contract of actors, as a test suite to run on your own.
+"""The contract of actors, as a test suite for yours.
 
 >>> import quickstudy as qs
 >>> grid = qs.environments.HiddenGoal(size=3, horizon=3)
@@ -26,6 +26,9 @@ from quickstudy.rl.actor import Actor
 from quickstudy.storage.checkpoints import load, save
 from quickstudy.tasks.rollouts import Rollouts
 from quickstudy.training.loop import train
+
+# a check is no function to call: `check_...` runs it and shows its docstring as the remedy
+__all__ = ["ACTOR_CHECKS", "ActorCase", "check_actor"]
 
 
 def check_actor(rollouts: Rollouts, tasks: TaskDistribution | None = None) -> None:
@@ -66,8 +69,8 @@ class ActorCase:
         >>> import quickstudy as qs
         >>> arms = qs.environments.BernoulliBandit(arms=2)
         >>> rollouts = Rollouts(arms, qs.RL2(arms, hidden=4), episodes=3, trial=True)
-        >>> with ActorCase(rollouts, rollouts).exact() as (learner, own, tasks):
-        ...     learner is own.learner, tasks.sample(2, Generator()).query.reward.dtype
+        >>> with ActorCase(rollouts, rollouts).exact() as (learner, copied, tasks):
+        ...     learner is copied.learner, tasks.sample(2, Generator()).query.reward.dtype
         (True, torch.float64)
     """
 

@@ -1,4 +1,4 @@
-"""What every learner obeys, as a test suite to run on your own.
+"""The contract of learners, as a test suite for yours.
 
 >>> import torch
 >>> from quickstudy import PrototypicalNetwork
@@ -27,6 +27,9 @@ from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import load, save
 from quickstudy.training.loop import train
 
+# a check is no function to call: `check_...` runs it and shows its docstring as the remedy
+__all__ = ["CHECKS", "Blobs", "Case", "Lines", "Trait", "check_learner"]
+
 Trait: TypeAlias = Literal[
     "additive",  # promises: adapt(b, adapt(a)) is adapt(a and b together)
     "empty support",  # promises: predicts something finite before the first example
@@ -46,11 +49,11 @@ def check_learner(
     meta_batch_size: int = 16,
     lr: float = 1e-2,
 ) -> None:
-    """Runs every check of `CHECKS` on copies of `learner`.
+    """Run every check of `CHECKS` on copies of `learner`.
 
     Args:
         tasks: small ones, such as `Blobs` or `Lines`, so that this takes seconds.
-        declared: what is true of this learner and not of all; see `Trait`.
+        declared: properties of this learner that not all have; see `Trait`.
         steps: of meta-training after which a metric must be better than before.
         meta_batch_size: tasks in such a step.
         lr: of Adam in such a step.
@@ -58,6 +61,18 @@ def check_learner(
     Raises:
         AssertionError: names the check that failed, what was seen, and the remedy.
         ValueError: `declared` holds an unknown trait.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> class Broken(qs.PrototypicalNetwork):
+        ...     def loss(self, task):
+        ...         return super().loss(task) * torch.nan
+        >>> try:
+        ...     check_learner(Broken(torch.nn.Flatten()), Blobs())
+        ... except AssertionError as error:
+        ...     print(str(error).split(":")[0])
+        Broken fails `losses_are_one_per_task`
     """
     case = Case(learner, tasks, declared, steps, meta_batch_size, lr)
     for check in CHECKS:
@@ -74,7 +89,15 @@ def check_learner(
 
 @dataclass(frozen=True)
 class Case:
-    """A learner on trial. The checks work on copies of it."""
+    """A learner on trial. The checks work on copies of it.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> case = Case(qs.PrototypicalNetwork(torch.nn.Flatten()), Blobs())
+        >>> case.task().support.x.shape, case.task().support.x.dtype
+        (torch.Size([6, 8]), torch.float64)
+    """
 
     learner: Learner[Any]
     tasks: TaskDistribution
@@ -84,12 +107,12 @@ class Case:
     lr: float = 1e-2
 
     def __post_init__(self) -> None:
-        known = Trait.__args__
+        traits = Trait.__args__
         for trait in self.declared:
-            if trait not in known:
+            if trait not in traits:
                 raise ValueError(
                     f"declared={trait!r} is no trait of a learner; the traits are: "
-                    f"{', '.join(known)}."
+                    f"{', '.join(traits)}."
                 )
 
     def exact(self) -> Learner[Any]:
@@ -118,10 +141,10 @@ def gradient_reaches_every_parameter(case: Case) -> None:
     `requires_grad_(False)`."""
     learner = case.exact()
     learner(case.batch()).mean().backward()
-    found = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
-    lost = [name for name, slope in found.items() if slope is None]
+    grads = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
+    lost = [name for name, grad in grads.items() if grad is None]
     _require(not lost, f"no gradient reaches {', '.join(lost)}")
-    slopes = {name: slope for name, slope in found.items() if slope is not None}
+    slopes = {name: grad for name, grad in grads.items() if grad is not None}
     broken = [name for name, slope in slopes.items() if not _finite(slope)]
     _require(not broken, f"the gradient of {', '.join(broken)} is not finite")
     _require(any(slope.any() for slope in slopes.values()), "the whole gradient is zero")
@@ -150,7 +173,7 @@ def execution_changes_nothing(case: Case) -> None:
 
 def adapt_and_predict_change_nothing(case: Case) -> None:
     """In evaluation mode `adapt` and `predict` change no parameter, no buffer and no data,
-    and `predict` knows nothing but the state it is given. Keep what was learned in the state,
+    and `predict` depends on its arguments only. Keep what was learned in the state,
     never on `self`, and use no in-place operation on an argument."""
     learner, task = case.exact(), case.task()
     before = copy.deepcopy((dict(learner.state_dict()), task))
@@ -163,7 +186,7 @@ def adapt_and_predict_change_nothing(case: Case) -> None:
         again = learner.predict(state, task.query.x)
     after = (dict(learner.state_dict()), task)
     _require_same(after, before, "a parameter, a buffer or the data changed", exactly=True)
-    _require_same(state, kept, "`adapt` or `predict` changed a given state", exactly=True)
+    _require_same(state, kept, "`adapt` or `predict` changed the state", exactly=True)
     _require_same(again, first, "adapting to another task changed a prediction", exactly=True)
 
 
@@ -420,9 +443,15 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
 
 
 class Blobs(TaskDistribution):
-    """Classes are Gaussian clouds. The first half of the features tells them apart; the
-    others are noise, which there is to learn from many tasks. Of each class, `unlabelled` more
-    support examples have only zeros in y."""
+    """Classes are Gaussian clouds. The first half of the features separates them. The
+    others are noise, and many tasks reveal it. Each class has `unlabelled` further support
+    examples with only zeros in y.
+
+    Examples:
+        >>> import torch
+        >>> Blobs(ways=3, shots=2).sample(4, torch.Generator()).support.x.shape
+        torch.Size([4, 6, 8])
+    """
 
     def __init__(
         self,
@@ -437,8 +466,8 @@ class Blobs(TaskDistribution):
         self.unlabelled = unlabelled
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """Tasks of `ways * (shots + unlabelled)` support and `ways * queries` query examples,
-        shuffled."""
+        """Draw tasks of `ways * (shots + unlabelled)` support and `ways * queries` query
+        examples, shuffled."""
         width = math.prod(self.shape)
         informative = torch.arange(width) < width / 2
         centre = torch.randn(n_tasks, self.ways, width, generator=generator) * informative
@@ -448,29 +477,35 @@ class Blobs(TaskDistribution):
             each = labelled + unlabelled
             shuffled = torch.rand(n_tasks, self.ways * each, generator=generator).argsort(1)
             label = shuffled % self.ways  # (T, N), `each` times every class
-            told = shuffled < self.ways * labelled
+            has_label = shuffled < self.ways * labelled
             noise = torch.randn(*label.shape, width, generator=generator) * spread
             x = centre[torch.arange(n_tasks)[:, None], label] + noise
-            y = torch.eye(self.ways)[label] * told[..., None]
+            y = torch.eye(self.ways)[label] * has_label[..., None]
             return Examples(x.unflatten(-1, self.shape), y, torch.ones(label.shape))
 
         return Task(draw(self.shots, self.unlabelled), draw(self.queries))
 
     def card(self) -> dict[str, Json]:
-        """Ways, shots and queries per class, and examples without a label if any."""
-        own = {"ways": self.ways, "shots": self.shots, "queries": self.queries}
-        own |= {"unlabelled": self.unlabelled} if self.unlabelled else {}
-        return {**super().card(), **own}
+        """Return ways, shots and queries per class, and the number without a label if any."""
+        sizes = {"ways": self.ways, "shots": self.shots, "queries": self.queries}
+        sizes |= {"unlabelled": self.unlabelled} if self.unlabelled else {}
+        return {**super().card(), **sizes}
 
 
 class Lines(TaskDistribution):
-    """Regression on lines: y = a x + b with a and b standard normal, x uniform in [-1, 1]."""
+    """Regression on lines: y = a x + b with a and b standard normal, x uniform in [-1, 1].
+
+    Examples:
+        >>> import torch
+        >>> Lines(shots=5).sample(4, torch.Generator()).support.y.shape
+        torch.Size([4, 5, 1])
+    """
 
     def __init__(self, *, shots: int = 5, queries: int = 5):
         self.shots, self.queries = shots, queries
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
-        """Tasks of `shots` support and `queries` query examples, x and y of width 1."""
+        """Draw tasks of `shots` support and `queries` query examples, x and y of width 1."""
         slope, intercept = torch.randn(2, n_tasks, 1, 1, generator=generator)
 
         def draw(each: int) -> Examples:
@@ -480,7 +515,7 @@ class Lines(TaskDistribution):
         return Task(draw(self.shots), draw(self.queries))
 
     def card(self) -> dict[str, Json]:
-        """Shots and queries."""
+        """Return shots and queries."""
         return {**super().card(), "shots": self.shots, "queries": self.queries}
 
 

@@ -1,4 +1,4 @@
-"""What every task distribution obeys, as a test suite to run on your own.
+"""The contract of task distributions, as a test suite for yours.
 
 >>> import quickstudy as qs
 >>> check_tasks(qs.Sinusoid(shots=5, queries=5), declared={"values"})
@@ -16,6 +16,9 @@ from torch import Generator, Tensor
 from quickstudy.core.task import Examples, Task, TaskDistribution
 from quickstudy.core.tree import leaves
 
+# a check is no function to call: `check_...` runs it and shows its docstring as the remedy
+__all__ = ["TASK_CHECKS", "TaskCase", "TaskTrait", "check_tasks"]
+
 TaskTrait: TypeAlias = Literal[
     "values",  # excuses: y holds values, not one-hot rows
     "fixed",  # excuses: the generator does not change the tasks
@@ -30,7 +33,7 @@ def check_tasks(
 
     Args:
         tasks: a distribution whose tasks are drawn in milliseconds.
-        declared: what is true of these tasks and not of all; see `TaskTrait`.
+        declared: properties of these tasks that not all have; see `TaskTrait`.
         n_tasks: tasks per draw.
 
     Raises:

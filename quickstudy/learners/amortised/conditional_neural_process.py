@@ -40,7 +40,16 @@ class Gaussian(NamedTuple):
 
 
 class ConditionalNeuralProcessState(NamedTuple):
-    """The sum and the number of the encoded examples; more can be added."""
+    """The sum and the number of the encoded examples; more can be added.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.ones(3, 1), torch.ones(3, 1), torch.ones(3))
+        >>> state = qs.ConditionalNeuralProcess(width=16).adapt(support)
+        >>> state.total.shape, state.number
+        (torch.Size([16]), tensor(3.))
+    """
 
     total: Tensor  # (D,)
     number: Tensor  # ()

@@ -26,7 +26,16 @@ from quickstudy.learner import Learner
 
 
 class ProtoMAMLState(NamedTuple):
-    """An embedding with a linear head, adapted to a task."""
+    """An embedding with a linear head, adapted to a task.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.ProtoMAML(torch.nn.Linear(2, 2), steps=1).adapt(support)
+        >>> list(state.params), state.sizes
+        (['embed.weight', 'embed.bias', 'W', 'b'], tensor([1., 1.]))
+    """
 
     params: Params  # of the embedding, and the head: W (C, D), b (C,)
     sizes: Tensor  # (C,)  number of examples of each class

@@ -29,7 +29,16 @@ from quickstudy.learner import Learner
 
 
 class ReptileState(NamedTuple):
-    """The adapted parameters, and the inputs that queries are normalised with."""
+    """The adapted parameters, and the inputs that queries are normalised with.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.Reptile(torch.nn.Linear(2, 2), steps=1).adapt(support)
+        >>> state.params["weight"].shape, state.support.shape
+        (torch.Size([2, 2]), torch.Size([0, 2]))
+    """
 
     params: Params  # of the network, by name
     support: Tensor  # (S, *features)  support inputs; S = 0 if transductive

@@ -34,7 +34,16 @@ BaseLearner: TypeAlias = Callable[[Examples], Tensor]  # embedded examples -> W 
 
 
 class FittedHead(NamedTuple):
-    """A linear model, and the examples it was fitted to, so that more can be added."""
+    """A linear model, and the examples it was fitted to, so that more can be added.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.R2D2(torch.nn.Identity()).adapt(support)
+        >>> state.W.shape, state.examples.x.shape
+        (torch.Size([3, 2]), torch.Size([2, 3]))
+    """
 
     examples: Examples  # embedded: x (N, D)
     W: Tensor  # (D, C)

@@ -22,7 +22,16 @@ from quickstudy.learner import Learner
 
 
 class RidgeState(NamedTuple):
-    """The sufficient statistics of linear regression."""
+    """The sufficient statistics of linear regression.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.RidgeRegression(torch.nn.Flatten()).adapt(support)
+        >>> state.size, state.mean_x
+        (tensor(2.), tensor([0.5000, 0.5000]))
+    """
 
     size: Tensor  # ()  number of examples
     mean_x: Tensor  # (D,)  of the embeddings

@@ -36,7 +36,16 @@ from quickstudy.learners.lifelong.replay_buffer import (
 
 
 class AGEMState(NamedTuple):
-    """Parameters, and the memory that constrains their gradients."""
+    """Parameters, and the memory that constrains their gradients.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.AGEM(torch.nn.Linear(2, 2)).adapt(support)
+        >>> list(state.params), state.buffer.seen
+        (['weight', 'bias'], tensor(2))
+    """
 
     params: Params
     buffer: Buffer[Examples]

@@ -36,7 +36,15 @@ from quickstudy.learners.lifelong.replay_buffer import (
 
 
 class LabelledLogits(NamedTuple):
-    """Examples, and the logits of the net when they came."""
+    """Examples, and the logits of the net when they came.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> LabelledLogits(support, logits=torch.zeros(2, 2)).weight
+        tensor([1., 1.])
+    """
 
     examples: Examples  # (N, ...)
     logits: Tensor  # (N, C)  z
@@ -48,7 +56,16 @@ class LabelledLogits(NamedTuple):
 
 
 class DERState(NamedTuple):
-    """Parameters, and a memory of the past."""
+    """Parameters, and a memory of the past.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.DarkExperienceReplay(torch.nn.Linear(2, 2)).adapt(support)
+        >>> state.buffer.seen, state.buffer.examples.logits.shape
+        (tensor(2), torch.Size([200, 2]))
+    """
 
     params: Params
     buffer: Buffer[LabelledLogits]

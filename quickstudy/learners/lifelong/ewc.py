@@ -32,7 +32,16 @@ from quickstudy.learners.lifelong.replay_buffer import any_weight, minibatches, 
 
 
 class EWCState(NamedTuple):
-    """Parameters, and the quadratic penalty on them, up to a constant."""
+    """Parameters, and the quadratic penalty on them, up to a constant.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.EWC(torch.nn.Linear(2, 2)).adapt(support)
+        >>> state.precision["weight"].shape, state.pull["weight"].shape
+        (torch.Size([2, 2]), torch.Size([2, 2]))
+    """
 
     params: Params
     precision: Params  # Σ F, its curvature

@@ -33,14 +33,32 @@ EMPTY_FIRST = 2.0  # the priority of the first empty place, above all uniform nu
 
 
 class BalancedMemory(NamedTuple):
-    """A sample of a stream with equally many examples of every class, as far as possible."""
+    """A sample of a stream with equally many examples of every class, as far as possible.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> learner = qs.GDumb(torch.nn.Linear(2, 2), memory_size=4, epochs=1)
+        >>> learner.adapt(support).memory.offered
+        tensor([1, 1])
+    """
 
     examples: Examples  # (M, ...)  weight 0: an empty place
     offered: Tensor  # (C,)  int64: the number of examples of each class so far
 
 
 class GDumbState(NamedTuple):
-    """Parameters, and the memory they were trained on."""
+    """Parameters, and the memory they were trained on.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.GDumb(torch.nn.Linear(2, 2), memory_size=4, epochs=1).adapt(support)
+        >>> list(state.params), state.memory.examples.weight
+        (['weight', 'bias'], tensor([1., 1., 0., 0.]))
+    """
 
     params: Params
     memory: BalancedMemory

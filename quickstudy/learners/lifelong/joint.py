@@ -17,7 +17,16 @@ from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd_step, sh
 
 
 class JointState(NamedTuple):
-    """Parameters, and all examples they were trained on."""
+    """Parameters, and all examples they were trained on.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.Joint(torch.nn.Linear(2, 2)).adapt(support)
+        >>> list(state.params), state.examples.x.shape
+        (['weight', 'bias'], torch.Size([2, 2]))
+    """
 
     params: Params
     examples: Examples

@@ -41,7 +41,16 @@ from quickstudy.learners.lifelong.replay_buffer import (
 
 
 class LaMAMLState(NamedTuple):
-    """Parameters, their learning rates, and a memory of the past."""
+    """Parameters, their learning rates, and a memory of the past.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.LaMAML(torch.nn.Linear(2, 2), glances=1).adapt(support)
+        >>> state.rates["bias"].shape, state.buffer.seen
+        (torch.Size([2]), tensor(2))
+    """
 
     params: Params
     rates: Params  # α: names and shapes of `params`

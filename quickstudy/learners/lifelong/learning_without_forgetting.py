@@ -28,7 +28,16 @@ from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd_step
 
 
 class LwFState(NamedTuple):
-    """Parameters, and the classes learned so far."""
+    """Parameters, and the classes learned so far.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.LearningWithoutForgetting(torch.nn.Linear(2, 2)).adapt(support)
+        >>> list(state.params), state.classes
+        (['weight', 'bias'], tensor([1., 1.]))
+    """
 
     params: Params
     classes: Tensor  # (C,)  1: there were examples of this class

@@ -37,7 +37,16 @@ from quickstudy.learners.lifelong.replay_buffer import (
 
 
 class MERState(NamedTuple):
-    """Parameters, and a memory of the past."""
+    """Parameters, and a memory of the past.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.MER(torch.nn.Linear(2, 2), n_batches=1).adapt(support)
+        >>> list(state.params), state.buffer.seen
+        (['weight', 'bias'], tensor(2))
+    """
 
     params: Params
     buffer: Buffer[Examples]

@@ -35,7 +35,16 @@ CHUNK = 64  # steps whose logits are computed at once; changes speed only
 
 
 class OMLState(NamedTuple):
-    """A linear head, the only part that a stream changes."""
+    """A linear head, the only part that a stream changes.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.OML(torch.nn.Identity(), features=2, classes=2).adapt(support)
+        >>> state.weight.shape, state.bias.shape
+        (torch.Size([2, 2]), torch.Size([2]))
+    """
 
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)

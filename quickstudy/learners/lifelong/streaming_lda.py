@@ -26,7 +26,16 @@ from quickstudy.learner import Learner
 
 
 class StreamingLDAState(NamedTuple):
-    """The sufficient statistics of a stream; their size does not grow with the examples."""
+    """The sufficient statistics of a stream; their size does not grow with the examples.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.StreamingLDA(torch.nn.Identity()).adapt(support)
+        >>> state.sizes, state.scatter.shape
+        (tensor([1., 1.]), torch.Size([2, 2]))
+    """
 
     means: Tensor  # (C, D)  of each class; 0 of an unseen class
     sizes: Tensor  # (C,)  the total weight of each class

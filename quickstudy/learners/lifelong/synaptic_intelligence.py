@@ -31,7 +31,16 @@ from quickstudy.learners.lifelong.replay_buffer import any_weight, minibatches
 
 
 class SIState(NamedTuple):
-    """Parameters, and their importance."""
+    """Parameters, and their importance.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.SynapticIntelligence(torch.nn.Linear(2, 2)).adapt(support)
+        >>> state.importance["weight"].shape
+        torch.Size([2, 2])
+    """
 
     params: Params  # also the centre of the next experience's penalty
     importance: Params  # Ω

@@ -38,7 +38,16 @@ from quickstudy.learner import Learner
 
 
 class LifeLongMemoryState(NamedTuple):
-    """Keys, values and ages of the slots; an empty slot has zeros and an age."""
+    """Keys, values and ages of the slots; an empty slot has zeros and an age.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.LifeLongMemory(torch.nn.Identity(), memory_size=8).adapt(support)
+        >>> state.keys.shape, state.values.shape, state.ages.shape
+        (torch.Size([8, 2]), torch.Size([8, 2]), torch.Size([8]))
+    """
 
     keys: Tensor  # (M, D)  of unit length
     values: Tensor  # (M, C)

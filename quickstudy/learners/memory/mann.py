@@ -51,7 +51,15 @@ def _sequence(task: Task[Examples]) -> Examples:
 
 
 class LRUAState(NamedTuple):
-    """The state of `LRUA` after a step."""
+    """The state of `LRUA` after a step.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> cell = qs.learners.memory.LRUA(3, 2, hidden=8, slots=5, width=4, heads=1)
+        >>> state = cell.initial_state()
+        >>> state.memory.shape, state.reading.shape
+        (torch.Size([5, 4]), torch.Size([1, 5]))
+    """
 
     memory: Tensor  # (M, W)
     usage: Tensor  # (M,)  larger for slots that were accessed more often or more recently
@@ -140,7 +148,16 @@ class LRUA(RecurrentCell[LRUAState]):
 
 
 class MANNState(NamedTuple):
-    """The state of the cell, and the label that it receives in the next step."""
+    """The state of the cell, and the label that it receives in the next step.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> cell = qs.learners.memory.LRUA(2 + 2, 2, hidden=8, slots=5, width=4, heads=1)
+        >>> qs.MANN(torch.nn.Identity(), cell).adapt(support).last_label
+        tensor([0., 1.])
+    """
 
     cell: Any  # state of the cell
     last_label: Tensor  # (C,)  of the last example; (D + C,) with its embedding in front

@@ -41,7 +41,16 @@ def inner_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class MemoryNetworkState(NamedTuple):
-    """The embedded examples in order. Layer k has values of hop k and keys of hop k + 1."""
+    """The embedded examples in order. Layer k has values of hop k and keys of hop k + 1.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> learner = qs.few_shot_memory_network(torch.nn.Linear(2, 4), 4, hops=2)
+        >>> learner.adapt(support).written.shape
+        torch.Size([2, 2, 4])
+    """
 
     written: Tensor  # (S, L, D)
     y: Tensor  # (S, C)

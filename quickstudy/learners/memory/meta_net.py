@@ -42,7 +42,17 @@ Layers = tuple[Tensor, Tensor]  # of b: (..., hidden, width) and (..., C, hidden
 
 
 class MetaNetState(NamedTuple):
-    """The memory of fast weights, and the fast weights of its keys."""
+    """The memory of fast weights, and the fast weights of its keys.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> nets = torch.nn.Linear(2, 4), torch.nn.Linear(2, 4)
+        >>> learner = qs.MetaNet(*nets, width=4, outputs=2, hidden=8, units=4)
+        >>> learner.adapt(support).keys.shape
+        torch.Size([2, 8])
+    """
 
     representation: Tensor  # (hidden, width)  Q*
     keys: Tensor  # (S, hidden)

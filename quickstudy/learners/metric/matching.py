@@ -29,7 +29,16 @@ from quickstudy.nets.recurrent import use_cells
 
 
 class MatchingState(NamedTuple):
-    """The embedded support set; `predict` adds the context, so more examples can be added."""
+    """The embedded support set; `predict` adds the context, so more examples can be added.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.MatchingNetwork(torch.nn.Identity()).adapt(support)
+        >>> state.keys.shape, state.weight
+        (torch.Size([2, 2]), tensor([1., 1.]))
+    """
 
     keys: Tensor  # (S, D)
     y: Tensor  # (S, C)

@@ -25,7 +25,16 @@ from quickstudy.learner import Learner
 
 
 class RelationState(NamedTuple):
-    """Sums and sizes of classes; more examples can be added."""
+    """Sums and sizes of classes; more examples can be added.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> learner = qs.RelationNetwork(torch.nn.Identity(), torch.nn.Linear(4, 1))
+        >>> learner.adapt(support).sums.shape, learner.adapt(support).sizes
+        (torch.Size([2, 2]), tensor([1., 1.]))
+    """
 
     sums: Tensor  # (C, D, ...)  of the feature maps of each class
     sizes: Tensor  # (C,)  number of examples of each class

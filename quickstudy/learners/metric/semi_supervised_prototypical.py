@@ -25,7 +25,16 @@ from quickstudy.learner import Learner
 
 
 class SemiSupervisedState(NamedTuple):
-    """The prototypes of the labelled examples, and the embeddings that refine them."""
+    """The prototypes of the labelled examples, and the embeddings that refine them.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])  # the last has no label
+        >>> learner = qs.SemiSupervisedPrototypicalNetwork(torch.nn.Identity())
+        >>> learner.adapt(qs.Examples(torch.randn(3, 4), y, torch.ones(3))).unlabelled
+        tensor([0., 0., 1.])
+    """
 
     prototypes: Prototypes  # of the labelled examples
     x: Tensor  # (S, D)  all embeddings

@@ -67,7 +67,15 @@ class Posterior(NamedTuple):
 
 
 class LatentSample(NamedTuple):
-    """The z of an episode."""
+    """The z of an episode.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> robot = qs.environments.PointRobot()
+        >>> _, memory = qs.PEARL(robot, latent=2, hidden=(8,), encoder=(8,)).initial_state()
+        >>> memory.z, memory.drawn  # before the first step
+        (tensor([0., 0.]), tensor(0.))
+    """
 
     z: Tensor  # (L,)
     drawn: Tensor  # ()  1, or 0 before the first step

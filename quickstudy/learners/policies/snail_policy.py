@@ -36,7 +36,15 @@ Block: TypeAlias = int | tuple[int, int]
 
 
 class Memory(NamedTuple):
-    """What the layers need of past steps, newest last."""
+    """What the layers need of past steps, newest last.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> bandit = qs.environments.BernoulliBandit(arms=3)
+        >>> _, memory = qs.SNAILPolicy(bandit, length=5, width=8, blocks=(8,)).initial_state()
+        >>> memory.mask, memory.layers[0].shape
+        (tensor([0., 0., 0., 0., 0.]), torch.Size([1, 8]))
+    """
 
     mask: Tensor  # (L,)  1 for a step, 0 for one that never was
     layers: tuple[Any, ...]  # keys (L, K) and values (L, V), or a convolution's last inputs

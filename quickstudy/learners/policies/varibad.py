@@ -41,7 +41,17 @@ from quickstudy.rl.trials import flatten_episodes, last_real_step, policy_featur
 
 
 class BeliefStep(NamedTuple):
-    """What the loss needs of a step."""
+    """What the loss needs of a step.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> grid = qs.environments.HiddenGoal(size=3, horizon=1)
+        >>> learner = qs.VariBAD(grid, latent=2, hidden=8)
+        >>> trials = qs.tasks.Rollouts(grid, learner, episodes=1, trial=True)
+        >>> trials.sample(1, torch.Generator()).query.extras.belief.shape
+        torch.Size([1, 1, 1, 4])
+    """
 
     record: StepRecord
     belief: Tensor  # (2L,)  means and log standard deviations of m, which the policy read

@@ -28,7 +28,17 @@ from quickstudy.learner import Learner
 
 
 class BaselineState(NamedTuple):
-    """The head of a task."""
+    """The head of a task.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> learner = qs.baseline(torch.nn.Identity(), width=2, classes=20, steps=1)
+        >>> state = learner.adapt(support)
+        >>> list(state.params), state.sizes
+        (['weight', 'bias'], tensor([1., 1.]))
+    """
 
     params: Params  # weight (C, D), and bias (C,) of a linear head
     sizes: Tensor  # (C,)  number of examples of each class

@@ -29,7 +29,16 @@ from quickstudy.learner import Learner
 
 
 class TIMState(NamedTuple):
-    """The embedded support set."""
+    """The embedded support set.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> support = qs.Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> state = qs.TIM(torch.nn.Identity(), torch.nn.Linear(2, 20)).adapt(support)
+        >>> state.z.norm(dim=-1), state.weight
+        (tensor([1., 1.]), tensor([1., 1.]))
+    """
 
     z: Tensor  # (S, D)  of unit length
     y: Tensor  # (S, C)
@@ -123,7 +132,13 @@ class TIM(Learner[TIMState], Embeds):
 
 
 def conditional_entropy(p: Tensor) -> Tensor:
-    """H(Y | X) in nats: the mean entropy of probabilities (N, C)."""
+    """H(Y | X) in nats: the mean entropy of probabilities (N, C).
+
+    Examples:
+        >>> import torch
+        >>> conditional_entropy(torch.tensor([[0.5, 0.5]]))
+        tensor(0.6931)
+    """
     return -(p * _log(p)).sum(-1).mean()
 
 
