@@ -115,7 +115,8 @@ def gradient_reaches_every_parameter(case: Case) -> None:
 def execution_changes_nothing(case: Case) -> None:
     """All tasks at once, a few at once, and one after the other have the same losses and
     gradients. Write `adapt`, `predict` and `loss` for one task, without Python control flow
-    that depends on values; if a net has no batching rule, set `execution = "loop"` on the class."""
+    that depends on values; if a net has no batching rule, set `execution = "loop"` on the
+    class."""
     learner, batch = case.exact(), case.batch(3)
     if learner.execution == "loop":
         return
