@@ -74,11 +74,6 @@ def test_states_are_found_by_stored_names_and_fields(monkeypatch: pytest.MonkeyP
     assert types["Task", "support", "query"] is Task  # of a file that this one uses
 
 
-def test_a_learner_is_known_by_a_stored_class(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(renamed.LEARNERS, "Pairs", "Paired")
-    assert [entry["class"] for entry in learner_ids(Paired(MLP(2, 2)))] == ["Paired", "Pairs"]
-
-
 def test_a_recipe_that_is_there_keeps_its_name_and_settings():
     stored = {"embeddings": "full", "size": 2, "steps": 3}
     assert renamed.recipe("omniglot_matching", stored) == (

@@ -1,5 +1,6 @@
 """The parameters of a module: where they are, and which of them adaptation changes."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -76,3 +77,19 @@ def device_of(module: nn.Module) -> torch.device:
         (device(type='cpu'), device(type='cpu'))
     """
     return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def log_parameter(name: str, value: float) -> nn.Parameter:
+    """Return the logarithm of a positive number as a parameter, whose name is for the error.
+
+    Raises:
+        ValueError: the value is not positive and finite.
+
+    Examples:
+        >>> log_parameter("penalty", 1.0)
+        Parameter containing:
+        tensor(0., requires_grad=True)
+    """
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value}: give a positive number.")
+    return nn.Parameter(torch.tensor(math.log(value)))

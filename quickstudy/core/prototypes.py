@@ -78,5 +78,4 @@ def class_means(features: Tensor, examples: Examples) -> Tensor:
         tensor([1., 2., 0.])
     """
     member = examples.y * examples.weight[:, None]  # (N, C)
-    sizes = examples.weight @ examples.y  # (C,)
-    return member.T @ features / sizes.clamp_min(1e-12)[:, None]
+    return member.T @ features / (examples.weight @ examples.y).clamp_min(1e-12)[:, None]

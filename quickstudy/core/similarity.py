@@ -4,13 +4,13 @@ A similarity is any function, or module, of embeddings (A, D) and (B, D) to a nu
 pair of them (A, B), larger for more similar ones.
 """
 
-import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from quickstudy.core.parameters import log_parameter
 
 Similarity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -22,6 +22,7 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
         Distances (A, B).
 
     Examples:
+        >>> import torch
         >>> squared_distance(torch.tensor([[3.0, 4.0]]), torch.zeros(2, 2))
         tensor([[25., 25.]])
     """
@@ -32,6 +33,7 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Return the cosine of the angle of every row of (A, D) to every row of (B, D): (A, B).
 
     Examples:
+        >>> import torch
         >>> cosine_similarity(torch.tensor([[2.0, 0.0]]), torch.eye(2))
         tensor([[1., 0.]])
     """
@@ -42,6 +44,7 @@ def negative_squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return minus the squared Euclidean distance of every row to every row: (A, B).
 
     Examples:
+        >>> import torch
         >>> negative_squared_distance(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2))
         tensor([[-25.]])
     """
@@ -57,6 +60,7 @@ class ScaledSimilarity(nn.Module):
         scale: the initial factor, above 0; learning keeps it above 0.
 
     Examples:
+        >>> import torch
         >>> similarity = ScaledSimilarity(scale=10.0)
         >>> similarity(torch.eye(2), torch.eye(2)).round()
         tensor([[10.,  0.],
@@ -65,10 +69,7 @@ class ScaledSimilarity(nn.Module):
 
     def __init__(self, similarity: Similarity = cosine_similarity, scale: float = 10.0):
         super().__init__()
-        if not (scale > 0 and math.isfinite(scale)):
-            raise ValueError(f"scale={scale}: give a positive number.")
-        self.similarity = similarity
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.similarity, self.log_scale = similarity, log_parameter("scale", scale)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """(A, D), (B, D) -> (A, B)."""

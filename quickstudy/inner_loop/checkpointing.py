@@ -29,7 +29,7 @@ Examples:
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -64,18 +64,7 @@ def checkpointed(fn: Callable[[Any], Any], captured: CapturedTensors) -> Callabl
         tensor([2., 4.])
     """
 
-    def run(tree: Any) -> Any:
-        shape = tree_map(lambda _: None, tree)  # to hold on to no tensor
-
-        def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
-            with SubstituteTensors(captured.tensors, inputs):
-                return tuple(leaves(fn(unflatten(shape, inputs))))
-
-        context = ExecutionContext(tree, captured.random)
-        inputs = _alias_inputs(tree, captured.tensors)
-        return unflatten(tree, _Checkpoint.apply(flat, context, *inputs))
-
-    return run
+    return partial(_apply, _Checkpoint, lambda tree: tuple(leaves(fn(tree))), captured)
 
 
 def mixed_grad(
@@ -101,35 +90,43 @@ def mixed_grad(
         (12.0, 12.0)
     """
 
-    def run(params: Params) -> Params:
-        shape = tree_map(lambda _: None, params)
+    return partial(_apply, _MixedGrad, loss, captured)
 
-        def flat(*inputs: Tensor) -> Tensor:
-            with SubstituteTensors(captured.tensors, inputs):
-                return loss(unflatten(shape, inputs))
 
-        context = ExecutionContext(params, captured.random)
-        inputs = _alias_inputs(params, captured.tensors)
-        return unflatten(params, _MixedGrad.apply(flat, context, len(params), *inputs))
+def _apply(
+    function: type[Function], fn: Callable[[Any], Any], captured: CapturedTensors, tree: Any
+) -> Any:
+    shape = tree_map(lambda _: None, tree)  # to hold on to no tensor
 
-    return run
+    def flat(*inputs: Tensor) -> Any:
+        with SubstituteTensors(captured.tensors, inputs):
+            return fn(unflatten(shape, inputs))
+
+    # views, so that an outer function can substitute the inputs in turn
+    inputs = [leaf.view_as(leaf) for leaf in leaves(tree)]
+    others = [leaf.view_as(leaf) for leaf in captured.tensors]
+    context = ExecutionContext(tree, captured.random)
+    return unflatten(tree, function.apply(flat, context, len(inputs), *inputs, *others))
 
 
 class _Checkpoint(Function):
     @staticmethod
     def forward(
-        fn: Callable[..., tuple[Tensor, ...]], context: ExecutionContext, *inputs: Tensor
+        fn: Callable[..., tuple[Tensor, ...]],
+        context: ExecutionContext,
+        size: int,
+        *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
         return fn(*map(torch.Tensor.detach, inputs))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.fn, ctx.context, *tensors = inputs
+        ctx.fn, ctx.context, _, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        needed = [i for i, needs in enumerate(ctx.needs_input_grad[2:]) if needs]
+        needed = [i for i, needs in enumerate(ctx.needs_input_grad[3:]) if needs]
         inputs = ctx.saved_tensors
         fn, points = _partial_over(ctx.fn, inputs, needed), [inputs[i] for i in needed]
         with ctx.context.restored():
@@ -137,14 +134,14 @@ class _Checkpoint(Function):
                 grads = vjp(fn, *points)[1](cotangents)
             else:
                 grads = _vjp_by_autograd(fn, points, cotangents)
-        return None, None, *_scatter_grads(grads, needed, len(inputs))
+        return None, None, None, *_scatter_grads(grads, needed, len(inputs))
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
-        info: Any, in_dims: Any, fn: Any, context: ExecutionContext, *inputs: Tensor
+        info: Any, in_dims: Any, fn: Any, context: ExecutionContext, size: int, *inputs: Tensor
     ) -> Any:
-        batched = vmap(fn, in_dims[2:], randomness=info.randomness)
-        outputs = _Checkpoint.apply(batched, context, *inputs)
+        batched = vmap(fn, in_dims[3:], randomness=info.randomness)
+        outputs = _Checkpoint.apply(batched, context, size, *inputs)
         return outputs, (0,) * len(outputs)
 
 
@@ -217,11 +214,6 @@ class _MixedGrad(Function):
 
         grads = _MixedGrad.apply(total, context, size, *params, *inputs[size:])
         return grads, (0,) * size
-
-
-def _alias_inputs(tree: Any, captured: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs as views, so that an outer function can substitute them in turn."""
-    return [leaf.view_as(leaf) for leaf in (*leaves(tree), *captured)]
 
 
 def _partial_over(

@@ -66,20 +66,17 @@ def momentum(beta: float = 0.9, *, nesterov: bool = False) -> InnerOptimizer:
         >>> descend(lambda p: p["a"], params, lr=0.1, steps=2, optimizer=rule)["a"].item()
         0.75
     """
-    return InnerOptimizer(_zero_velocity, partial(_momentum_update, beta, nesterov))
-
-
-def _zero_velocity(params: Params) -> Memory:
-    return tree_map(torch.zeros_like, params)
+    return InnerOptimizer(
+        partial(tree_map, torch.zeros_like), partial(_momentum_update, beta, nesterov)
+    )
 
 
 def _momentum_update(
     beta: float, nesterov: bool, grads: Params, memory: Memory
 ) -> tuple[Params, Memory]:
     velocity = tree_map(lambda v, grad: beta * v + grad, memory, grads)
-    if nesterov:
-        return tree_map(lambda v, grad: grad + beta * v, velocity, grads), velocity
-    return velocity, velocity
+    ahead = tree_map(lambda v, grad: grad + beta * v, velocity, grads) if nesterov else velocity
+    return ahead, velocity
 
 
 def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> InnerOptimizer:

@@ -156,15 +156,15 @@ class _BatchNorm(BatchNormBase):
 
 
 class _BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
-    pass
+    """`BatchNorm1d` with exact second derivatives."""
 
 
 class _BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
-    pass
+    """`BatchNorm2d` with exact second derivatives."""
 
 
 class _BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
-    pass
+    """`BatchNorm3d` with exact second derivatives."""
 
 
 class _InstanceNorm(InstanceNormBase):
@@ -179,15 +179,15 @@ class _InstanceNorm(InstanceNormBase):
 
 
 class _InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
-    pass
+    """`InstanceNorm1d` with exact second derivatives."""
 
 
 class _InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
-    pass
+    """`InstanceNorm2d` with exact second derivatives."""
 
 
 class _InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
-    pass
+    """`InstanceNorm3d` with exact second derivatives."""
 
 
 class _LayerNorm(nn.LayerNorm):

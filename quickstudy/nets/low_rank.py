@@ -134,15 +134,15 @@ class _Conv(_Factored, ConvBase):
 
 
 class _Conv1d(_Conv, nn.Conv1d):
-    pass
+    """`Conv1d` with low-rank factors."""
 
 
 class _Conv2d(_Conv, nn.Conv2d):
-    pass
+    """`Conv2d` with low-rank factors."""
 
 
 class _Conv3d(_Conv, nn.Conv3d):
-    pass
+    """`Conv3d` with low-rank factors."""
 
 
 class _MultiheadAttention(_Factored, nn.MultiheadAttention):

@@ -6,10 +6,13 @@ a cache of past steps, as acting step by step needs.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+Block: TypeAlias = int | tuple[int, int]  # filters of convolutions, or keys and values
 
 
 class TemporalConvolution(nn.Module):
@@ -101,3 +104,31 @@ class CausalAttention(nn.Module):
         """Return the keys and values (length, ·) of no steps: zeros, to be masked."""
         zeros = self.key.weight.new_zeros
         return zeros(length, self.key.out_features), zeros(length, self.value.out_features)
+
+
+def snail_layers(
+    inputs: int, blocks: Sequence[Block], length: int
+) -> tuple[nn.ModuleList, int]:
+    """Return the layers of SNAIL, and the width of their output.
+
+    Args:
+        inputs: width of the input.
+        blocks: filters of dense blocks of convolutions, which reach `length` steps back, or
+            widths of the keys and values of attention.
+        length: number of steps.
+
+    Examples:
+        >>> layers, width = snail_layers(3, [8, (4, 5)], length=4)
+        >>> len(layers), width
+        (3, 24)
+    """
+    layers = nn.ModuleList()
+    for block in blocks:
+        if isinstance(block, int):
+            for i in range(math.ceil(math.log2(max(length, 2)))):
+                layers.append(TemporalConvolution(inputs, block, dilation=2**i))
+                inputs += block
+        else:
+            layers.append(CausalAttention(inputs, *block))
+            inputs += block[1]
+    return layers, inputs

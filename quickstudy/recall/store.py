@@ -224,8 +224,7 @@ class MappingStore:
 
     def to_device(self, tree: Any) -> Any:
         """Move all tensors to the learner's device."""
-        device = self.device()
-        return tree_map(lambda leaf: leaf.to(device), tree)
+        return tree_map(lambda leaf: leaf.to(self.device()), tree)
 
     def _open(self, path: Path) -> Entry:
         """Return the entry of a file.

@@ -25,6 +25,7 @@ from quickstudy.evaluation.protocol import default_metrics, evaluate
 from quickstudy.evaluation.report import Difference
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import load, save
+from quickstudy.testing._checks import require, require_traits, run_checks
 from quickstudy.training.loop import train
 
 # a check is no function to call: `check_...` runs it and shows its docstring as the remedy
@@ -75,16 +76,7 @@ def check_learner(
         Broken fails `losses_are_one_per_task`
     """
     case = Case(learner, tasks, declared, steps, meta_batch_size, lr)
-    for check in CHECKS:
-        try:
-            with torch.random.fork_rng():
-                check(case)
-        except Exception as error:
-            remedy = " ".join((check.__doc__ or "").split())
-            raise AssertionError(
-                f"{type(learner).__name__} fails `{check.__name__}`: "
-                f"{type(error).__name__}: {error}\nWhat must hold: {remedy}"
-            ) from error
+    run_checks(CHECKS, case, learner)
 
 
 @dataclass(frozen=True)
@@ -107,6 +99,7 @@ class Case:
     lr: float = 1e-2
 
     def __post_init__(self) -> None:
+<<<<<<< HEAD
         traits = Trait.__args__
         for trait in self.declared:
             if trait not in traits:
@@ -114,6 +107,9 @@ class Case:
                     f"declared={trait!r} is no trait of a learner; the traits are: "
                     f"{', '.join(traits)}."
                 )
+=======
+        require_traits(self.declared, Trait.__args__, "a learner")
+>>>>>>> shrink_a
 
     def exact(self) -> Learner[Any]:
         """A copy of the learner in float64 and evaluation mode."""
@@ -131,8 +127,8 @@ class Case:
 def losses_are_one_per_task(case: Case) -> None:
     """`learner(tasks)` is a finite loss for every task (T,). Return a scalar from `loss`."""
     losses = case.exact()(case.batch(3))
-    _require(losses.shape == (3,), f"three tasks have losses of shape {tuple(losses.shape)}")
-    _require(_finite(losses), f"the losses are {losses.tolist()}")
+    require(losses.shape == (3,), f"three tasks have losses of shape {tuple(losses.shape)}")
+    require(_finite(losses), f"the losses are {losses.tolist()}")
 
 
 def gradient_reaches_every_parameter(case: Case) -> None:
@@ -141,13 +137,20 @@ def gradient_reaches_every_parameter(case: Case) -> None:
     `requires_grad_(False)`."""
     learner = case.exact()
     learner(case.batch()).mean().backward()
+<<<<<<< HEAD
     grads = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
     lost = [name for name, grad in grads.items() if grad is None]
     _require(not lost, f"no gradient reaches {', '.join(lost)}")
     slopes = {name: grad for name, grad in grads.items() if grad is not None}
+=======
+    found = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
+    lost = [name for name, slope in found.items() if slope is None]
+    require(not lost, f"no gradient reaches {', '.join(lost)}")
+    slopes = {name: slope for name, slope in found.items() if slope is not None}
+>>>>>>> shrink_a
     broken = [name for name, slope in slopes.items() if not _finite(slope)]
-    _require(not broken, f"the gradient of {', '.join(broken)} is not finite")
-    _require(any(slope.any() for slope in slopes.values()), "the whole gradient is zero")
+    require(not broken, f"the gradient of {', '.join(broken)} is not finite")
+    require(any(slope.any() for slope in slopes.values()), "the whole gradient is zero")
 
 
 def execution_changes_nothing(case: Case) -> None:
@@ -171,42 +174,43 @@ def execution_changes_nothing(case: Case) -> None:
     _require_same(outcome("vmap", 2), one_by_one, "chunks and loop give different results")
 
 
+@torch.no_grad()
 def adapt_and_predict_change_nothing(case: Case) -> None:
     """In evaluation mode `adapt` and `predict` change no parameter, no buffer and no data,
     and `predict` depends on its arguments only. Keep what was learned in the state,
     never on `self`, and use no in-place operation on an argument."""
     learner, task = case.exact(), case.task()
     before = copy.deepcopy((dict(learner.state_dict()), task))
-    with torch.no_grad():
-        state = learner.adapt(task.support)
-        kept = copy.deepcopy(state)
-        first = learner.predict(state, task.query.x)
-        learner.predict(learner.adapt(case.task(1).support), case.task(1).query.x)
-        learner.adapt(case.task(1).support, state)
-        again = learner.predict(state, task.query.x)
+    state = learner.adapt(task.support)
+    kept = copy.deepcopy(state)
+    first = learner.predict(state, task.query.x)
+    learner.predict(learner.adapt(case.task(1).support), case.task(1).query.x)
+    learner.adapt(case.task(1).support, state)
+    again = learner.predict(state, task.query.x)
     after = (dict(learner.state_dict()), task)
     _require_same(after, before, "a parameter, a buffer or the data changed", exactly=True)
     _require_same(state, kept, "`adapt` or `predict` changed the state", exactly=True)
     _require_same(again, first, "adapting to another task changed a prediction", exactly=True)
 
 
+@torch.no_grad()
 def state_is_a_nest_of_tensors(case: Case) -> None:
     """A state is a nest of tuples and dictionaries of tensors; `adapt` takes it back; under
     `no_grad` it holds no graph. Turn numbers into tensors, and leave gradients that are taken
     inside `adapt` without a graph when gradients are off, as `descend` does."""
     learner, task = case.exact(), case.task()
-    with torch.no_grad():
-        state = learner.adapt(task.support)
-        parts = leaves(state)
-        _require(len(parts) > 0, "the state is empty")
-        odd = {type(part).__name__ for part in parts if not isinstance(part, Tensor)}
-        _require(not odd, f"the state holds {', '.join(sorted(odd))}")
-        graph = any(part.grad_fn is not None for part in parts)
-        _require(not graph, "a state made under `no_grad` holds a graph")
-        prediction = learner.predict(learner.adapt(task.support, state), task.query.x)
-    _require(not _has_nan(prediction), "having adapted twice, it predicts NaN")
+    state = learner.adapt(task.support)
+    parts = leaves(state)
+    require(len(parts) > 0, "the state is empty")
+    odd = {type(part).__name__ for part in parts if not isinstance(part, Tensor)}
+    require(not odd, f"the state holds {', '.join(sorted(odd))}")
+    graph = any(part.grad_fn is not None for part in parts)
+    require(not graph, "a state made under `no_grad` holds a graph")
+    prediction = learner.predict(learner.adapt(task.support, state), task.query.x)
+    require(not _has_nan(prediction), "having adapted twice, it predicts NaN")
 
 
+@torch.no_grad()
 def padding_counts_for_nothing(case: Case) -> None:
     """Examples of weight 0 change neither predictions nor the loss. Use `weight` wherever
     examples are summed, averaged, normalised or attended to; declare "padding counts" if the
@@ -215,17 +219,15 @@ def padding_counts_for_nothing(case: Case) -> None:
         return
     learner, task, other = case.exact(), case.task(0), case.task(1)
     padded = Task(_padded(task.support, other.support), _padded(task.query, other.query))
-    with torch.no_grad():
-        _require_same(
-            learner.predict(learner.adapt(padded.support), task.query.x),
-            learner.predict(learner.adapt(task.support), task.query.x),
-            "padding of the support set changes predictions",
-        )
-        _require_same(
-            learner.loss(padded), learner.loss(task), "padding of a set changes the loss"
-        )
+    _require_same(
+        learner.predict(learner.adapt(padded.support), task.query.x),
+        learner.predict(learner.adapt(task.support), task.query.x),
+        "padding of the support set changes predictions",
+    )
+    _require_same(learner.loss(padded), learner.loss(task), "padding of a set changes the loss")
 
 
+@torch.no_grad()
 def order_of_examples_does_not_matter(case: Case) -> None:
     """Predictions do not depend on the order of the support examples (unless "order matters"
     is declared), and follow the order of the queries. Replace what depends on positions by
@@ -235,25 +237,25 @@ def order_of_examples_does_not_matter(case: Case) -> None:
     def shuffled(size: int) -> Tensor:
         return torch.randperm(size, generator=Generator().manual_seed(1))
 
-    with torch.no_grad():
-        state = learner.adapt(task.support)
-        expected = learner.predict(state, task.query.x)
-        order = shuffled(len(task.query.x))
-        _require_same(
-            learner.predict(state, task.query.x[order]),
-            tree_map(lambda leaf: leaf[order], expected),
-            "queries in another order are predicted otherwise",
-        )
-        if "order matters" in case.declared:
-            return
-        support = Examples(*(leaf[shuffled(len(leaf))] for leaf in task.support))
-        _require_same(
-            learner.predict(learner.adapt(support), task.query.x),
-            expected,
-            "support examples in another order lead to other predictions",
-        )
+    state = learner.adapt(task.support)
+    expected = learner.predict(state, task.query.x)
+    order = shuffled(len(task.query.x))
+    _require_same(
+        learner.predict(state, task.query.x[order]),
+        tree_map(lambda leaf: leaf[order], expected),
+        "queries in another order are predicted otherwise",
+    )
+    if "order matters" in case.declared:
+        return
+    support = Examples(*(leaf[shuffled(len(leaf))] for leaf in task.support))
+    _require_same(
+        learner.predict(learner.adapt(support), task.query.x),
+        expected,
+        "support examples in another order lead to other predictions",
+    )
 
 
+@torch.no_grad()
 def names_of_classes_do_not_matter(case: Case) -> None:
     """Permuting the columns of one-hot labels permutes predictions and changes nothing else.
     Treat classes alike, or declare "class order matters", as learners with a linear head per
@@ -264,16 +266,16 @@ def names_of_classes_do_not_matter(case: Case) -> None:
     if "class order matters" in case.declared or not one_hot:
         return
     order = torch.arange(y.shape[-1]).roll(1)
-    with torch.no_grad():
-        renamed = learner.adapt(task.support._replace(y=y[:, order]))
-        expected = learner.predict(learner.adapt(task.support), task.query.x)
-        _require_same(
-            learner.predict(renamed, task.query.x),
-            tree_map(lambda leaf: leaf[:, order], expected),
-            "renaming the classes does not permute the predictions",
-        )
+    renamed = learner.adapt(task.support._replace(y=y[:, order]))
+    expected = learner.predict(learner.adapt(task.support), task.query.x)
+    _require_same(
+        learner.predict(renamed, task.query.x),
+        tree_map(lambda leaf: leaf[:, order], expected),
+        "renaming the classes does not permute the predictions",
+    )
 
 
+@torch.no_grad()
 def examples_may_come_later(case: Case) -> None:
     """Where "additive" is declared, adapting to some examples and then to the others is
     adapting to all of them. Keep sums and sizes, not means, in the state."""
@@ -283,12 +285,11 @@ def examples_may_come_later(case: Case) -> None:
     some = len(task.support.x) // 2
     first = task.support.take(slice(some))
     second = task.support.take(slice(some, None))
-    with torch.no_grad():
-        _require_same(
-            learner.predict(learner.adapt(second, learner.adapt(first)), task.query.x),
-            learner.predict(learner.adapt(task.support), task.query.x),
-            "examples in two parts lead to other predictions than all at once",
-        )
+    _require_same(
+        learner.predict(learner.adapt(second, learner.adapt(first)), task.query.x),
+        learner.predict(learner.adapt(task.support), task.query.x),
+        "examples in two parts lead to other predictions than all at once",
+    )
 
 
 def nothing_is_known_of_an_empty_support(case: Case) -> None:
@@ -301,10 +302,10 @@ def nothing_is_known_of_an_empty_support(case: Case) -> None:
     for support in (task.support.take(slice(0)), padding):
         learner.zero_grad()
         prediction = learner.predict(learner.adapt(support), task.query.x)
-        _require(all(map(_finite, leaves(prediction))), "a prediction is not finite")
+        require(all(map(_finite, leaves(prediction))), "a prediction is not finite")
         learner.loss(Task(support, task.query)).backward()
         slopes = [p.grad for p in learner.parameters() if p.grad is not None]
-        _require(all(map(_finite, slopes)), "a gradient is not finite")
+        require(all(map(_finite, slopes)), "a gradient is not finite")
 
 
 def saving_and_loading_keeps_predictions(case: Case) -> None:
@@ -351,7 +352,7 @@ def dtype_follows_the_parameters(case: Case) -> None:
                 for part in _outcome(learner, case.batch(dtype=dtype))
                 if part.is_floating_point() and part.dtype != dtype
             }
-            _require(not wrong, f"a {dtype} learner makes {', '.join(map(str, wrong))}")
+            require(not wrong, f"a {dtype} learner makes {', '.join(map(str, wrong))}")
     finally:
         torch.set_default_dtype(default)
 
@@ -364,7 +365,7 @@ def device_follows_the_parameters(case: Case) -> None:
     learner = case.exact().to(device)
     batch = tree_map(lambda leaf: leaf.to(device), case.batch())
     wrong = {part.device.type for part in _outcome(learner, batch)} - {device.type}
-    _require(not wrong, f"a learner on {device} makes tensors on {', '.join(wrong)}")
+    require(not wrong, f"a learner on {device} makes tensors on {', '.join(wrong)}")
 
 
 def evaluation_leaves_no_trace(case: Case) -> None:
@@ -377,10 +378,10 @@ def evaluation_leaves_no_trace(case: Case) -> None:
         learner.train(mode)
         random = torch.get_rng_state()
         report = evaluate(learner, case.tasks, n_tasks=3, meta_batch_size=2)
-        _require(not any(v.requires_grad for v in report.values.values()), "a graph was kept")
-        _require(torch.equal(random, torch.get_rng_state()), "torch's random state changed")
-        _require(learner.training == mode, "training mode changed")
-        _require(all(p.grad is None for p in learner.parameters()), "a gradient was kept")
+        require(not any(v.requires_grad for v in report.values.values()), "a graph was kept")
+        require(torch.equal(random, torch.get_rng_state()), "torch's random state changed")
+        require(learner.training == mode, "training mode changed")
+        require(all(p.grad is None for p in learner.parameters()), "a gradient was kept")
     after = dict(learner.state_dict())
     _require_same(after, before, "a parameter or buffer changed", exactly=True)
 
@@ -407,17 +408,18 @@ def a_metric_improves(case: Case) -> None:
         learner = copy.deepcopy(case.learner).train()
         before = evaluate(learner, case.tasks, n_tasks=100)
         optimizer = torch.optim.Adam(learner.parameters(), case.lr)
-        for _ in train(
-            learner,
-            case.tasks,
-            optimizer,
-            steps=case.steps,
-            meta_batch_size=case.meta_batch_size,
-            seed=seed,
-        ):
-            pass
+        list(
+            train(
+                learner,
+                case.tasks,
+                optimizer,
+                steps=case.steps,
+                meta_batch_size=case.meta_batch_size,
+                seed=seed,
+            )
+        )
         change = evaluate(learner, case.tasks, n_tasks=100).paired_difference(before)
-        _require(_gain(learner, change) > change.interval, f"seed {seed}: {change}")
+        require(_gain(learner, change) > change.interval, f"seed {seed}: {change}")
 
 
 CHECKS: tuple[Callable[[Case], None], ...] = (
@@ -519,15 +521,10 @@ class Lines(TaskDistribution):
         return {**super().card(), "shots": self.shots, "queries": self.queries}
 
 
-def _require(condition: Any, sentence: str) -> None:
-    if not condition:
-        raise AssertionError(f"{sentence}.")
-
-
 def _require_same(a: Any, b: Any, sentence: str, *, exactly: bool = False) -> None:
     rtol, atol = (0.0, 0.0) if exactly else (1e-7, 1e-9)
     for x, y in zip(leaves(_as_tree(a)), leaves(_as_tree(b)), strict=True):
-        _require(x.shape == y.shape, f"{sentence}: {tuple(x.shape)} and {tuple(y.shape)}")
+        require(x.shape == y.shape, f"{sentence}: {tuple(x.shape)} and {tuple(y.shape)}")
         if not torch.allclose(x, y, rtol=rtol, atol=atol, equal_nan=True):
             raise AssertionError(
                 f"{sentence}: by up to {(x - y).abs().nan_to_num().max():.2g}."

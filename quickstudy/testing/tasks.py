@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from quickstudy.core.task import Examples, Task, TaskDistribution
 from quickstudy.core.tree import leaves
+from quickstudy.testing._checks import require, require_traits, run_checks
 
 # a check is no function to call: `check_...` runs it and shows its docstring as the remedy
 __all__ = ["TASK_CHECKS", "TaskCase", "TaskTrait", "check_tasks"]
@@ -49,17 +50,7 @@ def check_tasks(
         ...     print(str(error).split(":")[0])
         Lines fails `labels_are_one_hot`
     """
-    case = TaskCase(tasks, declared, n_tasks)
-    for check in TASK_CHECKS:
-        try:
-            with torch.random.fork_rng():
-                check(case)
-        except Exception as error:
-            remedy = " ".join((check.__doc__ or "").split())
-            raise AssertionError(
-                f"{type(tasks).__name__} fails `{check.__name__}`: {error}\n"
-                f"What must hold: {remedy}"
-            ) from error
+    run_checks(TASK_CHECKS, TaskCase(tasks, declared, n_tasks), tasks, error_type=False)
 
 
 @dataclass(frozen=True)
@@ -77,12 +68,7 @@ class TaskCase:
     n_tasks: int = 4
 
     def __post_init__(self) -> None:
-        for trait in self.declared:
-            if trait not in TaskTrait.__args__:
-                raise ValueError(
-                    f"declared={trait!r} is no trait of a task distribution; the traits are: "
-                    f"{', '.join(TaskTrait.__args__)}."
-                )
+        require_traits(self.declared, TaskTrait.__args__, "a task distribution")
 
     def draw(self, seed: int = 0, n_tasks: int | None = None) -> Task[Any]:
         """Draw a batch of tasks from a fresh generator."""
@@ -102,16 +88,16 @@ def one_generator_state_draws_the_same_tasks(case: TaskCase) -> None:
     first = case.draw()
     torch.rand(1)
     other, again = case.draw(1), case.draw()
-    _require(_equal(first, again), "two draws from the same state differ")
+    require(_equal(first, again), "two draws from the same state differ")
     changed = "fixed" in case.declared or not _equal(first, other)
-    _require(changed, "draws from two states are the same")
+    require(changed, "draws from two states are the same")
 
 
 def a_batch_has_the_tasks_asked_for(case: TaskCase) -> None:
     """Every tensor of a batch has the tasks as its first axis. Return tensors (T, N, ...)."""
     for n_tasks in (1, case.n_tasks):
         sizes = {len(leaf) for leaf in leaves(case.draw(0, n_tasks))}
-        _require(sizes == {n_tasks}, f"sample({n_tasks}, ...) draws {sorted(sizes)} tasks")
+        require(sizes == {n_tasks}, f"sample({n_tasks}, ...) draws {sorted(sizes)} tasks")
 
 
 def shapes_agree(case: TaskCase) -> None:
@@ -121,24 +107,24 @@ def shapes_agree(case: TaskCase) -> None:
     for name, examples in case.examples().items():
         x, y, weight = (tuple(leaf.shape) for leaf in examples)
         agree = len(x) > 2 and len(y) == 3 and x[:2] == y[:2] == weight
-        _require(agree, f"{name} have x {x}, y {y} and weight {weight}")
+        require(agree, f"{name} have x {x}, y {y} and weight {weight}")
         columns.add(y[-1])
-    _require(len(columns) < 2, f"support and query set have y of {sorted(columns)} columns")
+    require(len(columns) < 2, f"support and query set have y of {sorted(columns)} columns")
 
 
 def everything_is_finite(case: TaskCase) -> None:
     """No number is infinite or not a number. Look for a division or a logarithm."""
     finite = all(bool(leaf.isfinite().all()) for leaf in leaves(case.draw()))
-    _require(finite, "a batch has numbers that are not finite")
+    require(finite, "a batch has numbers that are not finite")
 
 
 def weights_mark_padding(case: TaskCase) -> None:
     """`weight` is 1 for an example and 0 for padding; every task has a query; y is zero in
     padding. Multiply y by the weight."""
     for name, (_, y, weight) in case.examples().items():
-        _require(((weight == 0) | (weight == 1)).all(), f"{name} have weights besides 0 and 1")
-        _require(not y[weight == 0].any(), f"padding among the {name} has a label")
-        _require(name != "queries" or weight.any(1).all(), "a task has no query")
+        require(((weight == 0) | (weight == 1)).all(), f"{name} have weights besides 0 and 1")
+        require(not y[weight == 0].any(), f"padding among the {name} has a label")
+        require(name != "queries" or weight.any(1).all(), "a task has no query")
 
 
 def labels_are_one_hot(case: TaskCase) -> None:
@@ -150,15 +136,15 @@ def labels_are_one_hot(case: TaskCase) -> None:
         one_hot = ((rows == 0) | (rows == 1)).all() and (total <= 1).all()
         one_hot = one_hot and (name != "queries" or (total == 1).all())
         allowed = "values" in case.declared or one_hot
-        _require(allowed, f"{name} have y with rows other than one-hot")
+        require(allowed, f"{name} have y with rows other than one-hot")
 
 
 def the_card_is_json_and_names_the_tasks(case: TaskCase) -> None:
     """`card` returns JSON, with a name under "tasks". Turn tuples and tensors into lists."""
     card = case.tasks.card()
-    _require(json.loads(json.dumps(card)) == card, f"the card changes as JSON: {card}")
+    require(json.loads(json.dumps(card)) == card, f"the card changes as JSON: {card}")
     name = card.get("tasks")
-    _require(name and isinstance(name, str), f'the card has {name!r} under "tasks"')
+    require(name and isinstance(name, str), f'the card has {name!r} under "tasks"')
 
 
 def to_moves_the_tasks(case: TaskCase) -> None:
@@ -166,20 +152,18 @@ def to_moves_the_tasks(case: TaskCase) -> None:
     change (checked on a GPU where there is one). Move the data set, not the generator."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     moved = copy.deepcopy(case.tasks)
-    _require(moved.to(device) is moved, "`to` does not return the distribution itself")
+    require(moved.to(device) is moved, "`to` does not return the distribution itself")
     batch = TaskCase(moved, n_tasks=case.n_tasks).draw()
     home = tuple(leaf.cpu() for leaf in leaves(batch))
-    _require(_equal(home, tuple(leaves(case.draw()))), f"the tasks differ after to({device!r})")
+    require(_equal(home, tuple(leaves(case.draw()))), f"the tasks differ after to({device!r})")
 
 
 def sampling_leaves_no_trace(case: TaskCase) -> None:
     """Sampling changes neither the card nor torch's global generator."""
     card, state = case.tasks.card(), torch.get_rng_state()
     case.draw()
-    _require(case.tasks.card() == card, "the card is another one after sampling")
-    _require(
-        torch.equal(state, torch.get_rng_state()), "sampling used torch's global generator"
-    )
+    require(case.tasks.card() == card, "the card is another one after sampling")
+    require(torch.equal(state, torch.get_rng_state()), "sampling used torch's global generator")
 
 
 TASK_CHECKS: tuple[Callable[[TaskCase], None], ...] = (
@@ -194,11 +178,6 @@ TASK_CHECKS: tuple[Callable[[TaskCase], None], ...] = (
     sampling_leaves_no_trace,
 )
 """The checks of `check_tasks`."""
-
-
-def _require(condition: Any, sentence: str) -> None:
-    if not condition:
-        raise AssertionError(f"{sentence}.")
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -7,14 +7,9 @@ from torch.nn import functional as F
 
 from quickstudy import SNAIL, Examples, Task
 from quickstudy.core.tree import tree_map
-from quickstudy.learners.amortised.snail import (
-    BLOCKS,
-    Block,
-    CausalAttention,
-    TemporalConvolution,
-    steps_ago,
-)
+from quickstudy.learners.amortised.snail import BLOCKS, steps_ago
 from quickstudy.nets.backbones import MLP
+from quickstudy.nets.temporal import Block, CausalAttention, TemporalConvolution
 from quickstudy.testing.learners import Blobs
 
 pytestmark = pytest.mark.usefixtures("double")

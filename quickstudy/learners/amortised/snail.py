@@ -16,9 +16,7 @@ examples at an odd distance; here it starts at 1. A sequence has one query in th
 all queries run at once and do not see each other, which gives the same predictions.
 """
 
-import math
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +25,7 @@ from torch.nn import functional as F
 from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
-from quickstudy.nets.temporal import CausalAttention, TemporalConvolution
-
-Block: TypeAlias = int | tuple[int, int]
+from quickstudy.nets.temporal import Block, snail_layers
 
 BLOCKS: tuple[Block, ...] = ((64, 32), 128, (256, 128), 128, (512, 256))
 
@@ -71,18 +67,7 @@ class SNAIL(Learner[Examples], Embeds):
     ):
         super().__init__()
         self.embed, self.ways, self.outputs = embed, ways, ways
-        depth = math.ceil(math.log2(max(length, 2)))
-        inputs = width + ways
-        layers: list[nn.Module] = []
-        for block in blocks:
-            if isinstance(block, int):
-                for i in range(depth):
-                    layers.append(TemporalConvolution(inputs, block, dilation=2**i))
-                    inputs += block
-            else:
-                layers.append(CausalAttention(inputs, *block))
-                inputs += block[1]
-        self.layers = nn.ModuleList(layers)
+        self.layers, inputs = snail_layers(width + ways, blocks, length)
         self.head = nn.Linear(inputs, ways)
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:

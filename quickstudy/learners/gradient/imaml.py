@@ -19,9 +19,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, grad_and_value, vjp
+from torch.func import grad, grad_and_value, vjp
 
-from quickstudy.capabilities import DescendsInSteps, HasInitialParams
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import with_gradient
 from quickstudy.core.linear import axpy, conjugate_gradients, dot
@@ -29,10 +28,10 @@ from quickstudy.core.parameters import ParameterSelection, Params, select_parame
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import tree_map
 from quickstudy.inner_loop.descent import descend
-from quickstudy.learner import Learner
+from quickstudy.learners.gradient.descent_learner import DescentLearner
 
 
-class IMAML(Learner[Params], DescendsInSteps, HasInitialParams):
+class IMAML(DescentLearner):
     """The state of a task is the adapted parameters, by name.
 
     The meta-gradient g solves ((1 + cg_damping) I + H / (strength + strength_damping)) g =
@@ -75,12 +74,9 @@ class IMAML(Learner[Params], DescendsInSteps, HasInitialParams):
         adapt_parameters: ParameterSelection = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net = net
-        self.lr, self.steps, self.strength = lr, steps, strength
+        super().__init__(net, steps, adapt_parameters, criterion)
+        self.lr, self.strength, self.strength_damping = lr, strength, strength_damping
         self.cg_steps, self.cg_damping = cg_steps, cg_damping
-        self.strength_damping = strength_damping
-        self.names = frozenset(select_parameters(net, adapt_parameters))
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """Take `steps` of gradient descent on the penalised support loss.
@@ -93,19 +89,15 @@ class IMAML(Learner[Params], DescendsInSteps, HasInitialParams):
         def penalised_loss(params: Params) -> Tensor:
             squares = [(p - initial[name]).square().sum() for name, p in params.items()]
             penalty = self.strength / 2 * torch.stack(squares).sum()
-            return self._loss(params, support) + penalty
+            return self.batch_loss(support, params) + penalty
 
         start = initial if state is None else tree_map(torch.detach, state)
         return descend(penalised_loss, start, lr=self.lr, steps=self.steps, first_order=True)
 
-    def predict(self, state: Params, x: Tensor) -> Tensor:
-        """Return the outputs of the adapted network for `x`."""
-        return functional_call(self.net, state, (x,))
-
     def loss(self, task: Task[Examples]) -> Tensor:
         """Return the query loss of the adapted network, with the implicit gradient."""
-        support_loss = partial(self._loss, examples=task.support)
-        query_loss = partial(self._loss, examples=task.query)
+        support_loss = partial(self.batch_loss, task.support)
+        query_loss = partial(self.batch_loss, task.query)
         strength = self.strength + self.strength_damping
 
         def matrix_product(vector: Params) -> Params:
@@ -125,10 +117,3 @@ class IMAML(Learner[Params], DescendsInSteps, HasInitialParams):
         through_minimum = dot(implicit, grad(support_loss)(params)) / strength
         unadapted = query_loss(params) - through_minimum
         return loss + unadapted - unadapted.detach()
-
-    def initial_params(self) -> Params:
-        """Return the parameters that adaptation changes, by name."""
-        return {name: p for name, p in self.net.named_parameters() if name in self.names}
-
-    def _loss(self, params: Params, examples: Examples) -> Tensor:
-        return self.criterion(self.predict(params, examples.x), examples)

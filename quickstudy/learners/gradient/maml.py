@@ -18,20 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
+from quickstudy.capabilities import Checkpointed
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import (
     ParameterSelection,
     Params,
     parameters_in,
-    select_parameters,
 )
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import InnerOptimizer, descend, steepest_descent
-from quickstudy.learner import Learner
+from quickstudy.learners.gradient.descent_learner import DescentLearner
 
 
-class MAML(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
+class MAML(DescentLearner, Checkpointed):
     """The state of a task is the adapted parameters, by name.
 
     Args:
@@ -72,10 +71,8 @@ class MAML(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
         truncate: int | None = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net = net
-        self.lr, self.steps, self.first_order = lr, steps, first_order
-        self.names = frozenset(select_parameters(net, adapt_parameters))
+        super().__init__(net, steps, adapt_parameters, criterion)
+        self.lr, self.first_order = lr, first_order
         self.optimizer, self.truncate = optimizer, truncate
         self.checkpoint: Checkpoint | None = checkpoint
 
@@ -100,14 +97,6 @@ class MAML(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
             checkpoint=self.checkpoint,
             truncate=self.truncate,
         )
-
-    def predict(self, state: Params, x: Tensor) -> Tensor:
-        """Return the outputs of the adapted network for `x`."""
-        return functional_call(self.net, state, (x,))
-
-    def initial_params(self) -> Params:
-        """Return the parameters that adaptation changes, by name."""
-        return {name: p for name, p in self.net.named_parameters() if name in self.names}
 
 
 def fomaml(net: nn.Module, **settings: Any) -> MAML:

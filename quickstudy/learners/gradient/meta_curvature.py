@@ -16,21 +16,21 @@ as a bias, has a matrix over its only mode as well.
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
+from quickstudy.capabilities import Checkpointed
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import Memory, descend, steepest_descent
-from quickstudy.learner import Learner
+from quickstudy.learners.gradient.descent_learner import DescentLearner
 from quickstudy.learners.gradient.meta_sgd import parameter_tree
 
 
-class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
+class MetaCurvature(DescentLearner, Checkpointed):
     """The state of a task is the adapted parameters, by name.
 
     `curvature` holds the learned matrices by the parameters' names: `head.weight.out`,
@@ -67,16 +67,13 @@ class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialPa
         checkpoint: Checkpoint | None = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net = net
-        self.lr, self.steps, self.first_order = lr, steps, first_order
+        super().__init__(net, steps, adapt_parameters, criterion)
+        self.lr, self.first_order = lr, first_order
         self.checkpoint: Checkpoint | None = checkpoint
-        start = select_parameters(net, adapt_parameters)
-        self.names = frozenset(start)
         self.curvature = parameter_tree(
             {
                 f"{name}.{mode}": torch.eye(size, dtype=p.dtype, device=p.device)
-                for name, p in start.items()
+                for name, p in self.initial_params().items()
                 for mode, size in modes(p).items()
             }
         )
@@ -87,27 +84,15 @@ class MetaCurvature(Learner[Params], Checkpointed, DescendsInSteps, HasInitialPa
         Descent starts from `state`, or from the learned initialisation.
         """
 
-        def support_loss(fast: Params) -> Tensor:
-            return self.criterion(self.predict(fast, support.x), support)
-
-        start = self.initial_params() if state is None else state
         return descend(
-            support_loss,
-            start,
+            partial(self.batch_loss, support),
+            self.initial_params() if state is None else state,
             lr=self.lr,
             steps=self.steps,
             first_order=self.first_order,
             optimizer=steepest_descent._replace(update=self.update),
             checkpoint=self.checkpoint,
         )
-
-    def predict(self, state: Params, x: Tensor) -> Tensor:
-        """Return the outputs of the adapted network for `x`."""
-        return functional_call(self.net, state, (x,))
-
-    def initial_params(self) -> Params:
-        """Return the parameters that adaptation changes, by name."""
-        return {name: p for name, p in self.net.named_parameters() if name in self.names}
 
     def update(self, grads: Params, memory: Memory) -> tuple[Params, Memory]:
         """Return the transformed gradients: the `update` of an `InnerOptimizer`."""

@@ -10,19 +10,20 @@ $$\min_{\theta, \alpha} \; \mathbb{E}_\tau \; L^q_\tau(\phi_\tau), \qquad
 Differs from the paper: nothing. With equal and fixed rates it is MAML.
 """
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from functools import partial
 
-from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
+import torch
+from torch import nn
+
+from quickstudy.capabilities import Checkpointed
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
-from quickstudy.learner import Learner
+from quickstudy.learners.gradient.descent_learner import DescentLearner
 
 
-class MetaSGD(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
+class MetaSGD(DescentLearner, Checkpointed):
     """The state of a task is the adapted parameters, by name.
 
     `rates` holds a learned rate for every entry of every adapted parameter, with the same names
@@ -59,13 +60,13 @@ class MetaSGD(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
         checkpoint: Checkpoint | None = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net = net
-        self.steps, self.first_order = steps, first_order
+        super().__init__(net, steps, adapt_parameters, criterion)
+        self.first_order = first_order
         self.checkpoint: Checkpoint | None = checkpoint
-        start = select_parameters(net, adapt_parameters)
         rate = torch.empty(()).uniform_(*lr).item()
-        self.rates = parameter_tree({n: torch.full_like(p, rate) for n, p in start.items()})
+        self.rates = parameter_tree(
+            {name: torch.full_like(p, rate) for name, p in self.initial_params().items()}
+        )
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """Take `steps` of gradient descent on the support set.
@@ -73,28 +74,14 @@ class MetaSGD(Learner[Params], Checkpointed, DescendsInSteps, HasInitialParams):
         Descent starts from `state`, or from the learned initialisation.
         """
 
-        def support_loss(fast: Params) -> Tensor:
-            return self.criterion(self.predict(fast, support.x), support)
-
-        rates = dict(self.rates.named_parameters())
-        start = self.initial_params() if state is None else state
         return descend(
-            support_loss,
-            start,
-            lr=rates,
+            partial(self.batch_loss, support),
+            self.initial_params() if state is None else state,
+            lr=dict(self.rates.named_parameters()),
             steps=self.steps,
             first_order=self.first_order,
             checkpoint=self.checkpoint,
         )
-
-    def predict(self, state: Params, x: Tensor) -> Tensor:
-        """Return the outputs of the adapted network for `x`."""
-        return functional_call(self.net, state, (x,))
-
-    def initial_params(self) -> Params:
-        """Return the parameters that adaptation changes, by name; each has a rate."""
-        rates = dict(self.rates.named_parameters())
-        return {name: p for name, p in self.net.named_parameters() if name in rates}
 
 
 def parameter_tree(values: Params) -> nn.Module:

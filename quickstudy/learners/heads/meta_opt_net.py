@@ -25,7 +25,15 @@ from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
-from quickstudy.learners.heads.r2d2 import R2D2, BaseLearner, FittedHead, fit, ridge, scores
+from quickstudy.learners.heads.r2d2 import (
+    R2D2,
+    BaseLearner,
+    FittedHead,
+    fit,
+    identity_matrix,
+    ridge,
+    scores,
+)
 
 
 def svm(examples: Examples, C: float = 0.1, steps: int = 15) -> Tensor:
@@ -133,7 +141,7 @@ class _Newton(NamedTuple):
 def _newton(gram: Tensor, d: Tensor) -> _Newton:
     # scale to eigenvalues of at least 1: entries of d range from nearly 0 to nearly infinite
     root = d.rsqrt()
-    scaled = torch.addcmul(_eye(gram), root[..., None] * root[..., None, :], gram)
+    scaled = torch.addcmul(identity_matrix(gram), root[..., None] * root[..., None, :], gram)
     factor = torch.linalg.cholesky_ex(scaled)[0]
     half = torch.linalg.solve_triangular(factor, root.diag_embed(), upper=False)
     inverse = half.mT @ half
@@ -148,7 +156,7 @@ def _solve(gram: Tensor, y: Tensor, cost: Tensor, steps: int) -> tuple[Tensor, _
     """
     eps = torch.finfo(gram.dtype).eps
     rounding = 4 * eps * len(gram) * gram.diagonal().max()
-    gram = gram + rounding * _eye(gram)  # positive definite in spite of rounding
+    gram = gram + rounding * identity_matrix(gram)  # positive definite in spite of rounding
     smallest_gap = max(eps, 1e-12)  # of p * slack: at 0 a singular gram has no gradient
     p = torch.full_like(y, 1 / len(y))
     grad = (p - y) @ gram + cost
@@ -174,7 +182,3 @@ def _solve(gram: Tensor, y: Tensor, cost: Tensor, steps: int) -> tuple[Tensor, _
 def _length(p: Tensor, dp: Tensor, slack: Tensor, ds: Tensor, share: float) -> Tensor:
     """Return `share` of the step length that keeps both positive, at most 1."""
     return share / (-torch.minimum(dp / p, ds / slack)).amax().clamp_min(share)
-
-
-def _eye(gram: Tensor) -> Tensor:
-    return torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

@@ -16,7 +16,6 @@ one is appended to every embedding, so the intercept is penalised like other wei
 is D wide where D is smaller; LR-D2 with several classes fits each class against the others.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.linear import without_autocast
+from quickstudy.core.parameters import log_parameter
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 
@@ -80,7 +80,7 @@ class R2D2(Learner[FittedHead], Embeds):
     ):
         super().__init__(criterion)
         self.embed = embed
-        self.log_penalty = _log(penalty)
+        self.log_penalty = log_parameter("penalty", penalty)
         self.scale = nn.Parameter(torch.tensor(scale))
         self.shift = nn.Parameter(torch.tensor(0.0))
 
@@ -115,7 +115,7 @@ class LRD2(Learner[FittedHead], Embeds):
     def __init__(self, embed: nn.Module, *, penalty: float = 50.0, steps: int = 5):
         super().__init__()
         self.embed, self.steps = embed, steps
-        self.log_penalty = _log(penalty)
+        self.log_penalty = log_parameter("penalty", penalty)
 
     def adapt(self, support: Examples, state: FittedHead | None = None) -> FittedHead:
         """Fit logistic regression to the examples and those of `state`."""
@@ -141,8 +141,8 @@ def ridge(examples: Examples, penalty: float | Tensor) -> Tensor:
     x, weight = examples.x, examples.weight[:, None]
     wy = weight * examples.y
     if len(x) <= x.shape[1]:
-        return x.T @ torch.linalg.solve(weight * (x @ x.T) + penalty * _eye(x, 0), wy)
-    return torch.linalg.solve(x.T @ (weight * x) + penalty * _eye(x, 1), x.T @ wy)
+        return x.T @ torch.linalg.solve(weight * (x @ x.T) + penalty * identity_matrix(x), wy)
+    return torch.linalg.solve(x.T @ (weight * x) + penalty * identity_matrix(x, 1), x.T @ wy)
 
 
 def logistic(examples: Examples, penalty: float | Tensor, steps: int) -> Tensor:
@@ -158,7 +158,7 @@ def logistic(examples: Examples, penalty: float | Tensor, steps: int) -> Tensor:
         tensor([[1.]])
     """
     x, y, weight = examples.x, examples.y.T, examples.weight
-    gram, ridge = x @ x.T, penalty * _eye(x, 0)  # (S, S)
+    gram, ridge = x @ x.T, penalty * identity_matrix(x)  # (S, S)
     dual = torch.zeros_like(y)  # (C, S)  W is x.T @ dual.T
     for _ in range(steps):
         p = (dual @ gram).sigmoid()
@@ -215,11 +215,13 @@ def append_one(x: Tensor) -> Tensor:
     return torch.cat([x, torch.ones_like(x[:, :1])], 1)
 
 
-def _eye(x: Tensor, axis: int) -> Tensor:
+def identity_matrix(x: Tensor, axis: int = 0) -> Tensor:
+    """Return the identity matrix of the size of an axis of `x`.
+
+    Examples:
+        >>> import torch
+        >>> identity_matrix(torch.zeros(2, 3))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
     return torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
-
-
-def _log(penalty: float) -> nn.Parameter:
-    if not (penalty > 0 and math.isfinite(penalty)):
-        raise ValueError(f"penalty={penalty}: give a positive number.")
-    return nn.Parameter(torch.tensor(math.log(penalty)))

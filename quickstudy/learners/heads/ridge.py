@@ -9,7 +9,6 @@ Differs from R2-D2: an unpenalised intercept replaces the scale and shift of the
 linear system is D wide, not S, because its matrices are sums over examples.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import Criterion, squared_error
+from quickstudy.core.parameters import log_parameter
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 
@@ -63,10 +63,7 @@ class RidgeRegression(Learner[RidgeState], Embeds):
         self, embed: nn.Module, *, penalty: float = 1.0, criterion: Criterion = squared_error
     ):
         super().__init__(criterion)
-        if not (penalty > 0 and math.isfinite(penalty)):
-            raise ValueError(f"penalty={penalty}: give a positive number.")
-        self.embed = embed
-        self.log_penalty = nn.Parameter(torch.tensor(math.log(penalty)))
+        self.embed, self.log_penalty = embed, log_parameter("penalty", penalty)
 
     def adapt(self, support: Examples, state: RidgeState | None = None) -> RidgeState:
         """Merge the moments of the examples with those of `state`."""

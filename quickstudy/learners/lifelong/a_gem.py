@@ -100,10 +100,9 @@ class AGEM(NetLearner[AGEMState], HasMemorySize):
 
     def adapt(self, support: Examples, state: AGEMState | None = None) -> AGEMState:
         """Return the parameters after an experience, and the memory with its examples."""
-        if state is None:
-            buffer = empty_buffer(support, self.memory_size)
-            state = AGEMState(self.initial_params(), buffer)
-        params, buffer = state
+        params, buffer = state or AGEMState(
+            self.initial_params(), empty_buffer(support, self.memory_size)
+        )
         batches = list(minibatches(support, self.batch_size))
         for salt, new in enumerate(batches * self.epochs, 1):
             old = sample(buffer, self.replay_batch_size, salt=salt)

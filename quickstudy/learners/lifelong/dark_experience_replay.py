@@ -130,10 +130,10 @@ class DarkExperienceReplay(NetLearner[DERState], HasMemorySize):
 
     def adapt(self, support: Examples, state: DERState | None = None) -> DERState:
         """Return the parameters after an experience, and the memory with its examples."""
-        if state is None:
-            buffer = empty_buffer(LabelledLogits(support, support.y), self.memory_size)
-            state = DERState(self.initial_params(), buffer)
-        params, buffer = state
+        params, buffer = state or DERState(
+            self.initial_params(),
+            empty_buffer(LabelledLogits(support, support.y), self.memory_size),
+        )
         later_steps = 0  # after the first pass, in which nothing is added to the memory
         for epoch in range(self.epochs):
             for new in minibatches(support, self.batch_size):

@@ -27,6 +27,7 @@ from torch.func import grad, jacrev, vmap
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.lifelong.net_learner import NetLearner
 from quickstudy.learners.lifelong.replay_buffer import any_weight, minibatches, sgd_step
 
@@ -113,12 +114,11 @@ class EWC(NetLearner[EWCState]):
         """Return the parameters after an experience, and the penalty for the next."""
         if state is None:
             params = self.initial_params()
-            zero = {name: torch.zeros_like(p) for name, p in params.items()}
+            zero = tree_map(torch.zeros_like, params)
             state = EWCState(params, zero, zero)
         params, precision, pull = state
-        for _ in range(self.epochs):
-            for batch in minibatches(support, self.batch_size):
-                params = sgd_step(partial(self.objective, batch, state), params, self.lr)
+        for batch in list(minibatches(support, self.batch_size)) * self.epochs:
+            params = sgd_step(partial(self.objective, batch, state), params, self.lr)
         fisher = self.fisher(support, params)
         if self.decay is None:
             precision = {k: p + fisher[k] for k, p in precision.items()}
@@ -158,7 +158,7 @@ class EWC(NetLearner[EWCState]):
             h = jacrev(grad(loss))(z)  # (C, C)
             return {name: (j * torch.tensordot(h, j, 1)).sum(0) for name, j in jacobian.items()}
 
-        total = {name: torch.zeros_like(p) for name, p in params.items()}
+        total = tree_map(torch.zeros_like, params)
         for batch in minibatches(examples, self.fisher_batch):
             each = vmap(fisher_of_one, randomness="different")(batch.x, batch.y)
             total = {

@@ -100,10 +100,9 @@ class ExperienceReplay(NetLearner[ExperienceReplayState], HasMemorySize):
         self, support: Examples, state: ExperienceReplayState | None = None
     ) -> ExperienceReplayState:
         """Return the parameters after an experience, and the memory with its examples."""
-        if state is None:
-            buffer = empty_buffer(support, self.memory_size)
-            state = ExperienceReplayState(self.initial_params(), buffer)
-        params, buffer = state
+        params, buffer = state or ExperienceReplayState(
+            self.initial_params(), empty_buffer(support, self.memory_size)
+        )
         later_steps = 0  # after the first pass, in which nothing is added to the memory
         for epoch in range(self.epochs):
             for new in minibatches(support, self.batch_size):

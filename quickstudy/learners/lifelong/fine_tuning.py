@@ -49,7 +49,6 @@ class FineTuning(NetLearner[Params]):
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """Return the parameters after an experience."""
         params = self.initial_params() if state is None else state
-        for _ in range(self.epochs):
-            for batch in minibatches(support, self.batch_size):
-                params = sgd_step(partial(self.batch_loss, batch), params, self.lr)
+        for batch in list(minibatches(support, self.batch_size)) * self.epochs:
+            params = sgd_step(partial(self.batch_loss, batch), params, self.lr)
         return params

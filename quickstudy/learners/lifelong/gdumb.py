@@ -27,7 +27,7 @@ from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
 from quickstudy.learners.lifelong.net_learner import NetLearner
-from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd_step, shuffled
+from quickstudy.learners.lifelong.replay_buffer import sgd_step, shuffled_minibatches
 
 EMPTY_FIRST = 2.0  # the priority of the first empty place, above all uniform numbers
 
@@ -115,14 +115,11 @@ class GDumb(NetLearner[GDumbState], HasMemorySize):
         memory = greedy(memory, support)
         params = self.initial_params()
         steps = self.epochs * math.ceil(self.memory_size / self.batch_size)
-        step = 0
-        for epoch in range(self.epochs):
-            key = torch.tensor(epoch, device=support.x.device)
-            for batch in minibatches(shuffled(memory.examples, key), self.batch_size):
-                cosine = (1 + math.cos(math.pi * step / steps)) / 2
-                lr = self.last + (self.lr - self.last) * cosine
-                params = sgd_step(partial(self.batch_loss, batch), params, lr)
-                step += 1
+        batches = shuffled_minibatches(memory.examples, self.batch_size, self.epochs)
+        for step, batch in enumerate(batches):
+            cosine = (1 + math.cos(math.pi * step / steps)) / 2
+            lr = self.last + (self.lr - self.last) * cosine
+            params = sgd_step(partial(self.batch_loss, batch), params, lr)
         return GDumbState(params, memory)
 
 

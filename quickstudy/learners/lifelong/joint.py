@@ -8,12 +8,10 @@ stream, so this is a bound and no practical method.
 from functools import partial
 from typing import NamedTuple
 
-import torch
-
 from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples
 from quickstudy.learners.lifelong.net_learner import NetLearner
-from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd_step, shuffled
+from quickstudy.learners.lifelong.replay_buffer import sgd_step, shuffled_minibatches
 
 
 class JointState(NamedTuple):
@@ -59,8 +57,6 @@ class Joint(NetLearner[JointState]):
         """Return all examples so far, and the parameters after training on them."""
         examples = support if state is None else Examples.cat(state.examples, support)
         params = self.initial_params()
-        for epoch in range(self.epochs):
-            mixed = shuffled(examples, torch.tensor(epoch, device=examples.x.device))
-            for batch in minibatches(mixed, self.batch_size):
-                params = sgd_step(partial(self.batch_loss, batch), params, self.lr)
+        for batch in shuffled_minibatches(examples, self.batch_size, self.epochs):
+            params = sgd_step(partial(self.batch_loss, batch), params, self.lr)
         return JointState(params, examples)

@@ -89,9 +89,7 @@ class LearningWithoutForgetting(NetLearner[LwFState]):
 
     def adapt(self, support: Examples, state: LwFState | None = None) -> LwFState:
         """Return the parameters after an experience, and the classes up to then."""
-        if state is None:
-            classes = torch.zeros_like(support.y[:1]).sum(0)
-            state = LwFState(self.initial_params(), classes)
+        state = state or LwFState(self.initial_params(), torch.zeros_like(support.y[:1]).sum(0))
         params, classes = state
         recorded = [
             (new, self.predict(state, new.x)) for new in minibatches(support, self.batch_size)

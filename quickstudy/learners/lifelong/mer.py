@@ -100,10 +100,9 @@ class MER(NetLearner[MERState], HasMemorySize):
 
     def adapt(self, support: Examples, state: MERState | None = None) -> MERState:
         """Return the parameters after an experience, and the memory with its examples."""
-        if state is None:
-            buffer = empty_buffer(support, self.memory_size)
-            state = MERState(self.initial_params(), buffer)
-        params, buffer = state
+        params, buffer = state or MERState(
+            self.initial_params(), empty_buffer(support, self.memory_size)
+        )
         for new in minibatches(support, 1):
             before_batches = params
             for number in range(1, self.n_batches + 1):

@@ -93,6 +93,22 @@ def shuffled(examples: Examples, key: Tensor) -> Examples:
     return examples.take(position.argsort(stable=True))
 
 
+def shuffled_minibatches(examples: Examples, size: int, epochs: int) -> Iterator[Examples]:
+    """Yield mini-batches of the examples, in another order in each epoch.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> x = torch.arange(3.0)[:, None]
+        >>> batches = shuffled_minibatches(Examples(x, x, torch.ones(3)), size=2, epochs=2)
+        >>> [len(batch.x) for batch in batches]
+        [2, 1, 2, 1]
+    """
+    for epoch in range(epochs):
+        key = torch.tensor(epoch, device=examples.x.device)
+        yield from minibatches(shuffled(examples, key), size)
+
+
 def empty_buffer(like: Rows, memory_size: int) -> Buffer[Rows]:
     """Return a buffer with M = `memory_size` empty places for examples of these shapes.
 

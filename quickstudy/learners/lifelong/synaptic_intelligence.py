@@ -26,6 +26,7 @@ from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import gradient
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import tree_map
 from quickstudy.learners.lifelong.net_learner import NetLearner
 from quickstudy.learners.lifelong.replay_buffer import any_weight, minibatches
 
@@ -93,22 +94,18 @@ class SynapticIntelligence(NetLearner[SIState]):
 
     def adapt(self, support: Examples, state: SIState | None = None) -> SIState:
         """Return the parameters after an experience, and their importance so far."""
-        if state is None:
-            params = self.initial_params()
-            state = SIState(params, {name: torch.zeros_like(p) for name, p in params.items()})
-        before, importance = state
-        params = before
-        gain = {name: torch.zeros_like(p) for name, p in before.items()}  # ω
-        for _ in range(self.epochs):
-            for batch in minibatches(support, self.batch_size):
-                grads = gradient(partial(self.batch_loss, batch))(params)
-                stiffness = 2 * self.si_lambda * any_weight(batch)  # padding moves nothing
-                steps = {
-                    name: -self.lr * (g + stiffness * importance[name] * (p - before[name]))
-                    for (name, p), g in zip(params.items(), grads.values(), strict=True)
-                }
-                gain = {name: g - grads[name] * steps[name] for name, g in gain.items()}
-                params = {name: p + steps[name] for name, p in params.items()}
+        params = before = self.initial_params() if state is None else state.params
+        gain = tree_map(torch.zeros_like, before)  # ω
+        importance = gain if state is None else state.importance
+        for batch in list(minibatches(support, self.batch_size)) * self.epochs:
+            grads = gradient(partial(self.batch_loss, batch))(params)
+            stiffness = 2 * self.si_lambda * any_weight(batch)  # padding moves nothing
+            steps = {
+                name: -self.lr * (g + stiffness * importance[name] * (p - before[name]))
+                for (name, p), g in zip(params.items(), grads.values(), strict=True)
+            }
+            gain = {name: g - grads[name] * steps[name] for name, g in gain.items()}
+            params = tree_map(torch.add, params, steps)
         importance = {
             name: (old + gain[name] / ((params[name] - before[name]).square() + self.damping))
             .clamp_min(0)

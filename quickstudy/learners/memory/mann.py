@@ -45,11 +45,6 @@ def least_used(usage: Tensor, number: int) -> Tensor:
     return (slots[..., None] == torch.arange(usage.shape[-1], device=usage.device)).to(usage)
 
 
-def _sequence(task: Task[Examples]) -> Examples:
-    """Concatenate the support set and the query set."""
-    return Examples.cat(task.support, task.query)
-
-
 class LRUAState(NamedTuple):
     """The state of `LRUA` after a step.
 
@@ -211,7 +206,7 @@ class MANN(Learner[MANNState], Embeds, HasAttentionWeights):
 
     def loss(self, task: Task[Examples]) -> Tensor:
         """Return the criterion on support and query set; a label is predicted, then shown."""
-        sequence = _sequence(task)
+        sequence = Examples.cat(task.support, task.query)
         return self.criterion(torch.stack(self.unroll(sequence)[0]), sequence)
 
     def unroll(
@@ -244,9 +239,13 @@ class MANN(Learner[MANNState], Embeds, HasAttentionWeights):
         """
         if not isinstance(self.cell, LRUA):
             return {}
-        states = [state.cell for state in self.unroll(_sequence(task))[1][1:]]
+        _, (_, *states) = self.unroll(Examples.cat(task.support, task.query))
         weights = {}
         for head in range(self.cell.heads):
-            weights[f"read head {head + 1}"] = torch.stack([s.reading[head] for s in states])
-            weights[f"write head {head + 1}"] = torch.stack([s.writing[head] for s in states])
+            weights[f"read head {head + 1}"] = torch.stack(
+                [s.cell.reading[head] for s in states]
+            )
+            weights[f"write head {head + 1}"] = torch.stack(
+                [s.cell.writing[head] for s in states]
+            )
         return weights

@@ -127,8 +127,7 @@ class MemoryNetwork(Learner[MemoryNetworkState], ComparesEmbeddings, HasAttentio
         query, layers, weight, _ = self.attend(state, x, linear=linear)
         if self.answer is not None:
             return self.answer(query)
-        score = self.similarity(query, layers[-1])
-        return log_votes(score, state.y * weight[:, None])
+        return log_votes(self.similarity(query, layers[-1]), state.y * weight[:, None])
 
     def attend(
         self, state: MemoryNetworkState, x: Tensor, *, linear: bool = False
@@ -156,8 +155,7 @@ class MemoryNetwork(Learner[MemoryNetworkState], ComparesEmbeddings, HasAttentio
 
         The first S rows map each support example to its own memory.
         """
-        state = self.adapt(task.support)
-        query, layers, weight, hops = self.attend(state, task.query.x)
+        query, layers, weight, hops = self.attend(self.adapt(task.support), task.query.x)
         if self.answer is None:
             hops.append(attention(self.similarity(query, layers[-1]), weight))
         identity = torch.eye(len(weight)).to(query)

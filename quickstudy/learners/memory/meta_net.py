@@ -167,6 +167,7 @@ class MetaNet(Learner[MetaNetState], HasAttentionWeights):
         """Return W of the layers that have fast weights too."""
         return self.first.weight, self.second.weight
 
+    @torch.no_grad()
     def example_grads(
         self, net: Callable[..., Tensor], slow: Any, inputs: Tensor, examples: Examples
     ) -> Any:
@@ -180,8 +181,7 @@ class MetaNet(Learner[MetaNetState], HasAttentionWeights):
             example = Examples(row[None], y[None], y.new_ones(1))
             return self.criterion(net(slow, row[None]), example)
 
-        with torch.no_grad():
-            return vmap(grad(loss), (None, 0, 0))(slow, inputs, examples.y)
+        return vmap(grad(loss), (None, 0, 0))(slow, inputs, examples.y)
 
     def generate_representation(self, grads: Tensor, weight: Tensor) -> Tensor:
         """Apply d to gradients (S, hidden, width), one after the other; return Q*."""

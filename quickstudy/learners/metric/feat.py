@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.prototypes import Prototypes, class_sums
+from quickstudy.core.prototypes import Prototypes, class_logits, class_sums
 from quickstudy.core.similarity import squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
@@ -90,13 +90,14 @@ class FEAT(Learner[Prototypes], Embeds):
 
     def _query_logits(self, state: Prototypes, embedded: Tensor) -> Tensor:
         adapted = self.set_to_set(state.means, state.sizes > 0)  # (C, D)
-        return _logits(embedded, adapted, state.sizes) / self.temperature
+        logits = -squared_distance(embedded, adapted) / self.temperature
+        return logits.masked_fill(state.sizes == 0, -torch.inf)
 
     def _contrast_logits(self, embedded: Examples) -> Tensor:
         """Return logits (N, C) from class means; each class is adapted as its own set."""
         same = (embedded.y @ embedded.y.T > 0) & (embedded.weight > 0)  # (N, N)
         adapted = class_sums(self.set_to_set(embedded.x, same), embedded)
-        return _logits(embedded.x, adapted.means, adapted.sizes) / self.contrast_temperature
+        return class_logits(embedded.x, adapted) / self.contrast_temperature
 
 
 class SetToSet(nn.Module):
@@ -128,7 +129,3 @@ class SetToSet(nn.Module):
         scores = self.query(x) @ self.key(x).T / x.shape[-1] ** 0.5  # (N, N)
         attention = scores.masked_fill(~mask, -torch.inf).softmax(-1)
         return self.norm(x + self.dropout(self.out(attention @ self.value(x))))
-
-
-def _logits(embedded: Tensor, means: Tensor, sizes: Tensor) -> Tensor:
-    return -squared_distance(embedded, means).masked_fill(sizes == 0, torch.inf)  # (N, C)

@@ -58,9 +58,7 @@ class RelationReasoning(Learner[Examples], Embeds):
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
         """Embed the examples and append them to those of `state`."""
         new = support._replace(x=self.embed(support.x))
-        if state is None:
-            return new
-        return Examples.cat(state, new)
+        return new if state is None else Examples.cat(state, new)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Return logits (Q, C); -inf for a class without examples."""

@@ -71,7 +71,7 @@ class SiameseNetwork(
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
         """Embed the examples and append them to those of `state`."""
         new = support._replace(x=self.embed(support.x))
-        return new if state is None else _union(state, new)
+        return new if state is None else Examples.cat(state, new)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Return the mean similarity to the examples of each class: logits (Q, C).
@@ -87,7 +87,7 @@ class SiameseNetwork(
 
     def loss(self, task: Task[Examples]) -> Tensor:
         """Return the `objective` of the support and query set together."""
-        x, y, weight = _union(task.support, task.query)
+        x, y, weight = Examples.cat(task.support, task.query)
         embedded = self.embed(x)
         if self.objective is not None:
             return self.objective(embedded, y, weight)
@@ -190,7 +190,3 @@ def triplet_siamese(
     objective = partial(losses.triplet, margin=margin, miner=miner)
     unit = nn.Sequential(embed, L2Normalize())
     return SiameseNetwork(unit, negative_squared_distance, objective)
-
-
-def _union(a: Examples, b: Examples) -> Examples:
-    return Examples.cat(a, b)

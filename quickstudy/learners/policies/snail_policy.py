@@ -15,9 +15,8 @@ Differs from the paper: PPO is the outer algorithm, where the paper has TRPO, an
 second head of the policy's net.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +26,10 @@ from quickstudy.core.tree import tree_map
 from quickstudy.environments.actions import action_distribution
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Episodes, PolicyInput
-from quickstudy.nets.temporal import CausalAttention, TemporalConvolution
+from quickstudy.nets.temporal import Block, snail_layers
 from quickstudy.rl.actor import Actor
 from quickstudy.rl.ppo import PPOSettings, Schedule, StepRecord, ppo
 from quickstudy.rl.trials import flatten_episodes, policy_features
-
-Block: TypeAlias = int | tuple[int, int]
 
 
 class Memory(NamedTuple):
@@ -97,15 +94,7 @@ class SNAILPolicy(Actor):
         self.length, self.actions = length, action_distribution(environment)
         inputs = environment.observation_size + environment.action_size + 2
         self.observation_layer = nn.Linear(inputs, width)
-        self.layers, inputs = nn.ModuleList(), width
-        for block in blocks:
-            if isinstance(block, int):
-                for i in range(math.ceil(math.log2(max(reach or length, 2)))):
-                    self.layers.append(TemporalConvolution(inputs, block, dilation=2**i))
-                    inputs += block
-            else:
-                self.layers.append(CausalAttention(inputs, *block))
-                inputs += block[1]
+        self.layers, inputs = snail_layers(width, blocks, reach or length)
         self.policy = nn.Linear(inputs, self.actions.outputs)
         self.value = nn.Linear(inputs, 1)
         self.schedules = discount, gae_lambda, clip, value_coef, entropy_coef

@@ -55,9 +55,7 @@ class TransductiveFineTuning(Learner[Examples]):
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
         """Append the examples to those of `state`."""
-        if state is None:
-            return support
-        return Examples.cat(state, support)
+        return support if state is None else Examples.cat(state, support)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Return logits (Q, C) of the net fine-tuned to support set and queries.
@@ -74,10 +72,9 @@ class TransductiveFineTuning(Learner[Examples]):
             entropy = conditional_entropy(logits(params, x).softmax(-1))
             return self.criterion(logits(params, state.x), state) + entropy
 
-        start = self._start(state)
         fast = descend(
             objective,
-            start,
+            self._start(state),
             lr=self.lr,
             steps=self.steps,
             optimizer=adam(),
