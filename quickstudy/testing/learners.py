@@ -99,17 +99,7 @@ class Case:
     lr: float = 1e-2
 
     def __post_init__(self) -> None:
-<<<<<<< HEAD
-        traits = Trait.__args__
-        for trait in self.declared:
-            if trait not in traits:
-                raise ValueError(
-                    f"declared={trait!r} is no trait of a learner; the traits are: "
-                    f"{', '.join(traits)}."
-                )
-=======
         require_traits(self.declared, Trait.__args__, "a learner")
->>>>>>> shrink_a
 
     def exact(self) -> Learner[Any]:
         """A copy of the learner in float64 and evaluation mode."""
@@ -137,17 +127,10 @@ def gradient_reaches_every_parameter(case: Case) -> None:
     `requires_grad_(False)`."""
     learner = case.exact()
     learner(case.batch()).mean().backward()
-<<<<<<< HEAD
-    grads = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
-    lost = [name for name, grad in grads.items() if grad is None]
-    _require(not lost, f"no gradient reaches {', '.join(lost)}")
-    slopes = {name: grad for name, grad in grads.items() if grad is not None}
-=======
     found = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
     lost = [name for name, slope in found.items() if slope is None]
     require(not lost, f"no gradient reaches {', '.join(lost)}")
     slopes = {name: slope for name, slope in found.items() if slope is not None}
->>>>>>> shrink_a
     broken = [name for name, slope in slopes.items() if not _finite(slope)]
     require(not broken, f"the gradient of {', '.join(broken)} is not finite")
     require(any(slope.any() for slope in slopes.values()), "the whole gradient is zero")
