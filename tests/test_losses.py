@@ -150,6 +150,15 @@ def test_triplets_by_loops():
         assert found.item() == pytest.approx(number)
 
 
+def test_a_negative_as_far_away_as_the_positive_is_not_semi_hard():
+    embeddings, label = torch.tensor([[0.0], [2.0], [-2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
+    square = (embeddings - embeddings.T).square()
+    same, other = losses.pairs(F.one_hot(label).to(embeddings), torch.ones(4))
+    _, weight = losses.semi_hard_triplets(square, same, other)
+    # 0 has its positive at distance 2 and negatives at 2 and 3
+    assert weight[0].nonzero().tolist() == [[1, 3]]
+
+
 def test_center_by_loops():
     embeddings, label = batch()
     centers = torch.randn(4, 5)
