@@ -137,6 +137,8 @@ def _changes(node: Any) -> Iterator[ast.expr]:
                 if name in WITH_AXIS and (moved := _moved(argument)) is not None:
                     changed = [*arguments[:i], moved, *arguments[i + 1 :]]
                     yield ast.Call(ast.Attribute(value, name), changed, keywords)
+        case ast.Attribute(value, "T" | "mT"):
+            yield value
         case ast.Constant(float(value)) if value > 1e-6:
             yield ast.Constant(2 * value)
 
