@@ -188,6 +188,21 @@ def test_centers_move_as_eq_4_says():
     torch.testing.assert_close(found[0], embeddings[label == 0].mean(0).detach())
 
 
+def test_info_nce_weighs_positives_and_anchors_by_loops():
+    label, weight = [0, 0, 0, 1, 1], [1.0, 2.0, 0.5, 3.0, 1.0]
+    unit = F.normalize(torch.randn(5, 3), dim=-1)
+    score = (unit @ unit.T / 0.3).tolist()
+    total = 0.0
+    for a in range(5):
+        others = sum(math.exp(score[a][k]) for k in range(5) if k != a)
+        positives = [p for p in range(5) if p != a and label[p] == label[a]]
+        nats = sum(weight[p] * (math.log(others) - score[a][p]) for p in positives)
+        total += weight[a] * nats / sum(weight[p] for p in positives)
+    y = F.one_hot(torch.tensor(label)).to(unit)
+    result = losses.info_nce(unit, y, torch.tensor(weight), temperature=0.3)
+    assert result.item() == pytest.approx(total / sum(weight))
+
+
 # what all of them obey
 
 
