@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint docs bench results clean
+.PHONY: demo test test-slow mutants lint docs bench results clean
 
 demo: $(READY)
 	$(BIN)/quickstudy demo
@@ -13,6 +13,11 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/pytest -q -m slow
+
+# one operator of the code changed at a time: which changes no test notices; an hour for all,
+# `make mutants FILES=quickstudy/core/losses.py EACH=20` for one file
+mutants: $(READY)
+	$(BIN)/python -m tests.mutation.mutate --each $(or $(EACH),4) $(FILES)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -150,6 +150,15 @@ def test_triplets_by_loops():
         assert found.item() == pytest.approx(number)
 
 
+def test_a_negative_as_far_away_as_the_positive_is_not_semi_hard():
+    embeddings, label = torch.tensor([[0.0], [2.0], [-2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
+    square = (embeddings - embeddings.T).square()
+    same, other = losses.pairs(F.one_hot(label).to(embeddings), torch.ones(4))
+    _, weight = losses.semi_hard_triplets(square, same, other)
+    # 0 has its positive at distance 2 and negatives at 2 and 3
+    assert weight[0].nonzero().tolist() == [[1, 3]]
+
+
 def test_center_by_loops():
     embeddings, label = batch()
     centers = torch.randn(4, 5)
@@ -177,6 +186,21 @@ def test_centers_move_as_eq_4_says():
     for _ in range(100):
         found = losses.update_centers(found, embeddings, y, weight)
     torch.testing.assert_close(found[0], embeddings[label == 0].mean(0).detach())
+
+
+def test_info_nce_weighs_positives_and_anchors_by_loops():
+    label, weight = [0, 0, 0, 1, 1], [1.0, 2.0, 0.5, 3.0, 1.0]
+    unit = F.normalize(torch.randn(5, 3), dim=-1)
+    score = (unit @ unit.T / 0.3).tolist()
+    total = 0.0
+    for a in range(5):
+        others = sum(math.exp(score[a][k]) for k in range(5) if k != a)
+        positives = [p for p in range(5) if p != a and label[p] == label[a]]
+        nats = sum(weight[p] * (math.log(others) - score[a][p]) for p in positives)
+        total += weight[a] * nats / sum(weight[p] for p in positives)
+    y = F.one_hot(torch.tensor(label)).to(unit)
+    result = losses.info_nce(unit, y, torch.tensor(weight), temperature=0.3)
+    assert result.item() == pytest.approx(total / sum(weight))
 
 
 # what all of them obey

@@ -98,6 +98,14 @@ def test_a_right_neighbour_meets_the_query_half_way():
     torch.testing.assert_close(after, memory((20, 1, 0.0), (90, 2, 8.0)))
 
 
+def test_an_empty_slot_is_no_neighbour_of_a_query_that_is_far_from_every_key():
+    before = memory((0, 1, 0.0), (0, 0, 1.0))
+    before.keys[1], before.values[1] = 0, 0  # an empty slot
+    after = write(before, direction(100), torch.eye(3)[1])  # its cosine is below 0
+    torch.testing.assert_close(after.keys, torch.stack([direction(50), torch.zeros(2)]))
+    assert after.ages.tolist() == [0, 2]
+
+
 def test_where_the_neighbour_is_wrong_the_oldest_is_forgotten():
     before = memory((0, 1, 5.0), (90, 2, 7.0), (180, 0, 6.0))
     after = write(before, direction(40), torch.eye(3)[2])  # 0 degrees is nearer than 90

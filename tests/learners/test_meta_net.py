@@ -65,6 +65,18 @@ def test_what_is_written_is_made_of_the_gradient_of_that_example() -> None:
                 torch.testing.assert_close(entry, learner.m(preprocess(g))[0])
 
 
+def test_padding_anywhere_is_not_read() -> None:
+    learner, (support, query) = meta_net(), task()
+    padding = Examples(torch.randn(2, 8), torch.eye(3)[:2], torch.zeros(2))
+    parts = zip(support, padding, strict=True)
+    padded = Examples(*(torch.cat([a[:2], b[:1], a[2:], b[1:]]) for a, b in parts))
+    state, expected = learner.adapt(padded), learner.adapt(support)
+    torch.testing.assert_close(state.representation, expected.representation)
+    torch.testing.assert_close(
+        learner.predict(state, query.x), learner.predict(expected, query.x)
+    )
+
+
 def by_hand(learner: MetaNet, x: Tensor, fast: tuple[Tensor, Tensor]) -> Tensor:
     """The base learner with these fast weights, on one query."""
     h = learner.base(x)

@@ -50,6 +50,18 @@ def test_a_step_may_be_asked_for_alone(learner: SequenceLearner):
     close(learner.predict(state, asked.x[[1, 0]]), whole[[1, 0]])
 
 
+def test_attention_weights_are_those_of_the_cell_at_the_selected_steps():
+    learner = SequenceLearner(MACHINES["ntm"]())
+    cell, (support, query) = learner.cell, task()
+    state, weights = cell.initial_state(), []
+    for x in [*support.x, *torch.zeros(3, 5)]:
+        _, state = cell.step(x, state)
+        weights.append(state.attention_weights)  # (H, M)
+    expected = torch.stack([*weights[:4], weights[6], weights[5]], 1)
+    result = learner.attention_weights(Task(support, query.take([2, 1])))
+    close(torch.stack(list(result.values())), expected)
+
+
 def test_padding_anywhere_is_not_read(learner: SequenceLearner):
     given = task().support
     junk = Examples(torch.randn(2, 5), torch.zeros(2, 4), torch.zeros(2))

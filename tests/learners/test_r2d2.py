@@ -150,6 +150,9 @@ def test_under_autocast_solvers_keep_the_digits(name: str):
 
 
 @pytest.mark.parametrize("make", [R2D2, LRD2])
-def test_a_penalty_that_is_not_positive_is_refused(make: type[R2D2] | type[LRD2]):
+@pytest.mark.parametrize("penalty", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_penalty_that_is_not_positive_is_refused(
+    make: type[R2D2] | type[LRD2], penalty: float
+):
     with pytest.raises(ValueError, match="positive number"):
-        make(nn.Flatten(), penalty=-1.0)
+        make(nn.Flatten(), penalty=penalty)

@@ -86,6 +86,26 @@ def test_a_cluster_about_the_origin_takes_what_is_of_no_class():
     assert means(learner, support) == pytest.approx(expected, rel=1e-12)
 
 
+def test_the_cluster_about_the_origin_takes_squared_lengths_in_space():
+    points = [[3.0, 1.0, 2.0], [0.0, 2.0, 1.0], [1.0, 1.0, 2.0], [0.5, -1.0, 0.0]]
+    support = Examples(
+        torch.tensor(points), torch.tensor([A, B, UNKNOWN, UNKNOWN]), torch.ones(4)
+    )
+    learner = SemiSupervisedPrototypicalNetwork(nn.Flatten(), distractors=True)
+    assert learner.log_radius is not None
+    learner.log_radius.data.fill_(math.log(1.5))
+    sums, sizes = [list(point) for point in points[:2]], [1.0, 1.0]
+    for x in points[2:]:
+        likely = [math.exp(-(math.dist(x, mean) ** 2)) for mean in points[:2]]
+        total = sum(likely) + math.exp(-((math.hypot(*x) / 1.5) ** 2)) / 1.5
+        for c in range(2):
+            sizes[c] += likely[c] / total
+            sums[c] = [s + likely[c] / total * part for s, part in zip(sums[c], x, strict=True)]
+    refined = learner.refined(learner.adapt(support))
+    torch.testing.assert_close(refined.sums, torch.tensor(sums))
+    torch.testing.assert_close(refined.sizes, torch.tensor(sizes))
+
+
 @pytest.mark.parametrize("distractors", [False, True])
 def test_with_labels_only_it_is_a_prototypical_network(distractors: bool):
     support, query = drawn(shots=3)

@@ -169,6 +169,14 @@ def test_rotations_turn_whole_classes(rotations: Any) -> None:
             assert len({turn for _, turn, _ in seen}) == 1
 
 
+@pytest.mark.parametrize("rotations", [None, "classes", "random", "task"])
+def test_tasks_with_their_own_inputs_in_place_are_the_same(rotations: Any) -> None:
+    tasks = FewShot(arrows(), 3, 2, 2, rotations=rotations, normalise=(0.5, 0.25))
+    replaced = tasks.with_inputs(torch.cat(list(tasks.inputs(size=5))))
+    for expected, part in zip(draw(tasks), draw(replaced), strict=True):
+        torch.testing.assert_close(part, expected, rtol=0, atol=0)
+
+
 def test_pixels_are_scaled_normalised_and_augmented() -> None:
     assert draw(FewShot(arrows(), 2, 1, 1)).support.x.max() == 1
     shifted = draw(FewShot(arrows(), 2, 1, 1, normalise=(0.5, 0.25))).support.x
@@ -191,6 +199,7 @@ def test_the_card_tells_the_protocol() -> None:
     [
         ({"ways": 13}, "13 ways were asked for, but the data set has 12 classes"),
         ({"shots": 5, "queries": 5}, "fewer than 5 shots \\+ 5 queries = 10 examples"),
+        ({"shots": (1, 5), "queries": 5}, "fewer than 5 shots \\+ 5 queries = 10 examples"),
         ({"ways": 1}, "ways=1"),
         ({"shots": 0}, "shots=0"),
         ({"shots": (3, 1)}, "in order"),
