@@ -161,8 +161,10 @@ def heading(row: str, report: StreamReport) -> str:
     text = f"{row}: {name}, experience {now} of {scores.shape[-1]}"
     if now and not scores[now, :now].isnan().all():
         mean, new = float(scores[now, :now].nanmean()), float(scores[now, now - 1])
-        text += f", {report.metric} of all so far {format_mean(report.metric, mean)}"
-        text += f", of the last {format_mean(report.metric, new)}"
+        text += (
+            f", {report.metric} of all so far {format_mean(report.metric, mean)}"
+            f", of the last {format_mean(report.metric, new)}"
+        )
     return text
 
 
@@ -174,8 +176,11 @@ def _latest(report: StreamReport) -> tuple[str, int, Tensor]:
     """
     learned = (~report.seconds.isnan()).sum(1)
     current = report.matrix[learned == learned[-1]]
-    several = f"mean of {len(current)} streams"
-    name = several if len(current) > 1 else f"stream {len(report.matrix)}"
+    name = (
+        f"mean of {len(current)} streams"
+        if len(current) > 1
+        else f"stream {len(report.matrix)}"
+    )
     return name, int(learned[-1]), current.mean(0)
 
 

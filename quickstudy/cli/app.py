@@ -99,8 +99,9 @@ def _dispatch(given: list[str]) -> None:
     if name in RECIPE_COMMANDS:
         return command(options[0], options[1:])
     # `--json` alone, without a pair `--no-json`
-    config = (tyro.conf.FlagCreatePairsOff,)
-    tyro.cli(command, prog=f"quickstudy {name}", args=options, config=config)
+    tyro.cli(
+        command, prog=f"quickstudy {name}", args=options, config=(tyro.conf.FlagCreatePairsOff,)
+    )
 
 
 def _load(name: str) -> Callable[..., Any]:

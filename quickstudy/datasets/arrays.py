@@ -145,8 +145,9 @@ def huggingface(
             there = ", ".join(dataset.features)
             raise ValueError(f"{name} has no column {column!r}: it has {there}.")
     pairs = ((row[image], row[label]) for row in dataset)
-    names = getattr(dataset.features[label], "names", None)
-    return _collect(pairs, size, channels, names, name)
+    return _collect(
+        pairs, size, channels, getattr(dataset.features[label], "names", None), name
+    )
 
 
 def _collect(

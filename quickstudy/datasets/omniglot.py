@@ -138,14 +138,18 @@ def omniglot_runs(*, size: Size = 28, root: Path | str | None = None) -> Task[Ex
     support, query, answers = [], [], []
     try:
         for run in range(1, 21):
-            lines = tree[f"run{run:02}/class_labels.txt"].decode().splitlines()
-            pairs = [line.split() for line in lines if line]
+            pairs = [
+                line.split()
+                for line in tree[f"run{run:02}/class_labels.txt"].decode().splitlines()
+                if line
+            ]
             shown = [f"run{run:02}/training/class{c:02}.png" for c in range(1, 21)]
             support.append([_decode(tree[name]) for name in shown])
             query.append([_decode(tree[item]) for item, _ in pairs])
             answers.append([shown.index(answer) for _, answer in pairs])
-        shape = (20, 20, 105, 105)
-        inks = [np.array(part, np.uint8).reshape(shape) for part in (support, query)]
+        inks = [
+            np.array(part, np.uint8).reshape((20, 20, 105, 105)) for part in (support, query)
+        ]
         labels = torch.tensor(answers).view(20, 20)
     except (KeyError, ValueError, OSError, SyntaxError) as error:
         raise damaged(path, error) from error
@@ -163,8 +167,9 @@ def _assign(drawings: Drawings, convention: Convention) -> list[list[int]]:
     """The class indices of train, validation and test."""
     alphabet = drawings.alphabet
     if convention == "vinyals":
-        text = files("quickstudy.datasets").joinpath("omniglot_vinyals.json").read_text()
-        lists = json.loads(text)
+        lists = json.loads(
+            files("quickstudy.datasets").joinpath("omniglot_vinyals.json").read_text()
+        )
         mark = [lists[a][c - 1] for a, c in zip(alphabet, drawings.character, strict=True)]
         masks = [np.array(mark) == m for m in "tve"]
     elif convention == "lake":
@@ -181,8 +186,7 @@ def _assign(drawings: Drawings, convention: Convention) -> list[list[int]]:
 
 
 def _read(root: Path | str | None, size: Size) -> Drawings:
-    file = f"omniglot_{size}.npz"
-    found = [folder / "omniglot" / file for folder in [*roots(root), cache()]]
+    found = [folder / "omniglot" / f"omniglot_{size}.npz" for folder in [*roots(root), cache()]]
     found = [path for path in found if path.is_file()]
     if found:
         data = load_npz(found[0])
@@ -242,20 +246,20 @@ def _convert(root: Path | str | None) -> dict[int, Drawings]:
 
 
 def _checked(drawings: Drawings, size: int, path: Path) -> Drawings:
-    digest = hashlib.sha256(drawings.pixels.tobytes()).hexdigest()
-    if digest != PIXELS[size]:
+    if hashlib.sha256(drawings.pixels.tobytes()).hexdigest() != PIXELS[size]:
         raise damaged(path, "its drawings are not the published ones")
     return drawings
 
 
 def _find(root: Path | str | None, stem: str) -> Path | None:
     """An official file, or the folder that it unpacks to."""
-    for base in roots(root):
-        for folder in (base / "omniglot", base):
-            for path in (folder / f"{stem}.zip", folder / stem):
-                if path.exists():
-                    return path
-    return None
+    paths = (
+        folder / name
+        for base in roots(root)
+        for folder in (base / "omniglot", base)
+        for name in (f"{stem}.zip", stem)
+    )
+    return next((path for path in paths if path.exists()), None)
 
 
 def _decode(png: bytes) -> np.ndarray:

@@ -24,8 +24,9 @@ def outside(
 
     def flat(row: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         batch = row.shape[:-1]
-        count = len(batch)
-        found = fn(*(x.reshape((batch.numel(), *x.shape[count:])) for x in (row, *others)))
+        found = fn(
+            *(x.reshape((batch.numel(), *x.shape[len(batch) :])) for x in (row, *others))
+        )
         return tuple(x.reshape((*batch, *x.shape[1:])) for x in found)
 
     return _Outside.apply(flat, row, *others)  # pyright: ignore[reportReturnType]

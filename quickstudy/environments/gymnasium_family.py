@@ -140,8 +140,8 @@ class GymnasiumFamily(Environment):
             return self._columns(action)
 
         seen, reward, done, *info = outside(go_on, action, state.episode, state.steps)
-        found = dict(zip(self.names, info, strict=True))
-        return ExternalState(state.episode, state.steps + 1, found), seen, reward, done
+        info = dict(zip(self.names, info, strict=True))
+        return ExternalState(state.episode, state.steps + 1, info), seen, reward, done
 
     def info(self, task: Any, state: ExternalState) -> dict[str, Tensor]:
         """The numbers () that were asked for, by name."""
@@ -203,8 +203,14 @@ class _Bundle:
         for env, task, (high, low) in zip(self.envs, tasks, seeds, strict=False):
             self.set_task(env, task)
             seen, info = env.reset(seed=(high << 24) + low)
-            values = [float(info.get(name, 0)) for name in self.names]
-            rows.append([*flatten(env.observation_space, seen), 0, 0, *values])
+            rows.append(
+                [
+                    *flatten(env.observation_space, seen),
+                    0,
+                    0,
+                    *[float(info.get(name, 0)) for name in self.names],
+                ]
+            )
         self.rows, self.steps = np.array(rows, np.float64), 0
         return self.rows
 
@@ -303,11 +309,10 @@ class _Worker:
         )
 
     def stop(self, patience: float) -> None:
-        if self.process is None:
-            return
-        self._pass("close", [])
-        self.process.join(patience)
-        self._end()
+        if self.process is not None:
+            self._pass("close", [])
+            self.process.join(patience)
+            self._end()
 
     def _pass(self, method: str, arguments: list[Any]) -> None:
         with suppress(ConnectionError):  # it is dead: whoever waits for the answer will see

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment, PlanarTrace, one_hot
+from quickstudy.environments.environment import Environment, PlanarTrace, cell_centres, one_hot
 
 if TYPE_CHECKING:
     from quickstudy.environments.rollout import Episodes
@@ -34,8 +34,9 @@ class HiddenGoal(Environment):
         """Goals (T,), cells counted row by row from above."""
         cells = torch.arange(self.size**2, device=generator.device)
         goals = cells[(cells // self.size > 1) | (cells % self.size > 1)]
-        draws = torch.randint(len(goals), (size,), generator=generator, device=goals.device)
-        return goals[draws]
+        return goals[
+            torch.randint(len(goals), (size,), generator=generator, device=goals.device)
+        ]
 
     def reset(self, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The first corner; a state is a cell ()."""
@@ -62,9 +63,7 @@ class HiddenGoal(Environment):
         """The cells, to be drawn."""
         seen = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
         return PlanarTrace(
-            self._place(seen.argmax(-1)), self._place(task), seen.new_zeros(0, 2)
+            cell_centres(seen.argmax(-1), self.size),
+            cell_centres(task, self.size),
+            seen.new_zeros(0, 2),
         )
-
-    def _place(self, cell: Tensor) -> Tensor:
-        place = torch.stack([cell % self.size, -(cell // self.size)], -1)
-        return place.to(torch.get_default_dtype())

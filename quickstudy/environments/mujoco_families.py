@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment, normal
+from quickstudy.environments.environment import Environment, normal, uniform
 from quickstudy.environments.external_call import outside
 
 
@@ -66,10 +66,10 @@ class Robot(Environment):
         self.seconds = self.model.opt.timestep * self.skip
         self._varied = lru_cache(1024)(self._vary)
 
-    @abstractmethod
     def initial_offset(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the offsets of an episode's first position (nq,) and velocity (nv,) from the
-        model's own, from uniform numbers."""
+        model's own, from uniform numbers: positions within 0.1, velocities of deviation 0.1."""
+        return 0.1 * (2 * noise[: self.model.nq] - 1), 0.1 * normal(noise[self.model.nq :])
 
     @abstractmethod
     def reward_and_done(
@@ -80,8 +80,7 @@ class Robot(Environment):
     def reset(self, task: Any, noise: Tensor) -> tuple[Body, Tensor]:
         """Begins near the model's own position, at rest."""
         place, speed = self.initial_offset(noise.double())
-        place = place + torch.from_numpy(self.model.qpos0).to(place.device)
-        body = Body(place, speed)
+        body = Body(place + torch.from_numpy(self.model.qpos0).to(place.device), speed)
         return body, self._seen(body, noise)
 
     def step(
@@ -93,6 +92,9 @@ class Robot(Environment):
         body = Body(*outside(self._advance, action, *state, *factors))
         reward, done = self.reward_and_done(task, state, body, action.double())
         return body, self._seen(body, noise), reward.to(noise.dtype), done.to(noise.dtype)
+
+    def _speed(self, body: Body, then: Body) -> Tensor:
+        return (then.position[0] - body.position[0]) / self.seconds
 
     def _seen(self, body: Body, like: Tensor) -> Tensor:
         speed = body.velocity.clamp(-self.fastest, self.fastest)
@@ -125,19 +127,13 @@ class Robot(Environment):
             values = getattr(model, name)
             values *= row[: values.size].reshape(values.shape)
             row = row[values.size :]
-        data = self.mujoco.MjData(model)
-        self.mujoco.mj_setConst(model, data)  # what the solver derives from masses
+        # what the solver derives from masses
+        self.mujoco.mj_setConst(model, self.mujoco.MjData(model))
         return model
 
 
 class _HalfCheetah(Robot):
     file, skip, can_terminate = "half_cheetah.xml", 5, False
-
-    def initial_offset(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return _wide(self.model, noise)
-
-    def _speed(self, body: Body, then: Body) -> Tensor:
-        return (then.position[0] - body.position[0]) / self.seconds
 
 
 class HalfCheetahVel(_HalfCheetah):
@@ -154,9 +150,7 @@ class HalfCheetahVel(_HalfCheetah):
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         """Velocities (T,)."""
-        low, high = self.goals
-        drawn = torch.rand(size, generator=generator, device=generator.device)
-        return low + (high - low) * drawn
+        return uniform(self.goals, (size,), generator)
 
     def reward_and_done(
         self, task: Tensor, body: Body, then: Body, action: Tensor
@@ -215,10 +209,6 @@ class AntDir(Robot):
         angle = torch.rand(size, generator=generator, device=generator.device) * 2 * torch.pi
         return torch.stack([angle.cos(), angle.sin()], -1)
 
-    def initial_offset(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Within 0.1 of the model's position; velocities of deviation 0.1."""
-        return _wide(self.model, noise)
-
     def reward_and_done(
         self, task: Tensor, body: Body, then: Body, action: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -258,11 +248,11 @@ class _Params(Robot):
     ) -> tuple[Tensor, Tensor]:
         """By the velocity, while it stands."""
         healthy = self._stands(then).double()
-        velocity = (then.position[0] - body.position[0]) / self.seconds
-        return velocity + healthy - 1e-3 * action.square().sum(), 1 - healthy
+        return self._speed(body, then) + healthy - 1e-3 * action.square().sum(), 1 - healthy
 
     @abstractmethod
-    def _stands(self, body: Body) -> Tensor: ...
+    def _stands(self, body: Body) -> Tensor:
+        """Return whether the robot has not fallen ()."""
 
 
 class WalkerParams(_Params):
@@ -290,10 +280,6 @@ class HopperParams(_Params):
     def _stands(self, body: Body) -> Tensor:
         in_range = torch.cat([body.position[2:], body.velocity]).abs() < 100
         return in_range.all() & (body.position[1] > 0.7) & (body.position[2].abs() < 0.2)
-
-
-def _wide(model: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
-    return 0.1 * (2 * noise[: model.nq] - 1), 0.1 * normal(noise[model.nq :])
 
 
 def _signs(size: int, generator: Generator) -> Tensor:

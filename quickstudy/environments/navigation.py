@@ -12,7 +12,21 @@ if TYPE_CHECKING:
     from quickstudy.environments.rollout import Episodes
 
 
-class Navigation2D(Environment):
+class _Plane(Environment):
+    observation_size, action_size, discrete, noise_size = 2, 2, False, 1
+
+    def reset(self, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The origin."""
+        position = torch.zeros_like(task)
+        return position, position
+
+    def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
+        """What is seen, to be drawn."""
+        path = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
+        return PlanarTrace(path, task, task.new_zeros(0, 2))
+
+
+class Navigation2D(_Plane):
     """2-D navigation (Finn, Abbeel & Levine, 2017, arXiv:1703.03400, section 5.3). A task is
     the goal (2,), uniform in [-0.5, 0.5]².
 
@@ -29,19 +43,12 @@ class Navigation2D(Environment):
         horizon: H.
     """
 
-    observation_size, action_size, discrete, noise_size = 2, 2, False, 1
-
     def __init__(self, *, squared: bool = False, horizon: int = 100):
         self.squared, self.horizon = squared, horizon
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         """Goals (T, 2)."""
         return torch.rand(size, 2, generator=generator, device=generator.device) - 0.5
-
-    def reset(self, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The origin."""
-        position = torch.zeros_like(task)
-        return position, position
 
     def step(
         self, task: Tensor, state: Tensor, action: Tensor, noise: Tensor
@@ -51,15 +58,10 @@ class Navigation2D(Environment):
         away = position - task
         squares = away.square().sum(-1)
         reward = -squares if self.squared else -squares.sqrt()
-        done = (away.abs() < 0.01).all(-1).to(reward.dtype)
-        return position, position, reward, done
-
-    def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
-        """What is seen, to be drawn."""
-        return _places(task, episodes)
+        return position, position, reward, (away.abs() < 0.01).all(-1).to(reward.dtype)
 
 
-class PointRobot(Environment):
+class PointRobot(_Plane):
     """A goal on the half circle of radius 1 above the origin (Rakelly et al., 2019,
     arXiv:1903.08254, section 6.3). A task is the goal (2,).
 
@@ -68,7 +70,7 @@ class PointRobot(Environment):
     distance; `near_goal` makes the sparse one of it.
     """
 
-    observation_size, action_size, discrete, noise_size, can_terminate = 2, 2, False, 1, False
+    can_terminate = False
 
     def __init__(self, *, horizon: int = 20):
         self.horizon = horizon
@@ -78,11 +80,6 @@ class PointRobot(Environment):
         angle = math.pi * torch.rand(size, generator=generator, device=generator.device)
         return torch.stack([angle.cos(), angle.sin()], -1)
 
-    def reset(self, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The origin."""
-        position = torch.zeros_like(task)
-        return position, position
-
     def step(
         self, task: Tensor, state: Tensor, action: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -91,17 +88,8 @@ class PointRobot(Environment):
         reward = -(position - task).square().sum(-1).sqrt()
         return position, position, reward, torch.zeros_like(reward)
 
-    def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
-        """What is seen, to be drawn."""
-        return _places(task, episodes)
-
 
 def near_goal(reward: Tensor, radius: float = 0.2) -> Tensor:
     """What is paid where only the surroundings of a goal pay, of rewards that are minus the
     distance: 1 less the distance within `radius`, else 0."""
     return torch.where(reward >= -radius, 1 + reward, 0)
-
-
-def _places(goal: Tensor, episodes: "Episodes") -> PlanarTrace:
-    path = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
-    return PlanarTrace(path, goal, goal.new_zeros(0, 2))

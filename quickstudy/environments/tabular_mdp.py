@@ -33,8 +33,9 @@ class TabularMDP(Environment):
         states, device = self.observation_size, generator.device
         weights = torch.empty(size, states, self.action_size, states, device=device)
         weights.exponential_(generator=generator)  # normalised: flat Dirichlet
-        shape = (size, states, self.action_size)
-        means = 1 + torch.randn(shape, generator=generator, device=device)
+        means = 1 + torch.randn(
+            (size, states, self.action_size), generator=generator, device=device
+        )
         return MDP(weights / weights.sum(-1, keepdim=True), means)
 
     def reset(self, task: MDP, noise: Tensor) -> tuple[Tensor, Tensor]:

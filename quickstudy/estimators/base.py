@@ -180,8 +180,7 @@ class FewShotEstimator(BaseEstimator, ABC):
         """Return the predictions of `X`, (N, C), in double precision on the CPU."""
         check_is_fitted(self, "state_")
         X = validate_data(self, X, reset=False, allow_nd=True)
-        x = self._inputs(X, reset=False)
-        return predictions(self.learner_, self.state_, x, self.seed_)
+        return predictions(self.learner_, self.state_, self._inputs(X, reset=False), self.seed_)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -70,9 +70,12 @@ class ClassColumns(ClassifierMixin, FewShotEstimator):
             raise CheckpointError(
                 "Labels that are saved must be text, numbers or booleans: convert y before fit."
             )
-        columns = self._columns.tolist()
-        dtype = self.classes_.dtype.str
-        return {"labels": labels, "dtype": dtype, "columns": columns, "width": self._width}
+        return {
+            "labels": labels,
+            "dtype": self.classes_.dtype.str,
+            "columns": self._columns.tolist(),
+            "width": self._width,
+        }
 
     def _restore_metadata(self, metadata: dict[str, Json]) -> None:
         self.classes_ = np.array(metadata["labels"], dtype=metadata["dtype"])
@@ -242,8 +245,10 @@ class FewShotClassifier(ClassColumns):
     def _metadata(self) -> dict[str, Json]:
         if self.unknown is None:
             return super()._metadata()
-        threshold = getattr(self, "threshold_", None)
-        return super()._metadata() | {"unknown": self.unknown, "threshold": threshold}
+        return super()._metadata() | {
+            "unknown": self.unknown,
+            "threshold": getattr(self, "threshold_", None),
+        }
 
     def _restore_metadata(self, metadata: dict[str, Json]) -> None:
         super()._restore_metadata(metadata)

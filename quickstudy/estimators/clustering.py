@@ -119,8 +119,9 @@ def evaluate_clustering(
     def groups(embedded: Tensor, query: Examples) -> tuple[np.ndarray, np.ndarray]:
         real = query.weight > 0
         truth = query.y[real].argmax(-1).cpu().numpy()
-        n_clusters = len(np.unique(truth)) if known else None
-        return truth, _groups(embedded[real].cpu().double().numpy(), n_clusters)
+        return truth, _groups(
+            embedded[real].cpu().double().numpy(), len(np.unique(truth)) if known else None
+        )
 
     def adjusted_rand_index(embedded: Tensor, query: Examples) -> Tensor:
         return torch.tensor(adjusted_rand_score(*groups(embedded, query)))
@@ -140,8 +141,12 @@ def evaluate_clustering(
             seed=seed,
             metrics=metrics,
         )
-        card = {**report.card, "clusters": "as many as classes" if known else "by silhouette"}
-        reports.append(Report(report.values, card))
+        reports.append(
+            Report(
+                report.values,
+                {**report.card, "clusters": "as many as classes" if known else "by silhouette"},
+            )
+        )
     return Clustering(*reports)
 
 

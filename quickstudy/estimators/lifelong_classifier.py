@@ -111,8 +111,7 @@ class LifelongClassifier(ClassColumns):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each example (N,)."""
-        best = self._logits(X).argmax(-1).numpy()
-        return self.classes_[best]
+        return self.classes_[self._logits(X).argmax(-1).numpy()]
 
     def _logits(self, X: Any) -> Tensor:
         self._resume()
@@ -150,11 +149,17 @@ class LifelongClassifier(ClassColumns):
         new = present[[label not in self._column_of for label in present.tolist()]]
         if len(new):
             self.classes_ = np.concatenate([old, new]) if len(old) else new
-            columns = {label: len(old) + i for i, label in enumerate(new.tolist())}
-            self._column_of = {**self._column_of, **columns}
+            self._column_of = self._column_of | {
+                label: len(old) + i for i, label in enumerate(new.tolist())
+            }
         index = np.array([self._column_of[label] for label in labels.tolist()])
         self.state_, self._width = self._adapted(x, index, weight)
-        self._check_size(self.state_)
+        if self.budget is not None and _bytes(self.state_) > self.budget * MEGABYTE:
+            raise ValueError(
+                f"The state takes {_bytes(self.state_) / MEGABYTE:.3g} MB, and the budget is "
+                f"{self.budget:g} MB: raise `budget`, or give a learner whose net or embedding "
+                "is smaller. Nothing was changed."
+            )
         self._columns = np.arange(len(self.classes_))
         self.n_samples_seen_ += _num_samples(X)
         if self.path is not None:
@@ -190,8 +195,9 @@ class LifelongClassifier(ClassColumns):
         rows = torch.from_numpy(classes).to(x.device)
         before = map_class_axes(lambda leaf, axis: leaf[rows], state, axes)
         with deterministic(self.learner_, self.seed_):
-            examples = one_hot_examples(x, local, weight, len(classes))
-            after = self.learner_.adapt(examples, before)
+            after = self.learner_.adapt(
+                one_hot_examples(x, local, weight, len(classes)), before
+            )
         self._check_finite(after)
 
         def write(part: Any) -> Any:
@@ -250,14 +256,6 @@ class LifelongClassifier(ClassColumns):
             raise ValueError(
                 f"The state of {class_name(self.learner_)} is not finite: its adaptation "
                 "diverged. Scale X, or lower the learning rate. Nothing was changed."
-            )
-
-    def _check_size(self, state: Any) -> None:
-        if self.budget is not None and _bytes(state) > self.budget * MEGABYTE:
-            raise ValueError(
-                f"The state takes {_bytes(state) / MEGABYTE:.3g} MB, and the budget is "
-                f"{self.budget:g} MB: raise `budget`, or give a learner whose net or embedding "
-                "is smaller. Nothing was changed."
             )
 
     def _metadata(self) -> dict[str, Json]:

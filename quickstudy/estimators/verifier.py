@@ -127,10 +127,12 @@ class FewShotVerifier(FewShotEstimator):
         return float((predicted == pair_labels(same, len(predicted))).mean())
 
     def _validated_pairs(self, A: Any, B: Any, *, reset: bool) -> tuple[Tensor, Tensor]:
-        A = np.asarray(validate_data(self, A, reset=reset, allow_nd=True))
-        a = self._inputs(A, reset=reset)
-        B = np.asarray(validate_data(self, B, reset=False, allow_nd=True))
-        b = self._inputs(B, reset=False)
+        a, b = (
+            self._inputs(
+                np.asarray(validate_data(self, X, reset=new, allow_nd=True)), reset=new
+            )
+            for X, new in ((A, reset), (B, False))
+        )
         if len(a) != len(b):
             raise ValueError(
                 f"A has {len(a)} examples and B has {len(b)}: give equally many, as they are "

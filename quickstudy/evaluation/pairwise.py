@@ -117,6 +117,8 @@ def require_distance(learner: Learner[Any]) -> None:
 
 
 def _similarity_of_embeddings(learner: Learner[Any]) -> Similarity:
-    if isinstance(learner, ComparesEmbeddings):
-        return learner.similarity
-    return negative_squared_distance
+    return (
+        learner.similarity
+        if isinstance(learner, ComparesEmbeddings)
+        else negative_squared_distance
+    )

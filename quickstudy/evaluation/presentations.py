@@ -104,8 +104,9 @@ def table(reports: Mapping[str, Report]) -> str:
     head = ["Learner", *next(iter(reports.values())).values]
     rows = [head, ["---"] * len(head)]
     for name, report in reports.items():
-        cells = (f"{report.mean(m):.1%} ± {report.interval(m):.1%}" for m in head[1:])
-        rows.append([name, *cells])
+        rows.append(
+            [name, *(f"{report.mean(m):.1%} ± {report.interval(m):.1%}" for m in head[1:])]
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -177,8 +178,9 @@ class _OneByOne(Learner[Tensor]):
             example = support.take(slice(i, i + 1))
             before = inner
             if before is None:  # no example has been shown
-                padding = example._replace(weight=torch.zeros_like(example.weight))
-                before = self.learner.adapt(padding)
+                before = self.learner.adapt(
+                    example._replace(weight=torch.zeros_like(example.weight))
+                )
             predictions.append(self.learner.predict(before, example.x)[0])
             inner = self.learner.adapt(example, inner)
         return torch.stack(predictions)

@@ -129,9 +129,7 @@ class Report:
 
 
 def _half_width(values: Tensor) -> float:
-    if len(values) < 2:
-        return math.nan
-    return 1.96 * values.std().item() / len(values) ** 0.5
+    return math.nan if len(values) < 2 else 1.96 * values.std().item() / len(values) ** 0.5
 
 
 def finite_or_none(number: float) -> float | None:

@@ -86,8 +86,9 @@ class StreamReport:
     def plot(self, axes: "Axes", stream: int = 0) -> None:
         """Draw the matrix of one stream: a row for every experience learned, a column for every
         test."""
-        shown = self.matrix[stream].numpy()
-        image = axes.imshow(shown, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        image = axes.imshow(
+            self.matrix[stream].numpy(), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+        )
         axes.set(xlabel="test of experience", ylabel="experiences learned")
         axes.figure.colorbar(image, ax=axes, label=self.metric)
 

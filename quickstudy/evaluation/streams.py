@@ -94,8 +94,8 @@ def run_stream(
         state=None if state is None else batch(state),
         done=done,
     ):
-        state = tree_map(lambda leaf: leaf[0], step.state)
-        yield step._replace(state=state, scores=step.scores[0])
+        first_state = tree_map(lambda leaf: leaf[0], step.state)
+        yield step._replace(state=first_state, scores=step.scores[0])
 
 
 def _run(
@@ -204,8 +204,7 @@ class StreamGroup:
         """Return the stored rows of every stream and the state of all, or no rows and None."""
         if path is None or not path.exists():
             return [[] for _ in self.streams], None
-        support = next(iter(self.streams[0])).support
-        return load_histories(path, card, learner, support)
+        return load_histories(path, card, learner, next(iter(self.streams[0])).support)
 
 
 def evaluate_stream(

@@ -94,5 +94,4 @@ def _discounted_steps_left(trial: Episodes, discount: float) -> Tensor:
     """The largest number of steps (N,) that can be left of a trial (E, H) before each step, the
     step itself included, the k-th counting γ^k; in the order of `flatten_episodes`."""
     weights = discount ** torch.arange(trial.reward.numel(), device=trial.reward.device)
-    steps_left = weights.to(trial.reward).cumsum(0).flip(0)
-    return steps_left[real_steps_first(trial)]
+    return weights.to(trial.reward).cumsum(0).flip(0)[real_steps_first(trial)]

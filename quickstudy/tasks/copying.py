@@ -43,13 +43,15 @@ class Copy(TaskDistribution):
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
         """Draw `n_tasks` sequences: support x (T, S, bits + 1), query y (T, Q, bits)."""
         length = _draw(self.length, n_tasks, self.ragged, generator)
-        longest = _longest(self.length, length, self.ragged)
-        return _copies(self.bits, length, longest, generator)
+        return _copies(self.bits, length, _longest(self.length, length, self.ragged), generator)
 
     def card(self) -> dict[str, Json]:
         """Return the parameters."""
-        settings = {"bits": self.bits, "length": list(self.length), "ragged": self.ragged}
-        return {**super().card(), **settings}
+        return super().card() | {
+            "bits": self.bits,
+            "length": list(self.length),
+            "ragged": self.ragged,
+        }
 
 
 class RepeatCopy(TaskDistribution):
@@ -106,10 +108,12 @@ class RepeatCopy(TaskDistribution):
         x = torch.cat([sequence.x, end * number[..., None]], -1)
         step = torch.arange(longest * most + 1)
         ends = length * repeats  # (T, 1)
-        bits = sequence.x[..., : self.bits]
-        repeated = bits.gather(1, (step % length)[..., None].expand(-1, -1, self.bits))
-        within = (step < ends)[..., None]
-        y = torch.cat([repeated * within, step[:, None] == ends[..., None]], -1)
+        repeated = sequence.x[..., : self.bits].gather(
+            1, (step % length)[..., None].expand(-1, -1, self.bits)
+        )
+        y = torch.cat(
+            [repeated * (step < ends)[..., None], step[:, None] == ends[..., None]], -1
+        )
         support = Examples(x, y.new_zeros(*x.shape[:2], self.bits + 1), sequence.weight)
         return Task(support, _queries(y, (step <= ends).to(y)))
 

@@ -1,12 +1,12 @@
 """From rows of a data set to the examples of tasks: float inputs, right-angle turns, labels."""
 
-from typing import TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.task import Examples
+from quickstudy.core.task import Examples, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
 
 Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
@@ -39,6 +39,44 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
         chosen = turns == quarter
         x[chosen] = torch.rot90(x[chosen], quarter, (-2, -1))
     return x
+
+
+class FixedLabelTasks(TaskDistribution):
+    """Tasks whose labels have a column for every class of a data set, or for every class in
+    each of four rotations.
+
+    Examples:
+        >>> data = Labelled(torch.zeros(2, 1, 4, 4), torch.arange(2), ("a", "b"))
+        >>> FixedLabelTasks(data, "classes", None).classes
+        8
+    """
+
+    def __init__(
+        self,
+        dataset: Labelled,
+        rotations: Literal["classes"] | None,
+        normalise: Normalise | None,
+    ):
+        self.dataset, self.normalise = dataset, normalise
+        self.rotations: Literal["classes"] | None = rotations
+        if rotations not in (None, "classes"):
+            raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
+        if rotations is not None:
+            check_square(dataset, rotations)
+        self._copies = 1 if rotations is None else 4
+        self.classes = len(dataset.classes) * self._copies  # columns of a label
+        self._pixels = dataset.x
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the examples to a device, so that batches are made there."""
+        self._pixels = self._pixels.to(device)
+        return self
+
+    def _inputs(self, rows: Tensor, turns: Tensor) -> Tensor:
+        x = gather_rows(self._pixels, rows)
+        if self.rotations is not None:
+            x = rotate(x, turns.to(x.device))
+        return prepare(x, self.normalise)
 
 
 def check_square(dataset: Labelled, rotations: str) -> None:

@@ -70,12 +70,14 @@ class Rollouts(TaskDistribution):
                 extra_noise_size=learner.extra_noise_size,
             )
 
-        initial = learner.initial_state()
-        support = act(*tree_map(lambda leaf: leaf.expand(n_tasks, *leaf.shape), initial))
+        support = act(
+            *tree_map(lambda leaf: leaf.expand(n_tasks, *leaf.shape), learner.initial_state())
+        )
         if self.trial:
             return Task(support, support)
-        adapted = over_tasks(learner.adapt, learner.execution, learner.chunk)(support)
-        return Task(support, act(*adapted))
+        return Task(
+            support, act(*over_tasks(learner.adapt, learner.execution, learner.chunk)(support))
+        )
 
     def card(self) -> dict[str, Json]:
         """Describe the environment and how the learner acts in it."""

@@ -101,9 +101,8 @@ class Stories(TaskDistribution):
         y = torch.tensor([[_NUMBER[answer] for _, answer in pairs] for pairs in questions])
         one_hot = torch.eye(len(WORDS))[y]
         weight = (sentences[..., 0] > 0).to(one_hot)
-        unlabelled = one_hot.new_zeros(n_tasks, most, len(WORDS))
         return Task(
-            Examples(sentences, unlabelled, weight),
+            Examples(sentences, one_hot.new_zeros(n_tasks, most, len(WORDS)), weight),
             Examples(x, one_hot, one_hot.new_ones(y.shape)),
         )
 
@@ -120,8 +119,11 @@ class Stories(TaskDistribution):
 
     def card(self) -> dict[str, Json]:
         """The parameters."""
-        settings = {"facts": self.facts, "sentences": list(self.sentences)}
-        return {**super().card(), **settings, "questions": self.questions}
+        return super().card() | {
+            "facts": self.facts,
+            "sentences": list(self.sentences),
+            "questions": self.questions,
+        }
 
 
 def _story(facts: int, length: int, draw: random.Random) -> Story:
