@@ -185,9 +185,10 @@ def _latest(report: StreamReport) -> tuple[str, int, Tensor]:
 
 
 def _live(run: Run, statuses: Iterator[Status]) -> None:
-    fields = TextColumn("loss {task.fields[loss]:.3f}{task.fields[more]}")
     total, weight, validation, started = 0.0, 0.0, "", time.monotonic()
-    with _progress(fields, transient=False) as progress:
+    with _progress(
+        TextColumn("loss {task.fields[loss]:.3f}{task.fields[more]}"), transient=False
+    ) as progress:
         steps, name = run.experiment.steps, run.folder.name
         task = progress.add_task(name, total=steps, completed=run.start, loss=0.0, more="")
         for status in statuses:

@@ -101,8 +101,8 @@ def from_torch(
     """
     pairs = (dataset[i] for i in range(len(dataset)))
     name = type(dataset).__name__ if name is None else name
-    names = getattr(dataset, "classes", None) if classes is None else classes
-    return _collect(pairs, size, channels, names, name)
+    classes = getattr(dataset, "classes", None) if classes is None else classes
+    return _collect(pairs, size, channels, classes, name)
 
 
 def huggingface(

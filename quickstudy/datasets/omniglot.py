@@ -159,8 +159,11 @@ def omniglot_runs(*, size: Size = 28, root: Path | str | None = None) -> Task[Ex
 
 def _examples(ink: np.ndarray, labels: Tensor, size: int) -> Examples:
     images = ink * np.uint8(255) if size == 105 else _shrink(ink)
-    x = torch.from_numpy(images)[:, :, None].float() / 255
-    return Examples(x, torch.eye(20)[labels], torch.ones(labels.shape))
+    return Examples(
+        torch.from_numpy(images)[:, :, None].float() / 255,
+        torch.eye(20)[labels],
+        torch.ones(labels.shape),
+    )
 
 
 def _assign(drawings: Drawings, convention: Convention) -> list[list[int]]:

@@ -140,8 +140,10 @@ class GymnasiumFamily(Environment):
             return self._columns(action)
 
         seen, reward, done, *info = outside(go_on, action, state.episode, state.steps)
-        info = dict(zip(self.names, info, strict=True))
-        return ExternalState(state.episode, state.steps + 1, info), seen, reward, done
+        state = ExternalState(
+            state.episode, state.steps + 1, dict(zip(self.names, info, strict=True))
+        )
+        return state, seen, reward, done
 
     def info(self, task: Any, state: ExternalState) -> dict[str, Tensor]:
         """The numbers () that were asked for, by name."""

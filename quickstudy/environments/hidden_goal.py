@@ -56,8 +56,7 @@ class HiddenGoal(Environment):
 
     def best_return(self, task: Tensor) -> Tensor:
         """Of an episode (), by who knows the goal and goes there straight."""
-        away = task // self.size + task % self.size
-        return self.horizon - 1.1 * (away - 1)
+        return self.horizon - 1.1 * (task // self.size + task % self.size - 1)
 
     def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
         """The cells, to be drawn."""

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
+from torch.nn import Flatten
 
 from quickstudy.core.task import Examples, Json
 from quickstudy.estimators.adapted_model import (
@@ -22,6 +23,7 @@ from quickstudy.estimators.adapted_model import (
     restore,
 )
 from quickstudy.learner import Learner
+from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.files import class_name, to_json
 from quickstudy.storage.state_file import learner_id, state_types, write
 from quickstudy.storage.tree_json import pack_state
@@ -105,9 +107,9 @@ class FewShotEstimator(BaseEstimator, ABC):
         self._restore_metadata(metadata["targets"])
         return metadata
 
-    @abstractmethod
     def _default_learner(self) -> Learner[Any]:
         """Return a learner that needs no training."""
+        return PrototypicalNetwork(Flatten())
 
     @abstractmethod
     def _metadata(self) -> dict[str, Json]:

@@ -11,7 +11,6 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from torch import Tensor
-from torch.nn import Flatten
 
 from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Json
@@ -21,7 +20,6 @@ from quickstudy.estimators.open_set import calibrate_threshold, check_unknown_la
 from quickstudy.estimators.widths import adapt_from_scratch, grow, one_hot_examples
 from quickstudy.evaluation.pairwise import require_distance
 from quickstudy.learner import Learner
-from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.files import CheckpointError, class_name
 
 
@@ -60,9 +58,6 @@ class ClassColumns(ClassifierMixin, FewShotEstimator):
                 raise self._shape_error(f"{width} classes", error) from error
 
         return adapt_from_scratch(self.learner_, adapt, count)
-
-    def _default_learner(self) -> Learner[Any]:
-        return PrototypicalNetwork(Flatten())
 
     def _metadata(self) -> dict[str, Json]:
         labels = self.classes_.tolist()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.task import Examples, TaskDistribution
 from quickstudy.estimators.adapted_model import reference_tensor
-from quickstudy.evaluation.pairwise import embed
+from quickstudy.evaluation.pairwise import LoopedLearner, embed
 from quickstudy.evaluation.protocol import evaluate, evaluating
 from quickstudy.evaluation.report import Report
 from quickstudy.learner import Learner
@@ -150,14 +150,8 @@ def evaluate_clustering(
     return Clustering(*reports)
 
 
-class _Embedding(Learner[Tensor]):
+class _Embedding(LoopedLearner[Tensor]):
     """Predict the embeddings of `learner`."""
-
-    execution = "loop"  # clusters are computed outside of torch
-
-    def __init__(self, learner: Learner[Any]):
-        super().__init__()
-        self.learner = learner
 
     def adapt(self, support: Examples, state: Tensor | None = None) -> Tensor:
         return support.weight

@@ -172,14 +172,13 @@ class LifelongClassifier(ClassColumns):
         if not hasattr(self, "state_"):
             self._choose_memory_size(x[:1], index[:1], weight[:1], count)
             state, width = self._adapt_from_scratch(x, index, weight, count)
-            self._check_finite(state)
-            return state, width
-        state, width = self.state_, self._width
-        if count > width:
-            state, width = self._with_room(state, width, count)
-        if self.learner_.independent_classes:
-            return self._adapted_classes(state, x, index, weight), width
-        state, _ = self._adapt(one_hot_examples(x, index, weight, width), state)
+        else:
+            state, width = self.state_, self._width
+            if count > width:
+                state, width = self._with_room(state, width, count)
+            if self.learner_.independent_classes:
+                return self._adapted_classes(state, x, index, weight), width
+            state, _ = self._adapt(one_hot_examples(x, index, weight, width), state)
         self._check_finite(state)
         return state, width
 
@@ -248,8 +247,9 @@ class LifelongClassifier(ClassColumns):
                 f"{sizes[0] / MEGABYTE:.3g} MB, and the budget is {self.budget:g} MB: raise "
                 "`budget`, or give a smaller net."
             )
-        fits = room >= original.memory_size
-        self.learner_ = original if fits else _with_memory_size(original, room)
+        self.learner_ = (
+            original if room >= original.memory_size else _with_memory_size(original, room)
+        )
 
     def _check_finite(self, state: Any) -> None:
         if not all(leaf.isfinite().all() for leaf in leaves(state)):

@@ -67,9 +67,10 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
             raise ValueError(
                 f"y has {count} values of an example: give it {self._width}, as before."
             )
-        state = None if first else self.state_
         try:
-            state, width = self._adapt(Examples(x, target, weight), state)
+            state, width = self._adapt(
+                Examples(x, target, weight), None if first else self.state_
+            )
         except OutputMismatch as mismatch:
             width = mismatch.outputs
         except SHAPE_ERRORS as error:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
 from quickstudy.core.task import Json
 from quickstudy.estimators.adapted_model import deterministic
@@ -22,7 +22,6 @@ from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.estimators.error_rates import equal_error_rate, pair_labels, roc
 from quickstudy.evaluation.pairwise import compares, similarities, similarity
 from quickstudy.learner import Learner
-from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.files import class_name
 
 
@@ -192,9 +191,6 @@ class FewShotVerifier(FewShotEstimator):
         self.pairs_ = len(same) - different, different
         self.state_ = {"threshold": torch.tensor(self.threshold_, dtype=torch.float64)}
         return self
-
-    def _default_learner(self) -> Learner[Any]:
-        return PrototypicalNetwork(nn.Flatten())
 
     def _metadata(self) -> dict[str, Json]:
         # "far", the false-accept rate, is its name in files

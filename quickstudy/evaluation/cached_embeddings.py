@@ -68,8 +68,8 @@ def embed_once(
                 head_prediction, prediction
             ):
                 raise ValueError(
-                    f"{type(learner).__name__} changes its net with the task, or does more with images than to "
-                    "embed them: evaluate it on the tasks themselves."
+                    f"{type(learner).__name__} changes its net with the task, or does more with "
+                    "images than to embed them: evaluate it on the tasks themselves."
                 )
     return head, *embedded
 
@@ -98,8 +98,9 @@ def _outcome(learner: Learner[Any], tasks: FewShot) -> tuple[Any, Any]:
         state = learner.adapt(task.support)
         return state, learner.predict(state, task.query.x)
 
-    device = device_of(learner)
-    batch = tree_map(lambda x: x.to(device), tasks.sample(2, Generator().manual_seed(0)))
+    batch = tree_map(
+        lambda x: x.to(device_of(learner)), tasks.sample(2, Generator().manual_seed(0))
+    )
     torch.manual_seed(0)
     with explained(learner, batch), inference(learner) as (execution, chunk):
         return over_tasks(adapted, execution, chunk)(batch)

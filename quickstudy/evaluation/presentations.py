@@ -176,11 +176,8 @@ class _OneByOne(Learner[Tensor]):
         inner: Any = None
         for i in range(len(support.x)):
             example = support.take(slice(i, i + 1))
-            before = inner
-            if before is None:  # no example has been shown
-                before = self.learner.adapt(
-                    example._replace(weight=torch.zeros_like(example.weight))
-                )
+            padding = example._replace(weight=torch.zeros_like(example.weight))
+            before = self.learner.adapt(padding) if inner is None else inner
             predictions.append(self.learner.predict(before, example.x)[0])
             inner = self.learner.adapt(example, inner)
         return torch.stack(predictions)

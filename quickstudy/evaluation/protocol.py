@@ -166,9 +166,8 @@ def default_metrics(learner: Learner[Any]) -> dict[str, Metric]:
         >>> list(default_metrics(qs.MAML(qs.nets.MLP(4, 3), criterion=qs.squared_error)))
         ['squared_error']
     """
-    if learner.classifies:
-        return {"accuracy": accuracy}
-    return {getattr(learner.criterion, "__name__", "loss"): learner.criterion}
+    criterion = accuracy if learner.classifies else learner.criterion
+    return {getattr(criterion, "__name__", "loss"): criterion}
 
 
 def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:

@@ -69,8 +69,11 @@ class Report:
         """
         metric = next(iter(self.values)) if metric is None else metric
         mine, others = self._task_values(metric), other._task_values(metric)
-        facts = sorted({*self.card, *other.card} - LEARNER_FACTS)
-        keys = [key for key in facts if self.card.get(key) != other.card.get(key)]
+        keys = [
+            key
+            for key in sorted({*self.card, *other.card} - LEARNER_FACTS)
+            if self.card.get(key) != other.card.get(key)
+        ]
         if keys or len(mine) != len(others):
             raise ValueError(
                 "These reports are of different tasks "

@@ -114,8 +114,11 @@ class StreamReport:
             return finite_or_none(round(float(tensor), 6))
 
         tensors = ("matrix", "seconds", "examples", "bytes")
-        facts = {"card": dict(self.card), "metric": self.metric}
-        return {name: numbers(getattr(self, name)) for name in tensors} | facts
+        return {
+            **{name: numbers(getattr(self, name)) for name in tensors},
+            "card": dict(self.card),
+            "metric": self.metric,
+        }
 
     @classmethod
     def from_json(cls, data: Json) -> "StreamReport":
@@ -145,6 +148,7 @@ class StreamReport:
                     scores, dtype=torch.float64
                 )
                 if number:
-                    values = [row["seconds"], row["examples"], row["bytes"]]
-                    facts[:, stream, number - 1] = torch.tensor(values, dtype=torch.float64)
+                    facts[:, stream, number - 1] = torch.tensor(
+                        [row["seconds"], row["examples"], row["bytes"]], dtype=torch.float64
+                    )
         return cls(matrix, *facts, card={**card, "streams": len(histories)}, metric=metric)

@@ -94,8 +94,9 @@ def run_stream(
         state=None if state is None else batch(state),
         done=done,
     ):
-        first_state = tree_map(lambda leaf: leaf[0], step.state)
-        yield step._replace(state=first_state, scores=step.scores[0])
+        yield step._replace(
+            state=tree_map(lambda leaf: leaf[0], step.state), scores=step.scores[0]
+        )
 
 
 def _run(
@@ -321,9 +322,11 @@ def _groups(streams: Iterable[Iterable[Task[Examples]]], size: int) -> Iterator[
 def _sizes(stream: Iterable[Task[Examples]]) -> Any:
     """Sizes of the experiences and tests; other streams have a unique key, and are never
     grouped."""
-    if isinstance(stream, Stream):
-        return [(len(support), len(query)) for support, query in stream.rows]
-    return object()
+    return (
+        [(len(support), len(query)) for support, query in stream.rows]
+        if isinstance(stream, Stream)
+        else object()  # equal to no other
+    )
 
 
 def stream_report(

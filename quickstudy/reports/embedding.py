@@ -152,5 +152,6 @@ def _neighbours(task: Task[Examples], scores: Tensor) -> str:
         "Queries beside the support examples most similar to them, the nearest first. A mark "
         "shows whether an example has the class of the query."
     )
-    queries = f'<div class="asked">{"".join(shown)}</div>'
-    return f"<h3>Nearest examples</h3>{queries}{paragraph(note)}"
+    return (
+        f'<h3>Nearest examples</h3><div class="asked">{"".join(shown)}</div>{paragraph(note)}'
+    )

@@ -57,8 +57,10 @@ def draw_retrieval(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
                     learner.predict(learner.adapt(support), x),
                     support,
                 )
-                draw = partial(_curves, *tree_map(Tensor.cpu, parts))
-                plots += figure(draw, f"past tasks that task {number} started from")
+                plots += figure(
+                    partial(_curves, *tree_map(Tensor.cpu, parts)),
+                    f"past tasks that task {number} started from",
+                )
             elif support.x.ndim == 4:
                 past = [
                     _images(learner.supports[place], name)

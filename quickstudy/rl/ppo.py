@@ -80,8 +80,8 @@ def ppo(
     steps_left = _discounted_steps_left(trial, discount)  # (N,)
     value = old.normalized_value * steps_left * steps.weight
     advantage = gae(steps.reward, value, discount=discount, gae_lambda=gae_lambda)
-    log_ratio = actions.log_prob(dist_params, steps.action)
-    log_ratio = log_ratio - actions.log_prob(old.dist_params, steps.action)
+    log_prob = actions.log_prob(dist_params, steps.action)
+    log_ratio = log_prob - actions.log_prob(old.dist_params, steps.action)
     loss = (
         -clipped_surrogate(log_ratio, advantage, clip)
         + value_coef * (normalized_value - (value + advantage) / steps_left).square()

@@ -101,11 +101,9 @@ class RepeatCopy(TaskDistribution):
         longest = _longest(self.length, length, self.ragged)
         most = _longest(self.repeats, repeats, self.ragged)
         sequence, _ = _copies(self.bits, length, longest, generator)
-        low, high = self.standard
-        numbers = torch.arange(low, high + 1.0)
+        numbers = torch.arange(self.standard[0], self.standard[1] + 1.0)
         number = (repeats - numbers.mean()) / numbers.std(correction=0).clamp_min(1)
-        end = sequence.x[..., -1:]
-        x = torch.cat([sequence.x, end * number[..., None]], -1)
+        x = torch.cat([sequence.x, sequence.x[..., -1:] * number[..., None]], -1)
         step = torch.arange(longest * most + 1)
         ends = length * repeats  # (T, 1)
         repeated = sequence.x[..., : self.bits].gather(
@@ -147,9 +145,8 @@ def _queries(y: Tensor, weight: Tensor) -> Examples:
 
 def _draw(bounds: Bounds, size: int, ragged: bool, generator: Generator) -> Tensor:
     """Draw a number for every task (T, 1), or one for all."""
-    low, high = bounds
-    number = torch.randint(low, high + 1, (size if ragged else 1, 1), generator=generator)
-    return number.expand(size, 1)
+    shape = (size if ragged else 1, 1)
+    return torch.randint(bounds[0], bounds[1] + 1, shape, generator=generator).expand(size, 1)
 
 
 def _longest(bounds: Bounds, number: Tensor, ragged: bool) -> int:

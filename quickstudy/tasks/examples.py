@@ -46,8 +46,9 @@ class FixedLabelTasks(TaskDistribution):
     each of four rotations.
 
     Examples:
+        >>> import quickstudy as qs
         >>> data = Labelled(torch.zeros(2, 1, 4, 4), torch.arange(2), ("a", "b"))
-        >>> FixedLabelTasks(data, "classes", None).classes
+        >>> qs.tasks.Classification(data, 1, rotations="classes").classes
         8
     """
 
@@ -142,6 +143,5 @@ def fixed_label_examples(
         [[[0.0, 1.0], [1.0, 0.0]]]
     """
     label = dataset.y[rows.to(dataset.y.device)].to(x.device)
-    label = label + turns.to(x.device) * len(dataset.classes)
-    y = F.one_hot(label, classes).to(x)
+    y = F.one_hot(label + turns.to(x.device) * len(dataset.classes), classes).to(x)
     return Examples(x, y, torch.ones_like(y[..., 0]))

@@ -129,8 +129,9 @@ class GaussianProcess(TaskDistribution):
     def _draw(self, size: int, generator: Generator) -> tuple[TaskBatch, Tensor, Tensor]:
         """Draw tasks, and the exact mean and standard deviation of their targets (T, Q)."""
         sizes = size if self.ragged else 1
-        low, high = self.context
-        context = torch.randint(low, high + 1, (sizes, 1), generator=generator)
+        context = torch.randint(
+            self.context[0], self.context[1] + 1, (sizes, 1), generator=generator
+        )
         choices = self.points - context - self.targets + 1
         targets = self.targets + (torch.rand(sizes, 1, generator=generator) * choices).long()
         s, q = int(context.max()), int(targets.max())

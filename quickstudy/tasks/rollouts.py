@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Json, Task, TaskDistribution
 from quickstudy.core.tree import leaves, tree_map
 from quickstudy.environments.environment import Environment
@@ -53,8 +54,7 @@ class Rollouts(TaskDistribution):
     def act_in(self, tasks: Any, generator: Generator) -> Task[Episodes]:
         """Act in the given tasks of the environment, as `sample` does in its own."""
         learner = self.learner
-        device = next(learner.parameters()).device
-        tasks = tree_map(lambda leaf: leaf.to(device), tasks)
+        tasks = tree_map(lambda leaf: leaf.to(device_of(learner)), tasks)
         n_tasks = len(leaves(tasks)[0])
 
         def act(state: object, memory: object) -> Episodes:
