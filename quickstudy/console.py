@@ -208,12 +208,13 @@ def _lines(run: Run, statuses: Iterator[Status]) -> None:
     for status in statuses:
         losses.append(status.loss)
         if status.validation is not None:
-            line = (
+            print(
                 f"{run.folder.name}: step {status.step} of {run.experiment.steps}, "
                 f"loss {sum(losses) / len(losses):.4f}, validation {_best(status)}, "
-                f"{status.tasks / status.seconds:.0f} tasks/s"
+                f"{status.tasks / status.seconds:.0f} tasks/s",
+                file=sys.stderr,
+                flush=True,
             )
-            print(line, file=sys.stderr, flush=True)
             losses.clear()
 
 

@@ -243,8 +243,12 @@ def split_classes(
         )
     owner = np.arange(len(units)) if by == "class" else np.asarray(data.groups)
     parts = [np.flatnonzero(np.isin(owner, part)).tolist() for part in chosen]
-    names = (f"{by} {fractions} seed {seed} {part}" for part in Splits._fields)
-    return Splits(*map(data.select, parts, names))
+    return Splits(
+        *(
+            data.select(part, f"{by} {fractions} seed {seed} {name}")
+            for part, name in zip(parts, Splits._fields, strict=True)
+        )
+    )
 
 
 def split_examples(

@@ -115,8 +115,12 @@ def omniglot(
         tuple(map(str, alphabets)),
         name="omniglot" if size == 28 else f"omniglot_{size}",
     )
-    names = (f"{convention} {part}" for part in Splits._fields)
-    return Splits(*map(everything.select, parts, names))
+    return Splits(
+        *(
+            everything.select(part, f"{convention} {name}")
+            for part, name in zip(parts, Splits._fields, strict=True)
+        )
+    )
 
 
 def omniglot_runs(*, size: Size = 28, root: Path | str | None = None) -> Task[Examples]:

@@ -80,11 +80,14 @@ class GridMaze(Environment):
         state, _ = self.reset(task, zero)
         cells = [state.expand(len(episodes.reward))]
         for actions in episodes.action.unbind(1):
-            moved = [
-                self.step(task, state, action, zero)[0]
-                for state, action in zip(cells[-1], actions, strict=True)
-            ]
-            cells.append(torch.stack(moved))
+            cells.append(
+                torch.stack(
+                    [
+                        self.step(task, state, action, zero)[0]
+                        for state, action in zip(cells[-1], actions, strict=True)
+                    ]
+                )
+            )
         walls = task.walls.nonzero()[:, 0]
         return PlanarTrace(
             *(cell_centres(c, self.size + 2) for c in (torch.stack(cells, 1), task.goal, walls))

@@ -32,8 +32,8 @@ class TabularMDP(Environment):
         """Processes, as an `MDP` of tensors with axis T in front."""
         states, device = self.observation_size, generator.device
         shape = (size, states, self.action_size)
-        weights = torch.empty(*shape, states, device=device)
-        weights.exponential_(generator=generator)  # normalised: flat Dirichlet
+        # normalised exponential numbers: flat Dirichlet
+        weights = torch.empty(*shape, states, device=device).exponential_(generator=generator)
         means = 1 + torch.randn(shape, generator=generator, device=device)
         return MDP(weights / weights.sum(-1, keepdim=True), means)
 

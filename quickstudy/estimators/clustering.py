@@ -129,8 +129,10 @@ def evaluate_clustering(
     def clusters(embedded: Tensor, query: Examples) -> Tensor:
         return torch.tensor(float(groups(embedded, query)[1].max() + 1))
 
-    metrics = {"adjusted_rand_index": adjusted_rand_index}
-    metrics |= {} if known else {"clusters": clusters}
+    metrics = {
+        "adjusted_rand_index": adjusted_rand_index,
+        **({} if known else {"clusters": clusters}),
+    }
     reports = []
     for embedder in (learner, PrototypicalNetwork(nn.Flatten())):
         report = evaluate(

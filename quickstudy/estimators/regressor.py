@@ -67,10 +67,9 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
             raise ValueError(
                 f"y has {count} values of an example: give it {self._width}, as before."
             )
+        state = None if first else self.state_
         try:
-            state, width = self._adapt(
-                Examples(x, target, weight), None if first else self.state_
-            )
+            state, width = self._adapt(Examples(x, target, weight), state)
         except OutputMismatch as mismatch:
             width = mismatch.outputs
         except SHAPE_ERRORS as error:

@@ -68,8 +68,8 @@ def embed_once(
                 head_prediction, prediction
             ):
                 raise ValueError(
-                    f"{type(learner).__name__} changes its net with the task, or does more with "
-                    "images than to embed them: evaluate it on the tasks themselves."
+                    f"{type(learner).__name__} changes its net with the task, or does more "
+                    "with images than to embed them: evaluate it on the tasks themselves."
                 )
     return head, *embedded
 

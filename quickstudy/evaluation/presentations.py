@@ -132,8 +132,8 @@ def plot(axes: "Axes", reports: Mapping[str, Report]) -> None:
 
 
 def _accuracy_at(presentation: int, logits: Tensor, sequence: Examples) -> Tensor:
-    shown = sequence.y * sequence.weight[:, None]
-    times = (shown.cumsum(0) * sequence.y).sum(-1)  # (N,)  presentations of the class so far
+    shown = (sequence.y * sequence.weight[:, None]).cumsum(0)
+    times = (shown * sequence.y).sum(-1)  # (N,)  presentations of the class so far
     weight = sequence.weight * (times == presentation)
     score = logits.masked_fill(logits.isnan(), -torch.inf)
     best = (score == score.amax(-1, keepdim=True)).to(weight)

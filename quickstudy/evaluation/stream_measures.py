@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,13 +124,10 @@ class StreamReport:
     @classmethod
     def from_json(cls, data: Json) -> "StreamReport":
         """Return the report that `to_json` was called on."""
-
-        def tensor(value: Json) -> Tensor:
-            if isinstance(value, list):
-                return torch.stack([tensor(part) for part in value])
-            return torch.tensor(torch.nan if value is None else value, dtype=torch.float64)
-
-        tensors = {k: tensor(data[k]) for k in ("matrix", "seconds", "examples", "bytes")}
+        tensors = {
+            name: torch.from_numpy(np.array(data[name], np.float64))  # null is NaN
+            for name in ("matrix", "seconds", "examples", "bytes")
+        }
         return cls(**tensors, card=data["card"], metric=data["metric"])
 
     @classmethod

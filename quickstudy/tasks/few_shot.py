@@ -180,9 +180,14 @@ class FewShot(TaskDistribution):
         labelled, query, unlabelled = rows.split([most, self.queries, self.unlabelled], 2)
 
         real = (shots[..., None] > torch.arange(most)) & present[..., None]  # (T, C, shots)
-        real = F.pad(real, (0, 0, 0, self.distractors))
         has_unlabelled = F.pad(present, (0, self.distractors), value=True)[..., None]
-        real = torch.cat([real, has_unlabelled.expand_as(unlabelled)], 2)
+        real = torch.cat(
+            [
+                F.pad(real, (0, 0, 0, self.distractors)),
+                has_unlabelled.expand_as(unlabelled),
+            ],
+            2,
+        )
         return Task(
             self._examples(torch.cat([labelled, unlabelled], 2), real, most, turns, generator),
             self._examples(

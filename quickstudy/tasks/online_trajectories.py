@@ -69,7 +69,6 @@ class OnlineTrajectoryTasks(FixedLabelTasks):
     def card(self) -> dict[str, Json]:
         """Return the data set, its hash, its split, and the shape of a trajectory."""
         data = self.dataset
-        facts = {"rotations": self.rotations} if self.rotations else {}
         return {
             "tasks": "trajectories",
             "dataset": data.name,
@@ -78,7 +77,7 @@ class OnlineTrajectoryTasks(FixedLabelTasks):
             "ways": self.ways,
             "shots": self.shots,
             "remember": self.replay_examples,
-            **facts,
+            **({"rotations": self.rotations} if self.rotations else {}),
         }
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:

@@ -74,9 +74,12 @@ def class_incremental(
         ])  # fmt: skip
         time = time + blur * torch.randn(len(time), generator=generator)
         support = list(torch.cat(support)[time.argsort()].split(sizes))
-    card = _card("class-incremental", train, test, count, seed) | {"classes of each": per_task}
-    card |= {"examples of a class": examples} if examples else {}
-    card |= {"blur": blur} if blur else {}
+    card = {
+        **_card("class-incremental", train, test, count, seed),
+        "classes of each": per_task,
+        **({"examples of a class": examples} if examples else {}),
+        **({"blur": blur} if blur else {}),
+    }
     return _stream(train, test, support, parts, order, card, normalise=normalise)
 
 
