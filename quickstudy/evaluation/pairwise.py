@@ -28,9 +28,7 @@ class LoopedLearner(Learner[State]):
     """A learner made of another, run task by task: its metrics are computed outside of torch.
 
     Examples:
-        >>> from torch import nn
-        >>> import quickstudy as qs
-        >>> LoopedLearner(qs.PrototypicalNetwork(nn.Identity())).execution
+        >>> LoopedLearner.execution
         'loop'
     """
 
