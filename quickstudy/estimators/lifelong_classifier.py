@@ -111,7 +111,8 @@ class LifelongClassifier(ClassColumns):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each example (N,)."""
-        return self.classes_[self._logits(X).argmax(-1).numpy()]
+        best = self._logits(X).argmax(-1).numpy()
+        return self.classes_[best]
 
     def _logits(self, X: Any) -> Tensor:
         self._resume()
