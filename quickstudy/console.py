@@ -161,8 +161,10 @@ def heading(row: str, report: StreamReport) -> str:
     text = f"{row}: {name}, experience {now} of {scores.shape[-1]}"
     if now and not scores[now, :now].isnan().all():
         mean, new = float(scores[now, :now].nanmean()), float(scores[now, now - 1])
-        text += f", {report.metric} of all so far {format_mean(report.metric, mean)}"
-        text += f", of the last {format_mean(report.metric, new)}"
+        text += (
+            f", {report.metric} of all so far {format_mean(report.metric, mean)}"
+            f", of the last {format_mean(report.metric, new)}"
+        )
     return text
 
 
@@ -174,15 +176,19 @@ def _latest(report: StreamReport) -> tuple[str, int, Tensor]:
     """
     learned = (~report.seconds.isnan()).sum(1)
     current = report.matrix[learned == learned[-1]]
-    several = f"mean of {len(current)} streams"
-    name = several if len(current) > 1 else f"stream {len(report.matrix)}"
+    name = (
+        f"mean of {len(current)} streams"
+        if len(current) > 1
+        else f"stream {len(report.matrix)}"
+    )
     return name, int(learned[-1]), current.mean(0)
 
 
 def _live(run: Run, statuses: Iterator[Status]) -> None:
-    fields = TextColumn("loss {task.fields[loss]:.3f}{task.fields[more]}")
     total, weight, validation, started = 0.0, 0.0, "", time.monotonic()
-    with _progress(fields, transient=False) as progress:
+    with _progress(
+        TextColumn("loss {task.fields[loss]:.3f}{task.fields[more]}"), transient=False
+    ) as progress:
         steps, name = run.experiment.steps, run.folder.name
         task = progress.add_task(name, total=steps, completed=run.start, loss=0.0, more="")
         for status in statuses:
@@ -202,12 +208,13 @@ def _lines(run: Run, statuses: Iterator[Status]) -> None:
     for status in statuses:
         losses.append(status.loss)
         if status.validation is not None:
-            line = (
+            print(
                 f"{run.folder.name}: step {status.step} of {run.experiment.steps}, "
                 f"loss {sum(losses) / len(losses):.4f}, validation {_best(status)}, "
-                f"{status.tasks / status.seconds:.0f} tasks/s"
+                f"{status.tasks / status.seconds:.0f} tasks/s",
+                file=sys.stderr,
+                flush=True,
             )
-            print(line, file=sys.stderr, flush=True)
             losses.clear()
 
 

@@ -41,8 +41,7 @@ def adapt(
     labels = [data.classes[i] for i in data.y.tolist()]
     classifier = FewShotClassifier(learner)
     classifier.fit((255 - data.x if invert else data.x).numpy(), labels)
-    experiment = base.experiment
-    task = next(iter(batches(experiment.train, experiment.meta_batch_size, steps=1)))
+    task = next(iter(batches(base.experiment.train, base.experiment.meta_batch_size, steps=1)))
     with torch.no_grad():
         transductive = is_transductive(learner.eval(), task)
     classifier.save(out, run=str(run.resolve()), invert=invert, transductive=transductive)

@@ -99,8 +99,9 @@ def _dispatch(given: list[str]) -> None:
     if name in RECIPE_COMMANDS:
         return command(options[0], options[1:])
     # `--json` alone, without a pair `--no-json`
-    config = (tyro.conf.FlagCreatePairsOff,)
-    tyro.cli(command, prog=f"quickstudy {name}", args=options, config=config)
+    tyro.cli(
+        command, prog=f"quickstudy {name}", args=options, config=(tyro.conf.FlagCreatePairsOff,)
+    )
 
 
 def _load(name: str) -> Callable[..., Any]:
@@ -121,19 +122,20 @@ def _overview() -> str:
 
 
 def _recipe_help(name: str) -> str:
-    lines = [
-        f"usage: quickstudy {name} RECIPE [OPTIONS]",
-        "",
-        _summary(name),
-        "",
-        f"quickstudy {name} RECIPE --help describes the settings of a recipe.",
-        "",
-        "Recipes:",
-        *(f"  {recipe:<28}{text}" for recipe, text in catalogue.recipes().items()),
-        "",
-        f"Example: quickstudy {name} glyphs_protonet --steps 200 --out runs/short",
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"usage: quickstudy {name} RECIPE [OPTIONS]",
+            "",
+            _summary(name),
+            "",
+            f"quickstudy {name} RECIPE --help describes the settings of a recipe.",
+            "",
+            "Recipes:",
+            *(f"  {recipe:<28}{text}" for recipe, text in catalogue.recipes().items()),
+            "",
+            f"Example: quickstudy {name} glyphs_protonet --steps 200 --out runs/short",
+        ]
+    )
 
 
 def _complete(given: list[str]) -> None:

@@ -39,10 +39,9 @@ def learners() -> dict[str, str]:
         >>> "anil" in learners()
         True
     """
-    stub = ast.parse((PACKAGE / "__init__.pyi").read_text("utf-8"))
     names = {
         alias.name: PACKAGE / f"{(node.module or '').replace('.', '/')}.py"
-        for node in stub.body
+        for node in ast.parse((PACKAGE / "__init__.pyi").read_text("utf-8")).body
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("learners.")
         for alias in node.names
     }
@@ -58,8 +57,11 @@ def datasets() -> dict[str, str]:
         >>> list(datasets())
         ['caltech101', 'digits', 'emoji', 'glyphs', 'omniglot']
     """
-    files = sorted((PACKAGE / "datasets").glob("*.py"))
-    every = {name: text for file in files for name, text in summaries(file).items()}
+    every = {
+        name: text
+        for file in sorted((PACKAGE / "datasets").glob("*.py"))
+        for name, text in summaries(file).items()
+    }
     return {name: every[name] for name in DATASETS}
 
 
@@ -71,8 +73,11 @@ def recipes() -> dict[str, str]:
         True
     """
     # in the installed package, or beside it in a checkout
-    places = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
-    files = sorted(file for place in places for file in place.glob("[a-z]*.py"))
+    files = sorted(
+        file
+        for place in (PACKAGE / "recipes", PACKAGE.parent / "recipes")
+        for file in place.glob("[a-z]*.py")
+    )
     return {file.stem: summaries(file)[""] for file in files}
 
 

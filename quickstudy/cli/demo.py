@@ -85,19 +85,23 @@ def demo(
 
     contestants: dict[str, Contestant] = {}
     for title, run in trained.items():
-        selection = f"step {run.start}, best of {len(run.history)} validations"
-        contestants[title] = _contestant(run.experiment, selection)
-    pixels = PrototypicalNetwork(nn.Flatten())
-    contestants[PIXELS] = Contestant(pixels, "nothing is trained", {})
+        contestants[title] = _contestant(
+            run.experiment, f"step {run.start}, best of {len(run.history)} validations"
+        )
+    contestants[PIXELS] = Contestant(
+        PrototypicalNetwork(nn.Flatten()), "nothing is trained", {}
+    )
     for title, run in trained.items():
         torch.manual_seed(seed)
-        untrained = runs.find(run.recipe).recipe(**run.settings)
-        contestants[f"{title}, untrained"] = _contestant(untrained, "step 0")
+        contestants[f"{title}, untrained"] = _contestant(
+            runs.find(run.recipe).recipe(**run.settings), "step 0"
+        )
 
     scripts = trained[best].experiment.benchmarks  # their tasks are those of the other, too
     benchmarks = {name.replace(f"{WAYS}-way", "new scripts,"): b for name, b in scripts.items()}
-    digits = FewShot(datasets.digits(size=28), WAYS, 5, 5)
-    benchmarks[DIGITS] = replace(next(iter(benchmarks.values())), tasks=digits)
+    benchmarks[DIGITS] = replace(
+        next(iter(benchmarks.values())), tasks=FewShot(datasets.digits(size=28), WAYS, 5, 5)
+    )
     reports = {
         title: {
             name: _evaluated(f"{title}: {name}", contestant, benchmark, n_tasks)

@@ -25,8 +25,11 @@ def list_(*, results: bool = False, as_json: AsJson = False) -> None:
         from quickstudy import runs
         from quickstudy.cli.results import result_rows  # loads torch, unlike the rest
 
-        stored = runs.stored().items()
-        kinds = {"results": {name: "; ".join(result_rows(entry)) for name, entry in stored}}
+        kinds = {
+            "results": {
+                name: "; ".join(result_rows(entry)) for name, entry in runs.stored().items()
+            }
+        }
     else:
         kinds = {
             "learners": catalogue.learners(),

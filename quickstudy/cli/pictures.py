@@ -83,10 +83,9 @@ def image_files(place: Path, *, recursive: bool = False) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise ValueError(f"There is no file or folder {place}. Name an existing one.")
-    entries = sorted(place.rglob("*") if recursive else place.iterdir())
     files = [
         entry
-        for entry in entries
+        for entry in sorted(place.rglob("*") if recursive else place.iterdir())
         if entry.is_file()
         and not any(part.startswith(".") for part in entry.relative_to(place).parts)
     ]

@@ -82,8 +82,7 @@ def compare(
     """
     stems = [run.resolve().stem for run in runs]
     names = stems if len(set(stems)) == len(stems) else map(str, runs)
-    results = dict(zip(names, map(read_result, runs), strict=True))
-    comparisons = compare_runs.compare(results)
+    comparisons = compare_runs.compare(dict(zip(names, map(read_result, runs), strict=True)))
     if as_json:
         return print(dumps([comparison.to_json() for comparison in comparisons]))
     for comparison in comparisons:

@@ -47,8 +47,10 @@ def train(recipe: str, arguments: Sequence[str], command: str = "train") -> None
     """
     module = runs.find(recipe)
     parameters = inspect.signature(module.recipe).parameters
-    docstring = docstring_parser.parse(inspect.getdoc(module.recipe) or "")
-    helps = {entry.arg_name: entry.description for entry in docstring.params}
+    helps = {
+        entry.arg_name: entry.description
+        for entry in docstring_parser.parse(inspect.getdoc(module.recipe) or "").params
+    }
     settings: list[Any] = [
         (name, Annotated[p.annotation, arg(help=helps.get(name))], p.default)
         for name, p in parameters.items()
@@ -142,8 +144,14 @@ def diagnose(
         experiment = runs.reopen(learner, device=device).experiment
     else:
         experiment = runs.start(learner, {}, Path("runs/.none"), device=device).experiment
-    task, steps = _first_batch(experiment), experiment.steps
-    print(diagnosis.diagnose(experiment.learner, task, compiled=compiled, steps=steps))
+    print(
+        diagnosis.diagnose(
+            experiment.learner,
+            _first_batch(experiment),
+            compiled=compiled,
+            steps=experiment.steps,
+        )
+    )
 
 
 def _train(
@@ -160,8 +168,9 @@ def _train(
     live: bool = False,
 ) -> None:
     run = runs.start(recipe, settings, out, device=device)
-    benchmarks = run.experiment.benchmarks.values()
-    if live and not any(isinstance(benchmark.tasks, Streams) for benchmark in benchmarks):
+    if live and not any(
+        isinstance(benchmark.tasks, Streams) for benchmark in run.experiment.benchmarks.values()
+    ):
         raise ValueError(
             f"{recipe} has no benchmark on streams. Use `quickstudy train {recipe}`."
         )

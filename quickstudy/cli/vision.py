@@ -54,10 +54,11 @@ def verify(
     left, right = (
         read_images(files, shape, invert=invert) for files in zip(*pairs, strict=True)
     )
-    scores = verifier.decision_function(left, right)
     decisions = [
         {"a": str(one), "b": str(two), "score": score, "same": score >= verifier.threshold_}
-        for (one, two), score in zip(pairs, scores.tolist(), strict=True)
+        for (one, two), score in zip(
+            pairs, verifier.decision_function(left, right).tolist(), strict=True
+        )
     ]
     same, different = verifier.pairs_
     if as_json:
@@ -104,8 +105,9 @@ def cluster(
     files = image_files(images, recursive=True)
     if skip_unreadable:
         files = [file for file in files if is_image(file)]
-    x = read_images(files, image_shape(base), invert=invert)
-    labels = clustering.cluster(base.experiment.learner, x, clusters)
+    labels = clustering.cluster(
+        base.experiment.learner, read_images(files, image_shape(base), invert=invert), clusters
+    )
     groups = [
         [str(file) for file, label in zip(files, labels, strict=True) if label == group]
         for group in range(max(labels) + 1)

@@ -101,8 +101,8 @@ def from_torch(
     """
     pairs = (dataset[i] for i in range(len(dataset)))
     name = type(dataset).__name__ if name is None else name
-    names = getattr(dataset, "classes", None) if classes is None else classes
-    return _collect(pairs, size, channels, names, name)
+    classes = getattr(dataset, "classes", None) if classes is None else classes
+    return _collect(pairs, size, channels, classes, name)
 
 
 def huggingface(
@@ -145,8 +145,9 @@ def huggingface(
             there = ", ".join(dataset.features)
             raise ValueError(f"{name} has no column {column!r}: it has {there}.")
     pairs = ((row[image], row[label]) for row in dataset)
-    names = getattr(dataset.features[label], "names", None)
-    return _collect(pairs, size, channels, names, name)
+    return _collect(
+        pairs, size, channels, getattr(dataset.features[label], "names", None), name
+    )
 
 
 def _collect(

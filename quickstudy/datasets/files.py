@@ -23,7 +23,12 @@ ATTEMPTS = 4
 
 
 class Remote(NamedTuple):
-    """A published file."""
+    """A published file.
+
+    Examples:
+        >>> Remote("https://example.org/images.zip", sha256="0" * 64).name
+        'images.zip'
+    """
 
     url: str
     sha256: str
@@ -35,13 +40,23 @@ class Remote(NamedTuple):
 
 
 def cache() -> Path:
-    """Where downloads and conversions go: quickstudy in $XDG_CACHE_HOME or ~/.cache."""
+    """Where downloads and conversions go: quickstudy in $XDG_CACHE_HOME or ~/.cache.
+
+    Examples:
+        >>> cache().name
+        'quickstudy'
+    """
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "quickstudy"
 
 
 def roots(root: Path | str | None) -> list[Path]:
-    """Where data is looked for: in `root` only, or in $QUICKSTUDY_DATA and then the cache."""
+    """Where data is looked for: in `root` only, or in $QUICKSTUDY_DATA and then the cache.
+
+    Examples:
+        >>> roots("data")[0].name, roots(None)[-1] == cache()
+        ('data', True)
+    """
     if root is not None:
         return [Path(root).expanduser()]
     given = os.environ.get("QUICKSTUDY_DATA")
@@ -57,6 +72,13 @@ def fetch(remote: Remote, folder: Path) -> Path:
     Raises:
         ConnectionError: the file cannot be had; says how to get it by hand.
         ValueError: what was downloaded is not the published file.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "all.zip").write_bytes(b"data")
+        >>> fetch(Remote("https://example.org/all.zip", sha256=""), folder).name  # it is there
+        'all.zip'
     """
     path = folder / remote.name
     if path.exists():
@@ -97,6 +119,16 @@ def published(remote: Remote, name: str, root: Path | str | None) -> Path:
 
     Raises:
         ConnectionError, ValueError: as `fetch`; the file is damaged, or another.
+
+    Examples:
+        >>> import hashlib
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "letters").mkdir()
+        >>> _ = (root / "letters" / "all.zip").write_bytes(b"data")
+        >>> remote = Remote("https://example.org/all.zip", hashlib.sha256(b"data").hexdigest())
+        >>> published(remote, "letters", root).name
+        'all.zip'
     """
     folders = [base / name for base in roots(root)]
     there = [folder for folder in folders if (folder / remote.name).is_file()]
@@ -111,6 +143,13 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         ValueError: the file is truncated or changed.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> np.savez(folder / "images.npz", label=np.arange(3))
+        >>> load_npz(folder / "images.npz")["label"].tolist()
+        [0, 1, 2]
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
@@ -124,6 +163,13 @@ def load_tree(path: Path) -> dict[str, bytes]:
 
     Raises:
         ValueError: the .zip is truncated or changed.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "a.txt").write_bytes(b"data")
+        >>> load_tree(folder)
+        {'a.txt': b'data'}
     """
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file())
@@ -137,7 +183,12 @@ def load_tree(path: Path) -> dict[str, bytes]:
 
 
 def damaged(path: Path, why: object) -> ValueError:
-    """The error that says so."""
+    """The error that says so.
+
+    Examples:
+        >>> str(damaged(Path("all.zip"), "no zip file"))
+        'all.zip is damaged (no zip file): delete it, and get it again.'
+    """
     return ValueError(f"{path} is damaged ({why}): delete it, and get it again.")
 
 
@@ -190,7 +241,14 @@ def writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def bar(description: str, total: float | None, *, in_bytes: bool = False) -> Iterator[Progress]:
-    """A progress bar on standard error, if that is a terminal; its task is number 0."""
+    """A progress bar on standard error, if that is a terminal; its task is number 0.
+
+    Examples:
+        >>> with bar("reading", total=3) as progress:
+        ...     progress.advance(progress.task_ids[0])
+        ...     progress.tasks[0].completed
+        1
+    """
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
     if in_bytes:

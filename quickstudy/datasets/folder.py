@@ -78,8 +78,12 @@ def folder(
             x = np.load(mapped, mmap_mode="c")[: len(files) - len(unreadable)]
         except (ValueError, EOFError) as error:
             raise damaged(mapped, error) from error
-    y = torch.from_numpy(np.delete(labels, unreadable))
-    return Labelled(torch.from_numpy(x), y, tuple(names), name=path.resolve().name)
+    return Labelled(
+        torch.from_numpy(x),
+        torch.from_numpy(np.delete(labels, unreadable)),
+        tuple(names),
+        name=path.resolve().name,
+    )
 
 
 def folder_splits(
@@ -161,8 +165,9 @@ def _write(
     the others. A memory map would end the process on a full disk without a message."""
     unreadable = []
     with replacing(path) as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
         for i, image in enumerate(images):
             if image is None:
                 unreadable.append(i)
@@ -177,8 +182,9 @@ def _key(path: Path, files: list[Path], shape: tuple[int, ...]) -> str:
     digest = hashlib.sha256(repr((PIL_VERSION, str(path.resolve()), shape)).encode())
     for file in files:
         facts = file.stat()
-        row = (file.relative_to(path).as_posix(), facts.st_size, facts.st_mtime_ns)
-        digest.update(repr(row).encode())
+        digest.update(
+            repr((file.relative_to(path).as_posix(), facts.st_size, facts.st_mtime_ns)).encode()
+        )
     return digest.hexdigest()[:16]
 
 

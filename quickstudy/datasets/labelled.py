@@ -235,8 +235,7 @@ def split_classes(
         raise ValueError(f"{data.name} has no groups: split by='class'.")
     units = data.group_names if by == "group" else data.classes
     order = np.random.RandomState(seed).permutation(len(units))
-    ends = np.round(np.cumsum(fractions)[:2] * len(units)).astype(int)
-    chosen = np.split(order, ends)
+    chosen = np.split(order, np.round(np.cumsum(fractions)[:2] * len(units)).astype(int))
     if not all(len(part) for part in chosen):
         raise ValueError(
             f"{data.name} has {len(units)} {by}(s), too few for the fractions {fractions}: "
@@ -244,8 +243,12 @@ def split_classes(
         )
     owner = np.arange(len(units)) if by == "class" else np.asarray(data.groups)
     parts = [np.flatnonzero(np.isin(owner, part)).tolist() for part in chosen]
-    names = (f"{by} {fractions} seed {seed} {part}" for part in Splits._fields)
-    return Splits(*map(data.select, parts, names))
+    return Splits(
+        *(
+            data.select(part, f"{by} {fractions} seed {seed} {name}")
+            for part, name in zip(parts, Splits._fields, strict=True)
+        )
+    )
 
 
 def split_examples(

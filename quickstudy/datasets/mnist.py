@@ -102,8 +102,7 @@ def fashion_mnist(*, root: Path | str | None = None) -> TrainTest:
 def _load(
     name: str, remotes: tuple[Remote, ...], classes: tuple[str, ...], root: Path | str | None
 ) -> TrainTest:
-    paths = [published(remote, name, root) for remote in remotes]
-    x, y, test_x, test_y = map(_idx, paths)
+    x, y, test_x, test_y = map(_idx, [published(remote, name, root) for remote in remotes])
     return TrainTest(
         Labelled(x[:, None], y.long(), classes, name=name, split="train"),
         Labelled(test_x[:, None], test_y.long(), classes, name=name, split="test"),

@@ -42,8 +42,9 @@ def to_pixels(image: Image.Image, size: Size, channels: Channels) -> np.ndarray:
     if image.mode.startswith("I;16"):  # Pillow would clip, not scale, its 16 bits
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image.convert("RGBA"))
+        image = Image.alpha_composite(
+            Image.new("RGBA", image.size, "white"), image.convert("RGBA")
+        )
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)

@@ -105,6 +105,5 @@ def _splits(
 
 def _jpegs(data: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """(N, 84, 84, 3) uint8."""
-    pairs = pairwise(offset)
-    files = (io.BytesIO(data[start:end].tobytes()) for start, end in pairs)
+    files = (io.BytesIO(data[start:end].tobytes()) for start, end in pairwise(offset))
     return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])

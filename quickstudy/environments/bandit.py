@@ -8,7 +8,20 @@ from quickstudy.environments.environment import Environment, normal
 Step = tuple[tuple[()], Tensor, Tensor, Tensor]
 
 
-class BernoulliBandit(Environment):
+class _Bandit(Environment):
+    observation_size, discrete, noise_size, can_terminate = 1, True, 1, False
+
+    def __init__(self, arms: int = 5, *, horizon: int = 1):
+        if arms < 2:
+            raise ValueError(f"arms={arms}: there is nothing to choose, give at least 2.")
+        self.action_size, self.horizon = arms, horizon
+
+    def reset(self, task: Tensor, noise: Tensor) -> tuple[tuple[()], Tensor]:
+        """Return no state, and an observation that is always 1."""
+        return (), torch.ones_like(noise)
+
+
+class BernoulliBandit(_Bandit):
     """Arms with rewards of 1 or 0, whose probabilities are uniform in [0, 1] for each task, as
     in RL² (Duan et al., 2016, arXiv:1611.02779, section 3.1). A task is the probabilities (A,).
 
@@ -22,19 +35,9 @@ class BernoulliBandit(Environment):
         torch.Size([4, 3])
     """
 
-    observation_size, discrete, noise_size, can_terminate = 1, True, 1, False
-
-    def __init__(self, arms: int = 5, *, horizon: int = 1):
-        self.action_size, self.horizon = _several(arms), horizon
-
     def tasks(self, size: int, generator: Generator) -> Tensor:
         """Sample probabilities (T, A)."""
-        device = generator.device
-        return torch.rand(size, self.action_size, generator=generator, device=device)
-
-    def reset(self, task: Tensor, noise: Tensor) -> tuple[tuple[()], Tensor]:
-        """Return no state, and an observation that is always 1."""
-        return (), torch.ones_like(noise)
+        return torch.rand(size, self.action_size, generator=generator, device=generator.device)
 
     def step(self, task: Tensor, state: tuple[()], action: Tensor, noise: Tensor) -> Step:
         """Reward 1 or 0."""
@@ -42,7 +45,7 @@ class BernoulliBandit(Environment):
         return (), torch.ones_like(noise), reward, torch.zeros_like(reward)
 
 
-class GaussianBandit(Environment):
+class GaussianBandit(_Bandit):
     """Arms with normal rewards, with means from N(0, 1) for each task. A task is the
     means (A,).
 
@@ -58,27 +61,15 @@ class GaussianBandit(Environment):
         3.0
     """
 
-    observation_size, discrete, noise_size, can_terminate = 1, True, 1, False
-
     def __init__(self, arms: int = 5, *, std: float = 1.0, horizon: int = 1):
-        self.action_size, self.std, self.horizon = _several(arms), std, horizon
+        super().__init__(arms, horizon=horizon)
+        self.std = std
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         """Sample means (T, A)."""
-        device = generator.device
-        return torch.randn(size, self.action_size, generator=generator, device=device)
-
-    def reset(self, task: Tensor, noise: Tensor) -> tuple[tuple[()], Tensor]:
-        """Return no state, and an observation that is always 1."""
-        return (), torch.ones_like(noise)
+        return torch.randn(size, self.action_size, generator=generator, device=generator.device)
 
     def step(self, task: Tensor, state: tuple[()], action: Tensor, noise: Tensor) -> Step:
         """Reward the arm's mean plus noise."""
         reward = (action * task).sum(-1) + self.std * normal(noise[0])
         return (), torch.ones_like(noise), reward, torch.zeros_like(reward)
-
-
-def _several(arms: int) -> int:
-    if arms < 2:
-        raise ValueError(f"arms={arms}: there is nothing to choose, give at least 2.")
-    return arms

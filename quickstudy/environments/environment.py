@@ -94,6 +94,30 @@ def normal(noise: Tensor) -> Tensor:
     return torch.erfinv((2 * noise - 1) * (1 - 2**-24)) * 2**0.5
 
 
+def uniform(
+    bounds: tuple[float, float], shape: tuple[int, ...], generator: Generator
+) -> Tensor:
+    """Sample uniform numbers between bounds, on the generator's device.
+
+    Examples:
+        >>> sample = uniform((2.0, 3.0), (4,), Generator().manual_seed(0))
+        >>> sample.shape, bool(((sample >= 2) & (sample < 3)).all())
+        (torch.Size([4]), True)
+    """
+    low, high = bounds
+    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
+
+
+def cell_centres(cell: Tensor, width: int) -> Tensor:
+    """Return the centres (..., 2) of the cells of a grid in the plane, row by row downwards.
+
+    Examples:
+        >>> cell_centres(torch.tensor([0, 4]), 3).tolist()
+        [[0.0, 0.0], [1.0, -1.0]]
+    """
+    return torch.stack([cell % width, -(cell // width)], -1).to(torch.get_default_dtype())
+
+
 def categorical(logits: Tensor, noise: Tensor) -> Tensor:
     """Sample one of A with probabilities softmax(logits), as a one-hot row (A,), from A uniform
     numbers: the largest of the logits with Gumbel noise.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment, PlanarTrace
+from quickstudy.environments.environment import Environment, PlanarTrace, cell_centres
 
 if TYPE_CHECKING:
     from quickstudy.environments.rollout import Episodes
@@ -74,8 +74,10 @@ class GridMaze(Environment):
             around = [reached.roll(by, axis) for by in (-1, 1) for axis in (1, 2)]
             reached = torch.stack([reached, *around]).amax(0) * (1 - walls)
         reached[:, 1, 1] = 0
-        goal = torch.multinomial(reached.flatten(1), 1, generator=generator)[:, 0]
-        return Maze(walls.flatten(1), goal)
+        return Maze(
+            walls.flatten(1),
+            torch.multinomial(reached.flatten(1), 1, generator=generator)[:, 0],
+        )
 
     def reset(self, task: Maze, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Begin in the first corner; a state is a cell ()."""
@@ -100,17 +102,18 @@ class GridMaze(Environment):
         state, _ = self.reset(task, zero)
         cells = [state.expand(len(episodes.reward))]
         for actions in episodes.action.unbind(1):
-            moved = [
-                self.step(task, state, action, zero)[0]
-                for state, action in zip(cells[-1], actions, strict=True)
-            ]
-            cells.append(torch.stack(moved))
+            cells.append(
+                torch.stack(
+                    [
+                        self.step(task, state, action, zero)[0]
+                        for state, action in zip(cells[-1], actions, strict=True)
+                    ]
+                )
+            )
         walls = task.walls.nonzero()[:, 0]
-        return PlanarTrace(*map(self._place, (torch.stack(cells, 1), task.goal, walls)))
-
-    def _place(self, cell: Tensor) -> Tensor:
-        width = self.size + 2
-        return torch.stack([cell % width, -(cell // width)], -1).to(torch.get_default_dtype())
+        return PlanarTrace(
+            *(cell_centres(c, self.size + 2) for c in (torch.stack(cells, 1), task.goal, walls))
+        )
 
     def _around(self, task: Maze, state: Tensor) -> Tensor:
         near = torch.arange(-1, 2, device=state.device)

@@ -223,8 +223,14 @@ class _Bundle:
         for env, task, (high, low) in zip(self.envs, tasks, seeds, strict=False):
             self.set_task(env, task)
             seen, info = env.reset(seed=(high << 24) + low)
-            values = [float(info.get(name, 0)) for name in self.names]
-            rows.append([*flatten(env.observation_space, seen), 0, 0, *values])
+            rows.append(
+                [
+                    *flatten(env.observation_space, seen),
+                    0,
+                    0,
+                    *[float(info.get(name, 0)) for name in self.names],
+                ]
+            )
         self.rows, self.steps = np.array(rows, np.float64), 0
         return self.rows
 
@@ -323,11 +329,10 @@ class _Worker:
         )
 
     def stop(self, patience: float) -> None:
-        if self.process is None:
-            return
-        self._pass("close", [])
-        self.process.join(patience)
-        self._end()
+        if self.process is not None:
+            self._pass("close", [])
+            self.process.join(patience)
+            self._end()
 
     def _pass(self, method: str, arguments: list[Any]) -> None:
         with suppress(ConnectionError):  # it is dead: `receive` reports it

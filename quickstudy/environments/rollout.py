@@ -119,12 +119,11 @@ def rollout(
     if episodes < 1:
         raise ValueError(f"A rollout of {episodes} episodes shows nothing: ask for at least 1.")
     device, n_tasks = leaves(tasks)[0].device, len(leaves(tasks)[0])
-    width = environment.noise_size + environment.action_size + extra_noise_size
     shape = (
         1 + environment.horizon,
         n_tasks,
         episodes,
-        width,
+        environment.noise_size + environment.action_size + extra_noise_size,
     )  # steps are contiguous in memory
     noise = torch.rand(shape, generator=generator, device=generator.device).to(device)
 
@@ -179,8 +178,12 @@ def _episode(
     env_state, observation = environment.reset(task, env_noise[0])
     zero = torch.zeros_like(noise[0, 0])
     if last is None:
-        no_action = torch.zeros_like(policy_noise[0, : environment.action_size])
-        last = PolicyInput(observation, no_action, zero, zero)
+        last = PolicyInput(
+            observation,
+            torch.zeros_like(policy_noise[0, : environment.action_size]),
+            zero,
+            zero,
+        )
     carry = _Carry(memory, env_state, last._replace(observation=observation), zero + 1)
     rows = []
     for env_eps, policy_eps in zip(

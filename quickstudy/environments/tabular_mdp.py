@@ -47,9 +47,9 @@ class TabularMDP(Environment):
     def tasks(self, size: int, generator: Generator) -> MDP:
         """Sample processes, as an `MDP` of tensors with axis T in front."""
         states, device = self.observation_size, generator.device
-        weights = torch.empty(size, states, self.action_size, states, device=device)
-        weights.exponential_(generator=generator)  # normalised: flat Dirichlet
         shape = (size, states, self.action_size)
+        # normalised exponential numbers: flat Dirichlet
+        weights = torch.empty(*shape, states, device=device).exponential_(generator=generator)
         means = 1 + torch.randn(shape, generator=generator, device=device)
         return MDP(weights / weights.sum(-1, keepdim=True), means)
 
@@ -68,8 +68,8 @@ class TabularMDP(Environment):
         row = task.transitions.flatten().gather(0, pair * self.observation_size + states)
         below = row.cumsum(-1) <= noise[0]
         state = below.sum(-1).clamp_max(self.observation_size - 1)  # sums may fall short of 1
-        seen = one_hot(state, self.observation_size, noise.dtype)
-        return state, seen, reward, torch.zeros_like(reward)
+        observation = one_hot(state, self.observation_size, noise.dtype)
+        return state, observation, reward, torch.zeros_like(reward)
 
     def best_return(self, task: MDP) -> Tensor:
         """Return the expected return () of an episode under the best policy for the process, by

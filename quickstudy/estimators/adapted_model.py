@@ -143,8 +143,10 @@ def reference_tensor(learner: Learner[Any]) -> Tensor:
         >>> reference_tensor(qs.MAML(qs.nets.MLP(4, 3)).double()).dtype
         torch.float64
     """
-    floats = (p for p in learner.parameters() if p.is_floating_point())
-    return next(floats, torch.zeros((), dtype=torch.float64))
+    return next(
+        (p for p in learner.parameters() if p.is_floating_point()),
+        torch.zeros((), dtype=torch.float64),
+    )
 
 
 def point_prediction(prediction: Any) -> Tensor:

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
+from torch.nn import Flatten
 
 from quickstudy.core.task import Examples, Json
 from quickstudy.estimators.adapted_model import (
@@ -22,6 +23,7 @@ from quickstudy.estimators.adapted_model import (
     restore,
 )
 from quickstudy.learner import Learner
+from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.files import class_name, to_json
 from quickstudy.storage.state_file import learner_id, state_types, write
 from quickstudy.storage.tree_json import pack_state
@@ -111,9 +113,9 @@ class FewShotEstimator(BaseEstimator, ABC):
         self._restore_metadata(metadata["targets"])
         return metadata
 
-    @abstractmethod
     def _default_learner(self) -> Learner[Any]:
         """Return a learner that needs no training."""
+        return PrototypicalNetwork(Flatten())
 
     @abstractmethod
     def _metadata(self) -> dict[str, Json]:
@@ -186,8 +188,7 @@ class FewShotEstimator(BaseEstimator, ABC):
         """Return the predictions of `X`, (N, C), in double precision on the CPU."""
         check_is_fitted(self, "state_")
         X = validate_data(self, X, reset=False, allow_nd=True)
-        x = self._inputs(X, reset=False)
-        return predictions(self.learner_, self.state_, x, self.seed_)
+        return predictions(self.learner_, self.state_, self._inputs(X, reset=False), self.seed_)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

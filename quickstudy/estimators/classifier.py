@@ -11,7 +11,6 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from torch import Tensor
-from torch.nn import Flatten
 
 from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Json
@@ -21,7 +20,6 @@ from quickstudy.estimators.open_set import calibrate_threshold, check_unknown_la
 from quickstudy.estimators.widths import adapt_from_scratch, grow, one_hot_examples
 from quickstudy.evaluation.pairwise import require_distance
 from quickstudy.learner import Learner
-from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.files import CheckpointError, class_name
 
 
@@ -68,18 +66,18 @@ class ClassColumns(ClassifierMixin, FewShotEstimator):
 
         return adapt_from_scratch(self.learner_, adapt, count)
 
-    def _default_learner(self) -> Learner[Any]:
-        return PrototypicalNetwork(Flatten())
-
     def _metadata(self) -> dict[str, Json]:
         labels = self.classes_.tolist()
         if not all(isinstance(label, str | int | float) for label in labels):
             raise CheckpointError(
                 "Labels that are saved must be text, numbers or booleans: convert y before fit."
             )
-        columns = self._columns.tolist()
-        dtype = self.classes_.dtype.str
-        return {"labels": labels, "dtype": dtype, "columns": columns, "width": self._width}
+        return {
+            "labels": labels,
+            "dtype": self.classes_.dtype.str,
+            "columns": self._columns.tolist(),
+            "width": self._width,
+        }
 
     def _restore_metadata(self, metadata: dict[str, Json]) -> None:
         self.classes_ = np.array(metadata["labels"], dtype=metadata["dtype"])
@@ -249,8 +247,10 @@ class FewShotClassifier(ClassColumns):
     def _metadata(self) -> dict[str, Json]:
         if self.unknown is None:
             return super()._metadata()
-        threshold = getattr(self, "threshold_", None)
-        return super()._metadata() | {"unknown": self.unknown, "threshold": threshold}
+        return super()._metadata() | {
+            "unknown": self.unknown,
+            "threshold": getattr(self, "threshold_", None),
+        }
 
     def _restore_metadata(self, metadata: dict[str, Json]) -> None:
         super()._restore_metadata(metadata)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.task import Examples, TaskDistribution
 from quickstudy.estimators.adapted_model import reference_tensor
-from quickstudy.evaluation.pairwise import embed
+from quickstudy.evaluation.pairwise import LoopedLearner, embed
 from quickstudy.evaluation.protocol import evaluate, evaluating
 from quickstudy.evaluation.report import Report
 from quickstudy.learner import Learner
@@ -119,8 +119,9 @@ def evaluate_clustering(
     def groups(embedded: Tensor, query: Examples) -> tuple[np.ndarray, np.ndarray]:
         real = query.weight > 0
         truth = query.y[real].argmax(-1).cpu().numpy()
-        n_clusters = len(np.unique(truth)) if known else None
-        return truth, _groups(embedded[real].cpu().double().numpy(), n_clusters)
+        return truth, _groups(
+            embedded[real].cpu().double().numpy(), len(np.unique(truth)) if known else None
+        )
 
     def adjusted_rand_index(embedded: Tensor, query: Examples) -> Tensor:
         return torch.tensor(adjusted_rand_score(*groups(embedded, query)))
@@ -128,8 +129,10 @@ def evaluate_clustering(
     def clusters(embedded: Tensor, query: Examples) -> Tensor:
         return torch.tensor(float(groups(embedded, query)[1].max() + 1))
 
-    metrics = {"adjusted_rand_index": adjusted_rand_index}
-    metrics |= {} if known else {"clusters": clusters}
+    metrics = {
+        "adjusted_rand_index": adjusted_rand_index,
+        **({} if known else {"clusters": clusters}),
+    }
     reports = []
     for embedder in (learner, PrototypicalNetwork(nn.Flatten())):
         report = evaluate(
@@ -140,19 +143,17 @@ def evaluate_clustering(
             seed=seed,
             metrics=metrics,
         )
-        card = {**report.card, "clusters": "as many as classes" if known else "by silhouette"}
-        reports.append(Report(report.values, card))
+        reports.append(
+            Report(
+                report.values,
+                {**report.card, "clusters": "as many as classes" if known else "by silhouette"},
+            )
+        )
     return Clustering(*reports)
 
 
-class _Embedding(Learner[Tensor]):
+class _Embedding(LoopedLearner[Tensor]):
     """Predict the embeddings of `learner`."""
-
-    execution = "loop"  # clusters are computed outside of torch
-
-    def __init__(self, learner: Learner[Any]):
-        super().__init__()
-        self.learner = learner
 
     def adapt(self, support: Examples, state: Tensor | None = None) -> Tensor:
         return support.weight

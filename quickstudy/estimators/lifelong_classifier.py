@@ -150,11 +150,17 @@ class LifelongClassifier(ClassColumns):
         new = present[[label not in self._column_of for label in present.tolist()]]
         if len(new):
             self.classes_ = np.concatenate([old, new]) if len(old) else new
-            columns = {label: len(old) + i for i, label in enumerate(new.tolist())}
-            self._column_of = {**self._column_of, **columns}
+            self._column_of = self._column_of | {
+                label: len(old) + i for i, label in enumerate(new.tolist())
+            }
         index = np.array([self._column_of[label] for label in labels.tolist()])
         self.state_, self._width = self._adapted(x, index, weight)
-        self._check_size(self.state_)
+        if self.budget is not None and _bytes(self.state_) > self.budget * MEGABYTE:
+            raise ValueError(
+                f"The state takes {_bytes(self.state_) / MEGABYTE:.3g} MB, and the budget is "
+                f"{self.budget:g} MB: raise `budget`, or give a learner whose net or embedding "
+                "is smaller. Nothing was changed."
+            )
         self._columns = np.arange(len(self.classes_))
         self.n_samples_seen_ += _num_samples(X)
         if self.path is not None:
@@ -167,14 +173,13 @@ class LifelongClassifier(ClassColumns):
         if not hasattr(self, "state_"):
             self._choose_memory_size(x[:1], index[:1], weight[:1], count)
             state, width = self._adapt_from_scratch(x, index, weight, count)
-            self._check_finite(state)
-            return state, width
-        state, width = self.state_, self._width
-        if count > width:
-            state, width = self._with_room(state, width, count)
-        if self.learner_.independent_classes:
-            return self._adapted_classes(state, x, index, weight), width
-        state, _ = self._adapt(one_hot_examples(x, index, weight, width), state)
+        else:
+            state, width = self.state_, self._width
+            if count > width:
+                state, width = self._with_room(state, width, count)
+            if self.learner_.independent_classes:
+                return self._adapted_classes(state, x, index, weight), width
+            state, _ = self._adapt(one_hot_examples(x, index, weight, width), state)
         self._check_finite(state)
         return state, width
 
@@ -190,8 +195,9 @@ class LifelongClassifier(ClassColumns):
         rows = torch.from_numpy(classes).to(x.device)
         before = map_class_axes(lambda leaf, axis: leaf[rows], state, axes)
         with deterministic(self.learner_, self.seed_):
-            examples = one_hot_examples(x, local, weight, len(classes))
-            after = self.learner_.adapt(examples, before)
+            after = self.learner_.adapt(
+                one_hot_examples(x, local, weight, len(classes)), before
+            )
         self._check_finite(after)
 
         def write(part: Any) -> Any:
@@ -242,22 +248,15 @@ class LifelongClassifier(ClassColumns):
                 f"{sizes[0] / MEGABYTE:.3g} MB, and the budget is {self.budget:g} MB: raise "
                 "`budget`, or give a smaller net."
             )
-        fits = room >= original.memory_size
-        self.learner_ = original if fits else _with_memory_size(original, room)
+        self.learner_ = (
+            original if room >= original.memory_size else _with_memory_size(original, room)
+        )
 
     def _check_finite(self, state: Any) -> None:
         if not all(leaf.isfinite().all() for leaf in leaves(state)):
             raise ValueError(
                 f"The state of {class_name(self.learner_)} is not finite: its adaptation "
                 "diverged. Scale X, or lower the learning rate. Nothing was changed."
-            )
-
-    def _check_size(self, state: Any) -> None:
-        if self.budget is not None and _bytes(state) > self.budget * MEGABYTE:
-            raise ValueError(
-                f"The state takes {_bytes(state) / MEGABYTE:.3g} MB, and the budget is "
-                f"{self.budget:g} MB: raise `budget`, or give a learner whose net or embedding "
-                "is smaller. Nothing was changed."
             )
 
     def _metadata(self) -> dict[str, Json]:

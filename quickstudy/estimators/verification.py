@@ -1,6 +1,6 @@
 """Evaluation of verification and of open-set recognition, on the tasks of a distribution."""
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,12 +9,15 @@ from torch import Tensor
 
 from quickstudy.core.task import Examples, TaskDistribution
 from quickstudy.estimators.error_rates import equal_error_rate
-from quickstudy.evaluation.pairwise import require_distance, similarities
+from quickstudy.evaluation.pairwise import (
+    LoopedLearner,
+    State,
+    require_distance,
+    similarities,
+)
 from quickstudy.evaluation.protocol import evaluate
 from quickstudy.evaluation.report import Report
 from quickstudy.learner import Learner
-
-State = TypeVar("State")
 
 
 def evaluate_verification(
@@ -103,14 +106,8 @@ class _Scores(NamedTuple):
     y: Tensor  # (S, C)
 
 
-class _Pairs(Learner[Examples]):
+class _Pairs(LoopedLearner[Examples]):
     """Predict the similarities of queries and support examples."""
-
-    execution = "loop"  # ROC curves are computed outside of torch
-
-    def __init__(self, learner: Learner[Any]):
-        super().__init__()
-        self.learner = learner
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
         return support.take((support.weight > 0) & support.y.any(-1))
@@ -119,14 +116,12 @@ class _Pairs(Learner[Examples]):
         return _Scores(similarities(self.learner, x, state.x), state.y)
 
 
-class _KnownClasses(Learner[State]):
+class _KnownClasses(LoopedLearner[State]):
     """Adapt `learner` to the first `known` classes."""
 
-    execution = "loop"
-
     def __init__(self, learner: Learner[State], known: int):
-        super().__init__()
-        self.learner, self.known = learner, known
+        super().__init__(learner)
+        self.known = known
 
     def adapt(self, support: Examples, state: State | None = None) -> State:
         x, y, weight = support

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
 from quickstudy.core.task import Json
 from quickstudy.estimators.adapted_model import deterministic
@@ -22,7 +22,6 @@ from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.estimators.error_rates import equal_error_rate, pair_labels, roc
 from quickstudy.evaluation.pairwise import compares, similarities, similarity
 from quickstudy.learner import Learner
-from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.files import class_name
 
 
@@ -127,10 +126,12 @@ class FewShotVerifier(FewShotEstimator):
         return float((predicted == pair_labels(same, len(predicted))).mean())
 
     def _validated_pairs(self, A: Any, B: Any, *, reset: bool) -> tuple[Tensor, Tensor]:
-        A = np.asarray(validate_data(self, A, reset=reset, allow_nd=True))
-        a = self._inputs(A, reset=reset)
-        B = np.asarray(validate_data(self, B, reset=False, allow_nd=True))
-        b = self._inputs(B, reset=False)
+        a, b = (
+            self._inputs(
+                np.asarray(validate_data(self, X, reset=new, allow_nd=True)), reset=new
+            )
+            for X, new in ((A, reset), (B, False))
+        )
         if len(a) != len(b):
             raise ValueError(
                 f"A has {len(a)} examples and B has {len(b)}: give equally many, as they are "
@@ -190,9 +191,6 @@ class FewShotVerifier(FewShotEstimator):
         self.pairs_ = len(same) - different, different
         self.state_ = {"threshold": torch.tensor(self.threshold_, dtype=torch.float64)}
         return self
-
-    def _default_learner(self) -> Learner[Any]:
-        return PrototypicalNetwork(nn.Flatten())
 
     def _metadata(self) -> dict[str, Json]:
         # "far", the false-accept rate, is its name in files

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import DescendsInSteps
-from quickstudy.core.parameters import device_of
-from quickstudy.core.task import Examples, Task, TaskDistribution, batches, seeds
+from quickstudy.core.task import Examples, Task, TaskDistribution, seeds
 from quickstudy.core.torch_private import is_functorch_wrapped_tensor
-from quickstudy.core.tree import leaves, tree_map, unstack
+from quickstudy.core.tree import leaves, unstack
 from quickstudy.evaluation.protocol import (
     HELD_OUT_RANK,
     Metric,
     default_metrics,
     evaluate,
     evaluating,
+    held_out_batches,
 )
 from quickstudy.evaluation.report import Report
 from quickstudy.execution.batching import inference, over_tasks
@@ -139,9 +139,7 @@ def adaptation_trace(
     finally:
         learner.steps = before
     moved, similarity = (_stacked(part) for part in zip(*changes, strict=True))
-    still = [name for name in moved if name not in similarity and not moved[name].any()]
-    for name in still:  # parts of a state that are not adapted
-        del moved[name]
+    moved = {name: m for name, m in moved.items() if name in similarity or m.any()}
     return AdaptationReport(tuple(reports), moved, similarity)
 
 
@@ -178,12 +176,8 @@ def _changes(
     """Yield for each task how far each part moved, and the similarity of each layer's outputs,
     after 0 to `last` steps (K + 1,). Sets `learner.steps`."""
     assert isinstance(learner, DescendsInSteps)
-    device = device_of(learner)
-    n_batches = -(-n_tasks // meta_batch_size)
-    stream = batches(tasks, meta_batch_size, steps=n_batches, seed=seed, rank=HELD_OUT_RANK)
+    stream = held_out_batches(learner, tasks, n_tasks, meta_batch_size, seed=seed)
     for number, batch in enumerate(stream):
-        size = n_tasks - number * meta_batch_size
-        batch = tree_map(lambda leaf, n=size: leaf[:n].to(device), batch)
         states = []
         with explained(learner, batch):
             for learner.steps in range(last + 1):
@@ -260,7 +254,6 @@ def _named(path: str, tree: Any) -> Iterator[tuple[str, Tensor]]:
         yield path, tree
         return
     if not isinstance(tree, dict):
-        fields = getattr(tree, "_fields", range(len(tree)))
-        tree = dict(zip(fields, tree, strict=True))
+        tree = dict(zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True))
     for name, part in tree.items():
         yield from _named(f"{path}.{name}" if path else str(name), part)

@@ -50,7 +50,6 @@ def embed_once(
         >>> head.embed, batch.support.x.shape
         (Identity(), torch.Size([1, 2, 2]))
     """
-    name = type(learner).__name__
     require_embed(learner, "evaluate it on the tasks themselves")
     head = head_of(learner)
     cache: dict[Any, Tensor] = {}
@@ -65,11 +64,12 @@ def embed_once(
             state, prediction = _outcome(learner, original)
             head_state, head_prediction = _outcome(head, embedded[-1])
             # a net that is adapted has its parameters in the state
-            same_leaves = len(leaves(head_state)) == len(leaves(state))
-            if not (same_leaves and _close(head_prediction, prediction)):
+            if len(leaves(head_state)) != len(leaves(state)) or not _close(
+                head_prediction, prediction
+            ):
                 raise ValueError(
-                    f"{name} changes its net with the task, or does more with images than to "
-                    "embed them: evaluate it on the tasks themselves."
+                    f"{type(learner).__name__} changes its net with the task, or does more "
+                    "with images than to embed them: evaluate it on the tasks themselves."
                 )
     return head, *embedded
 
@@ -98,17 +98,21 @@ def _outcome(learner: Learner[Any], tasks: FewShot) -> tuple[Any, Any]:
         state = learner.adapt(task.support)
         return state, learner.predict(state, task.query.x)
 
-    device = device_of(learner)
-    batch = tree_map(lambda x: x.to(device), tasks.sample(2, Generator().manual_seed(0)))
+    batch = tree_map(
+        lambda x: x.to(device_of(learner)), tasks.sample(2, Generator().manual_seed(0))
+    )
     torch.manual_seed(0)
     with explained(learner, batch), inference(learner) as (execution, chunk):
         return over_tasks(adapted, execution, chunk)(batch)
 
 
+def _largest(values: Tensor) -> float:
+    return torch.where(values.isfinite(), values.abs(), 0).max().item()
+
+
 def _close(some: Any, others: Any) -> bool:
     """Return whether trees of tensors are equal up to rounding, which a head may amplify."""
-    for a, b in zip(leaves(some), leaves(others), strict=True):
-        most = torch.where(b.isfinite(), b.abs(), 0).max().item()
-        if not torch.allclose(a.to(b), b, rtol=0, atol=2e-3 * most, equal_nan=True):
-            return False
-    return True
+    return all(
+        torch.allclose(a.to(b), b, rtol=0, atol=2e-3 * _largest(b), equal_nan=True)
+        for a, b in zip(leaves(some), leaves(others), strict=True)
+    )

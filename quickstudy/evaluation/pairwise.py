@@ -5,7 +5,7 @@ For learners that compare: `Embeds`, `ComparesEmbeddings` or `ComparesInputs` of
 minus their squared distance.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,23 @@ from quickstudy.capabilities import (
 from quickstudy.core.similarity import Similarity, negative_squared_distance
 from quickstudy.learner import Learner
 
+State = TypeVar("State")
 CHUNK = 256  # inputs that are embedded, and embeddings that are compared with others, at once
+
+
+class LoopedLearner(Learner[State]):
+    """A learner made of another, run task by task: its metrics are computed outside of torch.
+
+    Examples:
+        >>> LoopedLearner.execution
+        'loop'
+    """
+
+    execution = "loop"
+
+    def __init__(self, learner: Learner[Any]):
+        super().__init__()
+        self.learner = learner
 
 
 def embed(learner: Learner[Any], x: Tensor) -> Tensor:
@@ -117,6 +133,8 @@ def require_distance(learner: Learner[Any]) -> None:
 
 
 def _similarity_of_embeddings(learner: Learner[Any]) -> Similarity:
-    if isinstance(learner, ComparesEmbeddings):
-        return learner.similarity
-    return negative_squared_distance
+    return (
+        learner.similarity
+        if isinstance(learner, ComparesEmbeddings)
+        else negative_squared_distance
+    )

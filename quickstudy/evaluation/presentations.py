@@ -104,8 +104,9 @@ def table(reports: Mapping[str, Report]) -> str:
     head = ["Learner", *next(iter(reports.values())).values]
     rows = [head, ["---"] * len(head)]
     for name, report in reports.items():
-        cells = (f"{report.mean(m):.1%} ± {report.interval(m):.1%}" for m in head[1:])
-        rows.append([name, *cells])
+        rows.append(
+            [name, *(f"{report.mean(m):.1%} ± {report.interval(m):.1%}" for m in head[1:])]
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -131,8 +132,8 @@ def plot(axes: "Axes", reports: Mapping[str, Report]) -> None:
 
 
 def _accuracy_at(presentation: int, logits: Tensor, sequence: Examples) -> Tensor:
-    shown = sequence.y * sequence.weight[:, None]
-    times = (shown.cumsum(0) * sequence.y).sum(-1)  # (N,)  presentations of the class so far
+    shown = (sequence.y * sequence.weight[:, None]).cumsum(0)
+    times = (shown * sequence.y).sum(-1)  # (N,)  presentations of the class so far
     weight = sequence.weight * (times == presentation)
     score = logits.masked_fill(logits.isnan(), -torch.inf)
     best = (score == score.amax(-1, keepdim=True)).to(weight)
@@ -175,10 +176,8 @@ class _OneByOne(Learner[Tensor]):
         inner: Any = None
         for i in range(len(support.x)):
             example = support.take(slice(i, i + 1))
-            before = inner
-            if before is None:  # no example has been shown
-                padding = example._replace(weight=torch.zeros_like(example.weight))
-                before = self.learner.adapt(padding)
+            padding = example._replace(weight=torch.zeros_like(example.weight))
+            before = self.learner.adapt(padding) if inner is None else inner
             predictions.append(self.learner.predict(before, example.x)[0])
             inner = self.learner.adapt(example, inner)
         return torch.stack(predictions)

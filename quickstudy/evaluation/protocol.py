@@ -84,11 +84,6 @@ def evaluate(
         >>> list(report.values), report.card["transductive"]
         (['accuracy'], False)
     """
-    if n_tasks < 1 or meta_batch_size < 1:
-        raise ValueError(
-            f"n_tasks={n_tasks}, meta_batch_size={meta_batch_size}: evaluate at least one task "
-            "at a time."
-        )
     metrics = default_metrics(learner) if metrics is None else metrics
 
     def measure(task: Task[Examples]) -> dict[str, Tensor]:
@@ -102,25 +97,17 @@ def evaluate(
                 )
         return numbers
 
-    device = device_of(learner)
     transductive = False
-    done = 0
     parts: list[dict[str, Tensor]] = []
     with evaluating(learner):
-        steps = -(-n_tasks // meta_batch_size)
-        for batch in batches(
-            tasks, meta_batch_size, steps=steps, seed=seed, rank=HELD_OUT_RANK
+        for batch in held_out_batches(
+            learner, tasks, n_tasks, meta_batch_size, seed=seed, progress=progress
         ):
-            _, noise = seeds(seed, HELD_OUT_RANK, len(parts))
-            torch.manual_seed(noise)
-            batch = tree_map(lambda leaf: leaf[: n_tasks - done].to(device), batch)  # noqa: B023
+            torch.manual_seed(seeds(seed, HELD_OUT_RANK, len(parts))[1])
             if not parts:
                 transductive = is_transductive(learner, batch)
             with explained(learner, batch), inference(learner) as (execution, chunk):
                 parts.append(over_tasks(measure, execution, chunk)(batch))
-            done = min(done + meta_batch_size, n_tasks)
-            if progress is not None:
-                progress(done)
     values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in metrics}
     card = {
         **tasks.card(),
@@ -133,6 +120,42 @@ def evaluate(
     return Report(values, card)
 
 
+def held_out_batches(
+    learner: Learner[Any],
+    tasks: TaskDistribution,
+    n_tasks: int,
+    meta_batch_size: int,
+    *,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Any]:
+    """Yield the batches of an evaluation on the learner's device, `n_tasks` tasks in all.
+
+    After each batch, `progress` receives the number of finished tasks.
+
+    Raises:
+        ValueError: `n_tasks` or `meta_batch_size` is below 1.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
+        >>> [len(batch.query.x) for batch in held_out_batches(learner, Blobs(), 5, 3, seed=1)]
+        [3, 2]
+    """
+    if n_tasks < 1 or meta_batch_size < 1:
+        raise ValueError(
+            f"n_tasks={n_tasks}, meta_batch_size={meta_batch_size}: evaluate at least one task "
+            "at a time."
+        )
+    device, done, steps = device_of(learner), 0, -(-n_tasks // meta_batch_size)
+    for batch in batches(tasks, meta_batch_size, steps=steps, seed=seed, rank=HELD_OUT_RANK):
+        yield tree_map(lambda leaf, n=n_tasks - done: leaf[:n].to(device), batch)
+        done = min(done + meta_batch_size, n_tasks)
+        if progress is not None:
+            progress(done)
+
+
 def default_metrics(learner: Learner[Any]) -> dict[str, Metric]:
     """Return accuracy if the learner classifies, otherwise its criterion, by name.
 
@@ -143,9 +166,8 @@ def default_metrics(learner: Learner[Any]) -> dict[str, Metric]:
         >>> list(default_metrics(qs.MAML(qs.nets.MLP(4, 3), criterion=qs.squared_error)))
         ['squared_error']
     """
-    if learner.classifies:
-        return {"accuracy": accuracy}
-    return {getattr(learner.criterion, "__name__", "loss"): learner.criterion}
+    criterion = accuracy if learner.classifies else learner.criterion
+    return {getattr(criterion, "__name__", "loss"): criterion}
 
 
 def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:

@@ -69,8 +69,11 @@ class Report:
         """
         metric = next(iter(self.values)) if metric is None else metric
         mine, others = self._task_values(metric), other._task_values(metric)
-        facts = sorted({*self.card, *other.card} - LEARNER_FACTS)
-        keys = [key for key in facts if self.card.get(key) != other.card.get(key)]
+        keys = [
+            key
+            for key in sorted({*self.card, *other.card} - LEARNER_FACTS)
+            if self.card.get(key) != other.card.get(key)
+        ]
         if keys or len(mine) != len(others):
             raise ValueError(
                 "These reports are of different tasks "
@@ -129,9 +132,7 @@ class Report:
 
 
 def _half_width(values: Tensor) -> float:
-    if len(values) < 2:
-        return math.nan
-    return 1.96 * values.std().item() / len(values) ** 0.5
+    return math.nan if len(values) < 2 else 1.96 * values.std().item() / len(values) ** 0.5
 
 
 def finite_or_none(number: float) -> float | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,8 +87,9 @@ class StreamReport:
     def plot(self, axes: "Axes", stream: int = 0) -> None:
         """Draw the matrix of one stream: a row for every experience learned, a column for every
         test."""
-        shown = self.matrix[stream].numpy()
-        image = axes.imshow(shown, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        image = axes.imshow(
+            self.matrix[stream].numpy(), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+        )
         axes.set(xlabel="test of experience", ylabel="experiences learned")
         axes.figure.colorbar(image, ax=axes, label=self.metric)
 
@@ -113,19 +115,19 @@ class StreamReport:
             return finite_or_none(round(float(tensor), 6))
 
         tensors = ("matrix", "seconds", "examples", "bytes")
-        facts = {"card": dict(self.card), "metric": self.metric}
-        return {name: numbers(getattr(self, name)) for name in tensors} | facts
+        return {
+            **{name: numbers(getattr(self, name)) for name in tensors},
+            "card": dict(self.card),
+            "metric": self.metric,
+        }
 
     @classmethod
     def from_json(cls, data: Json) -> "StreamReport":
         """Return the report that `to_json` was called on."""
-
-        def tensor(value: Json) -> Tensor:
-            if isinstance(value, list):
-                return torch.stack([tensor(part) for part in value])
-            return torch.tensor(torch.nan if value is None else value, dtype=torch.float64)
-
-        tensors = {k: tensor(data[k]) for k in ("matrix", "seconds", "examples", "bytes")}
+        tensors = {
+            name: torch.from_numpy(np.array(data[name], np.float64))  # null is NaN
+            for name in ("matrix", "seconds", "examples", "bytes")
+        }
         return cls(**tensors, card=data["card"], metric=data["metric"])
 
     @classmethod
@@ -144,6 +146,7 @@ class StreamReport:
                     scores, dtype=torch.float64
                 )
                 if number:
-                    values = [row["seconds"], row["examples"], row["bytes"]]
-                    facts[:, stream, number - 1] = torch.tensor(values, dtype=torch.float64)
+                    facts[:, stream, number - 1] = torch.tensor(
+                        [row["seconds"], row["examples"], row["bytes"]], dtype=torch.float64
+                    )
         return cls(matrix, *facts, card={**card, "streams": len(histories)}, metric=metric)

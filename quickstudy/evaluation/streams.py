@@ -100,8 +100,9 @@ def run_stream(
         state=None if state is None else batch(state),
         done=done,
     ):
-        state = tree_map(lambda leaf: leaf[0], step.state)
-        yield step._replace(state=state, scores=step.scores[0])
+        yield step._replace(
+            state=tree_map(lambda leaf: leaf[0], step.state), scores=step.scores[0]
+        )
 
 
 def _run(
@@ -210,8 +211,7 @@ class StreamGroup:
         """Return the stored rows of every stream and the state of all, or no rows and None."""
         if path is None or not path.exists():
             return [[] for _ in self.streams], None
-        support = next(iter(self.streams[0])).support
-        return load_histories(path, card, learner, support)
+        return load_histories(path, card, learner, next(iter(self.streams[0])).support)
 
 
 def evaluate_stream(
@@ -328,9 +328,11 @@ def _groups(streams: Iterable[Iterable[Task[Examples]]], size: int) -> Iterator[
 def _sizes(stream: Iterable[Task[Examples]]) -> Any:
     """Sizes of the experiences and tests; other streams have a unique key, and are never
     grouped."""
-    if isinstance(stream, Stream):
-        return [(len(support), len(query)) for support, query in stream.rows]
-    return object()
+    return (
+        [(len(support), len(query)) for support, query in stream.rows]
+        if isinstance(stream, Stream)
+        else object()  # equal to no other
+    )
 
 
 def stream_report(

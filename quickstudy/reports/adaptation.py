@@ -43,9 +43,12 @@ def draw_adaptation(learner: Learner[Any], benchmarks: Mapping[str, Benchmark]) 
             learner.steps, *(each.settings.get("steps", 0) for each in benchmarks.values())
         )
         n_tasks, last = min(TASKS, benchmark.n_tasks), min(most, STEPS)
-        size = benchmark.meta_batch_size
         trace = adaptation_trace(
-            learner, benchmark.tasks, steps=last, n_tasks=n_tasks, meta_batch_size=size
+            learner,
+            benchmark.tasks,
+            steps=last,
+            n_tasks=n_tasks,
+            meta_batch_size=benchmark.meta_batch_size,
         )
 
     def draw_metric(axes: "Axes", palette: Palette, name: str) -> None:

@@ -58,7 +58,8 @@ def _draw(
     ends = 0.5, len(weights) + 0.5  # steps count from 1
     extent = (*ends, rows.start - 0.5, rows.stop - 0.5)
     look = {"cmap": shades, "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-    image = weights[:, rows].T.numpy()
-    axes.imshow(image, origin="lower", aspect="auto", extent=extent, **look)
+    axes.imshow(
+        weights[:, rows].T.numpy(), origin="lower", aspect="auto", extent=extent, **look
+    )
     axes.axvline(n_support + 0.5, color=palette["other"], linewidth=1)
     axes.set(xlabel="step", ylabel=f"slot of the {name}")

@@ -45,9 +45,13 @@ def draw_curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> s
         first = metric == metrics[0]  # which alone has intervals
         interval = np.array([entry["interval"] if first else 0 for entry in history], float)
         plot_metric(axes, palette, steps, mean, interval, metric)
-        scale = percent(metric)
-        place = reported["step"], scale * validation_metrics(reported)[metric]
-        axes.plot(*place, "o", color=palette["other"], label="reported")
+        axes.plot(
+            reported["step"],
+            percent(metric) * validation_metrics(reported)[metric],
+            "o",
+            color=palette["other"],
+            label="reported",
+        )
         axes.set(xlabel="step", ylabel=f"validation {axes.get_ylabel()}")
         legend(axes, palette)
 
@@ -57,11 +61,11 @@ def draw_curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> s
         for metric in metrics
     ]
     direction, first = "highest" if better == "max" else "lowest", metrics[0].replace("_", " ")
-    note = (
+    return figures(
+        plots,
         "The band is the 95 % interval over tasks. "
-        f"The reported checkpoint has the {direction} validation {first}."
+        f"The reported checkpoint has the {direction} validation {first}.",
     )
-    return figures(plots, note)
 
 
 def percent(metric: str) -> int:

@@ -44,7 +44,10 @@ def draw_embedding(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
         classes = y.shape[-1] > 1 and bool(((y == 0) | (y == 1)).all())
         if not (classes and isinstance(learner, Embeds)):
             return ""
-        tasks = [Task(*map(_labelled, task)) for task in unpadded(batch, TASKS)]
+        tasks = [
+            Task(*(part.take(part.y.any(-1)) for part in task))
+            for task in unpadded(batch, TASKS)
+        ]
         embedded = [embed(learner, part.x).cpu() for part in tasks[0]]
         scores = [similarities(learner, query.x, support.x) for support, query in tasks]
     places, share = plane(*embedded)
@@ -64,8 +67,9 @@ def draw_embedding(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
         f"threshold, on all such pairs of {len(tasks)} tasks; the equal error rate is "
         f"{rate:.1%}."
     )
-    images = first.query.x.ndim == 4
-    return figures(plots, note) + (_neighbours(first, scores[0].cpu()) if images else "")
+    return figures(plots, note) + (
+        _neighbours(first, scores[0].cpu()) if first.query.x.ndim == 4 else ""
+    )
 
 
 def plane(*parts: Tensor) -> tuple[list[Tensor], float]:
@@ -88,10 +92,6 @@ def plane(*parts: Tensor) -> tuple[list[Tensor], float]:
     return list(flat.split([len(part) for part in parts])), share.item()
 
 
-def _labelled(part: Examples) -> Examples:
-    return part.take(part.y.any(-1))
-
-
 def _map(axes: "Axes", palette: Palette, task: Task[Examples], places: list[Tensor]) -> None:
     from matplotlib import colormaps
 
@@ -103,8 +103,13 @@ def _map(axes: "Axes", palette: Palette, task: Task[Examples], places: list[Tens
         {"s": 14, "marker": "o", "linewidths": 0},
     )
     for part, at, look, order in zip(task, places, looks, (1, 2), strict=True):
-        colour = colours(number[part.y.argmax(-1).numpy()])
-        axes.scatter(at[:, 0], at[:, 1], color=colour, zorder=order, **look)
+        axes.scatter(
+            at[:, 0],
+            at[:, 1],
+            color=colours(number[part.y.argmax(-1).numpy()]),
+            zorder=order,
+            **look,
+        )
     axes.set(xticks=[], yticks=[], xlabel="first direction", ylabel="second direction")
     axes.set_aspect("equal", adjustable="datalim")
 
@@ -113,8 +118,13 @@ def _curve(axes: "Axes", palette: Palette, roc: Any, rate: float) -> None:
     _, accept, reject = roc
     axes.plot([0, 100], [0, 100], ":", color=palette["frame"])
     axes.plot(100 * accept, 100 * (1 - reject), color=palette["main"])
-    mark = f"equal error rate {rate:.1%}"
-    axes.plot(100 * rate, 100 * (1 - rate), "o", color=palette["other"], label=mark)
+    axes.plot(
+        100 * rate,
+        100 * (1 - rate),
+        "o",
+        color=palette["other"],
+        label=f"equal error rate {rate:.1%}",
+    )
     axes.set(
         xlabel="pairs of two classes accepted (%)", ylabel="pairs of one class accepted (%)"
     )
@@ -142,5 +152,6 @@ def _neighbours(task: Task[Examples], scores: Tensor) -> str:
         "Queries beside the support examples most similar to them, the nearest first. A mark "
         "shows whether an example has the class of the query."
     )
-    queries = f'<div class="asked">{"".join(shown)}</div>'
-    return f"<h3>Nearest examples</h3>{queries}{paragraph(note)}"
+    return (
+        f'<h3>Nearest examples</h3><div class="asked">{"".join(shown)}</div>{paragraph(note)}'
+    )

@@ -33,8 +33,9 @@ def first_batch(
         (4, 5, 1) 10 False
     """
     with settings_applied(learner, benchmark.settings), evaluating(learner):
-        size = benchmark.meta_batch_size
-        batch = next(iter(batches(benchmark.tasks, size, steps=1, seed=seed)))
+        batch = next(
+            iter(batches(benchmark.tasks, benchmark.meta_batch_size, steps=1, seed=seed))
+        )
         yield tree_map(lambda leaf: leaf.to(device_of(learner)), batch)
 
 

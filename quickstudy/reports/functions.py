@@ -46,8 +46,12 @@ def draw_functions(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
     plots = []
     for i in range(len(x)):
         task, *answers = tree_map(lambda leaf: leaf[i], (tasks, before, after))  # noqa: B023
-        draw = partial(_draw, task=task, line=line, before=answers[0], after=answers[1])
-        plots.append(figure(draw, f"function {i + 1}"))
+        plots.append(
+            figure(
+                partial(_draw, task=task, line=line, before=answers[0], after=answers[1]),
+                f"function {i + 1}",
+            )
+        )
     band = "" if isinstance(after, Tensor) else " The band is ± 2 standard deviations."
     return figures(plots, NOTE + band)
 
@@ -66,8 +70,10 @@ def predictions(learner: Learner[Any], support: Examples, x: Tensor) -> Any:
     def predict(support: Examples, x: Tensor) -> Any:
         return learner.predict(learner.adapt(support), x)
 
-    batched = over_tasks(predict, learner.execution, learner.chunk)
-    return tree_map(lambda leaf: leaf.cpu(), batched(support, x))
+    return tree_map(
+        lambda leaf: leaf.cpu(),
+        over_tasks(predict, learner.execution, learner.chunk)(support, x),
+    )
 
 
 def _draw(
@@ -76,8 +82,14 @@ def _draw(
     support, query = (part.take(part.weight > 0) for part in task)
     order = query[0][:, 0].argsort()
     look = "-" if len(order) >= 100 else "."  # so many look like the function itself
-    truth = query[0][order, 0], query[1][order, 0]
-    axes.plot(*truth, look, color=palette["frame"], linewidth=3, label="truth")
+    axes.plot(
+        query[0][order, 0],
+        query[1][order, 0],
+        look,
+        color=palette["frame"],
+        linewidth=3,
+        label="truth",
+    )
     for prediction, look, colour, when in (
         (before, ":", palette["other"], "before"),
         (after, "-", palette["main"], "after"),
@@ -89,7 +101,13 @@ def _draw(
     if isinstance(scale, Tensor) and after.mean.isfinite().all():
         low, high = (after.mean[:, 0] + side * scale[:, 0] for side in (-2, 2))
         axes.fill_between(line, low, high, color=palette["main"], alpha=0.2, linewidth=0)
-    points = support[0][:, 0], support[1][:, 0]
-    axes.plot(*points, "o", color=palette["ink"], markersize=5, label="support")
+    axes.plot(
+        support[0][:, 0],
+        support[1][:, 0],
+        "o",
+        color=palette["ink"],
+        markersize=5,
+        label="support",
+    )
     axes.set(xlabel="x", ylabel="y")
     legend(axes, palette, ncols=4, fontsize=7)

@@ -43,15 +43,24 @@ def draw_retrieval(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
             pairs = list(zip(places.tolist(), shares.tolist(), strict=True))
             pairs = [pair for pair in pairs if pair[1] >= 0.005] or pairs[:1]  # no 0 %
             names = [f"{share:.0%} of {place}" for place, share in pairs]
-            start = f"{learner.attention(support)[0]:.0%}"
-            rows.append([f"task {number}", ", ".join(names), start])
+            rows.append(
+                [f"task {number}", ", ".join(names), f"{learner.attention(support)[0]:.0%}"]
+            )
             if support.x.shape[1:] == support.y.shape[1:] == (1,):
-                ends = float(batch.query.x.min()), float(batch.query.x.max())
-                x = torch.linspace(*ends, 200).to(support.x)[:, None]
-                after = learner.predict(learner.adapt(support), x)
-                parts = x, learner.recall(places, x), shares, after, support
-                draw = partial(_curves, *tree_map(Tensor.cpu, parts))
-                plots += figure(draw, f"past tasks that task {number} started from")
+                x = torch.linspace(
+                    float(batch.query.x.min()), float(batch.query.x.max()), 200
+                ).to(support.x)[:, None]
+                parts = (
+                    x,
+                    learner.recall(places, x),
+                    shares,
+                    learner.predict(learner.adapt(support), x),
+                    support,
+                )
+                plots += figure(
+                    partial(_curves, *tree_map(Tensor.cpu, parts)),
+                    f"past tasks that task {number} started from",
+                )
             elif support.x.ndim == 4:
                 past = [
                     _images(learner.supports[place], name)
@@ -69,8 +78,12 @@ def draw_retrieval(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
         note += " Thin: the past tasks; the darker, the larger the share."
     if pictures:
         note += " Pictures are of support sets, in the order of their labels; a new task first."
-    head = ["new task", "starts from past tasks", "from the learned start"]
-    return plots + pictures + table(head, rows) + paragraph(note)
+    return (
+        plots
+        + pictures
+        + table(["new task", "starts from past tasks", "from the learned start"], rows)
+        + paragraph(note)
+    )
 
 
 def _images(support: Examples, caption: str) -> str:

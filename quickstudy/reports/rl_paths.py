@@ -11,7 +11,7 @@ from quickstudy.environments.rollout import Episodes
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import NOTE
-from quickstudy.reports.html import Palette, figure, figures
+from quickstudy.reports.html import Palette, figure, figures, legend
 from quickstudy.runs import Benchmark, settings_applied
 from quickstudy.tasks.rollouts import Rollouts
 
@@ -63,8 +63,8 @@ def draw_paths(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) ->
             tree_map(lambda leaf, i=i: leaf[i].cpu(), part)
             for part in (worlds, *(part._replace(extras=()) for part in batch))
         )
-        before = _select(support, slice(1 if tasks.trial else EPISODES))
-        after = _select(query, slice(-1 if tasks.trial else -EPISODES, None))
+        before = tree_map(lambda leaf: leaf[: 1 if tasks.trial else EPISODES], support)
+        after = tree_map(lambda leaf: leaf[-1 if tasks.trial else -EPISODES :], query)
         traces = [
             (tasks.environment.planar_trace(world, part), part.weight)
             for part in (before, after)
@@ -74,10 +74,6 @@ def draw_paths(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) ->
         )
     shown = "The first and the last episode of a trial" if tasks.trial else "Some episodes"
     return figures(drawn, f"{NOTE} {shown}, before adaptation and after it.")
-
-
-def _select(episodes: Episodes, rows: slice) -> Episodes:
-    return tree_map(lambda leaf: leaf[rows], episodes)
 
 
 def _draw(axes: "Axes", palette: Palette, traces: list[tuple[PlanarTrace, Tensor]]) -> None:
@@ -94,5 +90,4 @@ def _draw(axes: "Axes", palette: Palette, traces: list[tuple[PlanarTrace, Tensor
         axes.lines[-1].set_label(label)
     axes.plot(*place.goal, "*", color=palette["ink"], markersize=12, label="goal")
     axes.set(aspect="equal", xticks=[], yticks=[])
-    style = {"frameon": False, "labelcolor": palette["ink"], "fontsize": 8}
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, **style)
+    legend(axes, palette, ncols=3, fontsize=8)

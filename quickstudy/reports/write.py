@@ -43,18 +43,20 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
     folder = Path(run.folder if isinstance(run, Run) else run)
     result, best = _result(folder), reopen(folder)
     learner, benchmarks = best.experiment.learner, best.experiment.benchmarks
-    without_examples = Streams | Rollouts
     episodes = {
         row: benchmark
         for row, benchmark in benchmarks.items()
-        if not isinstance(benchmark.tasks, without_examples)
+        if not isinstance(benchmark.tasks, Streams | Rollouts)
     }
     measured = result["measured"]
     parts = [section("Results", results_table(measured, result["paper"]))]
     for row, first in list(episodes.items())[:1]:
-        pictures = draw_episode(learner, first), draw_functions(learner, first)
         parts += [
-            section(f"Predictions: {row}", *pictures),
+            section(
+                f"Predictions: {row}",
+                draw_episode(learner, first),
+                draw_functions(learner, first),
+            ),
             section("Embedding", draw_embedding(learner, first)),
             section("Memory", draw_attention(learner, first)),
             section("Retrieved tasks", draw_retrieval(learner, first)),
@@ -62,10 +64,11 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
         ]
     parts += [section(f"Paths: {row}", draw_paths(learner, b)) for row, b in benchmarks.items()]
     parts += [section(f"Forgetting: {row}", draw_forgetting(folder, row)) for row in benchmarks]
-    cards = {row: entry["card"] for row, entry in measured.items()}
     parts += [
         section("Learning curves", draw_curves(result["history"], best.experiment.better)),
-        section("Protocol", protocol_table(cards)),
+        section(
+            "Protocol", protocol_table({row: entry["card"] for row, entry in measured.items()})
+        ),
         section("Settings, hardware and time", circumstances(result)),
     ]
     target = folder / "report.html" if path is None else Path(path)

@@ -19,8 +19,14 @@ def discounted_returns(
         >>> discounted_returns(torch.tensor([1.0, 0.0, 4.0]), discount=0.5).tolist()
         [2.0, 2.0, 4.0]
     """
-    zero = torch.zeros_like(reward)
-    return gae(reward, zero, discount=discount, gae_lambda=1.0, done=done, after=after)
+    return gae(
+        reward,
+        torch.zeros_like(reward),
+        discount=discount,
+        gae_lambda=1.0,
+        done=done,
+        after=after,
+    )
 
 
 def gae(

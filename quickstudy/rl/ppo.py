@@ -89,8 +89,8 @@ def ppo(
     steps_left = _discounted_steps_left(trial, discount)  # (N,)
     value = old.normalized_value * steps_left * steps.weight
     advantage = gae(steps.reward, value, discount=discount, gae_lambda=gae_lambda)
-    log_ratio = actions.log_prob(dist_params, steps.action)
-    log_ratio = log_ratio - actions.log_prob(old.dist_params, steps.action)
+    log_prob = actions.log_prob(dist_params, steps.action)
+    log_ratio = log_prob - actions.log_prob(old.dist_params, steps.action)
     loss = (
         -clipped_surrogate(log_ratio, advantage, clip)
         + value_coef * (normalized_value - (value + advantage) / steps_left).square()
@@ -103,5 +103,4 @@ def _discounted_steps_left(trial: Episodes, discount: float) -> Tensor:
     """The largest number of steps (N,) that can be left of a trial (E, H) before each step, the
     step itself included, the k-th counting γ^k; in the order of `flatten_episodes`."""
     weights = discount ** torch.arange(trial.reward.numel(), device=trial.reward.device)
-    steps_left = weights.to(trial.reward).cumsum(0).flip(0)
-    return steps_left[real_steps_first(trial)]
+    return weights.to(trial.reward).cumsum(0).flip(0)[real_steps_first(trial)]

@@ -4,25 +4,22 @@ For learners that first train a classifier of the training classes, and then use
 the classes of `FewShot` are new in every task, those here are the same in all.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.core.task import Examples, Json, Task, TaskDistribution
+from quickstudy.core.task import Examples, Json, Task
 from quickstudy.datasets.labelled import Labelled
 from quickstudy.tasks.examples import (
+    FixedLabelTasks,
     Normalise,
-    check_square,
     fixed_label_examples,
-    gather_rows,
-    prepare,
-    rotate,
 )
 from quickstudy.tasks.few_shot import Augment
 
 
-class Classification(TaskDistribution):
+class Classification(FixedLabelTasks):
     """Supervised classification: support and query set are mini-batches of a data set.
 
     No example is in both. Column c of the labels is class c of the data set in every task.
@@ -54,27 +51,14 @@ class Classification(TaskDistribution):
         normalise: Normalise | None = None,
         augment: Augment | None = None,
     ):
-        self.dataset, self.examples = dataset, examples
-        self.rotations: Literal["classes"] | None = rotations
-        self.normalise, self.augment = normalise, augment
-        if rotations not in (None, "classes"):
-            raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
-        if rotations is not None:
-            check_square(dataset, rotations)
-        self._copies = 1 if rotations is None else 4
-        self.classes = len(dataset.classes) * self._copies  # columns of a label
+        super().__init__(dataset, rotations, normalise)
+        self.examples, self.augment = examples, augment
         most = len(dataset) * self._copies // 2
         if not 1 <= examples <= most:
             raise ValueError(
                 f"examples={examples}: {dataset.name} has enough for 1 to {most} in the "
                 "support set and as many in the query set."
             )
-        self._pixels = dataset.x
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the examples to a device, so that batches are made there."""
-        self._pixels = self._pixels.to(device)
-        return self
 
     def card(self) -> dict[str, Json]:
         """Return the data set, its hash, its split and the size of a batch."""
@@ -98,10 +82,7 @@ class Classification(TaskDistribution):
 
     def _examples(self, picks: Tensor, generator: Generator) -> Examples:
         rows, turns = picks % len(self.dataset), picks // len(self.dataset)
-        x = gather_rows(self._pixels, rows)
-        if self.rotations is not None:
-            x = rotate(x, turns.to(x.device))
-        x = prepare(x, self.normalise)
+        x = self._inputs(rows, turns)
         if self.augment is not None:
             x = self.augment(x, generator)
         return fixed_label_examples(self.dataset, x, rows, turns, self.classes)

@@ -43,13 +43,15 @@ class Copy(TaskDistribution):
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
         """Draw `n_tasks` sequences: support x (T, S, bits + 1), query y (T, Q, bits)."""
         length = _draw(self.length, n_tasks, self.ragged, generator)
-        longest = _longest(self.length, length, self.ragged)
-        return _copies(self.bits, length, longest, generator)
+        return _copies(self.bits, length, _longest(self.length, length, self.ragged), generator)
 
     def card(self) -> dict[str, Json]:
         """Return the parameters."""
-        settings = {"bits": self.bits, "length": list(self.length), "ragged": self.ragged}
-        return {**super().card(), **settings}
+        return super().card() | {
+            "bits": self.bits,
+            "length": list(self.length),
+            "ragged": self.ragged,
+        }
 
 
 class RepeatCopy(TaskDistribution):
@@ -99,17 +101,17 @@ class RepeatCopy(TaskDistribution):
         longest = _longest(self.length, length, self.ragged)
         most = _longest(self.repeats, repeats, self.ragged)
         sequence, _ = _copies(self.bits, length, longest, generator)
-        low, high = self.standard
-        numbers = torch.arange(low, high + 1.0)
+        numbers = torch.arange(self.standard[0], self.standard[1] + 1.0)
         number = (repeats - numbers.mean()) / numbers.std(correction=0).clamp_min(1)
-        end = sequence.x[..., -1:]
-        x = torch.cat([sequence.x, end * number[..., None]], -1)
+        x = torch.cat([sequence.x, sequence.x[..., -1:] * number[..., None]], -1)
         step = torch.arange(longest * most + 1)
         ends = length * repeats  # (T, 1)
-        bits = sequence.x[..., : self.bits]
-        repeated = bits.gather(1, (step % length)[..., None].expand(-1, -1, self.bits))
-        within = (step < ends)[..., None]
-        y = torch.cat([repeated * within, step[:, None] == ends[..., None]], -1)
+        repeated = sequence.x[..., : self.bits].gather(
+            1, (step % length)[..., None].expand(-1, -1, self.bits)
+        )
+        y = torch.cat(
+            [repeated * (step < ends)[..., None], step[:, None] == ends[..., None]], -1
+        )
         support = Examples(x, y.new_zeros(*x.shape[:2], self.bits + 1), sequence.weight)
         return Task(support, _queries(y, (step <= ends).to(y)))
 
@@ -143,9 +145,8 @@ def _queries(y: Tensor, weight: Tensor) -> Examples:
 
 def _draw(bounds: Bounds, size: int, ragged: bool, generator: Generator) -> Tensor:
     """Draw a number for every task (T, 1), or one for all."""
-    low, high = bounds
-    number = torch.randint(low, high + 1, (size if ragged else 1, 1), generator=generator)
-    return number.expand(size, 1)
+    shape = (size if ragged else 1, 1)
+    return torch.randint(bounds[0], bounds[1] + 1, shape, generator=generator).expand(size, 1)
 
 
 def _longest(bounds: Bounds, number: Tensor, ragged: bool) -> int:

@@ -1,12 +1,12 @@
 """Examples of tasks from rows of a data set: float inputs, right-angle turns, labels."""
 
-from typing import TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.task import Examples
+from quickstudy.core.task import Examples, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
 
 Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
@@ -39,6 +39,45 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
         chosen = turns == quarter
         x[chosen] = torch.rot90(x[chosen], quarter, (-2, -1))
     return x
+
+
+class FixedLabelTasks(TaskDistribution):
+    """Tasks whose labels have a column for every class of a data set, or for every class in
+    each of four rotations.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> data = Labelled(torch.zeros(2, 1, 4, 4), torch.arange(2), ("a", "b"))
+        >>> qs.tasks.Classification(data, 1, rotations="classes").classes
+        8
+    """
+
+    def __init__(
+        self,
+        dataset: Labelled,
+        rotations: Literal["classes"] | None,
+        normalise: Normalise | None,
+    ):
+        self.dataset, self.normalise = dataset, normalise
+        self.rotations: Literal["classes"] | None = rotations
+        if rotations not in (None, "classes"):
+            raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
+        if rotations is not None:
+            check_square(dataset, rotations)
+        self._copies = 1 if rotations is None else 4
+        self.classes = len(dataset.classes) * self._copies  # columns of a label
+        self._pixels = dataset.x
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the examples to a device, so that batches are made there."""
+        self._pixels = self._pixels.to(device)
+        return self
+
+    def _inputs(self, rows: Tensor, turns: Tensor) -> Tensor:
+        x = gather_rows(self._pixels, rows)
+        if self.rotations is not None:
+            x = rotate(x, turns.to(x.device))
+        return prepare(x, self.normalise)
 
 
 def check_square(dataset: Labelled, rotations: str) -> None:
@@ -104,6 +143,5 @@ def fixed_label_examples(
         [[[0.0, 1.0], [1.0, 0.0]]]
     """
     label = dataset.y[rows.to(dataset.y.device)].to(x.device)
-    label = label + turns.to(x.device) * len(dataset.classes)
-    y = F.one_hot(label, classes).to(x)
+    y = F.one_hot(label + turns.to(x.device) * len(dataset.classes), classes).to(x)
     return Examples(x, y, torch.ones_like(y[..., 0]))

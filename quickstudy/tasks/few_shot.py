@@ -130,8 +130,7 @@ class FewShot(TaskDistribution):
             )
         for turn in range(1 if self.rotations is None else 4):
             for x in self.dataset.x.split(size):
-                turned = torch.rot90(x, turn, (-2, -1)) if turn else x
-                yield prepare(turned, self.normalise)
+                yield prepare(torch.rot90(x, turn, (-2, -1)) if turn else x, self.normalise)
 
     def with_inputs(self, x: Tensor) -> Self:
         """Return these tasks with others, such as embeddings, in the place of `inputs`."""
@@ -142,10 +141,15 @@ class FewShot(TaskDistribution):
     def card(self) -> dict[str, Json]:
         """Return the data set, its hash, its split and the shape of a task."""
         data = self.dataset
-        facts = {"rotations": self.rotations, "within_groups": self.within_groups}
-        facts |= {"ordered": self.ordered}
-        facts |= {"imbalanced": self.imbalanced, "augmented": self.augment is not None}
-        facts |= {"unlabelled": self.unlabelled, "distractors": self.distractors}
+        facts = {
+            "rotations": self.rotations,
+            "within_groups": self.within_groups,
+            "ordered": self.ordered,
+            "imbalanced": self.imbalanced,
+            "augmented": self.augment is not None,
+            "unlabelled": self.unlabelled,
+            "distractors": self.distractors,
+        }
         return {
             "tasks": "few-shot",
             "dataset": data.name,
@@ -162,11 +166,12 @@ class FewShot(TaskDistribution):
         examples, query sets C * queries, C being `ways`."""
         high, most = self.ways[1], self.shots[1]
         classes, turns = self._classes(n_tasks, generator)  # (T, C + distractors) each
-        all_classes = classes.shape[1]
         present = self._draw(self.ways, (n_tasks, 1), generator) > torch.arange(high)  # (T, C)
         shots = self._draw(self.shots, (n_tasks, high if self.imbalanced else 1), generator)
 
-        scores = torch.rand(n_tasks, all_classes, self._members.shape[1], generator=generator)
+        scores = torch.rand(
+            n_tasks, classes.shape[1], self._members.shape[1], generator=generator
+        )
         scores.masked_fill_(
             torch.arange(scores.shape[2]) >= self._sizes[classes][..., None], -1
         )
@@ -175,9 +180,14 @@ class FewShot(TaskDistribution):
         labelled, query, unlabelled = rows.split([most, self.queries, self.unlabelled], 2)
 
         real = (shots[..., None] > torch.arange(most)) & present[..., None]  # (T, C, shots)
-        real = F.pad(real, (0, 0, 0, self.distractors))
         has_unlabelled = F.pad(present, (0, self.distractors), value=True)[..., None]
-        real = torch.cat([real, has_unlabelled.expand_as(unlabelled)], 2)
+        real = torch.cat(
+            [
+                F.pad(real, (0, 0, 0, self.distractors)),
+                has_unlabelled.expand_as(unlabelled),
+            ],
+            2,
+        )
         return Task(
             self._examples(torch.cat([labelled, unlabelled], 2), real, most, turns, generator),
             self._examples(

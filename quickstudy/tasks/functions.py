@@ -50,8 +50,7 @@ class FunctionTasks(TaskDistribution):
 
     def parameters(self, n_tasks: int, generator: Generator) -> list[Tensor]:
         """Draw every parameter (T, 1, 1) uniformly from its range."""
-        shape = (n_tasks, 1, 1)
-        return [_uniform(bounds, shape, generator) for bounds in self.ranges.values()]
+        return [_uniform(bounds, (n_tasks, 1, 1), generator) for bounds in self.ranges.values()]
 
     def sample(self, n_tasks: int, generator: Generator) -> TaskBatch:
         """Draw `n_tasks` functions: x and y (T, N, 1)."""
@@ -67,9 +66,14 @@ class FunctionTasks(TaskDistribution):
 
     def card(self) -> dict[str, Json]:
         """Return the parameters."""
-        sizes = {"shots": self.shots, "queries": self.queries, "grid": self.grid}
-        ranges = {name: list(bounds) for name, bounds in (*self.ranges.items(), ("x", self.x))}
-        return {**super().card(), **sizes, **ranges}
+        return {
+            **super().card(),
+            "shots": self.shots,
+            "queries": self.queries,
+            "grid": self.grid,
+            **{name: list(bounds) for name, bounds in self.ranges.items()},
+            "x": list(self.x),
+        }
 
 
 class Line(FunctionTasks):
@@ -152,8 +156,9 @@ class Parabola(FunctionTasks):
         x: Range = (-5.0, 5.0),
         grid: bool = False,
     ):
-        ranges = {"curvature": curvature, "centre": centre, "height": height}
-        super().__init__(shots, queries, x, grid, **ranges)
+        super().__init__(
+            shots, queries, x, grid, curvature=curvature, centre=centre, height=height
+        )
 
     def draw(self, n_tasks: int, generator: Generator) -> Function:
         """Draw a parabola for every task."""

@@ -129,8 +129,9 @@ class GaussianProcess(TaskDistribution):
     def _draw(self, size: int, generator: Generator) -> tuple[TaskBatch, Tensor, Tensor]:
         """Draw tasks, and the exact mean and standard deviation of their targets (T, Q)."""
         sizes = size if self.ragged else 1
-        low, high = self.context
-        context = torch.randint(low, high + 1, (sizes, 1), generator=generator)
+        context = torch.randint(
+            self.context[0], self.context[1] + 1, (sizes, 1), generator=generator
+        )
         choices = self.points - context - self.targets + 1
         targets = self.targets + (torch.rand(sizes, 1, generator=generator) * choices).long()
         s, q = int(context.max()), int(targets.max())
@@ -138,8 +139,9 @@ class GaussianProcess(TaskDistribution):
         weight = real.double().expand(size, -1)[..., None]  # (T, N, 1)
 
         def uniform(bounds: Range, points: int = 1) -> Tensor:
-            empty = torch.empty(size, points, 1, dtype=torch.double)
-            return empty.uniform_(*bounds, generator=generator)
+            return torch.empty(size, points, 1, dtype=torch.double).uniform_(
+                *bounds, generator=generator
+            )
 
         length, scale, period = map(uniform, (self.length, self.scale, self.period))
         x = uniform(self.x, s + q)
@@ -154,8 +156,10 @@ class GaussianProcess(TaskDistribution):
         mean = root[:, s:, :s] @ z[:, :s]
         std = root[:, s:, s:].square().sum(-1).sqrt()
 
-        columns = (x * weight, y * weight, weight.squeeze(-1))
-        columns = [column.to(torch.get_default_dtype()) for column in columns]
+        columns = [
+            column.to(torch.get_default_dtype())
+            for column in (x * weight, y * weight, weight.squeeze(-1))
+        ]
         task = Task(
             Examples(*(column[:, :s] for column in columns)),
             Examples(*(column[:, s:] for column in columns)),

@@ -63,8 +63,11 @@ class Mixture(TaskDistribution):
     def card(self) -> dict[str, Json]:
         """Return the entries that all cards share, and the others numbered by distribution."""
         cards = [tasks.card() for tasks in self.distributions]
-        shared = {k: v for k, v in cards[0].items() if all(c.get(k) == v for c in cards)}
-        shared.pop("tasks", None)
+        shared = {
+            key: value
+            for key, value in cards[0].items()
+            if key != "tasks" and all(card.get(key) == value for card in cards)
+        }
         different = {
             f"{key} {number}": value
             for number, card in enumerate(cards, 1)

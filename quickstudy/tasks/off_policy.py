@@ -95,8 +95,13 @@ class OffPolicyTasks(TaskDistribution):
         chosen = torch.randint(n_stored, (n_tasks,), generator=generator).to(device)
         end = replay.write_count[chosen]
         oldest = (end - replay.capacity).clamp_min(0)
-        explored = replay.explore_start[chosen], replay.explore_end[chosen]
-        support = replay.sample(chosen, *explored, self.support, generator)
+        support = replay.sample(
+            chosen,
+            replay.explore_start[chosen],
+            replay.explore_end[chosen],
+            self.support,
+            generator,
+        )
         query = replay.sample(chosen, oldest, end, self.query, generator)
         width = self.rollouts.environment.action_size + self.rollouts.learner.extra_noise_size
         noise = torch.rand(n_tasks, 1, self.query, 2, width, generator=generator)
@@ -104,10 +109,13 @@ class OffPolicyTasks(TaskDistribution):
 
     def card(self) -> dict[str, Json]:
         """Describe the rollouts, and how steps are stored and sampled."""
-        replay = self.replay
-        stored = {"training tasks": len(replay.write_count), "capacity": replay.capacity}
-        sampled = {"support": self.support, "query": self.query, "every": self.every}
-        return {**self.rollouts.card(), **stored, **sampled}
+        return self.rollouts.card() | {
+            "training tasks": len(self.replay.write_count),
+            "capacity": self.replay.capacity,
+            "support": self.support,
+            "query": self.query,
+            "every": self.every,
+        }
 
 
 class ReplayBuffer(nn.Module):
@@ -138,11 +146,11 @@ class ReplayBuffer(nn.Module):
         self.names = (*shapes, "reward", "done")
         device = next(rollouts.learner.parameters()).device
         for name in self.names:
-            shape = tasks, capacity, *shapes.get(name, ())
-            self.register_buffer(name, torch.zeros(shape, device=device))
+            self.register_buffer(
+                name, torch.zeros((tasks, capacity, *shapes.get(name, ())), device=device)
+            )
         for name in ("write_count", "explore_start", "explore_end"):
-            counts = torch.zeros(tasks, dtype=torch.long, device=device)
-            self.register_buffer(name, counts)
+            self.register_buffer(name, torch.zeros(tasks, dtype=torch.long, device=device))
         self.register_buffer("batches", torch.zeros((), dtype=torch.long, device=device))
 
     def store(self, tasks: Tensor, episodes: Task[Episodes], adapted: bool) -> None:

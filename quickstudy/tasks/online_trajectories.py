@@ -1,24 +1,21 @@
 """Short streams to meta-train lifelong learners on (Javed & White, 2019, arXiv:1905.12588)."""
 
-from typing import Literal, Self
+from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from quickstudy.core.task import Examples, Json, Task, TaskDistribution
+from quickstudy.core.task import Examples, Json, Task
 from quickstudy.datasets.labelled import Labelled
 from quickstudy.tasks.examples import (
+    FixedLabelTasks,
     Normalise,
-    check_square,
     class_members,
     fixed_label_examples,
-    gather_rows,
-    prepare,
-    rotate,
 )
 
 
-class OnlineTrajectoryTasks(TaskDistribution):
+class OnlineTrajectoryTasks(FixedLabelTasks):
     """Tasks of a few classes to learn one after the other, without forgetting the rest.
 
     The support set has `shots` examples of each of `ways` classes, class after class. The query
@@ -58,16 +55,9 @@ class OnlineTrajectoryTasks(TaskDistribution):
         rotations: Literal["classes"] | None = None,
         normalise: Normalise | None = None,
     ):
-        self.dataset, self.ways, self.shots = dataset, ways, shots
-        self.replay_examples, self.normalise = replay_examples, normalise
-        self.rotations: Literal["classes"] | None = rotations
-        if rotations not in (None, "classes"):
-            raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
-        if rotations is not None:
-            check_square(dataset, rotations)
+        super().__init__(dataset, rotations, normalise)
+        self.ways, self.shots, self.replay_examples = ways, shots, replay_examples
         self._members, self._sizes = class_members(dataset)  # (K, most), (K,)
-        self._copies = 1 if rotations is None else 4
-        self.classes = len(dataset.classes) * self._copies  # columns of a label
         fewest = int(self._sizes.min())
         if not (1 <= ways <= self.classes and 1 <= shots <= fewest and replay_examples >= 0):
             raise ValueError(
@@ -75,17 +65,10 @@ class OnlineTrajectoryTasks(TaskDistribution):
                 f"{dataset.name} has enough for 1 to {self.classes} ways of 1 to {fewest} "
                 "shots, and any number of `replay_examples`."
             )
-        self._pixels = dataset.x
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the examples to a device, so that batches are made there."""
-        self._pixels = self._pixels.to(device)
-        return self
 
     def card(self) -> dict[str, Json]:
         """Return the data set, its hash, its split, and the shape of a trajectory."""
         data = self.dataset
-        facts = {"rotations": self.rotations} if self.rotations else {}
         return {
             "tasks": "trajectories",
             "dataset": data.name,
@@ -94,7 +77,7 @@ class OnlineTrajectoryTasks(TaskDistribution):
             "ways": self.ways,
             "shots": self.shots,
             "remember": self.replay_examples,
-            **facts,
+            **({"rotations": self.rotations} if self.rotations else {}),
         }
 
     def sample(self, n_tasks: int, generator: Generator) -> Task[Examples]:
@@ -114,15 +97,13 @@ class OnlineTrajectoryTasks(TaskDistribution):
         shape = (n_tasks, self.replay_examples)
         replay_rows = torch.randint(len(self.dataset), shape, generator=generator)
         replay_turns = torch.randint(self._copies, shape, generator=generator)
-        query = self._examples(
-            torch.cat([rows, replay_rows], 1), torch.cat([turns, replay_turns], 1)
+        rows_and_replay = torch.cat([rows, replay_rows], 1)
+        all_turns = torch.cat([turns, replay_turns], 1)
+        query = fixed_label_examples(
+            self.dataset,
+            self._inputs(rows_and_replay, all_turns),
+            rows_and_replay,
+            all_turns,
+            self.classes,
         )
-        support = Examples(*(leaf[:, : rows.shape[1]].clone() for leaf in query))
-        return Task(support, query)
-
-    def _examples(self, rows: Tensor, turns: Tensor) -> Examples:
-        x = gather_rows(self._pixels, rows)
-        if self.rotations is not None:
-            x = rotate(x, turns.to(x.device))
-        x = prepare(x, self.normalise)
-        return fixed_label_examples(self.dataset, x, rows, turns, self.classes)
+        return Task(Examples(*(leaf[:, : rows.shape[1]].clone() for leaf in query)), query)

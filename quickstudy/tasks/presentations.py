@@ -44,8 +44,8 @@ class Presentations(TaskDistribution):
         """Draw `n_tasks` tasks of the same sizes S and Q."""
         support, query = self.tasks.sample(n_tasks, generator)
         total, shots = support.weight.shape[1] + query.weight.shape[1], support.weight.shape[1]
-        order = torch.rand(n_tasks, total, generator=generator).argsort(1)
-        order = order.to(support.weight.device)
+        scores = torch.rand(n_tasks, total, generator=generator)
+        order = scores.argsort(1).to(support.weight.device)
         task = torch.arange(n_tasks, device=order.device)[:, None]
         mixed = tree_map(lambda a, b: torch.cat([a, b], 1)[task, order], support, query)
         return Task(

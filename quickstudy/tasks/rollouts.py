@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Json, Task, TaskDistribution
 from quickstudy.core.tree import leaves, tree_map
 from quickstudy.environments.environment import Environment
@@ -53,8 +54,7 @@ class Rollouts(TaskDistribution):
     def act_in(self, tasks: Any, generator: Generator) -> Task[Episodes]:
         """Act in tasks of the environment; `sample` draws them first."""
         learner = self.learner
-        device = next(learner.parameters()).device
-        tasks = tree_map(lambda leaf: leaf.to(device), tasks)
+        tasks = tree_map(lambda leaf: leaf.to(device_of(learner)), tasks)
         n_tasks = len(leaves(tasks)[0])
 
         def act(state: object, memory: object) -> Episodes:
@@ -70,12 +70,14 @@ class Rollouts(TaskDistribution):
                 extra_noise_size=learner.extra_noise_size,
             )
 
-        initial = learner.initial_state()
-        support = act(*tree_map(lambda leaf: leaf.expand(n_tasks, *leaf.shape), initial))
+        support = act(
+            *tree_map(lambda leaf: leaf.expand(n_tasks, *leaf.shape), learner.initial_state())
+        )
         if self.trial:
             return Task(support, support)
-        adapted = over_tasks(learner.adapt, learner.execution, learner.chunk)(support)
-        return Task(support, act(*adapted))
+        return Task(
+            support, act(*over_tasks(learner.adapt, learner.execution, learner.chunk)(support))
+        )
 
     def card(self) -> dict[str, Json]:
         """Describe the environment and how the learner acts in it."""

@@ -74,9 +74,12 @@ def class_incremental(
         ])  # fmt: skip
         time = time + blur * torch.randn(len(time), generator=generator)
         support = list(torch.cat(support)[time.argsort()].split(sizes))
-    card = _card("class-incremental", train, test, count, seed) | {"classes of each": per_task}
-    card |= {"examples of a class": examples} if examples else {}
-    card |= {"blur": blur} if blur else {}
+    card = {
+        **_card("class-incremental", train, test, count, seed),
+        "classes of each": per_task,
+        **({"examples of a class": examples} if examples else {}),
+        **({"blur": blur} if blur else {}),
+    }
     return _stream(train, test, support, parts, order, card, normalise=normalise)
 
 
@@ -134,8 +137,7 @@ def permuted(
         (True, False)
     """
     generator = Generator().manual_seed(seed)
-    size = train.x[0].numel()
-    orders = [torch.randperm(size, generator=generator) for _ in range(tasks)]
+    orders = [torch.randperm(train.x[0].numel(), generator=generator) for _ in range(tasks)]
 
     def permute(number: int, x: Tensor) -> Tensor:
         return x.flatten(1)[:, orders[number]].reshape(x.shape)
@@ -254,11 +256,16 @@ def recurring(
     rows = torch.empty(total, dtype=torch.int64)
     for c in label.unique().tolist():  # each example comes before any comes twice
         members, places = (train.y == c).nonzero().flatten(), (label == c).nonzero().flatten()
-        passes = math.ceil(len(places) / len(members))
-        drawn = torch.cat([_shuffle(members, generator) for _ in range(passes)])
+        drawn = torch.cat(
+            [_shuffle(members, generator) for _ in range(math.ceil(len(places) / len(members)))]
+        )
         rows[places] = drawn[: len(places)]
-    card = _card("recurring classes", train, test, tasks, seed)
-    card |= {"examples of each": examples, "stay": stay, "tail": tail, "drift": drift}
+    card = _card("recurring classes", train, test, tasks, seed) | {
+        "examples of each": examples,
+        "stay": stay,
+        "tail": tail,
+        "drift": drift,
+    }
     return _stream(
         train,
         test,
@@ -307,8 +314,15 @@ def _stream(
     query = [torch.isin(test.y, part).nonzero().flatten() for part in classes]
     columns = torch.zeros(len(train.classes), dtype=torch.int64)
     columns[order] = torch.arange(len(order))
-    rows = list(zip(support, query, strict=True))
-    return Stream(train, test, rows, card, columns=columns, change=change, normalise=normalise)
+    return Stream(
+        train,
+        test,
+        list(zip(support, query, strict=True)),
+        card,
+        columns=columns,
+        change=change,
+        normalise=normalise,
+    )
 
 
 def _domains(

@@ -115,8 +115,10 @@ class Streams(TaskDistribution):
         Raises:
             ValueError: they are not all of one size.
         """
-        seeds = torch.randint(2**31, (n_tasks,), generator=generator).tolist()
-        first = [self.stream(seed)[0] for seed in seeds]
+        first = [
+            self.stream(seed)[0]
+            for seed in torch.randint(2**31, (n_tasks,), generator=generator).tolist()
+        ]
         if len({task.support.x.shape + task.query.x.shape for task in first}) > 1:
             raise ValueError(
                 "The first experiences of these streams are of different sizes: give "
