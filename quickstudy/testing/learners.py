@@ -127,10 +127,10 @@ def gradient_reaches_every_parameter(case: Case) -> None:
     `requires_grad_(False)`."""
     learner = case.exact()
     learner(case.batch()).mean().backward()
-    found = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
-    lost = [name for name, slope in found.items() if slope is None]
+    grads = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
+    lost = [name for name, grad in grads.items() if grad is None]
     require(not lost, f"no gradient reaches {', '.join(lost)}")
-    slopes = {name: slope for name, slope in found.items() if slope is not None}
+    slopes = {name: grad for name, grad in grads.items() if grad is not None}
     broken = [name for name, slope in slopes.items() if not _finite(slope)]
     require(not broken, f"the gradient of {', '.join(broken)} is not finite")
     require(any(slope.any() for slope in slopes.values()), "the whole gradient is zero")
