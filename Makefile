@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/quickstudy demo
 
 test: $(READY)
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses auto
 
 test-slow: $(READY)
 	$(BIN)/pytest -q -m slow

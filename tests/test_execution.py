@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from quickstudy import (
 )
 from quickstudy.core.task import TaskBatch
 from quickstudy.core.tree import leaves, tree_map
-from quickstudy.execution import ExecutionOption, Plan, diagnose, plan
+from quickstudy.execution import ExecutionOption, Plan, diagnose, plan, planning
 from quickstudy.execution import options as execution_options
 from quickstudy.execution.batching import Execution, inference, over_tasks
 from quickstudy.execution.errors import explain
@@ -412,11 +413,13 @@ def test_a_plan_tries_threads_but_not_where_they_draw_random_numbers() -> None:
 
 
 def test_a_plan_compiles_only_where_that_pays_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]  # seconds, of a clock that only these classes move
+
     class Sleeps(PrototypicalNetwork):
         pause = 0.01
 
         def loss(self, task: Task[Examples]) -> Tensor:
-            time.sleep(self.pause)
+            now[0] += self.pause
             return super().loss(task)
 
     class Compiled(nn.Module):
@@ -425,10 +428,11 @@ def test_a_plan_compiles_only_where_that_pays_back(monkeypatch: pytest.MonkeyPat
             self.learner, self.compiling = learner, 0.3
 
         def forward(self, tasks: TaskBatch) -> Tensor:
-            time.sleep(self.compiling)
-            self.compiling = self.learner.pause = 0.0
+            now[0] += self.compiling
+            self.compiling, self.learner.pause = 0.0, 0.001
             return self.learner(tasks)
 
+    monkeypatch.setattr(planning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(execution_options, "compile_learner", Compiled)
     few, many = (
         plan(Sleeps(mlp()).double(), batch(2), compiled=True, chunks=(), steps=steps)
