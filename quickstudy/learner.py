@@ -11,7 +11,6 @@ from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.task import Task, TaskBatch
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.losses import losses_over_tasks
-from quickstudy.nets.exact_norm import make_exact
 
 State = TypeVar("State")
 
@@ -43,10 +42,6 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     Capabilities beyond `adapt` and `predict` are declared by the base classes in
     `quickstudy.capabilities`.
-
-    Assigning a module to a learner replaces the class of PyTorch's normalisation layers in it
-    by a subclass with exact second derivatives (`quickstudy.nets.exact_norm`). So
-    `type(net[1]) is nn.BatchNorm1d` becomes False, and `isinstance` stays True.
 
     Examples:
         >>> import torch
@@ -87,12 +82,6 @@ class Learner(nn.Module, ABC, Generic[State]):
         while isinstance(criterion, partial):
             criterion = criterion.func
         return criterion is cross_entropy or getattr(criterion, "classifies", False)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # PyTorch's own normalisation layers have wrong second derivatives under vmap
-        if isinstance(value, nn.Module):
-            make_exact(value)
-        super().__setattr__(name, value)
 
     @abstractmethod
     def adapt(self, support: Any, state: State | None = None) -> State:

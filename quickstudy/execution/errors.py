@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from quickstudy.core.stateless import CHECKPOINTING
 from quickstudy.core.task import TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, is_functorch_wrapped_tensor
 from quickstudy.core.tree import leaves
@@ -104,6 +106,8 @@ def explain(error: Exception, learner: nn.Module, tasks: TaskBatch | None = None
         sentence = None if tasks is None else what_fits(learner, tasks)
         return sentence or "Too many tasks at once for the memory: set learner.chunk to fewer."
     path, module = _innermost(error, learner)
+    if _is_from_checkpoint(error):
+        return f"{named(path, module)} {CHECKPOINTING}"
     for pattern, sentence in _EXPLANATIONS:
         match = re.search(pattern, str(error))
         if match is None:
@@ -147,6 +151,12 @@ def _innermost(error: Exception, learner: nn.Module) -> tuple[str, nn.Module]:
             path, innermost = paths[id(running)], running
         step = step.tb_next
     return path, innermost
+
+
+def _is_from_checkpoint(error: Exception) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    files = {frame.f_code.co_filename for frame, _ in frames}
+    return checkpoint.__code__.co_filename in files or "torch.utils.checkpoint" in str(error)
 
 
 _EXPLANATIONS = (  # PyTorch's message, the explanation

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.capabilities import Checkpointed
+from quickstudy.core.stateless import no_checkpointing
 from quickstudy.core.task import Task, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, in_transform, reparametrized
 from quickstudy.core.tree import leaves
@@ -84,7 +85,8 @@ def _loss_and_statistics(
     learner: "Learner[Any]", task: Task[Any], statistics: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     updated = {name: value.clone() for name, value in statistics.items()}
-    with reparametrized(learner, updated):  # `functional_call`, of `loss` instead of forward
+    # `functional_call`, of `loss` instead of forward
+    with reparametrized(learner, updated), no_checkpointing():
         return learner.loss(task), updated
 
 

@@ -1,11 +1,11 @@
 """What learners share whose adaptation changes the parameters of one net by descent."""
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.capabilities import DescendsInSteps, HasInitialParams
 from quickstudy.core.criteria import Criterion
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 

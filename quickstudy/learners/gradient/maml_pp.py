@@ -17,11 +17,11 @@ Here all passes normalise by the batch. So does the released code, which never r
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.capabilities import DescendsInSteps, HasInitialParams
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import Params
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.torch_private import RunningStatisticsNorm
 from quickstudy.inner_loop.descent import descend

@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from quickstudy.capabilities import DescendsInSteps
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import with_gradient
 from quickstudy.core.parameters import Params, select_parameters
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import InnerOptimizer, adam, descend
 from quickstudy.learner import Learner

@@ -3,10 +3,10 @@
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 

@@ -14,11 +14,11 @@ Differs from the paper: each of the 25 steps uses the sum of both terms.
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from quickstudy.core.parameters import Params
 from quickstudy.core.prototypes import class_means
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learner import Learner
