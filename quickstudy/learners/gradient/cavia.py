@@ -64,9 +64,8 @@ class CAVIA(Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams):
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
-        self.net, self.context = net, context
-        self.lr, self.steps, self.first_order = lr, steps, first_order
-        self.checkpoint: Checkpoint | None = checkpoint
+        self.net, self.context, self.lr, self.steps = net, context, lr, steps
+        self.first_order, self.checkpoint = first_order, checkpoint
 
     def adapt(self, support: Examples, state: Tensor | None = None) -> Tensor:
         """Take `steps` of gradient descent on the support set, from zero or from `state`."""

@@ -139,7 +139,8 @@ def conditional_entropy(p: Tensor) -> Tensor:
         >>> conditional_entropy(torch.tensor([[0.5, 0.5]]))
         tensor(0.6931)
     """
-    return -(p * _log(p)).sum(-1).mean()
+    log = p.clamp_min(1e-12).log()  # 0 log 0 is 0, and so is its slope here
+    return -(p * log).sum(-1).mean()
 
 
 def marginal_entropy(p: Tensor) -> Tensor:
@@ -150,9 +151,4 @@ def marginal_entropy(p: Tensor) -> Tensor:
         >>> marginal_entropy(torch.eye(2))
         tensor(0.6931)
     """
-    mean = p.mean(0)
-    return -(mean * _log(mean)).sum()
-
-
-def _log(p: Tensor) -> Tensor:
-    return p.clamp_min(1e-12).log()  # 0 log 0 is 0, and so is its slope here
+    return conditional_entropy(p.mean(0, keepdim=True))

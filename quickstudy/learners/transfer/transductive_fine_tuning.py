@@ -50,8 +50,7 @@ class TransductiveFineTuning(Learner[Examples]):
 
     def __init__(self, net: nn.Module, *, lr: float = 5e-5, steps: int = 25):
         super().__init__()
-        self.net = net
-        self.lr, self.steps = lr, steps
+        self.net, self.lr, self.steps = net, lr, steps
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
         """Append the examples to those of `state`."""
