@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import Params
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
@@ -69,13 +68,9 @@ class CAVIA(Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams):
 
     def adapt(self, support: Examples, state: Tensor | None = None) -> Tensor:
         """Take `steps` of gradient descent on the support set, from zero or from `state`."""
-
-        def support_loss(fast: Params) -> Tensor:
-            return self.criterion(self.predict(fast["context"], support.x), support)
-
         start = self.initial_params() if state is None else state
         fast = descend(
-            support_loss,
+            lambda fast: self.criterion(self.predict(fast["context"], support.x), support),
             {"context": start},
             lr=self.lr,
             steps=self.steps,

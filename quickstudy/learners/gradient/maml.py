@@ -82,12 +82,8 @@ class MAML(DescentLearner, Checkpointed):
         """
         start = self.initial_params() if state is None else state
         predict = _head_only(self.net, start, support.x) or partial(self.predict, x=support.x)
-
-        def support_loss(fast: Params) -> Tensor:
-            return self.criterion(predict(fast), support)
-
         return descend(
-            support_loss,
+            lambda fast: self.criterion(predict(fast), support),
             start,
             lr=self.lr,
             steps=self.steps,

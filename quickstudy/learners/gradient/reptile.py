@@ -91,14 +91,10 @@ class Reptile(ParameterLearner[ReptileState], DescendsInSteps):
         Both are constants.
         """
         batches = iter(self._batches(support))
-
-        def support_loss(params: Params) -> Tensor:  # called once a step
-            return self.batch_loss(next(batches), params)
-
         if state is None:
             state = ReptileState(self.initial_params(), support.x[:0])
         params = descend(
-            support_loss,
+            lambda params: self.batch_loss(next(batches), params),  # called once a step
             {name: p.detach() for name, p in state.params.items()},
             lr=self.lr,
             steps=self.steps,

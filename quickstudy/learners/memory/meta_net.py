@@ -34,7 +34,7 @@ from quickstudy.core.attention import attention
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples, Task
-from quickstudy.core.tree import scan, tree_map
+from quickstudy.core.tree import append, scan, tree_map
 from quickstudy.learner import Learner
 from quickstudy.nets.cells import LSTMCell
 
@@ -117,10 +117,8 @@ class MetaNet(Learner[MetaNetState], HasAttentionWeights):
         )
         grads = self.example_grads(self.logits, self.slow_weights(), inputs, support)
         layers = tree_map(lambda grad: self.m(preprocess(grad))[..., 0], grads)
-        new: Any = (self.keys(features, representation), layers, support.weight)
-        if state is not None:
-            new = tree_map(lambda *parts: torch.cat(parts), state[1:], new)
-        return MetaNetState(representation, *new)
+        new = self.keys(features, representation), layers, support.weight
+        return MetaNetState(representation, *append(state and state[1:], new))
 
     def predict(self, state: MetaNetState, x: Tensor) -> Tensor:
         """Return predictions (Q, C), each with the fast weights that the query reads."""

@@ -24,6 +24,7 @@ from quickstudy.core.parameters import Params
 from quickstudy.core.prototypes import class_means
 from quickstudy.core.similarity import squared_distance
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import append
 from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learner import Learner
 
@@ -89,8 +90,7 @@ class TIM(Learner[TIMState], Embeds):
 
     def adapt(self, support: Examples, state: TIMState | None = None) -> TIMState:
         """Embed the examples and append them to those of `state`."""
-        new = TIMState(self._features(support.x), support.y, support.weight)
-        return new if state is None else TIMState(*map(torch.cat, zip(state, new, strict=True)))
+        return append(state, TIMState(self._features(support.x), support.y, support.weight))
 
     def predict(self, state: TIMState, x: Tensor) -> Tensor:
         """Return logits (Q, C) after descent on support set and queries.
