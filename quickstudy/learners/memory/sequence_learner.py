@@ -39,6 +39,7 @@ def bit_cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
         >>> bit_cross_entropy(torch.zeros(2, 3), examples).round()
         tensor(3.)
     """
+    check_outputs(logits, examples.y)
     nats = F.binary_cross_entropy_with_logits(logits, examples.y, reduction="none")
     return weighted_mean(nats.sum(-1), examples.weight) / math.log(2)
 
