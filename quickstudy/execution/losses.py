@@ -131,12 +131,13 @@ def _weights_channels_last(learner: "Learner[Any]") -> Iterator[None]:
     if learner.execution == "vmap" or torch.compiler.is_compiling():
         yield
         return
-    weights = {
-        # by `to`: `contiguous` takes weights of one channel as they are
-        name: p.to(memory_format=torch.channels_last)
-        for name, p in learner.named_parameters()
-        if p.ndim == 4 and p.device.type == "cpu"
-    }
+    weights: dict[str, Tensor] = {}
+    with torch.enable_grad():  # what is trainable stays so
+        for name, p in learner.named_parameters():
+            if p.ndim == 4 and p.device.type == "cpu":
+                # by `to`: `contiguous` takes weights of one channel as they are
+                weight = p.to(memory_format=torch.channels_last)
+                weights[name] = weight if p.requires_grad else nn.Parameter(weight, False)
     with reparametrized(learner, weights) if weights else nullcontext():
         yield
 

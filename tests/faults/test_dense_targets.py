@@ -156,7 +156,9 @@ def flat(batch: qs.Task) -> qs.Task:
     return qs.Task(
         *(
             qs.Examples(
-                part.x.flatten(1, 2), part.y.flatten(1, 2), torch.ones(part.y.shape[:3]).flatten(1)
+                part.x.flatten(1, 2),
+                part.y.flatten(1, 2),
+                torch.ones(part.y.shape[:3]).flatten(1),
             )
             for part in batch
         )
