@@ -86,7 +86,7 @@ def recipe(
     def usual(split: qs.datasets.Labelled) -> qs.FewShot:
         return qs.FewShot(split, ways, shots, 3, within_groups=True)
 
-    def again(first: int, last: int) -> qs.FewShot:
+    def returning(first: int, last: int) -> qs.FewShot:
         own = drawn_by(first_characters(data.test, ways), first, last)
         ordered = labels == "fixed"
         return qs.FewShot(own, ways, shots, 5, within_groups=True, ordered=ordered)
@@ -94,7 +94,7 @@ def recipe(
     net = qs.nets.use_batch_statistics(qs.nets.Conv4(ways, channels=channels, pool="stride"))
     anil = qs.anil(net, lr=inner_lr, steps=inner_steps)
     learner = qs.TaskMemory(anil, capacity=past, temperature=temperature)
-    before, asked = again(1, 10), again(11, 20)
+    before, queries = returning(1, 10), returning(11, 20)
 
     def remember() -> None:
         learner.steps = past_steps
@@ -108,11 +108,11 @@ def recipe(
         "no memory": {"limit": 0},
     }
     tests = {
-        f"{s} step{'s' * (s > 1)}, {says}": Benchmark(
-            asked, {"steps": s, **settings}, n_tasks=2000
+        f"{s} step{'s' * (s > 1)}, {description}": Benchmark(
+            queries, {"steps": s, **settings}, n_tasks=2000
         )
         for s in (1, 5)
-        for says, settings in memories.items()
+        for description, settings in memories.items()
     }
     optimizer = torch.optim.Adam(learner.parameters(), lr)
     return Experiment(

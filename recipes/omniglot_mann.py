@@ -46,10 +46,12 @@ PAPER = {
 class Guided(qs.Learner[MANNState]):
     """MANN, whose embedding learns from the loss of prototypes too, on the same images."""
 
-    def __init__(self, embed: nn.Module, machine: RecurrentCell[Any], *, again: bool):
+    def __init__(
+        self, embed: nn.Module, machine: RecurrentCell[Any], *, show_label_with_input: bool
+    ):
         super().__init__()
         self.embed = embed
-        self.mann = qs.MANN(nn.Identity(), machine, show_label_with_input=again)
+        self.mann = qs.MANN(nn.Identity(), machine, show_label_with_input=show_label_with_input)
         self.guide = qs.PrototypicalNetwork(nn.Identity())
 
     def adapt(self, support: qs.Examples, state: MANNState | None = None) -> MANNState:
@@ -79,7 +81,7 @@ def recipe(
     steps: int = 2_200,
     meta_batch_size: int = 16,
     lr: float = 2e-3,
-    again: bool = True,
+    show_label_with_input: bool = True,
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
@@ -91,7 +93,7 @@ def recipe(
         steps: meta-training steps.
         meta_batch_size: episodes per training step.
         lr: learning rate of Adam at the start.
-        again: show each label together with its own image, too.
+        show_label_with_input: show each label together with its own image, too.
         bfloat16: train with the forward pass in bfloat16.
         seed: seed of initial parameters and training tasks.
     """
@@ -101,21 +103,21 @@ def recipe(
         return qs.FewShot(split, ways, 5, 5, rotations="classes")
 
     embed = nn.Sequential(qs.nets.Conv4(pool="stride"), nn.LayerNorm(64))
-    inputs = (2 if again else 1) * 64 + ways
+    inputs = (2 if show_label_with_input else 1) * 64 + ways
     machine = (
         qs.learners.memory.LRUA(inputs, ways, slots=slots)
         if slots
         else qs.nets.StackedLSTM(inputs, ways, hidden=200, layers=1)
     )
-    learner = Guided(embed, machine, again=again)
+    learner = Guided(embed, machine, show_label_with_input=show_label_with_input)
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
     def test(presentation: int) -> Benchmark:
         metrics = {"accuracy": accuracy_at(presentation)}
-        judge = qs.evaluation.evaluate_presentations
+        evaluation = qs.evaluation.evaluate_presentations
         sequences = qs.tasks.Presentations(tasks(data.test))
-        return Benchmark(sequences, metrics=metrics, n_tasks=600, evaluate_fn=judge)
+        return Benchmark(sequences, metrics=metrics, n_tasks=600, evaluate_fn=evaluation)
 
     return Experiment(
         learner,

@@ -233,16 +233,16 @@ def test_a_learner_that_compares_and_classes_that_differ(tmp_path: Path):
     same(library["4 classes, 2"].embedding, mean)
     shares = dict(library.attention(support))
     assert set(shares) == {"3 classes, 0", "3 classes, 1", "3 classes, 3"}
-    said = torch.zeros(len(x), 3)
-    misfit = {}
+    mixture = torch.zeros(len(x), 3)
+    support_loss = {}
     for seed in (0, 1, 3):
         state = learner.adapt(blobs(3, seed))
         logits = learner.predict(state, support.x)
-        misfit[seed] = learner.criterion(logits, support).item()
-        said += shares[f"3 classes, {seed}"] * learner.predict(state, x).softmax(-1)
-    powers = torch.tensor(list(misfit.values())).div(-3).softmax(0)
-    assert list(powers) == pytest.approx([shares[f"3 classes, {s}"] for s in misfit])
-    same(library.ensemble(support, x), said.log())
+        support_loss[seed] = learner.criterion(logits, support).item()
+        mixture += shares[f"3 classes, {seed}"] * learner.predict(state, x).softmax(-1)
+    powers = torch.tensor(list(support_loss.values())).div(-3).softmax(0)
+    assert list(powers) == pytest.approx([shares[f"3 classes, {s}"] for s in support_loss])
+    same(library.ensemble(support, x), mixture.log())
     only = library.ensemble(support, x, among=["3 classes, 1", "4 classes, 2"])
     same(only, learner.predict(learner.adapt(blobs(3, 1)), x).log_softmax(-1))
     start = library.start(support)
@@ -269,8 +269,8 @@ def test_values_are_averaged_and_a_state_may_be_a_tensor(tmp_path: Path):
     same(library["1"].embedding, contexts[1])
     loss = [squared_error(net(new.support.x, c), new.support) for c in contexts]
     shares = (-torch.stack(loss) / 2).softmax(0)
-    said = sum(s * net(new.query.x, c) for s, c in zip(shares, contexts, strict=True))
-    same(library.ensemble(new.support, new.query.x), said)
+    mixture = sum(s * net(new.query.x, c) for s, c in zip(shares, contexts, strict=True))
+    same(library.ensemble(new.support, new.query.x), mixture)
 
 
 def test_the_attention_is_fitted_on_its_own_tasks_each_left_out(tmp_path: Path):
@@ -417,7 +417,7 @@ def test_retrieval_reads_only_what_it_retrieves(
 PRELOAD = ["pytest", "hypothesis", __name__]
 
 
-def add_many(folder: Path, said: Connection, count: int) -> None:
+def add_many(folder: Path, progress: Connection, count: int) -> None:
     """Adds mappings for ever, and says so of each; killed before its `count`th touch of a file
     in the folder, once there are two."""
     torch.set_num_threads(1)
@@ -435,7 +435,7 @@ def add_many(folder: Path, said: Connection, count: int) -> None:
     sys.addaudithook(watch)
     while count == 0 or number < 3:
         library.add(f"task {number}", supports[number % 4])
-        said.send(number)
+        progress.send(number)
         number += 1
 
 

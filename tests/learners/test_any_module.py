@@ -87,9 +87,9 @@ def test_vmap_and_loop_have_equal_losses_and_gradients(name: str, first_order: b
         learner.execution = execution
         wanted = [p for p in learner.parameters() if p.requires_grad]
         losses = learner(batch())
-        slopes = torch.autograd.grad(losses.sum(), wanted)
-        assert all(slope.any() for slope in slopes[-2:])
-        found.append([losses.detach(), *slopes])
+        grads = torch.autograd.grad(losses.sum(), wanted)
+        assert all(grad.any() for grad in grads[-2:])
+        found.append([losses.detach(), *grads])
     torch.testing.assert_close(found[0], found[1], rtol=1e-8, atol=1e-9)
 
 
@@ -151,11 +151,11 @@ def test_the_meta_gradient_of_cells_is_that_of_torch():
     cells = copy.deepcopy(theirs)
     use_cells(cells)
     theirs.execution = "loop"
-    slopes = [
+    grads = [
         torch.autograd.grad(learner(batch()).sum(), list(learner.parameters()))
         for learner in (theirs, cells)
     ]
-    torch.testing.assert_close(slopes[0], slopes[1])
+    torch.testing.assert_close(grads[0], grads[1])
 
 
 def test_cells_keep_names_files_and_dropout():
@@ -247,9 +247,11 @@ def test_adapting_factors_is_descent_on_them_by_hand(execution: Execution):
     def loss(task: Task) -> Tensor:
         factors = list(start)
         for _ in range(3):
-            misfit = nn.functional.cross_entropy(run(factors, task.support.x), task.support.y)
-            slopes = torch.autograd.grad(misfit, factors, create_graph=True)
-            factors = [p - LR * slope for p, slope in zip(factors, slopes, strict=True)]
+            inner_loss = nn.functional.cross_entropy(
+                run(factors, task.support.x), task.support.y
+            )
+            grads = torch.autograd.grad(inner_loss, factors, create_graph=True)
+            factors = [p - LR * grad for p, grad in zip(factors, grads, strict=True)]
         return nn.functional.cross_entropy(run(factors, task.query.x), task.query.y)
 
     expected = torch.stack(

@@ -113,8 +113,8 @@ def test_an_unseen_class_changes_nothing_of_the_others() -> None:
     logits = model.predict(model.adapt(known), query.x)
     assert (logits[:, 1] == -torch.inf).all()
     torch.testing.assert_close(logits[:, [0, 2]], model.predict(model.adapt(two), query.x))
-    asked = query._replace(weight=1 - query.y[:, 1])
-    model.loss(Task(known, asked)).backward()
+    weighted_query = query._replace(weight=1 - query.y[:, 1])
+    model.loss(Task(known, weighted_query)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 

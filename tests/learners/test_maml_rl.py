@@ -112,7 +112,7 @@ def differences(objective: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     return found
 
 
-def slope(learner: MAMLRL, tasks: list[tuple[float, Any]]) -> Tensor:
+def grad(learner: MAMLRL, tasks: list[tuple[float, Any]]) -> Tensor:
     """Of minus the loss, summed with the chances of the tasks."""
     learner.zero_grad()
     for chance, task in tasks:
@@ -149,7 +149,7 @@ def test_curvature_credits_what_is_done_before_adaptation(
     support = expected(start, all_)
     fast, _ = learner.adapt(support)
     task = qs.Task(support, expected(fast["logits"], all_))
-    found, true = slope(learner, [(1.0, task)]), differences(objective, start)
+    found, true = grad(learner, [(1.0, task)]), differences(objective, start)
     assert torch.allclose(found, true, atol=1e-8) == exact
     assert found.abs().max() > 0.01
 
@@ -192,7 +192,7 @@ def test_e_mamls_term_makes_the_gradient_that_of_what_is_done_with_samples(
         (c.item(), qs.Task(s, expected(learner.adapt(s)[0]["logits"], all_)))
         for c, s in supports()
     ]
-    found, true = slope(learner, tasks), differences(objective, start)
+    found, true = grad(learner, tasks), differences(objective, start)
     assert torch.allclose(found, true, atol=1e-8) == exact
     assert (found - true).abs().max() > 1e-3 or exact
 
@@ -246,7 +246,7 @@ def test_the_meta_gradient_is_that_of_a_naive_loop(execution: Any) -> None:
     total = torch.tensor(0.0)
     for own in unstack(task):
         up = torch.autograd.grad(gain(own.support, start, False), start, create_graph=True)
-        fast = [p + 0.1 * slope for p, slope in zip(start, up, strict=True)]
+        fast = [p + 0.1 * grad for p, grad in zip(start, up, strict=True)]
         total = total - gain(own.query, fast, True)
     for p, expected_ in zip(start, torch.autograd.grad(total / 3, start), strict=True):
         torch.testing.assert_close(p.grad, expected_)

@@ -67,10 +67,8 @@ def test_a_greater_penalty_moves_the_policy_less() -> None:
 def test_without_clip_and_penalty_it_is_maml_with_low_variance_curvature() -> None:
     learner, task = acted(clip=float("inf"), penalty=0.0)
     other = MAMLRL(Sides(), learner.net, surrogate=ratio_surrogate)
-    slopes = [
-        torch.autograd.grad(it(task).sum(), [*it.parameters()]) for it in (learner, other)
-    ]
-    torch.testing.assert_close(*slopes)
+    grads = [torch.autograd.grad(it(task).sum(), [*it.parameters()]) for it in (learner, other)]
+    torch.testing.assert_close(*grads)
 
 
 @pytest.mark.usefixtures("double")
@@ -89,11 +87,11 @@ def test_the_inner_step_weighs_what_has_become_likelier_since_the_policy_acted()
     rho = policy(dist_params).log_prob(own.action) - policy(own.extras).log_prob(own.action)
     advantage = own.reward - own.reward.mean() / (1 + 1e-5 / 3)
     gain = (rho.exp()[..., 0] * advantage).mean()
-    slopes = torch.autograd.grad(gain, list(start.values()))
-    for p, slope, found in zip(
-        start.values(), slopes, learner.adapt(own)[0].values(), strict=True
+    grads = torch.autograd.grad(gain, list(start.values()))
+    for p, grad, found in zip(
+        start.values(), grads, learner.adapt(own)[0].values(), strict=True
     ):
-        torch.testing.assert_close(found, p + 0.1 * slope)
+        torch.testing.assert_close(found, p + 0.1 * grad)
 
 
 @pytest.mark.parametrize(("lr", "factor"), [(0.0, 0.5), (0.3, 2.0)])

@@ -86,9 +86,9 @@ def test_at_first_the_gradient_is_the_policy_gradient(environment: Any) -> None:
             total = total - dist_params.log_prob(action[i].argmax()) * advantage
         expected = expected + total / len(rows) / 3
     names = [name for name, _ in learner.named_parameters() if not name.startswith("value")]
-    slopes = torch.autograd.grad(expected, [learner.get_parameter(name) for name in names])
-    for name, slope in zip(names, slopes, strict=True):
-        torch.testing.assert_close(learner.get_parameter(name).grad, slope)
+    grads = torch.autograd.grad(expected, [learner.get_parameter(name) for name in names])
+    for name, grad in zip(names, grads, strict=True):
+        torch.testing.assert_close(learner.get_parameter(name).grad, grad)
 
 
 @pytest.mark.usefixtures("double")

@@ -54,13 +54,13 @@ def naive(learner: qs.SNAILPolicy, inputs: list[Any]) -> Tensor:
                 scores = [query @ layer.key(other) / math.sqrt(len(query)) for other in near]
                 weights = [score.exp() for score in scores]
                 read = [w * layer.value(other) for w, other in zip(weights, near, strict=True)]
-                said = torch.stack(read).sum(0) / torch.stack(weights).sum()
+                output = torch.stack(read).sum(0) / torch.stack(weights).sum()
             else:
                 assert isinstance(layer, TemporalConvolution)
                 then = rows[t - layer.dilation] if t >= layer.dilation else 0 * row
                 signal, gate = (layer.now(row) + layer.then.weight @ then).chunk(2)
-                said = signal.tanh() * gate.sigmoid()
-            new.append(torch.cat([row, said]))
+                output = signal.tanh() * gate.sigmoid()
+            new.append(torch.cat([row, output]))
         rows = new
     return torch.stack(rows)
 
@@ -89,9 +89,9 @@ def test_acting_is_reading_the_trial_at_once_is_sums_over_the_past(
         assert memory.mask.tolist() == [0] * (learner.length - known) + [1] * known
         last, (keys, values) = learner.layers[-1], memory.layers[-1]
         assert isinstance(last, CausalAttention)
-        told = expected[n - known :, : -values.shape[1]]
-        torch.testing.assert_close(keys[learner.length - known :], last.key(told))
-        torch.testing.assert_close(values[learner.length - known :], last.value(told))
+        layer_inputs = expected[n - known :, : -values.shape[1]]
+        torch.testing.assert_close(keys[learner.length - known :], last.key(layer_inputs))
+        torch.testing.assert_close(values[learner.length - known :], last.value(layer_inputs))
 
 
 @pytest.mark.usefixtures("double")
@@ -112,7 +112,7 @@ def test_what_comes_later_or_is_padding_changes_nothing() -> None:
         learner.predict(learner.initial_state(), changed)[0][:n], dist_params[:n]
     )
     alike(learner.adapt(changed), learner.adapt(own))
-    slopes = torch.autograd.functional.jacobian(
+    grads = torch.autograd.functional.jacobian(
         lambda reward: learner.predict(
             learner.initial_state(),
             own._replace(
@@ -121,9 +121,9 @@ def test_what_comes_later_or_is_padding_changes_nothing() -> None:
         )[0][:n].sum(-1),
         policy_input.reward,
     )
-    slopes = slopes.flatten(1)[:, (1 - own.weight.flatten()).argsort(stable=True)]
-    assert not slopes[:, :n].triu(1).any() and not slopes[:, n:].any()
-    assert (slopes[:, :n].tril() != 0)[1:, 0].all()  # and what is long ago counts
+    grads = grads.flatten(1)[:, (1 - own.weight.flatten()).argsort(stable=True)]
+    assert not grads[:, :n].triu(1).any() and not grads[:, n:].any()
+    assert (grads[:, :n].tril() != 0)[1:, 0].all()  # and what is long ago counts
 
 
 @pytest.mark.usefixtures("double")

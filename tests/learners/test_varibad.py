@@ -112,8 +112,8 @@ def test_the_elbo_and_its_gradient_are_those_of_two_loops(
         found, expected = learner._elbo(flatten_episodes(own)), naive_elbo(learner, own)
         torch.testing.assert_close(found, expected)
         own = [p for name, p in learner.named_parameters() if "policy" not in name]
-        slopes = (torch.autograd.grad(value, own) for value in (found, expected))
-        for a, b in zip(*slopes, strict=True):
+        grads = (torch.autograd.grad(value, own) for value in (found, expected))
+        for a, b in zip(*grads, strict=True):
             torch.testing.assert_close(a, b)
 
 
@@ -154,11 +154,11 @@ def test_neither_loss_has_a_gradient_in_the_others_nets() -> None:
     dist_params, normalized_value = learner.predict(learner.initial_state(), own)
     acting = dist_params.square().sum() + normalized_value.square().sum()
     for value, theirs in ((acting, True), (learner._elbo(flatten_episodes(own)), False)):
-        slopes = torch.autograd.grad(
+        grads = torch.autograd.grad(
             value, list(named.values()), allow_unused=True, retain_graph=True
         )
-        for name, slope in zip(named, slopes, strict=True):
-            assert (slope is not None) == (name.startswith("policy") == theirs), name
+        for name, grad in zip(named, grads, strict=True):
+            assert (grad is not None) == (name.startswith("policy") == theirs), name
     # and of the loss as a whole, what the policy learns by is PPO, whatever the decoders say
     weights = [p for name, p in named.items() if name.startswith("policy")]
     before = torch.autograd.grad(learner(task).sum(), weights)
@@ -248,16 +248,16 @@ def test_the_recipe_is_carried_out_and_resumes_to_the_bit(tmp_path: Path) -> Non
 
 
 def test_the_grid_by_hand() -> None:
-    grid, luck = HiddenGoal(3), torch.zeros(1)
+    grid, noise = HiddenGoal(3), torch.zeros(1)
     goals = grid.tasks(500, Generator().manual_seed(0))
     assert set(goals.tolist()) == {2, 5, 6, 7, 8}
     goal = torch.tensor(5)
-    state, seen = grid.reset(goal, luck)
+    state, seen = grid.reset(goal, noise)
     assert seen.tolist() == [1] + [0] * 8
     stay, up, down, left, right = torch.eye(5).unbind()
     found = []
     for action in (stay, up, left, down, right, right, right, stay, down):
-        state, seen, reward, done = grid.step(goal, state, action, luck)
+        state, seen, reward, done = grid.step(goal, state, action, noise)
         assert not done and seen[state] == 1 == seen.sum()
         found.append((int(state), round(reward.item(), 1)))
     cells = [(0, -0.1)] * 3 + [(3, -0.1), (4, -0.1), (5, 1), (5, 1), (5, 1), (8, -0.1)]

@@ -128,13 +128,13 @@ def test_unlabelled_support_is_of_the_same_classes_and_of_distractors(
     ):
         x, y, weight = support
         real = weight == 1
-        told = y.any(-1)
-        assert not told[~real].any()
+        labelled = y.any(-1)
+        assert not labelled[~real].any()
         seen = [*x[real, 0].long().tolist(), *query[0][query[2] == 1, 0].long().tolist()]
         assert len(set(seen)) == len(seen)
-        known = set(data.y[x[told, 0].long()].tolist())
+        known = set(data.y[x[labelled, 0].long()].tolist())
         assert known == set(data.y[query[0][query[2] == 1, 0].long()].tolist())
-        loose = torch.bincount(data.y[x[real & ~told, 0].long()], minlength=12)
+        loose = torch.bincount(data.y[x[real & ~labelled, 0].long()], minlength=12)
         assert loose.tolist().count(3) == len(known) + distractors
         assert all(loose[c] == 3 for c in known) and set(loose.tolist()) == {0, 3}
     assert tasks.card()["unlabelled"] == 3

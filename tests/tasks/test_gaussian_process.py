@@ -157,7 +157,7 @@ def test_the_card_says_the_parameters():
 
 
 @pytest.mark.parametrize(
-    "settings, says",
+    "settings, message",
     [
         ({"kernel": "linear"}, "use rbf, matern52, periodic"),
         ({"context": (3, 48)}, "raise `points`"),
@@ -165,6 +165,6 @@ def test_the_card_says_the_parameters():
         ({"noise": 0.0}, "above 0"),
     ],
 )
-def test_bad_settings_say_the_remedy(settings: Any, says: str):
-    with pytest.raises(ValueError, match=says):
+def test_bad_settings_say_the_remedy(settings: Any, message: str):
+    with pytest.raises(ValueError, match=message):
         GaussianProcess(**settings)

@@ -141,9 +141,9 @@ def test_all_steps_are_as_likely() -> None:
 def test_noise_is_new_for_every_batch_and_step() -> None:
     _, replayed = some()
     generator = Generator().manual_seed(0)
-    luck = [replayed.sample(3, generator).query.extras for _ in range(2)]
-    assert luck[0].shape == (3, 1, 40, 2, 3)
-    assert len(torch.stack(luck).unique()) > 0.99 * 2 * luck[0].numel()
+    noise = [replayed.sample(3, generator).query.extras for _ in range(2)]
+    assert noise[0].shape == (3, 1, 40, 2, 3)
+    assert len(torch.stack(noise).unique()) > 0.99 * 2 * noise[0].numel()
 
 
 def test_a_batch_is_a_function_of_the_generator_and_what_is_kept() -> None:
