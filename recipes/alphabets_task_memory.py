@@ -1,11 +1,11 @@
 """ANIL with a memory of tasks, on characters of alphabets that come again.
 
-Trained as ever: on 5 characters of one alphabet at a time, of 25 background alphabets of
-Omniglot, one drawing of each, classes in random order. Then it is put to work on the 20
-evaluation alphabets, of which it has seen nothing. A task is of the first 5 characters of one
-of them, one drawing of each to learn from and 5 to be asked about, and nobody says of which
-alphabet. It remembers 256 tasks of drawers 1 to 10, each learned by ten steps from its 5
-drawings, and is tested on tasks of drawers 11 to 20. With and without a memory the weights are
+Training is as usual: 5 characters of one alphabet at a time, of 25 background alphabets of
+Omniglot, one drawing of each, classes in random order. Testing is on the 20 evaluation
+alphabets, none of which was in training. A task has the first 5 characters of one of them, one
+drawing of each in the support set and 5 in the query set; which alphabet it is, is not given.
+The memory holds 256 tasks of drawers 1 to 10, each learned by ten steps from its 5
+drawings. Tests are on tasks of drawers 11 to 20. With and without a memory the weights are
 the same, and so are the 2,000 tasks of the test: accuracy after one and five inner steps. "No
 memory" is the one shared start that was learned; "mean" is one that has seen the same past
 tasks: the plain mean of what was learned of them, whatever the new task is.

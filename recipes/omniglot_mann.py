@@ -1,21 +1,22 @@
 """Memory-augmented neural networks on Omniglot (Santoro et al., 2016, table 1).
 
 The protocol of presentations: 50 images of 5 characters, 10 of each, come one by one in random
-order with labels that are new in every episode; each is guessed before it is told. A row is the
-accuracy at one presentation of a class. The LSTM of 200 has a memory of `slots` slots of 40,
-with 4 heads; with 0 slots it is the LSTM alone. 1,200 characters at random are for training and
-validation, 423 for test; turned by 90, 180 and 270 degrees, each is another class.
+order with labels that are new in every episode; each is predicted before its label is shown. A
+row is the accuracy at one presentation of a class. The LSTM of 200 has a memory of `slots`
+slots of 40, with 4 heads; with 0 slots it is the LSTM alone. 1,200 characters at random are for
+training and validation, 423 for test; turned by 90, 180 and 270 degrees, each is another class.
 
 Differs: images of 28 x 28 go through a strided convolutional net of width 64, where the paper's
 of 20 x 20 go to the controller as they are; they are not shifted at random. A second loss, that
-of prototypes, has this net tell characters apart from the start (`Guided`): a machine that is
-yet to find out how to use its memory teaches it little. With a label the machine hears the
-embedding that it is of `again`. In training both halves of an episode have five images of every
-character, and images are normalised by all of a step; at test by running statistics. 100 of the
-1,200 characters are kept for validation, which is of the second half of a sequence, the first
-half being told. The paper trains for 100,000 episodes by RMSProp at 1e-4; the default here is
-what one CPU core does in 17 minutes, 2,200 steps of 16 episodes (35 %) by Adam at a rate that
-falls by a cosine, in bfloat16, the norm of the gradient clipped.
+of prototypes, trains this net to separate characters from the start (`Guided`): the machine
+trains it little until it uses its memory. With `show_label_with_input` the machine receives the
+embedding a second time, together with its label. In training both halves of an episode have
+five images of every character, and images are normalised by all of a step; at test by running
+statistics. 100 of the 1,200 characters are kept for validation, which is of the second half of
+a sequence, the first half being shown with labels. The paper trains for 100,000 episodes by
+RMSProp at 1e-4; the default here is what one CPU core does in 17 minutes, 2,200 steps of 16
+episodes (35 %) by Adam at a rate that falls by a cosine, in bfloat16, the norm of the gradient
+clipped.
 """
 
 from typing import Any
