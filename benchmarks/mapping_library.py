@@ -68,8 +68,8 @@ class Related(qs.TaskDistribution):
         which = torch.randint(len(self.kinds), (n_tasks,), generator=generator)
         width = CHANGE * (RANGES[:, 1] - RANGES[:, 0])
         change = width * (2 * torch.rand(n_tasks, 7, generator=generator) - 1)
-        own = (self.parameters[which] + change)[:, None, None].unbind(-1)  # 7 of (T, 1, 1)
-        amplitude, phase, grad, intercept, curvature, centre, height = own
+        function = (self.parameters[which] + change)[:, None, None].unbind(-1)  # 7 of (T, 1, 1)
+        amplitude, phase, grad, intercept, curvature, centre, height = function
 
         def examples(x: Tensor, noise: float) -> qs.Examples:
             waves = amplitude * torch.sin(x - phase)

@@ -87,9 +87,9 @@ def recipe(
         return qs.FewShot(split, ways, shots, 3, within_groups=True)
 
     def returning(first: int, last: int) -> qs.FewShot:
-        own = drawn_by(first_characters(data.test, ways), first, last)
+        drawn = drawn_by(first_characters(data.test, ways), first, last)
         ordered = labels == "fixed"
-        return qs.FewShot(own, ways, shots, 5, within_groups=True, ordered=ordered)
+        return qs.FewShot(drawn, ways, shots, 5, within_groups=True, ordered=ordered)
 
     net = qs.nets.use_batch_statistics(qs.nets.Conv4(ways, channels=channels, pool="stride"))
     anil = qs.anil(net, lr=inner_lr, steps=inner_steps)

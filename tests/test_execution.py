@@ -84,10 +84,10 @@ def test_running_statistics_are_the_mean_of_what_tasks_make_of_a_copy(execution:
     tasks = batch(3)
     made = []
     for task in zip(tasks.support.x, tasks.query.x, strict=True):
-        own = copy.deepcopy(norm)
+        copied = copy.deepcopy(norm)
         for x in task:
-            own(x)
-        made.append(own.running_mean)
+            copied(x)
+        made.append(copied.running_mean)
     learner(tasks)
     torch.testing.assert_close(norm.running_mean, torch.stack(made).mean(0))
     assert norm.num_batches_tracked == 2
@@ -297,8 +297,8 @@ def test_doctor_tells_what_bears_on_execution():
 def test_compiled_equals_eager(name: str):
     torch._dynamo.reset()
     eager = LEARNERS[name]().double()
-    own = copy.deepcopy(eager)
-    compiled = torch.compile(own, fullgraph=True)
+    copied = copy.deepcopy(eager)
+    compiled = torch.compile(copied, fullgraph=True)
     assert isinstance(compiled, nn.Module)
     for size in (3, 3):  # the second time from the cache
         torch.testing.assert_close(

@@ -274,12 +274,12 @@ def test_values_are_averaged_and_a_state_may_be_a_tensor(tmp_path: Path):
 
 
 def test_the_attention_is_fitted_on_its_own_tasks_each_left_out(tmp_path: Path):
-    library, own = filled(tmp_path), {f"task {i}": task for i, task in enumerate(tasks(5))}
-    found = library.fit_attention(own, k=2)
+    library, pairs = filled(tmp_path), {f"task {i}": task for i, task in enumerate(tasks(5))}
+    found = library.fit_attention(pairs, k=2)
     losses = {}
     for temperature in mapping_library.TEMPERATURES:
         library.temperature, total = temperature, 0.0
-        for name, (support, query) in own.items():
+        for name, (support, query) in pairs.items():
             start = library.start(support, 2, among=set(library.names()) - {name})
             state = library.learner.adapt(support, start)
             total += squared_error(library.learner.predict(state, query.x), query).item()
@@ -316,11 +316,11 @@ def test_what_cannot_be_kept_or_combined_is_refused(tmp_path: Path):
         library.add("x", task.support)
     assert contents(tmp_path) == before
     folder = tmp_path / "own"
-    own = MappingLibrary(folder, maml(), embed=lambda support: support.y)
-    own.add("ten numbers", task.support)
-    assert own.resembling(other.support)[0][0] == "ten numbers"
+    library = MappingLibrary(folder, maml(), embed=lambda support: support.y)
+    library.add("ten numbers", task.support)
+    assert library.resembling(other.support)[0][0] == "ten numbers"
     with pytest.raises(ValueError, match="makes 10 finite numbers"):
-        own.add("nine", tree_map(lambda leaf: leaf[:9], task.support))
+        library.add("nine", tree_map(lambda leaf: leaf[:9], task.support))
 
 
 class Counting(Learner[Tensor]):

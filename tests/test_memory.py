@@ -116,14 +116,14 @@ def test_chunks_of_a_learner_with_lent_parameters(double: None):
     tasks = tree_map(lambda leaf: leaf.double(), TASKS)
     learner = LEARNERS["maml"]()
     learner.chunk = 2
-    own = dict(learner.named_parameters())
+    params = dict(learner.named_parameters())
     scale = torch.ones((), requires_grad=True)
     for weights in (torch.ones(7), torch.rand(7)):
-        lent = {name: scale * p.detach() for name, p in own.items()}
+        lent = {name: scale * p.detach() for name, p in params.items()}
         losses = functional_call(learner, lent, (tasks,))
         (found,) = torch.autograd.grad(losses @ weights, scale)
         _, *grads = gradient(learner, weights, tasks)
-        expected = sum((p * g).sum() for p, g in zip(own.values(), grads, strict=True))
+        expected = sum((p * g).sum() for p, g in zip(params.values(), grads, strict=True))
         torch.testing.assert_close(found, expected)
 
 

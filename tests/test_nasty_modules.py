@@ -215,13 +215,13 @@ def learners() -> dict[str, Callable[[nn.Module], Learner[Any]]]:
 
 def outcome(learner: Learner[Any], execution: Execution) -> list[Tensor]:
     """Losses, gradients, and buffers afterwards."""
-    own = copy.deepcopy(learner)
-    own.execution = execution
-    losses = own(batch())
+    copied = copy.deepcopy(learner)
+    copied.execution = execution
+    losses = copied(batch())
     losses.sum().backward()
-    slopes = [p.grad for p in own.parameters() if p.grad is not None]
+    slopes = [p.grad for p in copied.parameters() if p.grad is not None]
     assert slopes and any(slope.any() for slope in slopes)
-    return [losses.detach(), *slopes, *own.buffers()]
+    return [losses.detach(), *slopes, *copied.buffers()]
 
 
 def assert_equal_ways(learner: Learner[Any]) -> None:

@@ -47,9 +47,9 @@ def softmax(x: Any) -> Any:
 def by_content(key: Any, strength: float, memory: Any) -> Any:
     """Equations 5 and 6, slot by slot."""
     norms = [np.sqrt((v @ v) + 1e-6) for v in memory]
-    own = np.sqrt((key @ key) + 1e-6)
+    norm = np.sqrt((key @ key) + 1e-6)
     pairs = zip(memory, norms, strict=True)
-    return softmax(np.array([strength * (key @ v) / (own * n) for v, n in pairs]))
+    return softmax(np.array([strength * (key @ v) / (norm * n) for v, n in pairs]))
 
 
 def shifted(weighting: Any, shift: Any) -> Any:

@@ -222,8 +222,8 @@ def test_the_report_says_which_past_tasks_were_retrieved():
     first = tree_map(lambda leaf: leaf[0], next(iter(batches(TASKS, 3, steps=1, seed=1))))
     places, shares = learner.retrieved(first.support)
     assert f"{shares[0]:.0%} of {places[0]}" in html
-    own = learner.attention(first.support)[0]
-    assert f"<td>{own:.0%}</td>" in html
+    share = learner.attention(first.support)[0]
+    assert f"<td>{share:.0%}</td>" in html
     assert draw_retrieval(memory(), test) == "" and draw_retrieval(maml(), test) == ""
 
 

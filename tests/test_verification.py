@@ -127,7 +127,7 @@ def cosine(learner: Any, a: Tensor, b: Tensor) -> Tensor:
     return 10 * F.cosine_similarity(learner.embed(a), learner.embed(b))
 
 
-def own(learner: Any, a: Tensor, b: Tensor) -> Tensor:
+def pair_scores(learner: Any, a: Tensor, b: Tensor) -> Tensor:
     return learner.pair_logits(a, b)
 
 
@@ -136,8 +136,8 @@ def own(learner: Any, a: Tensor, b: Tensor) -> Tensor:
     [
         (PrototypicalNetwork(net()), minus_squared),
         (cosine_prototypical(net()), cosine),
-        (SiameseNetwork(net(), WeightedL1(3)), own),
-        (Nearness(), own),
+        (SiameseNetwork(net(), WeightedL1(3)), pair_scores),
+        (Nearness(), pair_scores),
     ],
     ids=["distance", "cosine", "siamese", "method"],
 )
@@ -397,9 +397,9 @@ def test_none_of_these():
     assert (model.score_samples(queries) >= model.threshold_).tolist() == known.tolist()
     assert (model.predict_proba(queries) == plain.predict_proba(queries)).all()
     assert model.score(queries, truth) == (predicted == truth).mean()
-    own = FewShotClassifier(unknown=-1, threshold=-1e9).fit(X, y)
-    assert own.threshold_ == -1e9
-    assert (own.predict(others) == plain.predict(others)).all()
+    tolerant = FewShotClassifier(unknown=-1, threshold=-1e9).fit(X, y)
+    assert tolerant.threshold_ == -1e9
+    assert (tolerant.predict(others) == plain.predict(others)).all()
 
 
 def test_each_example_is_left_out_once():

@@ -110,8 +110,8 @@ def test_many_at_once_are_each_by_itself(robot: Robot, name: str, options: Any) 
     together = vmap(vmap(seen, in_dims=(None, 0)))(tasks, noise)
     for t in range(3):
         for e in range(2):
-            own = seen(tree_map(lambda leaf: leaf[t], tasks), noise[t, e])  # noqa: B023
-            for a, b in zip(leaves(own), leaves(together), strict=True):
+            alone = seen(tree_map(lambda leaf: leaf[t], tasks), noise[t, e])  # noqa: B023
+            for a, b in zip(leaves(alone), leaves(together), strict=True):
                 assert torch.equal(a, b[t, e])
 
 

@@ -182,15 +182,15 @@ def test_what_cells_can_not_do_is_said():
 
 def matrices(net: nn.Module) -> Params:
     """What a net with factors of scale 0.7 is without any: products added to matrices."""
-    own = dict(net.named_parameters())
-    summed: Params = {name: p for name, p in own.items() if not is_low_rank(name)}
-    for name in own:
+    params = dict(net.named_parameters())
+    summed: Params = {name: p for name, p in params.items() if not is_low_rank(name)}
+    for name in params:
         if name.endswith("lora_A"):
             place = name.removesuffix("lora_A")
             matrix = f"{place}in_proj_weight"
-            matrix = matrix if matrix in own else f"{place}weight"
-            added = own[f"{place}lora_B"] @ own[name]
-            summed[matrix] = own[matrix] + 0.7 * added.view_as(own[matrix])
+            matrix = matrix if matrix in params else f"{place}weight"
+            added = params[f"{place}lora_B"] @ params[name]
+            summed[matrix] = params[matrix] + 0.7 * added.view_as(params[matrix])
     return summed
 
 

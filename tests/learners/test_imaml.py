@@ -99,8 +99,8 @@ def test_it_is_the_solve_with_the_explicit_hessian(damped: bool):
 
     def loss(flat: Tensor, examples: Examples) -> Tensor:
         parts = flat.split([shape.numel() for shape in shapes.values()])
-        own = {n: part.view(shapes[n]) for n, part in zip(shapes, parts, strict=True)}
-        logits = functional_call(learner.net, own, (examples.x,))
+        point = {n: part.view(shapes[n]) for n, part in zip(shapes, parts, strict=True)}
+        logits = functional_call(learner.net, point, (examples.x,))
         return nn.functional.cross_entropy(logits, examples.y)
 
     flat = torch.cat([p.flatten() for p in params.values()]).requires_grad_()

@@ -62,12 +62,12 @@ def by_hand(
     learner: MAMLPlusPlus, weights: list[float], first_order: bool
 ) -> tuple[Tensor, Params]:
     """Losses and their gradients by a loop over tasks and steps and `autograd.grad` only."""
-    own = dict(learner.net.named_parameters())
+    params = dict(learner.net.named_parameters())
     norms = {name.replace("/", "."): p for name, p in learner.norms.items()}
     losses = []
     for i in range(2):
         task = tree_map(lambda leaf, i=i: leaf[i], batch())
-        fast, values = {name: p for name, p in own.items() if name not in norms}, []
+        fast, values = {name: p for name, p in params.items() if name not in norms}, []
         for step in range(STEPS):
             norm = {name: p[step] for name, p in norms.items()}
             logits = net_logits(task.support.x, {**fast, **norm})

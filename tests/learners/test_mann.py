@@ -83,8 +83,8 @@ def naive(machine: LRUA, steps: Tensor) -> list[tuple[np.ndarray, ...]]:
                 1 + math.log1p(math.exp(interface[h, 2 * width])),
             )
             lengths = [math.sqrt(row @ row + 1e-6) for row in memory]
-            own = math.sqrt(key @ key + 1e-6)
-            like = [row @ key / (n * own) for row, n in zip(memory, lengths, strict=True)]
+            key_norm = math.sqrt(key @ key + 1e-6)
+            like = [row @ key / (n * key_norm) for row, n in zip(memory, lengths, strict=True)]
             weights = np.exp(strength * np.array(like))
             reading[h] = weights / weights.sum()
         read = reading @ memory

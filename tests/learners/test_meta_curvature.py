@@ -122,9 +122,9 @@ def by_hand(learner: MetaCurvature, tasks: Blobs) -> dict[str, Tensor]:
     params = dict(learner.net.named_parameters())
     large, matrices = {}, {}
     for name in learner.names:
-        own = dict(learner.curvature.get_submodule(name).named_parameters())
-        matrices |= {f"curvature.{name}.{mode}": matrix for mode, matrix in own.items()}
-        large[name] = written_out([own[m] for m in ("out", "in", "filter") if m in own])
+        by_mode = dict(learner.curvature.get_submodule(name).named_parameters())
+        matrices |= {f"curvature.{name}.{mode}": matrix for mode, matrix in by_mode.items()}
+        large[name] = written_out([by_mode[m] for m in ("out", "in", "filter") if m in by_mode])
     total = torch.zeros(())
     for number in range(3):
         task = tree_map(lambda leaf, i=number: leaf[i], batch(tasks))

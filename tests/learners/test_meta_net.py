@@ -111,8 +111,8 @@ def test_one_hot_attention_reads_the_weights_of_that_example() -> None:
     expected = torch.stack([by_hand(learner, x, third) for x in query.x])
     torch.testing.assert_close(learner.predict(state, query.x), expected)
     shown = learner.attention_weights(Task(support, query))["memory"]
-    own, third = torch.eye(6), torch.eye(6)[[2]].expand(len(query.x), -1)
-    torch.testing.assert_close(shown, torch.cat([own, third]))
+    one_hot, third = torch.eye(6), torch.eye(6)[[2]].expand(len(query.x), -1)
+    torch.testing.assert_close(shown, torch.cat([one_hot, third]))
 
 
 def test_without_fast_weights_it_is_the_slow_net() -> None:

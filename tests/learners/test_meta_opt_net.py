@@ -91,8 +91,8 @@ def test_padding_and_weights_are_numbers_of_examples():
     found = []
     for examples in (weighted, repeated):
         x = support.x.clone().requires_grad_()
-        own = x if examples is weighted else x.repeat_interleave(times, 0)
-        W = svm(examples._replace(x=own))
+        inputs = x if examples is weighted else x.repeat_interleave(times, 0)
+        W = svm(examples._replace(x=inputs))
         found.append((W, *torch.autograd.grad(W.square().sum(), x)))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
     assert (found[0][1][times == 0] == 0).all()

@@ -154,8 +154,8 @@ def test_loss_is_the_soft_bellman_error_the_actors_and_the_divergence() -> None:
             values = [net(torch.cat([then, after, z]))[0] for net in learner.averaged.nets]
             going_on = 0.9 * (1 - query.done[0, i]) * (min(values) - log_prob)
             target = 3 * query.reward[0, i] + going_on
-            own = torch.cat([s, query.action[0, i] / 2, z])
-            total += sum((net(own)[0] - target) ** 2 for net in learner.critic.nets)
+            critic_input = torch.cat([s, query.action[0, i] / 2, z])
+            total += sum((net(critic_input)[0] - target) ** 2 for net in learner.critic.nets)
             action, log_prob = chosen(s, eps[i, 0, 0])
             q_value = min(net(torch.cat([s, action, z]))[0] for net in learner.critic.nets)
             total += log_prob - q_value
@@ -179,8 +179,8 @@ def test_each_net_learns_by_its_own_part_of_the_loss() -> None:
     total = learner.loss(tasks)
     owners = {learner.encoder: critic + kl_divergence, learner.critic: critic}
     for net, part in {**owners, learner.policy: actor}.items():
-        for found, own in zip(grads(total, net), grads(part, net), strict=True):
-            torch.testing.assert_close(found, own)
+        for found, expected in zip(grads(total, net), grads(part, net), strict=True):
+            torch.testing.assert_close(found, expected)
             assert found.abs().max() > 0
     # what must not be: the parts do touch the other nets, where nothing stops them
     assert grads(actor, learner.critic)[0].abs().max() > 0
@@ -230,7 +230,7 @@ def test_z_is_drawn_for_an_episode_and_held(trial: bool) -> None:
     environment = Navigation2D(horizon=4)
     learner = small(environment, bound=0.1)
     state, memory = (
-        tree_map(lambda x: x.expand(2, *x.shape), own) for own in learner.initial_state()
+        tree_map(lambda x: x.expand(2, *x.shape), part) for part in learner.initial_state()
     )
 
     def act(*inputs: Any) -> Any:

@@ -179,11 +179,11 @@ def test_a_class_that_comes_later_starts_from_its_prototype():
     before = learner.adapt(first)
     start = learner.prototypical_start(later, before)
     body = {name.removeprefix("embed."): p for name, p in before.params.items()}
-    own = {name: body[name] for name, _ in learner.embed.named_parameters()}
-    mean = functional_call(learner.embed, own, (later.x,)).mean(0)
+    embed_params = {name: body[name] for name, _ in learner.embed.named_parameters()}
+    mean = functional_call(learner.embed, embed_params, (later.x,)).mean(0)
     torch.testing.assert_close(start.params["W"][2], 2 * mean)
     torch.testing.assert_close(start.params["b"][2], -(mean @ mean))
-    for name in own:
+    for name in embed_params:
         assert torch.equal(start.params[f"embed.{name}"], before.params[f"embed.{name}"])
     assert torch.equal(start.params["W"][:2], before.params["W"][:2])
     after = learner.adapt(later, before)

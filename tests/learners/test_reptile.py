@@ -46,16 +46,16 @@ def normed() -> nn.Module:
 
 def adapted(net: nn.Module, batches: list[Examples], adam: bool = True) -> nn.Module:
     """A copy of `net`, trained on `batches` by an optimizer of torch's."""
-    own = copy.deepcopy(net)
+    copied = copy.deepcopy(net)
     if adam:
-        steps = torch.optim.Adam(own.parameters(), lr=LR, betas=(0.0, 0.999))
+        steps = torch.optim.Adam(copied.parameters(), lr=LR, betas=(0.0, 0.999))
     else:
-        steps = torch.optim.SGD(own.parameters(), lr=LR)
+        steps = torch.optim.SGD(copied.parameters(), lr=LR)
     for x, y, _ in batches:
         steps.zero_grad()
-        nn.functional.cross_entropy(own(x), y).backward()
+        nn.functional.cross_entropy(copied(x), y).backward()
         steps.step()
-    return own
+    return copied
 
 
 @pytest.mark.parametrize("execution", ["vmap", "loop"])

@@ -290,7 +290,7 @@ def glyphs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     data = qs.datasets.glyphs().test.select([0, 1, 2])
     rows = [(data.y == c).nonzero().flatten() for c in range(3)]
     given, queries = (
-        torch.cat([own[part] for own in rows]) for part in (slice(2), slice(2, 4))
+        torch.cat([indices[part] for indices in rows]) for part in (slice(2), slice(2, 4))
     )
     return data.x[given].numpy(), LABELS[data.y[given].numpy()], data.x[queries].numpy()
 

@@ -102,10 +102,12 @@ def test_classes_in_order_have_the_same_label_in_every_task(distractors: int) ->
     tasks = FewShot(data, 4, 1, 1, unlabelled=1, distractors=distractors, ordered=True)
     task = draw(tasks, size=200)
     classes = data.y[task.query.x[..., 0].long()]  # (T, 4)
-    own = classes.gather(1, task.query.y.argmax(1))  # by label
-    assert (own.diff(dim=1) > 0).all() and set(own.flatten().tolist()) == set(range(12))
+    by_label = classes.gather(1, task.query.y.argmax(1))  # by label
+    assert (by_label.diff(dim=1) > 0).all() and set(by_label.flatten().tolist()) == set(
+        range(12)
+    )
     known = data.y[task.support.x[..., 0].long()]
-    assert torch.equal(known.gather(1, task.support.y.argmax(1)), own)
+    assert torch.equal(known.gather(1, task.support.y.argmax(1)), by_label)
     all_six = FewShot(data, 6, 1, 1, within_groups=True, ordered=True)
     task = draw(all_six, size=60)
     classes = data.y[task.query.x[..., 0].long()]

@@ -124,8 +124,8 @@ def test_tasks_of_a_batch_share_sizes_unless_ragged():
     shared = sizes(GaussianProcess(), 20, 3).view(20, 3, 2)
     assert (shared == shared[:, :1]).all()
     assert len(shared[:, 0].unique(dim=0)) > 10
-    own = sizes(GaussianProcess(ragged=True), 1, 20)
-    assert len(own.unique(dim=0)) > 10
+    ragged_sizes = sizes(GaussianProcess(ragged=True), 1, 20)
+    assert len(ragged_sizes.unique(dim=0)) > 10
 
 
 def test_padding_is_zero_and_comes_last():
