@@ -7,6 +7,7 @@ from torch import Tensor
 
 from quickstudy.core.similarity import Similarity, negative_squared_distance
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import merge
 
 
 class Prototypes(NamedTuple):
@@ -48,8 +49,7 @@ def class_sums(
                 [5.]])
     """
     member = examples.y * examples.weight[:, None]  # (N, C)
-    new = Prototypes(member.T @ embedded, member.sum(0))
-    return new if prototypes is None else Prototypes(*map(torch.add, prototypes, new))
+    return merge(torch.add, prototypes, Prototypes(member.T @ embedded, member.sum(0)))
 
 
 def class_logits(
@@ -77,5 +77,4 @@ def class_means(features: Tensor, examples: Examples) -> Tensor:
         >>> class_means(torch.tensor([[1.0], [2.0]]), pair).squeeze(1)
         tensor([1., 2., 0.])
     """
-    member = examples.y * examples.weight[:, None]  # (N, C)
-    return member.T @ features / (examples.weight @ examples.y).clamp_min(1e-12)[:, None]
+    return class_sums(features, examples).means

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +21,28 @@ def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
         parts = (tree_map(fn, *part) for part in zip(tree, *others, strict=True))
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     return fn(tree, *others)
+
+
+def merge(fn: Callable[[Tensor, Tensor], Tensor], state: Any, new: Any) -> Any:
+    """Apply `fn` to the tensors of a state and of new examples; None is the empty state.
+
+    Examples:
+        >>> import torch
+        >>> merge(torch.add, None, (torch.ones(1),)), merge(torch.add, (1,), (torch.ones(1),))
+        ((tensor([1.]),), (tensor([2.]),))
+    """
+    return new if state is None else tree_map(fn, state, new)
+
+
+def append(state: Any, new: Any) -> Any:
+    """Concatenate the tensors of a state and of new examples; None is the empty state.
+
+    Examples:
+        >>> import torch
+        >>> append((torch.zeros(2),), (torch.ones(1),))
+        (tensor([0., 0., 1.]),)
+    """
+    return merge(lambda old, more: torch.cat([old, more]), state, new)
 
 
 def leaves(tree: Any) -> list[Tensor]:
