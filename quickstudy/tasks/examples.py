@@ -1,5 +1,6 @@
 """Examples of tasks from rows of a data set: float inputs, right-angle turns, labels."""
 
+import math
 from typing import Literal, Self, TypeAlias
 
 import torch
@@ -39,6 +40,26 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
         chosen = turns == quarter
         x[chosen] = torch.rot90(x[chosen], quarter, (-2, -1))
     return x
+
+
+def rotate_images(x: Tensor, degrees: float) -> Tensor:
+    """Rotate images (N, C, H, W) counter-clockwise about their centre, bilinearly, with 0
+    outside.
+
+    Examples:
+        >>> x = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])  # the upper right corner
+        >>> rotate_images(x, 90)[0, 0].round().abs()
+        tensor([[1., 0.],
+                [0., 0.]])
+    """
+    angle = math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    matrix = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]], dtype=x.dtype, device=x.device)
+    aspect = x.shape[-1] / x.shape[-2]
+    matrix[0, 1] /= aspect
+    matrix[1, 0] *= aspect
+    grid = F.affine_grid(matrix.expand(len(x), 2, 3), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
 
 
 class FixedLabelTasks(TaskDistribution):
