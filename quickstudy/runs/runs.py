@@ -3,7 +3,6 @@
 The folder has checkpoints while the run trains, and `result.json` when it is done.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Literal
 import torch
 
 from quickstudy.core.task import Json
+from quickstudy.hints import suggest
 from quickstudy.runs.recipes import Experiment, defaults, find, names
 from quickstudy.storage import renamed
 from quickstudy.storage.checkpoint_series import Checkpoints
@@ -124,9 +124,7 @@ def _build(
     known = defaults(module)
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
-            raise ValueError(f"Recipe {name} has no setting {key!r}: {hint}")
+            raise ValueError(f"Recipe {name} has no setting {key!r}. {suggest(key, known)}")
     settings = {**known, **settings}
     torch.manual_seed(settings.get("seed", 0))
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
