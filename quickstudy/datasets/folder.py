@@ -62,7 +62,6 @@ def folder(
     if np.prod(shape) <= RESIDENT:
         decoded = list(images)
         unreadable = [i for i, image in enumerate(decoded) if image is None]
-        _refuse(files, unreadable, skip_unreadable)
         x = np.array([image for image in decoded if image is not None], np.uint8)
     else:
         stem = f"{path.resolve().name}-{_key(path, files, shape)}"
@@ -73,9 +72,9 @@ def folder(
             with replacing(record) as file:
                 file.write(json.dumps(unreadable).encode())
         unreadable = json.loads(record.read_text())
-        _refuse(files, unreadable, skip_unreadable)
         with reading(mapped):  # "c": torch wants a writable array; the file stays as it is
             x = np.load(mapped, mmap_mode="c")[: len(files) - len(unreadable)]
+    _refuse(files, unreadable, skip_unreadable)
     return Labelled(
         torch.from_numpy(x),
         torch.from_numpy(np.delete(labels, unreadable)),

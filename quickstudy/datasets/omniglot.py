@@ -244,8 +244,7 @@ def _convert(root: Path | str | None) -> dict[int, Drawings]:
 
 
 def _checked(drawings: Drawings, size: int, path: Path) -> Drawings:
-    digest = hashlib.sha256(drawings.pixels.tobytes()).hexdigest()
-    if digest != PIXELS[size]:
+    if hashlib.sha256(drawings.pixels.tobytes()).hexdigest() != PIXELS[size]:
         raise damaged(path, "its drawings are not the published ones")
     return drawings
 

@@ -100,9 +100,12 @@ class MappingLibrary:
     @property
     def damaged(self) -> dict[Path, str]:
         """For every file that cannot be read, the reason."""
-        versions = self._store.entries.values()
-        entries = [entry for by_version in versions for entry in by_version.values()]
-        return {entry.path: entry.error for entry in entries if entry.error}
+        return {
+            entry.path: entry.error
+            for versions in self._store.entries.values()
+            for entry in versions.values()
+            if entry.error
+        }
 
     def names(self) -> list[str]:
         """Return the names whose last version can be read, in alphabetical order."""

@@ -66,7 +66,18 @@ def go(
         return
     with interrupts_deferred() as interrupted:
         try:
-            for step in session.train_steps():
+            for step in train(
+                session.module,
+                experiment.train,
+                experiment.optimizer,
+                steps=experiment.steps,
+                meta_batch_size=experiment.meta_batch_size,
+                start=run.start,
+                seed=run.seed,
+                clip=experiment.clip,
+                precision=experiment.precision,
+                rank=session.rank,
+            ):
                 loss = session.step(step)
                 report = session.validate()
                 session.save_if_due(report)
@@ -88,8 +99,11 @@ def validation_metrics(row: Mapping[str, Json]) -> dict[str, Json]:
         >>> qs.runs.validation_metrics({"step": 500, "loss": 1.2, "validation accuracy": 0.9})
         {'accuracy': 0.9}
     """
-    keys = (key for key in row if key.startswith(_VALIDATION))
-    return {key.removeprefix(_VALIDATION): row[key] for key in keys}
+    return {
+        key.removeprefix(_VALIDATION): value
+        for key, value in row.items()
+        if key.startswith(_VALIDATION)
+    }
 
 
 class _Session:
@@ -104,21 +118,6 @@ class _Session:
         self.done = run.start
         self.tasks = 0  # in this process
         self.losses: list[float] = []  # since the last validation
-
-    def train_steps(self) -> Iterator[Step]:
-        e = self.experiment
-        return train(
-            self.module,
-            e.train,
-            e.optimizer,
-            steps=e.steps,
-            meta_batch_size=e.meta_batch_size,
-            start=self.run.start,
-            seed=self.run.seed,
-            clip=e.clip,
-            precision=e.precision,
-            rank=self.rank,
-        )
 
     def step(self, step: Step) -> float:
         """Count a step and return its loss."""
@@ -149,15 +148,14 @@ class _Session:
                 metrics=e.metrics,
             )
         first = next(iter(report.values))
-        row = {
+        self.run.history.append({
             "step": self.done,
             "loss": sum(self.losses) / len(self.losses),
             "seconds": round(self.clock.total(), 1),
             "score": report.mean(first) * (1 if e.better == "max" else -1),
             **{f"{_VALIDATION}{metric}": report.mean(metric) for metric in report.values},
             "interval": report.interval(first),
-        }
-        self.run.history.append(row)
+        })  # fmt: skip
         self.losses = []
         return report
 

@@ -145,11 +145,13 @@ def load(
     files: dict[str, Json] = content["files"]
 
     described, stored_ties = files["learner"]["tensors"], content["learner"]["tied"]
-    today = renamed.parameters(learner, [*described, *stored_ties], _names(learner))
+    own, own_ties = learner_tensors(learner)
+    today = renamed.parameters(learner, [*described, *stored_ties], [*own, *own_ties])
     tensors = {today[n]: tensor for n, tensor in _tensors(folder, files["learner"]).items()}
     kinds = {today[name]: kind for name, kind in described.items()}
     tied = {today[name]: today[owner] for name, owner in stored_ties.items()}
-    _check_learner(folder, learner, kinds, tied)
+    here = {name: tensor_kind(tensor) for name, tensor in own.items()} | own_ties
+    _check_learner(folder, here, kinds | tied)
     tensors |= {name: tensors[owner] for name, owner in tied.items()}
 
     extra: dict[str, Tensor] = {}
@@ -200,12 +202,8 @@ def _parameters(optimizer: Optimizer, learner: nn.Module) -> list[list[str]]:
     ]
 
 
-def _check_learner(
-    folder: Path, learner: nn.Module, saved: dict[str, str], tied: dict[str, str]
-) -> None:
-    tensors, ties = learner_tensors(learner)
-    there = {**saved, **tied}
-    here = {**{name: tensor_kind(tensor) for name, tensor in tensors.items()}, **ties}
+def _check_learner(folder: Path, here: Mapping[str, str], there: Mapping[str, str]) -> None:
+    """Raise unless two learners have the same names, each of one kind or owner."""
     wrong = {
         "it lacks": [name for name in here if name not in there],
         "it has in excess": [name for name in there if name not in here],
@@ -225,10 +223,6 @@ def _check_learner(
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _names(learner: nn.Module) -> list[str]:
-    return [name for names in learner_tensors(learner) for name in names]
 
 
 def _check_class(folder: Path, label: str, target: object, saved: Json) -> None:

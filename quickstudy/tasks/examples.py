@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.task import Examples, TaskDistribution
+from quickstudy.core.task import Examples, Json, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
 
 Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
@@ -92,12 +92,23 @@ class DatasetTasks(TaskDistribution):
                 f"{tuple(shape[1:])}. Resize the images or leave rotations out."
             )
         self.dataset, self.normalise, self.rotations = dataset, normalise, rotations
+        self._copies = 4 if rotations == "classes" else 1  # of each class
         self._pixels = dataset.x  # where inputs are read from; moved by `to`
 
     def to(self, device: torch.device | str) -> Self:
         """Move the examples to a device, so that batches are made there."""
         self._pixels = self._pixels.to(device)
         return self
+
+    def card(self) -> dict[str, Json]:
+        """Return the data set, its hash and its split."""
+        data = self.dataset
+        return {
+            **super().card(),
+            "dataset": data.name,
+            "hash": data.hash,
+            "split": data.split,
+        }
 
 
 class FixedLabelTasks(DatasetTasks):
@@ -118,7 +129,6 @@ class FixedLabelTasks(DatasetTasks):
         normalise: Normalise | None,
     ):
         super().__init__(dataset, rotations, ("classes",), normalise)
-        self._copies = 1 if rotations is None else 4
         self.classes = len(dataset.classes) * self._copies  # columns of a label
 
     def _inputs(self, rows: Tensor, turns: Tensor) -> Tensor:

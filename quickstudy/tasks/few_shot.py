@@ -129,7 +129,6 @@ class FewShot(DatasetTasks):
 
     def card(self) -> dict[str, Json]:
         """Return the data set, its hash, its split and the shape of a task."""
-        data = self.dataset
         facts = {
             "rotations": self.rotations,
             "within_groups": self.within_groups,
@@ -140,10 +139,8 @@ class FewShot(DatasetTasks):
             "distractors": self.distractors,
         }
         return {
+            **super().card(),
             "tasks": "few-shot",
-            "dataset": data.name,
-            "hash": data.hash,
-            "split": data.split,
             "ways": _as_json(self.ways),
             "shots": _as_json(self.shots),
             "queries": self.queries,
@@ -198,14 +195,15 @@ class FewShot(DatasetTasks):
 
     def _classes(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Draw the classes of every task and the right angles by which each is turned."""
-        copies = 4 if self.rotations == "classes" else 1
-        scores = torch.rand(size, len(self._sizes) * copies, generator=generator)
+        scores = torch.rand(size, len(self._sizes) * self._copies, generator=generator)
         if self.within_groups:
             groups = self.dataset.groups
             assert groups is not None  # by _check
-            large = torch.nonzero(torch.bincount(groups) * copies >= self._needed).flatten()
+            large = torch.nonzero(
+                torch.bincount(groups) * self._copies >= self._needed
+            ).flatten()
             group = large[torch.randint(len(large), (size, 1), generator=generator)]  # (T, 1)
-            scores.masked_fill_(groups.repeat(copies) != group, -1)
+            scores.masked_fill_(groups.repeat(self._copies) != group, -1)
         picks = scores.topk(self._needed).indices
         if self.ordered:  # the distractors stay behind
             labelled, others = picks.split([self.ways[1], self.distractors], 1)
@@ -249,7 +247,7 @@ class FewShot(DatasetTasks):
         return torch.randint(bounds[0], bounds[1] + 1, shape, generator=generator)
 
     def _check(self) -> None:
-        data, copies = self.dataset, 4 if self.rotations == "classes" else 1
+        data = self.dataset
         need = self.shots[1] + self.queries + self.unlabelled
         small = torch.nonzero(self._sizes < need).flatten().tolist()
         if small:
@@ -268,12 +266,12 @@ class FewShot(DatasetTasks):
                     f"within_groups needs superclasses, which {data.name!r} has not."
                 )
             most = int(torch.bincount(data.groups).max())
-        if most * copies < self._needed:
+        if most * self._copies < self._needed:
             where = "its largest superclass" if self.within_groups else "the data set"
             raise ValueError(
                 f"{self.ways[1]} ways"
                 f"{f' + {self.distractors} distractors' if self.distractors else ''} "
-                f"were asked for, but {where} has {most * copies} classes. "
+                f"were asked for, but {where} has {most * self._copies} classes. "
                 "Lower ways or add classes."
             )
 

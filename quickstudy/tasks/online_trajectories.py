@@ -69,12 +69,9 @@ class OnlineTrajectoryTasks(FixedLabelTasks):
 
     def card(self) -> dict[str, Json]:
         """Return the data set, its hash, its split, and the shape of a trajectory."""
-        data = self.dataset
         return {
+            **super().card(),
             "tasks": "trajectories",
-            "dataset": data.name,
-            "hash": data.hash,
-            "split": data.split,
             "ways": self.ways,
             "shots": self.shots,
             "remember": self.replay_examples,
