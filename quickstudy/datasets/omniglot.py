@@ -154,8 +154,7 @@ def omniglot_runs(*, size: Size = 28, root: Path | str | None = None) -> Task[Ex
             support.append([_decode(tree[name]) for name in shown])
             query.append([_decode(tree[item]) for item, _ in pairs])
             answers.append([shown.index(answer) for _, answer in pairs])
-        shape = (20, 20, 105, 105)
-        inks = [np.array(part, np.uint8).reshape(shape) for part in (support, query)]
+        inks = [np.array(p, np.uint8).reshape(20, 20, 105, 105) for p in (support, query)]
         labels = torch.tensor(answers).view(20, 20)
     chosen = torch.arange(20).expand(20, 20), labels
     return Task(*(_examples(ink, y, size) for ink, y in zip(inks, chosen, strict=True)))

@@ -203,8 +203,7 @@ class MappingLibrary:
             has any.
         """
         names, shares, _ = self._attend(self._store.to_device(support), k, among)
-        parts = zip(names, shares.tolist(), strict=True)
-        return sorted(parts, key=lambda part: part[1], reverse=True)
+        return sorted(zip(names, shares.tolist(), strict=True), key=lambda part: -part[1])
 
     def start(
         self, support: Examples, k: int = 8, *, among: Iterable[str] | None = None

@@ -1,6 +1,7 @@
 """Retrieval from a store of mappings: the past tasks nearest to a new one, with their fit."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ class Retriever:
     """
 
     def __init__(self, store: MappingStore, learner: Learner[Any], embed: Embed | None = None):
-        self.store, self.learner, self.embed = store, learner, embed
+        self.store, self.learner = store, learner
+        self.embed = partial(task_embedding, learner) if embed is None else embed
         self._cached_index: Index | None = None
 
     def index(self) -> Index:
@@ -62,10 +64,7 @@ class Retriever:
             ValueError: it is not finite, or of another length than those of the others.
         """
         with evaluating(self.learner):
-            if self.embed is None:
-                embedding = task_embedding(self.learner, support)
-            else:
-                embedding = self.embed(support).flatten()
+            embedding = self.embed(support).flatten()
         others = self.index().directions
         fits = not len(others) or others.shape[1] == len(embedding)
         if not (fits and embedding.isfinite().all()):

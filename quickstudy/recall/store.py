@@ -216,8 +216,7 @@ class MappingStore:
         try:
             replace_file(path, f"{text}\n".encode())
         except OSError as error:
-            remedy = "free some space, or make the folder writable"
-            raise write_error(path, error, remedy) from error
+            raise write_error(path, error, "make the folder writable") from error
 
     def device(self) -> torch.device:
         """Return the learner's device."""

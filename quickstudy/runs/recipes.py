@@ -165,8 +165,7 @@ def defaults(module: ModuleType) -> dict[str, Json]:
         >>> qs.runs.recipes.defaults(qs.runs.find("glyphs_protonet"))["seed"]
         0
     """
-    parameters = inspect.signature(module.recipe).parameters
-    return {key: parameter.default for key, parameter in parameters.items()}
+    return {key: p.default for key, p in inspect.signature(module.recipe).parameters.items()}
 
 
 def result_name(module: ModuleType, settings: Mapping[str, Json]) -> str:
