@@ -18,7 +18,7 @@ class Stream(Sequence[Task[Examples]]):
     the query set is its test. Every label has a column for each class of the whole stream.
 
     A stream is any iterable of such tasks; this one is drawn from two data sets by a seed. The
-    functions of `quickstudy.tasks.scenarios` and `recurring` make them.
+    functions of `quickstudy.tasks.scenarios` and `recurring_classes` make them.
 
     Args:
         train: what arrives.
