@@ -248,7 +248,7 @@ def _of_the_zoo(rng: Rng) -> tuple[str, Callable[[], Drawn]]:
     def make() -> Drawn:
         learner = entry.make().double().eval()
         kind = Kind(
-            entry.make,
+            lambda net: entry.make(),
             embeds=True,
             classes_alike=learner.classifies and "class order matters" not in entry.declared,
             order_free="order matters" not in entry.declared,
@@ -660,7 +660,6 @@ SOLVED: dict[str, Callable[[nn.Module], Learner[Any]]] = {
     "meta_opt_net": qs.MetaOptNet,
     "ridge": qs.RidgeRegression,
     "streaming_lda": lambda net: StreamingLDA(net, shrinkage=0.1),
-    "baseline": lambda net: baseline(net, WIDTH, CLASSES),
 }
 
 
