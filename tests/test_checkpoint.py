@@ -29,7 +29,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from quickstudy import MAML, train
 from quickstudy.core.criteria import squared_error
 from quickstudy.storage import checkpoints
-from quickstudy.storage.checkpoints import CheckpointError, Checkpoints, load, read_facts, save
+from quickstudy.storage.checkpoint_series import Checkpoints
+from quickstudy.storage.checkpoints import CheckpointError, load, read_facts, save
 from tests.test_train import Waves, assert_equal, maml
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and limits of POSIX")

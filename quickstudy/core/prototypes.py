@@ -1,5 +1,6 @@
 """Class prototypes: the mean embedding of each class, and logits of queries from them."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from quickstudy.core.similarity import Similarity, negative_squared_distance
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import merge
 
 
 class Prototypes(NamedTuple):
@@ -48,8 +50,7 @@ def class_sums(
                 [5.]])
     """
     member = examples.y * examples.weight[:, None]  # (N, C)
-    new = Prototypes(member.T @ embedded, member.sum(0))
-    return new if prototypes is None else Prototypes(*map(torch.add, prototypes, new))
+    return merge(torch.add, prototypes, Prototypes(member.T @ embedded, member.sum(0)))
 
 
 def class_logits(
@@ -69,6 +70,21 @@ def class_logits(
     return similarity(x, prototypes.means).masked_fill(prototypes.sizes == 0, -torch.inf)
 
 
+def keep_known(
+    start: Mapping[str, Tensor], known: Mapping[str, Tensor], sizes: Tensor
+) -> dict[str, Tensor]:
+    """Return `known` parameters (C, ...) of classes with examples, and `start` for the others.
+
+    Examples:
+        >>> import torch
+        >>> old, new = {"bias": torch.ones(2)}, {"bias": torch.zeros(2)}
+        >>> keep_known(new, old, sizes=torch.tensor([0.0, 5.0]))
+        {'bias': tensor([0., 1.])}
+    """
+    rows = {name: (sizes > 0).view(-1, *[1] * (p.ndim - 1)) for name, p in start.items()}
+    return {name: torch.where(rows[name], known[name], p) for name, p in start.items()}
+
+
 def class_means(features: Tensor, examples: Examples) -> Tensor:
     """Return the mean (C, D) of the features (N, D) of each class; 0 without examples.
 
@@ -77,5 +93,4 @@ def class_means(features: Tensor, examples: Examples) -> Tensor:
         >>> class_means(torch.tensor([[1.0], [2.0]]), pair).squeeze(1)
         tensor([1., 2., 0.])
     """
-    member = examples.y * examples.weight[:, None]  # (N, C)
-    return member.T @ features / (examples.weight @ examples.y).clamp_min(1e-12)[:, None]
+    return class_sums(features, examples).means

@@ -95,9 +95,7 @@ class Report:
                 for m in self.values
             },
             "card": dict(self.card),
-            "values": {
-                m: [finite_or_none(x) for x in v.tolist()] for m, v in self.values.items()
-            },
+            "values": {m: json_numbers(v) for m, v in self.values.items()},
         }
 
     @classmethod
@@ -143,6 +141,18 @@ def finite_or_none(number: float) -> float | None:
         (0.5, None)
     """
     return number if math.isfinite(number) else None
+
+
+def json_numbers(values: Tensor) -> Json:
+    """Return a tensor as nested lists, with None for what is NaN or infinite.
+
+    Examples:
+        >>> json_numbers(torch.tensor([[0.5, math.nan]]))
+        [[0.5, None]]
+    """
+    if values.ndim:
+        return [json_numbers(part) for part in values]
+    return finite_or_none(values.item())
 
 
 def pack(values: Tensor) -> str:

@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from quickstudy.core.task import Task, batches
+from quickstudy.core.task import Task
 from quickstudy.environments.rollout import Episodes
-from quickstudy.evaluation.protocol import HELD_OUT_RANK, evaluating
+from quickstudy.evaluation.protocol import evaluating, held_out_batches
 from quickstudy.evaluation.report import Report
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner
@@ -102,34 +102,22 @@ def evaluate_rollouts(
     """
     if tasks.learner is not learner:
         raise ValueError("These are rollouts of another learner: make `Rollouts` of this one.")
-    if n_tasks < 1 or meta_batch_size < 1:
-        raise ValueError(
-            f"n_tasks={n_tasks}, meta_batch_size={meta_batch_size}: evaluate at least one task "
-            "at a time."
-        )
     chosen = metrics or (
         {"total reward": total_reward}
         if tasks.trial
         else {"return after": return_after, "return before": return_before}
     )
-    done, parts = 0, list[dict[str, Tensor]]()
+    parts: list[dict[str, Tensor]] = []
 
     def measure(task: Task[Episodes]) -> dict[str, Tensor]:
         return {name: metric(task) for name, metric in chosen.items()}
 
     with evaluating(learner):
-        for batch in batches(
-            tasks,
-            meta_batch_size,
-            steps=-(-n_tasks // meta_batch_size),
-            seed=seed,
-            rank=HELD_OUT_RANK,
+        for batch in held_out_batches(
+            learner, tasks, n_tasks, meta_batch_size, seed=seed, progress=progress
         ):
             parts.append(over_tasks(measure)(batch))
-            done = min(done + meta_batch_size, n_tasks)
-            if progress is not None:
-                progress(done)
-    values = {m: torch.cat([part[m] for part in parts])[:n_tasks] for m in chosen}
+    values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in chosen}
     card = {
         **tasks.card(),
         "episodes": n_tasks,
@@ -138,4 +126,4 @@ def evaluate_rollouts(
         "transductive": False,
         "selection": selection,
     }
-    return Report({m: value.cpu().double() for m, value in values.items()}, card)
+    return Report(values, card)

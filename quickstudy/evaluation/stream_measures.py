@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.task import Json
-from quickstudy.evaluation.report import Report, finite_or_none
+from quickstudy.evaluation.report import Report, json_numbers
 
 if TYPE_CHECKING:  # matplotlib is slow to import, and only reports draw
     from matplotlib.axes import Axes
@@ -65,11 +65,10 @@ class StreamReport:
         - `milliseconds per example`, and `kilobytes` of the state at the end.
         """
         end, later = self.matrix[:, -1], self.matrix[:, 1:]  # (R, E), (R, E, E)
-        tests = later.shape[-1]
-        row, column = torch.meshgrid(torch.arange(tests), torch.arange(tests), indexing="ij")
         learned = later.diagonal(dim1=1, dim2=2)  # (R, E)
-        best = later.masked_fill((row < column) | later.isnan(), -torch.inf).amax(1)
-        learning_curve = later.masked_fill(row < column, torch.nan).nanmean(-1)  # (R, E)
+        since_learned = _since_learned(later)
+        best = torch.where(since_learned.isnan(), -torch.inf, since_learned).amax(1)
+        learning_curve = since_learned.nanmean(-1)  # (R, E)
         before = self.matrix[:, :-1].diagonal(dim1=1, dim2=2)
         return Report(
             {
@@ -97,9 +96,7 @@ class StreamReport:
         """Draw the score of the first experience, and the mean of all so far, against the
         experiences learned."""
         later = self.matrix[stream, 1:]
-        at = torch.arange(1, len(later) + 1)
-        seen = at[:, None] > torch.arange(later.shape[1])
-        mean = later.masked_fill(~seen, torch.nan).nanmean(1)
+        at, mean = torch.arange(1, len(later) + 1), _since_learned(later).nanmean(1)
         for values, label in ((later[:, 0], "the first"), (mean, "all so far")):
             measured = ~values.isnan()
             axes.plot(at[measured].numpy(), values[measured].numpy(), marker=".", label=label)
@@ -108,15 +105,9 @@ class StreamReport:
 
     def to_json(self) -> Json:
         """Return every number, for `from_json`."""
-
-        def numbers(tensor: Tensor) -> Json:
-            if tensor.ndim:
-                return [numbers(part) for part in tensor]
-            return finite_or_none(round(float(tensor), 6))
-
         tensors = ("matrix", "seconds", "examples", "bytes")
         return {
-            **{name: numbers(getattr(self, name)) for name in tensors},
+            **{name: json_numbers(getattr(self, name).round(decimals=6)) for name in tensors},
             "card": dict(self.card),
             "metric": self.metric,
         }
@@ -150,3 +141,8 @@ class StreamReport:
                         [row["seconds"], row["examples"], row["bytes"]], dtype=torch.float64
                     )
         return cls(matrix, *facts, card={**card, "streams": len(histories)}, metric=metric)
+
+
+def _since_learned(later: Tensor) -> Tensor:
+    """Scores (..., E, E) on experiences that had been learned; NaN for the others."""
+    return later.masked_fill(torch.ones_like(later).triu(1) > 0, torch.nan)

@@ -7,10 +7,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from quickstudy.core.task import Examples, Json
-from quickstudy.core.tree import leaves, tree_map
+from quickstudy.core.tree import leaves, unflatten
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.evaluation.stream_measures import Row
 from quickstudy.learner import Learner
@@ -81,9 +80,4 @@ def load_histories(
         like = learner.adapt(support.take(slice(1)))
     if len(leaves(like)) != len(tensors):
         raise CheckpointError(f"{path} is of another learner: choose another folder.")
-    remaining = iter(tensors)
-
-    def next_tensor(_: Tensor) -> Tensor:
-        return next(remaining).to(support.x.device)
-
-    return histories, tree_map(next_tensor, like)
+    return histories, unflatten(like, (tensor.to(support.x.device) for tensor in tensors))

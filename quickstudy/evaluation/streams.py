@@ -1,182 +1,21 @@
-"""Running a learner through streams of experiences.
-
-`run_stream` is the whole idea: `adapt` folded over experiences, with a test of all of them
-after each. `evaluate_stream` collects the scores of several streams in a `StreamReport`.
-"""
+"""The evaluation of a learner on several streams of experiences, as a `StreamReport`."""
 
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from quickstudy.core.task import Examples, Json, Task, TaskBatch
 from quickstudy.core.tree import leaves, tree_map
-from quickstudy.evaluation.protocol import (
-    Metric,
-    default_metrics,
-    evaluating,
-    is_transductive,
-)
-from quickstudy.evaluation.report import Report, finite_or_none
+from quickstudy.evaluation.protocol import Metric
+from quickstudy.evaluation.report import Report, json_numbers
+from quickstudy.evaluation.stream_loop import StreamStep, run_streams, stream_metrics
 from quickstudy.evaluation.stream_measures import Row, StreamReport
 from quickstudy.evaluation.stream_resume import load_histories, save_histories
-from quickstudy.execution.batching import over_tasks
-from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.tasks.streams import Stream, Streams
-
-CHUNK = 2000  # examples that are predicted at a time
-
-
-class StreamStep(NamedTuple):
-    """The state and scores of a learner after some experiences of a stream.
-
-    Examples:
-        >>> step = StreamStep(1, state=(), scores=torch.tensor([0.9]), seconds=0.2, examples=50)
-        >>> step.number, step.scores
-        (1, tensor([0.9000]))
-    """
-
-    number: int  # of experiences learned; 0 before the first
-    state: Any
-    scores: Tensor  # (K,)  on the test of every experience known by now
-    seconds: float  # of learning the last experience
-    examples: int  # in the last experience
-
-
-def run_stream(
-    learner: Learner[Any],
-    stream: Iterable[Task[Examples]],
-    *,
-    metric: Metric | None = None,
-    task_incremental: bool = False,
-    every: int = 1,
-    tests: Sequence[Examples] = (),
-    state: Any = None,
-    done: int = 0,
-) -> Iterator[StreamStep]:
-    """Learn one experience after another; after each, evaluate all tests known by then.
-
-    Args:
-        stream: tasks, whose support sets are experiences and whose query sets their tests; it
-            may be endless. Each is taken when it is needed.
-        metric: larger is better. None: accuracy, or minus the learner's criterion.
-        task_incremental: predict among the classes of each test only: the task-incremental
-            scenario.
-        every: measure scores after each `every`-th experience and after the last one that has a
-            test; they are NaN after others.
-        tests: of experiences from the first on, if they are known before these come.
-        state: the state after the first `done` experiences. These must be missing in `stream`,
-            and have their tests in `tests`.
-
-    Yields:
-        A step before the first experience, if there are `tests`; and one after each.
-
-    Examples:
-        >>> import torch
-        >>> import quickstudy as qs
-        >>> train, test = qs.datasets.split_examples(qs.datasets.digits(), 0.7)
-        >>> stream = qs.tasks.class_incremental(train, test, examples=5)
-        >>> learner = qs.PrototypicalNetwork(torch.nn.Flatten())
-        >>> [len(step.scores) for step in run_stream(learner, stream)]
-        [1, 2, 3, 4, 5]
-    """
-
-    def batch(tree: Any) -> Any:
-        return tree_map(lambda leaf: leaf[None], tree)
-
-    for step in _run(
-        learner,
-        map(batch, stream),
-        metric=_default_metric(learner) if metric is None else metric,
-        task_incremental=task_incremental,
-        every=every,
-        tests=[batch(test) for test in tests],
-        state=None if state is None else batch(state),
-        done=done,
-    ):
-        yield step._replace(
-            state=tree_map(lambda leaf: leaf[0], step.state), scores=step.scores[0]
-        )
-
-
-def _run(
-    learner: Learner[Any],
-    streams: Iterable[TaskBatch],
-    *,
-    metric: Metric,
-    task_incremental: bool,
-    every: int,
-    tests: Sequence[Examples],
-    state: Any,
-    done: int,
-) -> Iterator[StreamStep]:
-    """`run_stream` of several streams at once: with an axis T in front of tasks, state and
-    scores."""
-    known_tests, transductive = list(tests), None
-    for number, batch in enumerate(streams, done + 1):
-        if len(known_tests) < number:
-            known_tests.append(batch.query)
-        execution = learner.execution if len(batch.support.x) > 1 else "loop"
-        with evaluating(learner), explained(learner, batch):
-            if transductive is None:
-                few = batch.support.take((slice(None), slice(10)))
-                transductive = is_transductive(learner, Task(few, batch.query))
-            scores = partial(
-                _scores,
-                over_tasks(learner.predict, execution),
-                over_tasks(metric, execution),
-                tests=known_tests,
-                task_incremental=task_incremental,
-                transductive=transductive,
-            )
-            if number == 1 and tests:
-                nothing = batch.support._replace(weight=batch.support.weight * 0)
-                initial = over_tasks(learner.adapt, execution)(nothing)
-                yield StreamStep(0, initial, scores(initial), 0.0, 0)
-            start = time.perf_counter()
-            previous = () if state is None else (state,)
-            state = over_tasks(learner.adapt, execution)(batch.support, *previous)
-            seconds = time.perf_counter() - start
-            if number % every == 0 or number == len(tests):
-                measured = scores(state)
-            else:
-                shape = len(batch.support.x), len(known_tests)
-                measured = torch.full(shape, torch.nan, dtype=torch.float64)
-        yield StreamStep(number, state, measured, seconds, int(batch.support.weight.sum()))
-
-
-def _scores(
-    predict: Callable[..., Any],
-    metric: Callable[..., Tensor],
-    state: Any,
-    *,
-    tests: Sequence[Examples],
-    task_incremental: bool,
-    transductive: bool,
-) -> Tensor:
-    """Return the score of every test (T, K), float64. Several tests share a call of `predict`,
-    unless its queries depend on each other."""
-    scores, waiting = list[Tensor](), list[Examples]()
-    for number, test in enumerate(tests, 1):
-        waiting.append(test)
-        size = sum(test.x.shape[1] for test in waiting)
-        if not (transductive or number == len(tests) or size >= CHUNK):
-            continue
-        start, predictions = 0, predict(state, torch.cat([test.x for test in waiting], 1))
-        for test in waiting:
-            rows = slice(start, start := start + test.x.shape[1])
-            part = tree_map(lambda leaf, rows=rows: leaf[:, rows], predictions)
-            if task_incremental:
-                part = part.masked_fill(~(test.y > 0).any(1, keepdim=True), -torch.inf)
-            scores.append(metric(part, test))
-        waiting = []
-    return torch.stack(scores, 1).double().cpu()
 
 
 class StreamGroup:
@@ -260,10 +99,10 @@ def evaluate_stream(
         >>> report.matrix.shape, report.report.mean("accuracy") > 0.8
         (torch.Size([1, 6, 5]), True)
     """
-    if metrics is not None and len(metrics) != 1:
+    metrics = stream_metrics(learner) if metrics is None else metrics
+    if len(metrics) != 1:
         raise ValueError("Streams are evaluated with one metric at a time: give one.")
-    name = next(iter(default_metrics(learner) if metrics is None else metrics))
-    metric = _default_metric(learner) if metrics is None else metrics[name]
+    ((name, metric),) = metrics.items()
     card: dict[str, Json] = {"tasks": "streams"}
     if isinstance(streams, Streams):
         card = {**streams.card(), "seed": seed}
@@ -284,7 +123,7 @@ def evaluate_stream(
         done = group_histories[0][-1]["number"] if group_histories[0] else 0
         if done:
             show()
-        for step in _run(
+        for step in run_streams(
             learner,
             group.after(done),
             metric=metric,
@@ -313,8 +152,8 @@ def _rows(step: StreamStep) -> list[Row]:
         "bytes": sum(leaf.nbytes for leaf in leaves(step.state)) // size,
     }
     return [
-        {"number": step.number, "scores": [finite_or_none(score) for score in scores], **facts}
-        for scores in step.scores.tolist()
+        {"number": step.number, "scores": scores, **facts}
+        for scores in json_numbers(step.scores)
     ]
 
 
@@ -368,11 +207,3 @@ def stream_report(
             on_experience(report)
 
     return evaluate_stream(learner, tasks, progress=report_progress, **others).report
-
-
-def _default_metric(learner: Learner[Any]) -> Metric:
-    """Return the default metric, with the sign by which larger is better."""
-    name, metric = next(iter(default_metrics(learner).items()))
-    if name == "accuracy":
-        return metric
-    return lambda prediction, examples: -metric(prediction, examples)

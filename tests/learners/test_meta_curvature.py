@@ -121,7 +121,7 @@ def by_hand(learner: MetaCurvature, tasks: Blobs) -> dict[str, Tensor]:
     matrices of the parameters' size."""
     params = dict(learner.net.named_parameters())
     large, matrices = {}, {}
-    for name in learner.names:
+    for name in learner.initial_params():
         by_mode = dict(learner.curvature.get_submodule(name).named_parameters())
         matrices |= {f"curvature.{name}.{mode}": matrix for mode, matrix in by_mode.items()}
         large[name] = written_out([by_mode[m] for m in ("out", "in", "filter") if m in by_mode])

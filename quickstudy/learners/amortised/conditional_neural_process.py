@@ -19,6 +19,7 @@ from torch.nn.functional import softplus
 
 from quickstudy.core.criteria import Criterion, gaussian_nll
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import merge
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import MLP
 
@@ -105,9 +106,7 @@ class ConditionalNeuralProcess(Learner[ConditionalNeuralProcessState]):
         """Add the encoded examples to the sum of `state`."""
         encoded = self.encoder(torch.cat([support.x, support.y], -1))  # (S, D)
         new = ConditionalNeuralProcessState(support.weight @ encoded, support.weight.sum())
-        return (
-            new if state is None else ConditionalNeuralProcessState(*map(torch.add, state, new))
-        )
+        return merge(torch.add, state, new)
 
     def predict(self, state: ConditionalNeuralProcessState, x: Tensor) -> Gaussian:
         """Return the distribution of the values at `x`; without examples, r is 0."""

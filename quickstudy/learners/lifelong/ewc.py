@@ -113,19 +113,17 @@ class EWC(NetLearner[EWCState]):
     def adapt(self, support: Examples, state: EWCState | None = None) -> EWCState:
         """Return the parameters after an experience, and the penalty for the next."""
         if state is None:
-            params = self.initial_params()
-            zero = tree_map(torch.zeros_like, params)
-            state = EWCState(params, zero, zero)
+            zero = tree_map(torch.zeros_like, self.initial_params())
+            state = EWCState(self.initial_params(), zero, zero)
         params, precision, pull = state
         for batch in list(minibatches(support, self.batch_size)) * self.epochs:
             params = sgd_step(partial(self.objective, batch, state), params, self.lr)
         fisher = self.fisher(support, params)
+        factor = 1 if self.decay is None else 1 - (1 - self.decay) * any_weight(support)
+        precision = {k: factor * p + fisher[k] for k, p in precision.items()}
         if self.decay is None:
-            precision = {k: p + fisher[k] for k, p in precision.items()}
             pull = {k: p + fisher[k] * params[k] for k, p in pull.items()}
         else:
-            factor = 1 - (1 - self.decay) * any_weight(support)
-            precision = {k: factor * p + fisher[k] for k, p in precision.items()}
             pull = {k: p * params[k] for k, p in precision.items()}
         return EWCState(params, precision, pull)
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from quickstudy.core.parameters import Params
 from quickstudy.core.prototypes import class_means
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import append
 from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learner import Learner
 from quickstudy.learners.transfer.tim import conditional_entropy
@@ -50,12 +51,11 @@ class TransductiveFineTuning(Learner[Examples]):
 
     def __init__(self, net: nn.Module, *, lr: float = 5e-5, steps: int = 25):
         super().__init__()
-        self.net = net
-        self.lr, self.steps = lr, steps
+        self.net, self.lr, self.steps = net, lr, steps
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
         """Append the examples to those of `state`."""
-        return support if state is None else Examples.cat(state, support)
+        return append(state, support)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Return logits (Q, C) of the net fine-tuned to support set and queries.
