@@ -174,7 +174,9 @@ def _scores(
             rows = slice(start, start := start + test.x.shape[1])
             part = tree_map(lambda leaf, rows=rows: leaf[:, rows], predictions)
             if task_incremental:
-                part = part.masked_fill(~(test.y > 0).any(1, keepdim=True), -torch.inf)
+                present = (test.y > 0).flatten(1, -2).any(1)  # (T, C)
+                absent = ~present.view(len(present), *[1] * (part.ndim - 2), -1)
+                part = part.masked_fill(absent, -torch.inf)
             scores.append(metric(part, test))
         waiting = []
     return torch.stack(scores, 1).double().cpu()

@@ -5,9 +5,10 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
-from quickstudy.core.task import TaskBatch
+from quickstudy.capabilities import TakesDenseTargets
+from quickstudy.core.task import Examples, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, is_functorch_wrapped_tensor
 from quickstudy.core.tree import leaves
 from quickstudy.execution.fit_memory import what_fits
@@ -18,8 +19,9 @@ from quickstudy.execution.ram import ran_out
 def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
     """Explain errors that PyTorch's transforms raise while this context lasts.
 
-    Also reports what would be wrong without an error: a module that changes the tasks' own
-    tensors, or keeps a tensor of the transform beyond its end.
+    Also reports what would be wrong without an error: targets with more axes than the learner
+    takes, a module that changes the tasks' own tensors, or keeps a tensor of the transform
+    beyond its end.
 
     Raises:
         ValueError: names the module and the remedy.
@@ -35,6 +37,9 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
         Traceback (most recent call last):
         ValueError: The tasks' own tensors were changed in place: ...
     """
+    for part in tasks:
+        if isinstance(part, Examples) and part.y.ndim > 3:
+            _require_dense(learner, part.y)
     inputs = [leaf for leaf in leaves(tasks) if not leaf.is_inference()]
     versions = [leaf._version for leaf in inputs]
     try:
@@ -134,6 +139,15 @@ def named(path: str, module: nn.Module) -> str:
     """
     kind = type(module).__name__.lstrip("_")
     return f"{kind} at {path}" if path else kind
+
+
+def _require_dense(learner: nn.Module, y: Tensor) -> None:
+    if not isinstance(learner, TakesDenseTargets):
+        raise ValueError(
+            f"{type(learner).__name__} takes targets (N, C), and those of the tasks are (N, "
+            f"{', '.join(map(str, y.shape[2:]))}): use a learner with the capability "
+            "`TakesDenseTargets`, such as MAML, or make an example of each pixel or step."
+        )
 
 
 def _innermost(error: Exception, learner: nn.Module) -> tuple[str, nn.Module]:
