@@ -144,6 +144,7 @@ def run_streams(
                 transductive=transductive,
             )
             if number == 1 and tests:
+                torch.manual_seed(seeds(seed, HELD_OUT_RANK, 0)[1])
                 nothing = batch.support._replace(weight=batch.support.weight * 0)
                 initial = over_tasks(learner.adapt, execution)(nothing)
                 yield StreamStep(0, initial, scores(initial), 0.0, 0)
