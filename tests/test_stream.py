@@ -16,12 +16,9 @@ from quickstudy import PrototypicalNetwork, datasets
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import leaves
 from quickstudy.datasets.labelled import split_examples
+from quickstudy.evaluation.stream_loop import run_stream
 from quickstudy.evaluation.stream_measures import StreamReport
-from quickstudy.evaluation.streams import (
-    evaluate_stream,
-    run_stream,
-    stream_report,
-)
+from quickstudy.evaluation.streams import evaluate_stream, stream_report
 from quickstudy.learner import Learner
 from quickstudy.learners.lifelong.dark_experience_replay import DarkExperienceReplay
 from quickstudy.learners.lifelong.experience_replay import ExperienceReplay

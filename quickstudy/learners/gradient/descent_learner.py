@@ -3,14 +3,14 @@
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.capabilities import DescendsInSteps, HasInitialParams
+from quickstudy.capabilities import DescendsInSteps, HasInitialParams, TakesDenseTargets
 from quickstudy.core.criteria import Criterion
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 
 
-class DescentLearner(Learner[Params], DescendsInSteps, HasInitialParams):
+class DescentLearner(Learner[Params], DescendsInSteps, HasInitialParams, TakesDenseTargets):
     """The state of a task is the adapted parameters, by name.
 
     Args:

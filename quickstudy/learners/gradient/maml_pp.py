@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.capabilities import DescendsInSteps, HasInitialParams
+from quickstudy.capabilities import DescendsInSteps, HasInitialParams, TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples, Task
@@ -28,7 +28,7 @@ from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 
 
-class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
+class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams, TakesDenseTargets):
     """The state of a task is the network's parameters, with the normalisation of the last step.
 
     With `multi_step_until=0, learn_rates=False, per_step_norm=False` this is MAML. `steps` may

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from quickstudy.capabilities import HasMemorySize
+from quickstudy.capabilities import HasMemorySize, TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import gradient
 from quickstudy.core.parameters import ParameterSelection, Params
@@ -51,7 +51,7 @@ class AGEMState(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class AGEM(NetLearner[AGEMState], HasMemorySize):
+class AGEM(NetLearner[AGEMState], HasMemorySize, TakesDenseTargets):
     """A net that learns a stream by steps that do not raise the loss on a sample of its past.
 
     Args:

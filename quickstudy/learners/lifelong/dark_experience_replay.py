@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.capabilities import HasMemorySize
+from quickstudy.capabilities import HasMemorySize, TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy, weighted_mean
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
@@ -71,7 +71,7 @@ class DERState(NamedTuple):
     buffer: Buffer[LabelledLogits]
 
 
-class DarkExperienceReplay(NetLearner[DERState], HasMemorySize):
+class DarkExperienceReplay(NetLearner[DERState], HasMemorySize, TakesDenseTargets):
     """A net that learns a stream and keeps its logits on the past.
 
     With `alpha=0`, `beta=|R| / |B|` and a learning rate of |B| / (|B| + |R|) times that of

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from quickstudy.capabilities import HasMemorySize
+from quickstudy.capabilities import HasMemorySize, TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
@@ -46,7 +46,7 @@ class ExperienceReplayState(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class ExperienceReplay(NetLearner[ExperienceReplayState], HasMemorySize):
+class ExperienceReplay(NetLearner[ExperienceReplayState], HasMemorySize, TakesDenseTargets):
     """A net that learns a stream and rehearses its past.
 
     Args:

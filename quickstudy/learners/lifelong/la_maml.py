@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.capabilities import HasMemorySize
+from quickstudy.capabilities import HasMemorySize, TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy, weighted_mean
 from quickstudy.core.gradients import gradient
 from quickstudy.core.parameters import ParameterSelection, Params
@@ -57,7 +57,7 @@ class LaMAMLState(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class LaMAML(NetLearner[LaMAMLState], HasMemorySize):
+class LaMAML(NetLearner[LaMAMLState], HasMemorySize, TakesDenseTargets):
     """A net that learns a stream, and a learning rate for every parameter as well.
 
     Args:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from quickstudy.capabilities import HasMemorySize
+from quickstudy.capabilities import HasMemorySize, TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
@@ -52,7 +52,7 @@ class MERState(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class MER(NetLearner[MERState], HasMemorySize):
+class MER(NetLearner[MERState], HasMemorySize, TakesDenseTargets):
     """A net that learns a stream, an example at a time, by Reptile on it and on its past.
 
     An example costs `n_batches * (1 + replay_batch_size)` steps. The defaults are those
