@@ -107,11 +107,11 @@ def evaluate_rollouts(
             f"n_tasks={n_tasks}, meta_batch_size={meta_batch_size}: evaluate at least one task "
             "at a time."
         )
-    chosen = metrics or (
-        {"total reward": total_reward}
-        if tasks.trial
-        else {"return after": return_after, "return before": return_before}
-    )
+    if metrics is None and tasks.trial:
+        metrics = {"total reward": total_reward}
+    elif metrics is None:
+        metrics = {"return after": return_after, "return before": return_before}
+    chosen = metrics
     done, parts = 0, list[dict[str, Tensor]]()
 
     def measure(task: Task[Episodes]) -> dict[str, Tensor]:

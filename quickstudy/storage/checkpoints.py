@@ -193,6 +193,23 @@ def read_facts(folder: str | Path) -> dict[str, Json]:
     return _read(Path(folder))["facts"]
 
 
+def read_versions(folder: str | Path) -> dict[str, str]:
+    """Return the versions of quickstudy and torch that wrote a checkpoint.
+
+    Raises:
+        CheckpointError: as `read_facts`.
+
+    Examples:
+        >>> import tempfile
+        >>> import quickstudy as qs
+        >>> folder = tempfile.mkdtemp()
+        >>> qs.save(folder, qs.MAML(qs.nets.MLP(1, 1)))
+        >>> list(read_versions(folder))
+        ['quickstudy', 'torch']
+    """
+    return _read(Path(folder))["versions"]
+
+
 def _parameters(optimizer: Optimizer, learner: nn.Module) -> list[list[str]]:
     """Return the names of the parameters in every group. They identify an optimizer."""
     names = {id(p): plain_name(key) for key, p in unwrapped(learner).named_parameters()}

@@ -94,7 +94,7 @@ class SNAILPolicy(Actor):
         self.length, self.actions = length, action_distribution(environment)
         inputs = environment.observation_size + environment.action_size + 2
         self.observation_layer = nn.Linear(inputs, width)
-        self.layers, inputs = snail_layers(width, blocks, reach or length)
+        self.layers, inputs = snail_layers(width, blocks, length if reach is None else reach)
         self.policy = nn.Linear(inputs, self.actions.outputs)
         self.value = nn.Linear(inputs, 1)
         self.schedules = discount, gae_lambda, clip, value_coef, entropy_coef

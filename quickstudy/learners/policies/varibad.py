@@ -110,6 +110,8 @@ class VariBAD(Actor):
         entropy_coef: float = 0.1,
     ):
         super().__init__()
+        if decoded is not None and decoded < 1:
+            raise ValueError(f"decoded={decoded}: decode at one step or more, or None for all.")
         o, a = environment.observation_size, environment.action_size
         self.action_size, self.extra_noise_size = a, latent + 1
         self.actions, self.beliefs = (
@@ -178,7 +180,8 @@ class VariBAD(Actor):
         kl = weighted_mean(self.beliefs.kl_divergence(belief, prior), weight)
 
         priority = noise[:, -1] + weight  # random among the real steps, then padding
-        decoded = priority.topk(min(self.decoded or len(weight), len(weight))).indices  # (K,)
+        most = len(weight) if self.decoded is None else min(self.decoded, len(weight))
+        decoded = priority.topk(most).indices  # (K,)
         m = self.beliefs.sample(belief, noise[:, :-1])[decoded]  # (K, L)
         moves = torch.cat([steps.observation, steps.action], -1)
         reward = self.rewards(m, torch.cat([moves, steps.next_observation], -1))[..., 0]
