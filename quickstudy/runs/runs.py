@@ -16,6 +16,7 @@ import torch
 from quickstudy import __version__
 from quickstudy.core.task import Json, check_seed
 from quickstudy.hints import suggest
+from quickstudy.learner import Learner
 from quickstudy.runs.recipes import Experiment, defaults, find, names
 from quickstudy.storage import renamed
 from quickstudy.storage.checkpoint_series import Checkpoints
@@ -198,6 +199,10 @@ def _load_training(run: Run, path: Path, step: int, begun: int) -> None:
     load(path, learner, optimizer)
     for group, values in zip(optimizer.param_groups, scheduled, strict=True):
         group.update(values)
+    learners = (module for module in learner.modules() if isinstance(module, Learner))
+    anneals = any(type(module).set_step is not Learner.set_step for module in learners)
+    if scheduler is None and not anneals:
+        return
     warnings.warn(
         f"{run.folder} was begun with {begun} steps and goes on to {experiment.steps}. From "
         f"step {step} on, its schedules (of the learning rate and others) are those of a run "
