@@ -153,7 +153,11 @@ def _build(
             raise ValueError(f"Recipe {name} has no setting {key!r}. {suggest(key, known)}")
     settings = {**known, **settings}
     torch.manual_seed(check_seed(settings.get("seed", 0)))
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"There is no device {device!r}: give cpu or cuda.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("No CUDA device was found: leave out --device, or say --device cpu.")
     experiment: Experiment = module.recipe(**settings)
     experiment.learner.to(device)
