@@ -97,7 +97,7 @@ def test_a_run_that_is_stopped_and_goes_on_with_its_own_steps_is_as_without_a_br
     statuses = runs.go(runs.start(recipe, {"steps": 12}, tmp_path / "run"))
     for status in statuses:
         if status.step == 5:
-            statuses.close()
+            statuses.close()  # pyright: ignore
             break
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -146,7 +146,7 @@ def test_an_edit_during_training_stays_known(recipe: str, tmp_path: Path):
     folder = tmp_path / "run"
     statuses = runs.go(runs.start(recipe, {"steps": 8}, folder))
     next(statuses)
-    statuses.close()
+    statuses.close()  # pyright: ignore
     Path(recipe).write_text(RECIPE + "\n# edited\n")
     with pytest.warns(UserWarning, match="was edited"):
         trained(recipe, folder, steps=8)  # its last checkpoint is of today's recipe
