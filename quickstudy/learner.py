@@ -149,7 +149,7 @@ class ParameterLearner(Learner[State]):
         select_parameters(net, adapt_parameters)  # raises if there are none
 
     def initial_params(self) -> Params:
-        """Return the parameters before adaptation, by name."""
+        """Return the parameters before adaptation, by name: those that are not frozen now."""
         return select_parameters(self.net, self.adapt_parameters)
 
     def logits(self, params: Params, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.capabilities import Checkpointed
+from quickstudy.core.parameters import is_trainable
 from quickstudy.core.stateless import no_checkpointing
 from quickstudy.core.task import Task, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, in_transform, reparametrized
@@ -131,13 +132,12 @@ def _weights_channels_last(learner: "Learner[Any]") -> Iterator[None]:
     if learner.execution == "vmap" or torch.compiler.is_compiling():
         yield
         return
-    weights: dict[str, Tensor] = {}
-    with torch.enable_grad():  # what is trainable stays so
-        for name, p in learner.named_parameters():
-            if p.ndim == 4 and p.device.type == "cpu":
-                # by `to`: `contiguous` takes weights of one channel as they are
-                weight = p.to(memory_format=torch.channels_last)
-                weights[name] = weight if p.requires_grad else nn.Parameter(weight, False)
+    weights = {
+        # by `to`: `contiguous` takes weights of one channel as they are
+        name: p.to(memory_format=torch.channels_last)
+        for name, p in learner.named_parameters()
+        if p.ndim == 4 and p.device.type == "cpu" and is_trainable(p)
+    }
     with reparametrized(learner, weights) if weights else nullcontext():
         yield
 
