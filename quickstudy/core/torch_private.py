@@ -3,7 +3,12 @@
 Tested with torch 2.8 to 2.13. If a later version renames one of these, change this file.
 """
 
-from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch import Tensor
+from torch._C._functorch import (
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    peek_interpreter_stack,
+)
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as RunningStatisticsNorm
 from torch.nn.modules.conv import _ConvNd as ConvBase
@@ -19,6 +24,7 @@ __all__ = [
     "DropoutBase",
     "InstanceNormBase",
     "RunningStatisticsNorm",
+    "all_tasks",
     "function_modes",
     "in_transform",
     "is_functorch_wrapped_tensor",
@@ -39,3 +45,16 @@ def in_transform() -> bool:
         tensor(1.)
     """
     return peek_interpreter_stack() is not None
+
+
+def all_tasks(tensor: Tensor) -> Tensor:
+    """Return the values of a tensor in all tasks, where a transform shows those of one.
+
+    Examples:
+        >>> import torch
+        >>> torch.func.vmap(lambda x: x + len(all_tasks(x)))(torch.zeros(3))
+        tensor([3., 3., 3.])
+    """
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor

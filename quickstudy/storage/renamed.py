@@ -97,6 +97,7 @@ SETTINGS: dict[str, dict[str, str | None]] = {
     "*": {"size": "meta_batch_size"},
     "omniglot_matching": {"embeddings": None},
     "omniglot_siamese": {"loss": None},
+    "omniglot_mann": {"again": "show_label_with_input"},
 }
 
 
