@@ -25,7 +25,8 @@ class Examples(NamedTuple):
     """Labelled examples of one task.
 
     `y` has the shape that a prediction has: one-hot rows for classes, values for
-    regression. So the number of classes is a shape, and never an argument.
+    regression. So the number of classes is a shape, and never an argument. Learners with the
+    capability `TakesDenseTargets` also take further axes: (N, ..., C), classes last.
 
     Examples:
         >>> import torch

@@ -15,6 +15,15 @@ from quickstudy.execution.fit_memory import what_fits
 from quickstudy.execution.ram import ran_out
 
 
+class ExplainedError(ValueError):
+    """An error whose message gives the cause and the remedy.
+
+    Examples:
+        >>> import torch
+        >>> explain(ExplainedError("Give a metric without .item()."), torch.nn.ReLU())
+    """
+
+
 @contextmanager
 def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
     """Explain errors that PyTorch's transforms raise while this context lasts.
@@ -91,12 +100,18 @@ def fitting(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
         raise ValueError(explain(error, learner, tasks)) from error
 
 
-def explain(error: Exception, learner: nn.Module, tasks: TaskBatch | None = None) -> str | None:
+def explain(
+    error: Exception,
+    learner: nn.Module,
+    tasks: TaskBatch | None = None,
+    *,
+    culprit: str | None = None,
+) -> str | None:
     """Return one sentence with the cause of `error` and the remedy.
 
-    It names the module of `learner` in which PyTorch's transforms failed, or the settings with
-    which `tasks` would fit into memory. None if the error explains itself or is of another
-    kind.
+    It names the culprit, or else the module of `learner`, in which PyTorch's transforms failed,
+    or the settings with which `tasks` would fit into memory. None if the error explains itself
+    or is of another kind.
 
     Examples:
         >>> import torch
@@ -104,6 +119,8 @@ def explain(error: Exception, learner: nn.Module, tasks: TaskBatch | None = None
         >>> explain(error, torch.nn.ReLU())
         "ReLU calls aten::gru, which has no batching rule: set learner.execution = 'loop'."
     """
+    if isinstance(error, ExplainedError):
+        return None
     if ran_out(error):
         traceback.clear_frames(error.__traceback__)  # these hold the tensors
         sentence = None if tasks is None else what_fits(learner, tasks)
@@ -113,19 +130,23 @@ def explain(error: Exception, learner: nn.Module, tasks: TaskBatch | None = None
         match = re.search(pattern, str(error))
         if match is None:
             continue
-        if isinstance(module, nn.RNNBase):
+        if culprit is None and isinstance(module, nn.RNNBase):
             sentence = (
                 "{module} has no batching rule: call use_cells(net), or set "
                 "learner.execution = 'loop'."
             )
-        elif isinstance(module, RunningStatisticsNorm) and module.track_running_stats:
+        elif (
+            culprit is None
+            and isinstance(module, RunningStatisticsNorm)
+            and module.track_running_stats
+        ):
             sentence = (
                 "{module} keeps running statistics, which it cannot write inside of an inner "
                 "gradient under vmap, or without a momentum: call use_batch_statistics(net), "
                 "use GroupNorm, or set learner.execution = 'loop'."
             )
         operation = next((group for group in match.groups() if group), "an operation")
-        return sentence.format(module=named(path, module), operation=operation)
+        return sentence.format(module=culprit or named(path, module), operation=operation)
     return None
 
 

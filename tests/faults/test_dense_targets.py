@@ -156,7 +156,9 @@ def flat(batch: qs.Task) -> qs.Task:
     return qs.Task(
         *(
             qs.Examples(
-                part.x.flatten(1, 2), part.y.flatten(1, 2), torch.ones(part.y.shape[:3]).flatten(1)
+                part.x.flatten(1, 2),
+                part.y.flatten(1, 2),
+                torch.ones(part.y.shape[:3]).flatten(1),
             )
             for part in batch
         )
@@ -199,7 +201,7 @@ def test_maml_of_a_signal_is_a_loop_in_plain_torch():
     x, y = torch.randn(2, 2, 6, 1, 32).unbind()
     task = qs.Examples(x, y, torch.ones(2, 6))
     for number, loss in enumerate(learner(qs.Task(task, task))):
-        params = dict(net.named_parameters())
+        params: dict[str, Tensor] = {**dict(net.named_parameters())}
 
         def error(params: dict[str, Tensor], number: int = number) -> Tensor:
             gap = functional_call(net, params, (x[number],)) - y[number]
@@ -242,7 +244,6 @@ def test_an_example_of_equal_steps_is_one_example(name: str):
         )
     )
     learner = DENSE[name](1)
-    assert isinstance(learner, TakesDenseTargets)
     torch.manual_seed(0)
     expected = learner(plain)
     torch.manual_seed(0)
