@@ -86,5 +86,5 @@ def test_a_learner_that_fails_is_still_named():
         def forward(self, x: Tensor) -> Tensor:
             return x[:, :3] if x.sum() > 0 else x[:, 3:6]
 
-    with pytest.raises(ValueError, match="^Peeks at embed looks at a tensor's values"):
+    with pytest.raises(ValueError, match=r"^Peeks at embed looks at a tensor's values"):
         qs.evaluate(qs.PrototypicalNetwork(Peeks()), BLOBS, n_tasks=2)
