@@ -6,9 +6,11 @@ from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.task import Task, TaskBatch
+from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.losses import losses_over_tasks
 from quickstudy.nets.exact_norm import make_exact
@@ -123,3 +125,52 @@ class Learner(nn.Module, ABC, Generic[State]):
     def forward(self, tasks: TaskBatch) -> Tensor:
         """Return the loss of every task (T,). DDP, FSDP and compile wrap this."""
         return losses_over_tasks(self, tasks)
+
+
+class ParameterLearner(Learner[State]):
+    """The base of learners whose state is the parameters of one net, or has them as `params`.
+
+    Abstract: a subclass defines `adapt`.
+
+    Args:
+        net: any module of one input.
+        adapt_parameters: which parameters are adapted; see `select_parameters`.
+
+    Raises:
+        ValueError: no parameter is left to adapt.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.FineTuning(torch.nn.Linear(4, 3))
+        >>> isinstance(learner, ParameterLearner)
+        True
+        >>> {name: tuple(p.shape) for name, p in learner.initial_params().items()}
+        {'weight': (3, 4), 'bias': (3,)}
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        adapt_parameters: ParameterSelection = None,
+        criterion: Criterion = cross_entropy,
+    ):
+        super().__init__(criterion)
+        self.net, self.adapt_parameters = net, adapt_parameters
+        select_parameters(net, adapt_parameters)  # raises if there are none
+
+    def initial_params(self) -> Params:
+        """Return the parameters before adaptation, by name."""
+        return select_parameters(self.net, self.adapt_parameters)
+
+    def logits(self, params: Params, x: Tensor) -> Tensor:
+        """Return the outputs of the net with these parameters."""
+        return functional_call(self.net, params, (x,))
+
+    def predict(self, state: Any, x: Tensor) -> Tensor:
+        """Return the outputs of the adapted net for `x`."""
+        return self.logits(state if isinstance(state, dict) else state.params, x)
+
+    def batch_loss(self, examples: Examples, params: Params) -> Tensor:
+        """Return the criterion of the net with these parameters."""
+        return self.criterion(self.logits(params, examples.x), examples)

@@ -1,12 +1,12 @@
-"""A cheetah that should run forwards or backwards (`dir`), or at a velocity (`vel`), and is not
-told which (Finn et al., 2017, arXiv:1703.03400, section 5.3).
+"""A cheetah that should run forwards or backwards (`dir`), or at a velocity (`vel`), and does
+not observe which (Finn et al., 2017, arXiv:1703.03400, section 5.3).
 
 An episode has 100 steps. In a new task the policy acts for 20 episodes, adapts to them, and
 acts for 20 more. What counts is the mean return of an episode after that, and before it, in 100
 tasks; of directions there are only two, so these are 50 trials of each, about. Published are
 returns of MAML after adaptation of 170.4 ± 21.0 (`dir`) and -139.0 ± 18.9 (`vel`; Raghu et al.,
-2020, arXiv:1909.09157), for episodes and training of which that paper does not say enough to
-compare with.
+2020, arXiv:1909.09157), for episodes and training that the paper does not specify well enough
+to compare with.
 
 `maml_trpo` and `promp` adapt by a step of policy gradient with a linear feature baseline: as
 published, nets 64-64 with tanh, deviations that begin with 1, a discount of 0.99, and of ProMP

@@ -68,8 +68,8 @@ def test_the_difference_to_the_best_is_paired(scores: dict[str, Any]) -> None:
     assert first[2:4] == ["the best", ""]
     assert second[0] == "worse" and second[2].startswith("-5.") and second[2].endswith(" %")
     assert second[4:] == ["1,000", "4,000", "61 s on 1 CPU thread", "1.25 ms"]
-    said = json.loads(json.dumps(comparison.to_json()))
-    assert said["entries"][1]["difference"]["mean"] == other.difference.mean
+    stored = json.loads(json.dumps(comparison.to_json()))
+    assert stored["entries"][1]["difference"]["mean"] == other.difference.mean
 
 
 def test_of_an_error_the_smallest_is_best(scores: dict[str, Any]) -> None:

@@ -291,5 +291,5 @@ def test_toy_tasks_have_the_shapes_they_say(tasks: TaskDistribution):
     else:
         assert batch.support.x.shape == (5, 5, 1) and batch.query.y.shape == (5, 5, 1)
         x, y = batch.query.x[0, :, 0], batch.query.y[0, :, 0]
-        slopes = (y[1:] - y[:-1]) / (x[1:] - x[:-1])
-        torch.testing.assert_close(slopes, slopes[:1].expand(4), rtol=1e-3, atol=1e-3)
+        grads = (y[1:] - y[:-1]) / (x[1:] - x[:-1])
+        torch.testing.assert_close(grads, grads[:1].expand(4), rtol=1e-3, atol=1e-3)

@@ -206,12 +206,12 @@ class Zero(Learner[Tensor]):
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 50), (7, 3), (6, 3)])
 def test_every_task_counts_once(count: int, size: int):
-    said: list[int] = []
+    counts: list[int] = []
     found = evaluate(
-        Zero(), Counting(), n_tasks=count, meta_batch_size=size, progress=said.append
+        Zero(), Counting(), n_tasks=count, meta_batch_size=size, progress=counts.append
     )
     assert found.values["squared_error"].tolist() == [n**2 for n in range(count)]
-    assert said == [min(n, count) for n in range(size, count + size, size)]
+    assert counts == [min(n, count) for n in range(size, count + size, size)]
 
 
 def test_fewer_tasks_are_the_first_of_more():

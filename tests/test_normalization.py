@@ -82,25 +82,25 @@ def test_batch_statistics_have_the_derivatives_of_the_layer(
     make_exact(use_batch_statistics(layer))
     inputs = [torch.randn(size, requires_grad=True) for size in (shape, (3,), (3,))]
 
-    def says(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional_call(layer, {"weight": weight, "bias": bias}, (x,))
 
     plain = torch.nn.functional.batch_norm(inputs[0], None, None, *inputs[1:], training=True)
-    torch.testing.assert_close(says(*inputs), plain)
-    assert torch.autograd.gradcheck(says, inputs)
-    assert torch.autograd.gradgradcheck(says, inputs)
+    torch.testing.assert_close(layer_norm(*inputs), plain)
+    assert torch.autograd.gradcheck(layer_norm, inputs)
+    assert torch.autograd.gradgradcheck(layer_norm, inputs)
 
 
 def test_batch_statistics_have_a_third_derivative(double: None) -> None:
     layer = nn.BatchNorm1d(3)
     make_exact(use_batch_statistics(layer))
 
-    def third(says: Callable[[Tensor], Tensor]) -> Tensor:
+    def third(layer_norm: Callable[[Tensor], Tensor]) -> Tensor:
         x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        slope = says(x).pow(3).sum()
+        grad = layer_norm(x).pow(3).sum()
         for _ in range(2):
-            (slope,) = torch.autograd.grad(slope.pow(2).sum(), x, create_graph=True)
-        return torch.autograd.grad(slope.pow(2).sum(), x)[0]
+            (grad,) = torch.autograd.grad(grad.pow(2).sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.pow(2).sum(), x)[0]
 
     def plain(x: Tensor) -> Tensor:
         n = (x - x.mean(0)) / (x.var(0, correction=0) + layer.eps).sqrt()

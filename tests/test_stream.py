@@ -156,11 +156,11 @@ def test_whoever_knows_the_task_answers_none_of_another():
 
     learner = Says(nn.Flatten())
     blind = evaluate_stream(learner, [stream]).matrix[0, -1]
-    told = evaluate_stream(learner, [stream], task_incremental=True).matrix[0, -1]
+    task_known = evaluate_stream(learner, [stream], task_incremental=True).matrix[0, -1]
     share = torch.tensor(
         [float(task.query.y[:, 2 * i + 1].mean()) for i, task in enumerate(stream)]
     )
-    torch.testing.assert_close(told, share.double())
+    torch.testing.assert_close(task_known, share.double())
     assert blind[:-1].tolist() == [0] * 4
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,13 +19,19 @@ from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.reports.curves import draw_curves
 from quickstudy.reports.episode import draw_episode
-from quickstudy.reports.html import Palette, figure, legend, page, paragraph, section, table
+from quickstudy.reports.html import (
+    Axes,
+    Palette,
+    figure,
+    legend,
+    page,
+    paragraph,
+    section,
+    table,
+)
 from quickstudy.reports.tables import circumstances, protocol_table
 from quickstudy.runs import Benchmark, Experiment, Run
 from quickstudy.tasks.few_shot import FewShot
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 RECIPES = {"Prototypical net": "glyphs_protonet", "First-order MAML": "glyphs_fomaml"}
 PIXELS = "Nearest mean of pixels"
@@ -243,7 +249,7 @@ def _page(
     )
 
 
-def _draw(axes: "Axes", palette: Palette, reports: Reports) -> None:
+def _draw(axes: Axes, palette: Palette, reports: Reports) -> None:
     """A line for each learner, a mark for each test."""
     places = np.arange(len(reports))[::-1]
     colours = (palette["main"], palette["ink"], palette["other"])

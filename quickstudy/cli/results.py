@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 from quickstudy import console, datasets, runs
 from quickstudy.cli import catalogue
 from quickstudy.cli.options import AsJson, Device, RunFolder, dumps
+from quickstudy.cli.pictures import read_folder
 from quickstudy.core.task import Json
 from quickstudy.datasets import Labelled
 from quickstudy.evaluation.formatting import format_mean
@@ -61,11 +62,8 @@ def evaluate(
     if as_json:
         return print(dumps({name: report.to_json() for name, report in reports.items()}))
     for name, report in reports.items():
-        numbers = ", ".join(
-            metric_text(m, report.mean(m), report.interval(m)) for m in report.values
-        )
-        card = ", ".join(f"{key}: {value}" for key, value in report.card.items())
-        print(f"{name}: {numbers}  [{card}]")
+        (line,) = result_rows({"measured": {name: report.to_json()["summary"]}})
+        print(f"{line}  [{', '.join(f'{key}: {value}' for key, value in report.card.items())}]")
 
 
 def compare(
@@ -172,16 +170,11 @@ def _custom(
 
 def _data(name: str, split: str, shape: tuple[int, ...]) -> Labelled:
     """A data set by name, or a folder of images, as images of `shape`."""
-    channels, height, width = shape
     if Path(name).is_dir():
-        return datasets.folder(
-            name,
-            size=(height, width),
-            channels=channels,  # pyright: ignore[reportArgumentType]
-        )
+        return read_folder(Path(name), shape)
     if name not in catalogue.DATASETS:
         raise catalogue.no_such("data set or folder", name, catalogue.DATASETS)
-    data = datasets.digits(size=height) if name == "digits" else getattr(datasets, name)()
+    data = datasets.digits(size=shape[1]) if name == "digits" else getattr(datasets, name)()
     part = data if isinstance(data, Labelled) else getattr(data, split)
     if tuple(part.x.shape[1:]) != shape:
         raise ValueError(

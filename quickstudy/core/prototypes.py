@@ -1,12 +1,15 @@
 """Class prototypes: the mean embedding of each class, and logits of queries from them."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from quickstudy.core.similarity import Similarity, negative_squared_distance
+from quickstudy.core.linear import double, nonzero
+from quickstudy.core.similarity import Similarity, compare, negative_squared_distance
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import merge
 
 
 class Prototypes(NamedTuple):
@@ -26,7 +29,7 @@ class Prototypes(NamedTuple):
     @property
     def means(self) -> Tensor:
         """The prototypes (C, D); zeros for a class without examples."""
-        return self.sums / self.sizes.clamp_min(1e-12)[:, None]
+        return self.sums / nonzero(self.sizes)[:, None]
 
 
 def class_sums(
@@ -48,8 +51,8 @@ def class_sums(
                 [5.]])
     """
     member = examples.y * examples.weight[:, None]  # (N, C)
-    new = Prototypes(member.T @ embedded, member.sum(0))
-    return new if prototypes is None else Prototypes(*map(torch.add, prototypes, new))
+    sums = (double(member).T @ double(embedded)).to(embedded)
+    return merge(torch.add, prototypes, Prototypes(sums, member.sum(0)))
 
 
 def class_logits(
@@ -66,7 +69,23 @@ def class_logits(
         >>> qs.core.class_logits(torch.tensor([[1.0]]), qs.core.Prototypes(sums, sizes))
         tensor([[-1., -inf]])
     """
-    return similarity(x, prototypes.means).masked_fill(prototypes.sizes == 0, -torch.inf)
+    logits = compare(similarity, x, prototypes.means)
+    return logits.masked_fill(prototypes.sizes == 0, -torch.inf)
+
+
+def keep_known(
+    start: Mapping[str, Tensor], known: Mapping[str, Tensor], sizes: Tensor
+) -> dict[str, Tensor]:
+    """Return `known` parameters (C, ...) of classes with examples, and `start` for the others.
+
+    Examples:
+        >>> import torch
+        >>> old, new = {"bias": torch.ones(2)}, {"bias": torch.zeros(2)}
+        >>> keep_known(new, old, sizes=torch.tensor([0.0, 5.0]))
+        {'bias': tensor([0., 1.])}
+    """
+    rows = {name: (sizes > 0).view(-1, *[1] * (p.ndim - 1)) for name, p in start.items()}
+    return {name: torch.where(rows[name], known[name], p) for name, p in start.items()}
 
 
 def class_means(features: Tensor, examples: Examples) -> Tensor:
@@ -77,5 +96,4 @@ def class_means(features: Tensor, examples: Examples) -> Tensor:
         >>> class_means(torch.tensor([[1.0], [2.0]]), pair).squeeze(1)
         tensor([1., 2., 0.])
     """
-    member = examples.y * examples.weight[:, None]  # (N, C)
-    return member.T @ features / (examples.weight @ examples.y).clamp_min(1e-12)[:, None]
+    return class_sums(features, examples).means

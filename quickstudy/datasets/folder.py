@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from PIL import __version__ as PIL_VERSION
 
-from quickstudy.datasets.files import bar, cache, damaged, replacing
+from quickstudy.datasets.files import bar, cache, reading, replacing
 from quickstudy.datasets.labelled import Labelled, Splits
 from quickstudy.datasets.pictures import Channels, Size, check_shape, to_pixels
 
@@ -62,7 +62,6 @@ def folder(
     if np.prod(shape) <= RESIDENT:
         decoded = list(images)
         unreadable = [i for i, image in enumerate(decoded) if image is None]
-        _refuse(files, unreadable, skip_unreadable)
         x = np.array([image for image in decoded if image is not None], np.uint8)
     else:
         stem = f"{path.resolve().name}-{_key(path, files, shape)}"
@@ -73,11 +72,9 @@ def folder(
             with replacing(record) as file:
                 file.write(json.dumps(unreadable).encode())
         unreadable = json.loads(record.read_text())
-        _refuse(files, unreadable, skip_unreadable)
-        try:  # "c" as torch wants an array that may be written to; the file stays as it is
+        with reading(mapped):  # "c": torch wants a writable array; the file stays as it is
             x = np.load(mapped, mmap_mode="c")[: len(files) - len(unreadable)]
-        except (ValueError, EOFError) as error:
-            raise damaged(mapped, error) from error
+    _refuse(files, unreadable, skip_unreadable)
     return Labelled(
         torch.from_numpy(x),
         torch.from_numpy(np.delete(labels, unreadable)),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn import Flatten
@@ -125,12 +126,14 @@ class FewShotEstimator(BaseEstimator, ABC):
     def _restore_metadata(self, metadata: dict[str, Json]) -> None:
         """Set the attributes that `_metadata` wrote."""
 
-    def _reset(self) -> None:
-        """Forget the state, and choose learner and seed."""
-        self.learner_ = self._default_learner() if self.learner is None else self.learner
-        self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-        if hasattr(self, "state_"):
-            del self.state_
+    def _begin(self, *, afresh: bool) -> bool:
+        """Choose learner and seed if there is no state, or it is forgotten; return whether."""
+        first = afresh or not hasattr(self, "state_")
+        if first:
+            vars(self).pop("state_", None)
+            self.learner_ = self._default_learner() if self.learner is None else self.learner
+            self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return first
 
     def _validated(
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool, **checks: Any
@@ -144,6 +147,14 @@ class FewShotEstimator(BaseEstimator, ABC):
         if not keep.all():
             X, y, weight = X[keep], y[keep], weight[keep]
         return self._inputs(X, reset=reset), y, self._tensor(weight, "sample_weight")
+
+    def _validated_labels(
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool
+    ) -> tuple[Tensor, np.ndarray, Tensor]:
+        """Return x, labels of classes and weights, as `_validated`."""
+        x, labels, weight = self._validated(X, y, sample_weight, reset=reset)
+        check_classification_targets(labels)
+        return x, labels, weight
 
     def _inputs(self, X: np.ndarray, *, reset: bool) -> Tensor:
         """Return validated `X` as the learner takes it, (N, *features)."""
@@ -177,9 +188,9 @@ class FewShotEstimator(BaseEstimator, ABC):
             state = self.learner_.adapt(support, state)
             return state, point_prediction(self.learner_.predict(state, support.x[:2])).shape[1]
 
-    def _shape_error(self, targets: str, reason: Exception) -> ValueError:
+    def _shape_error(self, verb: str, targets: str, reason: Exception) -> ValueError:
         return ValueError(
-            f"{class_name(self.learner_)} cannot adapt to examples of shape {self.shape_} with "
+            f"{class_name(self.learner_)} cannot {verb} examples of shape {self.shape_}"
             f"{targets} ({str(reason).strip()}): give `input_shape`, or a learner made for "
             "such examples."
         )

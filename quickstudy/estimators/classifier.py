@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.multiclass import unique_labels
 from torch import Tensor
 
 from quickstudy.core.criteria import OutputMismatch
@@ -21,6 +21,21 @@ from quickstudy.estimators.widths import adapt_from_scratch, grow, one_hot_examp
 from quickstudy.evaluation.pairwise import require_distance
 from quickstudy.learner import Learner
 from quickstudy.storage.files import CheckpointError, class_name
+
+
+def join_labels(*groups: Any) -> np.ndarray:
+    """Return the labels of all groups in one array. A group may be empty or None.
+
+    Raises:
+        ValueError: text is mixed with numbers.
+
+    Examples:
+        >>> join_labels(np.array([3, 1]), None, [2]).tolist()
+        [3, 1, 2]
+    """
+    arrays = [np.asarray(group) for group in groups if group is not None and len(group)]
+    unique_labels(*arrays)  # raises where text is mixed with numbers
+    return np.concatenate(arrays)
 
 
 class ClassColumns(ClassifierMixin, FewShotEstimator):
@@ -40,6 +55,11 @@ class ClassColumns(ClassifierMixin, FewShotEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return probabilities (N, classes): the softmax of the learner's predictions."""
         return self._logits(X).softmax(-1).numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable label of each example (N,)."""
+        best = self._logits(X).argmax(-1).numpy()
+        return self.classes_[best]
 
     def _logits(self, X: Any) -> Tensor:
         predictions = self._predictions(X)  # (N, width)
@@ -62,7 +82,7 @@ class ClassColumns(ClassifierMixin, FewShotEstimator):
             except OutputMismatch:
                 raise
             except SHAPE_ERRORS as error:
-                raise self._shape_error(f"{width} classes", error) from error
+                raise self._shape_error("adapt to", f" with {width} classes", error) from error
 
         return adapt_from_scratch(self.learner_, adapt, count)
 
@@ -143,9 +163,8 @@ class FewShotClassifier(ClassColumns):
                 outputs, or `X`, `y` or `sample_weight` is malformed; or `unknown` is given,
                 and the learner's logits are no similarities or every class has one example.
         """
-        self._reset()
-        x, labels, weight = self._validated(X, y, sample_weight, reset=True)
-        check_classification_targets(labels)
+        self._begin(afresh=True)
+        x, labels, weight = self._validated_labels(X, y, sample_weight, reset=True)
         classes = np.unique(labels)
         if len(classes) < 2:
             raise ValueError(
@@ -188,17 +207,11 @@ class FewShotClassifier(ClassColumns):
             ValueError: as `fit`, but one class is enough; or the state cannot grow; or
                 `unknown` is given and there is no threshold yet.
         """
-        first = not hasattr(self, "state_")
-        if first:
-            self._reset()
-        x, labels, weight = self._validated(X, y, sample_weight, reset=first)
-        check_classification_targets(labels)
+        first = self._begin(afresh=False)
+        x, labels, weight = self._validated_labels(X, y, sample_weight, reset=first)
         old = labels[:0] if first else self.classes_[np.argsort(self._columns)]
-        expected = labels[:0] if classes is None else np.asarray(classes)
-        groups = [group for group in (old, labels, expected) if len(group)]
-        unique_labels(*groups)  # raises where text is mixed with numbers
-        new = np.setdiff1d(np.concatenate(groups), old)
-        classes = np.concatenate([old, new]) if len(old) else new
+        new = np.setdiff1d(join_labels(old, labels, classes), old)
+        classes = join_labels(old, new)
         self._check_unknown(classes)
         if self.unknown is not None and not hasattr(self, "threshold_"):
             raise ValueError(
@@ -210,11 +223,10 @@ class FewShotClassifier(ClassColumns):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each example (N,), or `unknown`."""
-        best, columns = self._logits(X).max(-1)
-        labels = self.classes_[columns.numpy()]
         if self.unknown is None:
-            return labels
-        return np.where(best.numpy() >= self.threshold_, labels, np.array([self.unknown]))
+            return super().predict(X)
+        best, columns = (part.numpy() for part in self._logits(X).max(-1))
+        return np.where(best >= self.threshold_, self.classes_[columns], [self.unknown])
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Return the best logit of each example (N,): lower for examples of no known class."""

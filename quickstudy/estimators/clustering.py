@@ -133,9 +133,9 @@ def evaluate_clustering(
     metrics = {"adjusted_rand_index": of_groups(adjusted_rand_score)}
     if not known:
         metrics["clusters"] = of_groups(lambda truth, groups: groups.max() + 1)
-    reports = []
-    for embedder in (learner, PrototypicalNetwork(nn.Flatten())):
-        report = evaluate(
+    number = "as many as classes" if known else "by silhouette"
+    reports = (
+        evaluate(
             _Embedding(embedder),
             tasks,
             n_tasks=n_tasks,
@@ -143,13 +143,9 @@ def evaluate_clustering(
             seed=seed,
             metrics=metrics,
         )
-        reports.append(
-            Report(
-                report.values,
-                {**report.card, "clusters": "as many as classes" if known else "by silhouette"},
-            )
-        )
-    return Clustering(*reports)
+        for embedder in (learner, PrototypicalNetwork(nn.Flatten()))
+    )
+    return Clustering(*(Report(r.values, {**r.card, "clusters": number}) for r in reports))
 
 
 class _Embedding(LoopedLearner[Tensor]):

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import _num_samples
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.task import Json
 from quickstudy.core.tree import leaves
 from quickstudy.estimators.adapted_model import deterministic
-from quickstudy.estimators.classifier import ClassColumns
+from quickstudy.estimators.classifier import ClassColumns, join_labels
 from quickstudy.estimators.widths import grow, map_class_axes, one_hot_examples
 from quickstudy.learner import Learner
 from quickstudy.storage.files import class_name
@@ -86,8 +85,7 @@ class LifelongClassifier(ClassColumns):
             ValueError: as `partial_fit`.
         """
         with self._transaction():
-            self._reset()
-            return self._learn(X, y, None, sample_weight)
+            return self._learn(X, y, None, sample_weight, afresh=True)
 
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
@@ -105,14 +103,7 @@ class LifelongClassifier(ClassColumns):
         """
         with self._transaction():
             self._resume()
-            if not hasattr(self, "state_"):
-                self._reset()
-            return self._learn(X, y, classes, sample_weight)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable label of each example (N,)."""
-        best = self._logits(X).argmax(-1).numpy()
-        return self.classes_[best]
+            return self._learn(X, y, classes, sample_weight, afresh=False)
 
     def _logits(self, X: Any) -> Tensor:
         self._resume()
@@ -136,23 +127,16 @@ class LifelongClassifier(ClassColumns):
             vars(self).update(before)
             raise
 
-    def _learn(self, X: Any, y: Any, classes: Any, sample_weight: Any) -> Self:
-        first = not hasattr(self, "state_")
-        x, labels, weight = self._validated(X, y, sample_weight, reset=first)
-        check_classification_targets(labels)
+    def _learn(self, X: Any, y: Any, classes: Any, sample_weight: Any, *, afresh: bool) -> Self:
+        first = self._begin(afresh=afresh)
+        x, labels, weight = self._validated_labels(X, y, sample_weight, reset=first)
         if first:
-            self._column_of, self.n_samples_seen_ = {}, 0
-        old = labels[:0] if first else self.classes_
-        groups = [old[:1], labels, labels[:0] if classes is None else np.asarray(classes)]
-        groups = [group for group in groups if len(group)]
-        unique_labels(*groups)  # raises where text is mixed with numbers
-        present = np.unique(np.concatenate(groups))
+            self.classes_, self._column_of, self.n_samples_seen_ = labels[:0], {}, 0
+        present = np.unique(join_labels(self.classes_[:1], labels, classes))
         new = present[[label not in self._column_of for label in present.tolist()]]
         if len(new):
-            self.classes_ = np.concatenate([old, new]) if len(old) else new
-            self._column_of = self._column_of | {
-                label: len(old) + i for i, label in enumerate(new.tolist())
-            }
+            self.classes_ = join_labels(self.classes_, new)
+            self._column_of = _columns_of(self.classes_)
         index = np.array([self._column_of[label] for label in labels.tolist()])
         self.state_, self._width = self._adapted(x, index, weight)
         if self.budget is not None and _bytes(self.state_) > self.budget * MEGABYTE:
@@ -264,9 +248,13 @@ class LifelongClassifier(ClassColumns):
 
     def _restore_metadata(self, metadata: dict[str, Json]) -> None:
         super()._restore_metadata(metadata)
-        self._column_of = {label: column for column, label in enumerate(self.classes_.tolist())}
+        self._column_of = _columns_of(self.classes_)
         self.n_samples_seen_ = metadata["seen"]
         self.budget = metadata["budget"] if self.budget is None else self.budget
+
+
+def _columns_of(classes: np.ndarray) -> dict[Any, int]:
+    return {label: column for column, label in enumerate(classes.tolist())}
 
 
 def _bytes(state: Any) -> int:

@@ -46,8 +46,7 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
             ValueError: the learner has another number of outputs than `y`, or `X`, `y` or
                 `sample_weight` is malformed.
         """
-        self._reset()
-        return self.partial_fit(X, y, sample_weight)
+        return self._learn(X, y, sample_weight, afresh=True)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Adapt the learner further, from its state.
@@ -55,9 +54,10 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         Raises:
             ValueError: as `fit`; or `y` has another number of values than before.
         """
-        first = not hasattr(self, "state_")
-        if first:
-            self._reset()
+        return self._learn(X, y, sample_weight, afresh=False)
+
+    def _learn(self, X: Any, y: Any, sample_weight: Any, *, afresh: bool) -> Self:
+        first = self._begin(afresh=afresh)
         x, y, weight = self._validated(
             X, y, sample_weight, reset=first, multi_output=True, y_numeric=True
         )
@@ -73,7 +73,7 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         except OutputMismatch as mismatch:
             width = mismatch.outputs
         except SHAPE_ERRORS as error:
-            raise self._shape_error(f"{count} values of y", error) from error
+            raise self._shape_error("adapt to", f" with {count} values of y", error) from error
         if width != count:
             raise ValueError(
                 f"The learner has {width} outputs, and y has {count} values of an example: "

@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -84,9 +83,8 @@ class FewShotVerifier(FewShotEstimator):
             ValueError: no two examples are of one class, or all of them are; or `X` or `y` is
                 malformed.
         """
-        self._reset()
-        x, labels, _ = self._validated(X, y, None, reset=True)
-        check_classification_targets(labels)
+        self._begin(afresh=True)
+        x, labels, _ = self._validated_labels(X, y, None, reset=True)
         i, j = np.triu_indices(len(x), 1)
         same = labels[i] == labels[j]
         if same.all() or not same.any():
@@ -107,7 +105,7 @@ class FewShotVerifier(FewShotEstimator):
         Raises:
             ValueError: no pair is of one class, or all are; or shapes differ.
         """
-        self._reset()
+        self._begin(afresh=True)
         a, b = self._validated_pairs(A, B, reset=True)
         return self._choose_threshold(self._scores(similarity, a, b), pair_labels(same, len(a)))
 
@@ -149,11 +147,7 @@ class FewShotVerifier(FewShotEstimator):
             with deterministic(self.learner_, self.seed_):
                 scores = compare(self.learner_, a, b).cpu().double()
         except SHAPE_ERRORS as error:
-            raise ValueError(
-                f"{class_name(self.learner_)} cannot compare examples of shape {self.shape_} "
-                f"({str(error).strip()}): give `input_shape`, or a learner made for such "
-                "examples."
-            ) from error
+            raise self._shape_error("compare", "", error) from error
         if scores.isnan().any():
             raise ValueError(
                 f"{class_name(self.learner_)} gives two examples the similarity NaN: scale X "

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import leaves, unflatten
 from quickstudy.learner import Learner
 
 
@@ -120,18 +121,29 @@ def map_class_axes(
         torch.Size([2, 2])
     """
 
-    def visit(path: str, *trees: Any) -> Any:
-        tree = trees[0]
-        if isinstance(tree, Tensor):
-            return fn(tree, axes[path], *trees[1:]) if path in axes else tree
-        names = tree if isinstance(tree, dict) else getattr(tree, "_fields", range(len(tree)))
-        parts = [part.values() if isinstance(part, dict) else part for part in trees]
-        values = [
-            visit(f"{path}.{name}" if path else str(name), *leaf)
-            for name, *leaf in zip(names, *parts, strict=True)
-        ]
-        if isinstance(tree, dict):
-            return dict(zip(tree, values, strict=True))
-        return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
+    leaf_lists = zip(paths(state), leaves(state), *map(leaves, others), strict=True)
+    return unflatten(
+        state,
+        [
+            fn(leaf, axes[path], *rest) if path in axes else leaf
+            for path, leaf, *rest in leaf_lists
+        ],
+    )
 
-    return visit("", state, *others)
+
+def paths(tree: Any, root: str = "") -> list[str]:
+    """Return the names of a tree's tensors, as `Learner.class_axes` has them, in order.
+
+    Examples:
+        >>> paths({"head": (torch.zeros(1), torch.zeros(1)), "step": torch.zeros(())})
+        ['head.0', 'head.1', 'step']
+    """
+    if isinstance(tree, Tensor):
+        return [root]
+    keys = tree if isinstance(tree, dict) else getattr(tree, "_fields", range(len(tree)))
+    parts = tree.values() if isinstance(tree, dict) else tree
+    return [
+        path
+        for key, part in zip(keys, parts, strict=True)
+        for path in paths(part, f"{root}.{key}" if root else str(key))
+    ]

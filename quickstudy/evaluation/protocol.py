@@ -170,7 +170,9 @@ def default_metrics(learner: Learner[Any]) -> dict[str, Metric]:
     return {getattr(criterion, "__name__", "loss"): criterion}
 
 
-def named_metric(name: str, metric: Metric, learner: Learner[Any]) -> Metric:
+def named_metric(
+    name: str, metric: Callable[..., Tensor], learner: Learner[Any]
+) -> Callable[..., Tensor]:
     """Return the metric of one task with errors that name it, not the learner.
 
     Raises:
@@ -188,9 +190,9 @@ def named_metric(name: str, metric: Metric, learner: Learner[Any]) -> Metric:
         The metric 'rows' has shape (2,) on a task
     """
 
-    def measured(prediction: Any, examples: Examples) -> Tensor:
+    def measured(*inputs: Any) -> Tensor:
         try:
-            number = metric(prediction, examples)
+            number = metric(*inputs)
         except OutputMismatch:
             raise
         except Exception as error:

@@ -6,7 +6,6 @@ settings, and `PAPER` has the published numbers. A recipe of several results nam
 then have the numbers of each under its name.
 """
 
-import difflib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from quickstudy.core.task import Json, TaskDistribution
 from quickstudy.evaluation.protocol import Metric, evaluate
 from quickstudy.evaluation.report import Report
+from quickstudy.hints import suggest
 from quickstudy.learner import Learner
 
 
@@ -154,9 +154,7 @@ def find(name: str) -> ModuleType:
             if not hasattr(module, "recipe"):
                 raise ValueError(f"{path} defines no function `recipe`, as a recipe must.")
             return module
-    near = difflib.get_close_matches(name, names(), 1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names())}."
-    raise ValueError(f"There is no recipe {name!r}. {hint}")
+    raise ValueError(f"There is no recipe {name!r}. {suggest(name, names())}")
 
 
 def defaults(module: ModuleType) -> dict[str, Json]:
@@ -167,8 +165,7 @@ def defaults(module: ModuleType) -> dict[str, Json]:
         >>> qs.runs.recipes.defaults(qs.runs.find("glyphs_protonet"))["seed"]
         0
     """
-    parameters = inspect.signature(module.recipe).parameters
-    return {key: parameter.default for key, parameter in parameters.items()}
+    return {key: p.default for key, p in inspect.signature(module.recipe).parameters.items()}
 
 
 def result_name(module: ModuleType, settings: Mapping[str, Json]) -> str:

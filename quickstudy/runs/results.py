@@ -44,9 +44,11 @@ def stored() -> dict[str, Json]:
         >>> qs.runs.stored()["glyphs_protonet"]["recipe"]
         'glyphs_protonet'
     """
-    folders = recipes.folders()
-    files = sorted(file for folder in folders for file in folder.glob("results/*.json"))
-    return {file.stem: result(file) for file in files}
+    return {
+        file.stem: result(file)
+        for folder in recipes.folders()
+        for file in sorted(folder.glob("results/*.json"))
+    }
 
 
 def result(place: str | Path) -> Json:

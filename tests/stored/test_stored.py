@@ -26,11 +26,11 @@ def places(folder: str, *, more: bool = False) -> list[str]:
     return [name for name in found if more or ", " not in name]
 
 
-def check(said: Answers, place: str, *, leaving_out: tuple[str, ...] = ()) -> None:
+def check(results: Answers, place: str, *, leaving_out: tuple[str, ...] = ()) -> None:
     expected = {k: v for k, v in EXPECTED[place].items() if k not in leaving_out}
-    assert set(said) == set(expected)
+    assert set(results) == set(expected)
     for name in expected:
-        same(said[name], expected[name], f"{place}: {name}")
+        same(results[name], expected[name], f"{place}: {name}")
 
 
 def same(a: Any, b: Any, what: str) -> None:
@@ -83,8 +83,8 @@ def test_an_adapted_model_predicts_what_it_did(place: str):
     path = STORED / "adapted" / f"{place}.safetensors"
     model = builders.ESTIMATORS[kind].load(path, learner)
     data = EXPECTED[f"adapted/{place}"]["data"]
-    said = {"data": data, **answers.of_estimator(kind, model, data)}
-    check(said, f"adapted/{place}")
+    results = {"data": data, **answers.of_estimator(kind, model, data)}
+    check(results, f"adapted/{place}")
 
 
 @pytest.mark.parametrize("name", builders.LIFELONG)
@@ -99,8 +99,8 @@ def test_a_lifelong_classifier_knows_what_it_did_and_learns_on(name: str, tmp_pa
     again = builders.lifelong(answers.opened(name), path)
     again.predict(x)
     for each in (model, again):
-        said = answers.of_estimator("lifelong", each, "blobs")
-        check(said, f"lifelong/{name}, and more")
+        results = answers.of_estimator("lifelong", each, "blobs")
+        check(results, f"lifelong/{name}, and more")
 
 
 @pytest.mark.parametrize("name", builders.LIBRARIES)

@@ -25,7 +25,6 @@ from quickstudy.capabilities import (
     TakesDenseTargets,
 )
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import Params
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
@@ -71,19 +70,14 @@ class CAVIA(
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
-        self.net, self.context = net, context
-        self.lr, self.steps, self.first_order = lr, steps, first_order
-        self.checkpoint: Checkpoint | None = checkpoint
+        self.net, self.context, self.lr, self.steps = net, context, lr, steps
+        self.first_order, self.checkpoint = first_order, checkpoint
 
     def adapt(self, support: Examples, state: Tensor | None = None) -> Tensor:
         """Take `steps` of gradient descent on the support set, from zero or from `state`."""
-
-        def support_loss(fast: Params) -> Tensor:
-            return self.criterion(self.predict(fast["context"], support.x), support)
-
         start = self.initial_params() if state is None else state
         fast = descend(
-            support_loss,
+            lambda fast: self.criterion(self.predict(fast["context"], support.x), support),
             {"context": start},
             lr=self.lr,
             steps=self.steps,

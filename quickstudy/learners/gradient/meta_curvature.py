@@ -68,8 +68,7 @@ class MetaCurvature(DescentLearner, Checkpointed):
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(net, steps, adapt_parameters, criterion)
-        self.lr, self.first_order = lr, first_order
-        self.checkpoint: Checkpoint | None = checkpoint
+        self.lr, self.first_order, self.checkpoint = lr, first_order, checkpoint
         self.curvature = parameter_tree(
             {
                 f"{name}.{mode}": torch.eye(size, dtype=p.dtype, device=p.device)

@@ -61,8 +61,7 @@ class MetaSGD(DescentLearner, Checkpointed):
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(net, steps, adapt_parameters, criterion)
-        self.first_order = first_order
-        self.checkpoint: Checkpoint | None = checkpoint
+        self.first_order, self.checkpoint = first_order, checkpoint
         rate = torch.empty(()).uniform_(*lr).item()
         self.rates = parameter_tree(
             {name: torch.full_like(p, rate) for name, p in self.initial_params().items()}

@@ -28,6 +28,7 @@ from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.linear import without_autocast
 from quickstudy.core.parameters import log_parameter
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import append
 from quickstudy.learner import Learner
 
 BaseLearner: TypeAlias = Callable[[Examples], Tensor]  # embedded examples -> W (D, C)
@@ -183,9 +184,7 @@ def fit(
         >>> state.W.shape, state.examples.x.shape
         (torch.Size([2, 2]), torch.Size([2, 2]))
     """
-    examples = support._replace(x=x)
-    if state is not None:
-        examples = Examples.cat(state.examples, examples)
+    examples = append(state and state.examples, support._replace(x=x))
     with without_autocast(x):
         return FittedHead(examples, base(examples))
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from quickstudy.capabilities import TakesDenseTargets
 from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import append
 from quickstudy.learners.lifelong.net_learner import NetLearner
 from quickstudy.learners.lifelong.replay_buffer import sgd_step, shuffled_minibatches
 
@@ -56,7 +57,7 @@ class Joint(NetLearner[JointState], TakesDenseTargets):
 
     def adapt(self, support: Examples, state: JointState | None = None) -> JointState:
         """Return all examples so far, and the parameters after training on them."""
-        examples = support if state is None else Examples.cat(state.examples, support)
+        examples = append(state and state.examples, support)
         params = self.initial_params()
         for batch in shuffled_minibatches(examples, self.batch_size, self.epochs):
             params = sgd_step(partial(self.batch_loss, batch), params, self.lr)

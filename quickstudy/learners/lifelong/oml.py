@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
+from quickstudy.core.criteria import check_outputs
 from quickstudy.core.linear import without_autocast
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.task import Examples, Task
@@ -112,6 +113,7 @@ class OML(Learner[OMLState], Embeds):
         """Return the loss on the query set of a head that learns the classes of the support
         set, and starts with the meta-trained rows of all other classes."""
         support, query = task
+        check_outputs(support.y.new_empty(len(support.y), self.head.out_features), support.y)
         other = (support.weight @ support.y == 0).to(self.head.weight)  # (C,)
         head = OMLState(self.head.weight * other[:, None], self.head.bias * other)
         if self.names:

@@ -24,6 +24,7 @@ from quickstudy.capabilities import ComparesEmbeddings
 from quickstudy.core.attention import log_votes
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import append
 from quickstudy.learner import Learner
 from quickstudy.nets.recurrent import use_cells
 
@@ -79,12 +80,7 @@ class MatchingNetwork(Learner[MatchingState], ComparesEmbeddings):
 
     def adapt(self, support: Examples, state: MatchingState | None = None) -> MatchingState:
         """Embed the examples and append them to those of `state`."""
-        new = MatchingState(self.embed(support.x), support.y, support.weight)
-        return (
-            new
-            if state is None
-            else MatchingState(*map(torch.cat, zip(state, new, strict=True)))
-        )
+        return append(state, MatchingState(self.embed(support.x), support.y, support.weight))
 
     def predict(self, state: MatchingState, x: Tensor) -> Tensor:
         """Return logits (Q, C), the logarithm of eq. 1; -inf for a class without examples."""

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import squared_error
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import merge
 from quickstudy.learner import Learner
 
 
@@ -72,8 +73,7 @@ class RelationNetwork(Learner[RelationState], Embeds):
         """Add the feature maps of each class to the sums of `state`."""
         member = support.y * support.weight[:, None]  # (S, C)
         sums = torch.einsum("sc,s...->c...", member, self.embed(support.x))
-        new = RelationState(sums, member.sum(0))
-        return new if state is None else RelationState(*map(torch.add, state, new))
+        return merge(torch.add, state, RelationState(sums, member.sum(0)))
 
     def predict(self, state: RelationState, x: Tensor) -> Tensor:
         """Return log r (Q, C); -inf for a class without examples."""

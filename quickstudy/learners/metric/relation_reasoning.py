@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import append
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import MLP
 
@@ -57,8 +58,7 @@ class RelationReasoning(Learner[Examples], Embeds):
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
         """Embed the examples and append them to those of `state`."""
-        new = support._replace(x=self.embed(support.x))
-        return new if state is None else Examples.cat(state, new)
+        return append(state, support._replace(x=self.embed(support.x)))
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Return logits (Q, C); -inf for a class without examples."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from quickstudy.capabilities import Embeds
 from quickstudy.core.prototypes import Prototypes, class_logits, class_sums
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import append
 from quickstudy.learner import Learner
 
 
@@ -74,13 +75,8 @@ class SemiSupervisedPrototypicalNetwork(Learner[SemiSupervisedState], Embeds):
         """Add the labelled embeddings to the sums, and append all embeddings to `state`."""
         x = self.embed(support.x)
         unlabelled = support.weight * (support.y == 0).all(-1)
-        if state is None:
-            return SemiSupervisedState(class_sums(x, support), x, unlabelled)
-        return SemiSupervisedState(
-            class_sums(x, support, state.prototypes),
-            torch.cat([state.x, x]),
-            torch.cat([state.unlabelled, unlabelled]),
-        )
+        prototypes = class_sums(x, support, state and state.prototypes)
+        return SemiSupervisedState(prototypes, *append(state and state[1:], (x, unlabelled)))
 
     def predict(self, state: SemiSupervisedState, x: Tensor) -> Tensor:
         """Return minus the squared distances to the refined prototypes: logits (Q, C).

@@ -27,6 +27,7 @@ from quickstudy.core import losses
 from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.similarity import Similarity, negative_squared_distance
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import append
 from quickstudy.learner import Learner
 
 
@@ -70,8 +71,7 @@ class SiameseNetwork(
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
         """Embed the examples and append them to those of `state`."""
-        new = support._replace(x=self.embed(support.x))
-        return new if state is None else Examples.cat(state, new)
+        return append(state, support._replace(x=self.embed(support.x)))
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Return the mean similarity to the examples of each class: logits (Q, C).
