@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from quickstudy.core.linear import nonzero
 from quickstudy.core.task import Examples
 from quickstudy.core.torch_private import all_tasks
 
@@ -46,9 +47,8 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
         )
     if values.ndim > weight.ndim:
         values = values.flatten(weight.ndim).mean(-1)
-    total = weight.sum()
     weighted = torch.where(weight > 0, values * weight, 0)
-    return weighted.sum() / torch.where(total > 0, total, 1)
+    return weighted.sum() / nonzero(weight.sum())
 
 
 class OutputMismatch(ValueError):

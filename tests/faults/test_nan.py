@@ -23,6 +23,7 @@ from quickstudy.evaluation.protocol import HELD_OUT_RANK
 from quickstudy.evaluation.report import Report
 from quickstudy.evaluation.stream_measures import StreamReport
 from quickstudy.learners.memory.sequence_learner import bit_errors
+from quickstudy.reports.curves import draw_curves
 from quickstudy.testing.learners import Blobs, Lines
 
 BLOBS = Blobs(ways=3, shots=2, queries=4)
@@ -297,3 +298,50 @@ def test_a_nan_is_never_the_best_checkpoint(tmp_path: Path):
         checkpoints.save(step, learner, score=score)
     best = checkpoints.best()
     assert best is not None and best.name == "step-00000002"
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, -math.inf])
+def test_a_nan_is_never_the_best_validation(nothing: float | None):
+    rows = [
+        {
+            "step": step,
+            "loss": 1.0,
+            "validation accuracy": score,
+            "interval": 0.1,
+            "score": score,
+        }
+        for step, score in enumerate([nothing, 0.2, nothing, 0.5, nothing])
+    ]
+    best = qs.runs.best_validation(rows)
+    assert best is not None and best["step"] == 3
+    assert draw_curves(rows).count("<picture>") == 2
+    assert qs.runs.best_validation(rows[:1]) is None
+    assert draw_curves(rows[:1]).count("<picture>") == 2
+
+
+def test_a_run_that_diverges_in_validation_stores_no_nan(tmp_path: Path):
+    (tmp_path / "tiny.py").write_text(
+        """
+import torch
+import quickstudy as qs
+
+def recipe(*, steps=2):
+    learner = qs.MAML(qs.nets.MLP(1, 1), lr=0.01, steps=1, criterion=qs.squared_error)
+    metrics = {"squared_error": lambda y, examples: qs.squared_error(y, examples) * torch.nan}
+    tasks, adam = qs.Sinusoid(5, 5), torch.optim.Adam(learner.parameters())
+    rows = {"5-shot": qs.runs.Benchmark(tasks, n_tasks=4)}
+    settings = {"steps": steps, "meta_batch_size": 2, "n_validation_tasks": 2}
+    return qs.runs.Experiment(
+        learner, tasks, tasks, rows, adam, metrics=metrics, validate_every=1, **settings
+    )
+"""
+    )
+    run = qs.runs.start(str(tmp_path / "tiny.py"), {}, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        list(qs.runs.go(run))
+        result = qs.runs.finish(run)
+    json.dumps(result, allow_nan=False)
+    assert [row["score"] for row in result["history"]] == [None, None]
+    assert result["measured"]["5-shot"]["squared_error"]["mean"] is None
+    assert result["checkpoint"] == 2
