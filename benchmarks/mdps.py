@@ -26,6 +26,7 @@ from quickstudy.environments import (
     rollout,
     sampled_mdp,
 )
+from quickstudy.evaluation.report import half_width
 
 PAPER = {
     10: {"random": 100.1, "PSRL": 138.1, "greedy": 134.8, "RL²": 156.2},
@@ -60,7 +61,7 @@ def main() -> None:
             totals[name] = play_mdp(agent, process, tasks, episodes, generator).sum(-1)
         row: dict[str, Any] = {"episodes": episodes}
         for name, total in totals.items():
-            half = 1.96 * total.std() / len(total) ** 0.5
+            half = half_width(total)
             reference = f" ({published[name]})" if name in published else ""
             row[name] = f"{total.mean():.1f} ± {half:.1f}{reference}"
         rl2, snail = (

@@ -6,14 +6,13 @@ from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.losses import losses_over_tasks
-from quickstudy.nets.exact_norm import make_exact
 
 State = TypeVar("State")
 
@@ -45,10 +44,6 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     Capabilities beyond `adapt` and `predict` are declared by the base classes in
     `quickstudy.capabilities`.
-
-    Assigning a module to a learner replaces the class of PyTorch's normalisation layers in it
-    by a subclass with exact second derivatives (`quickstudy.nets.exact_norm`). So
-    `type(net[1]) is nn.BatchNorm1d` becomes False, and `isinstance` stays True.
 
     Examples:
         >>> import torch
@@ -89,12 +84,6 @@ class Learner(nn.Module, ABC, Generic[State]):
         while isinstance(criterion, partial):
             criterion = criterion.func
         return criterion is cross_entropy or getattr(criterion, "classifies", False)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # PyTorch's own normalisation layers have wrong second derivatives under vmap
-        if isinstance(value, nn.Module):
-            make_exact(value)
-        super().__setattr__(name, value)
 
     @abstractmethod
     def adapt(self, support: Any, state: State | None = None) -> State:
@@ -160,7 +149,7 @@ class ParameterLearner(Learner[State]):
         select_parameters(net, adapt_parameters)  # raises if there are none
 
     def initial_params(self) -> Params:
-        """Return the parameters before adaptation, by name."""
+        """Return the parameters before adaptation, by name: those that are not frozen now."""
         return select_parameters(self.net, self.adapt_parameters)
 
     def logits(self, params: Params, x: Tensor) -> Tensor:

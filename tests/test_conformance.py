@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy import Examples, Learner, PrototypicalNetwork, Task, TaskDistribution
+from quickstudy.capabilities import TakesDenseTargets
 from quickstudy.testing.learners import CHECKS, Blobs, Case, Lines, Trait, check_learner
 from tests.zoo import ZOO
 
@@ -186,6 +187,23 @@ class CountsEvaluations(Sound):
         return super().predict(state, x)
 
 
+class HidesNaN(Sound):
+    def predict(self, state: Any, x: Tensor) -> Tensor:
+        return super().predict(state, x).nan_to_num()
+
+
+class SumsSteps(Sound, TakesDenseTargets):
+    def adapt(self, support: Examples, state: Any = None) -> Any:
+        return (support.weight,)
+
+    def predict(self, state: Any, x: Tensor) -> Tensor:
+        return self.embed(x)[..., :3]
+
+    def loss(self, task: Task[Any]) -> Tensor:
+        gap = self.predict(self.adapt(task.support), task.query.x) - task.query.y
+        return gap.square().flatten(1).sum(1).mean()
+
+
 class WrongWay(Sound):
     def loss(self, task: Task[Any]) -> Tensor:
         return -super().loss(task)
@@ -214,6 +232,8 @@ BROKEN: list[tuple[type[Sound], str, set[Trait]]] = [
     (OwnDevice, "device_follows_the_parameters", set()),
     (CountsEvaluations, "evaluation_leaves_no_trace", set()),
     (RandomOfItsOwn, "one_seed_gives_the_same_numbers", set()),
+    (HidesNaN, "nan_is_not_hidden", set()),
+    (SumsSteps, "dense_targets_are_averaged", set()),
     (WrongWay, "a_metric_improves", set()),
 ]
 

@@ -29,6 +29,7 @@ from quickstudy.environments.environment import (
     categorical,
     normal,
     one_hot,
+    one_hot_argmax,
 )
 from quickstudy.environments.grid_maze import GridMaze, Maze
 from quickstudy.environments.gymnasium_family import GymnasiumFamily
@@ -91,6 +92,7 @@ __all__ = [
     "near_goal",
     "normal",
     "one_hot",
+    "one_hot_argmax",
     "plan",
     "play",
     "play_mdp",

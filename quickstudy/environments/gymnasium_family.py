@@ -1,7 +1,10 @@
 """Families of gymnasium environments, in worker processes that are replaced if they die."""
 
+import importlib
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple, Self
 
 import joblib
@@ -14,6 +17,7 @@ from quickstudy.environments.environment import Environment
 from quickstudy.environments.environment_workers import (
     EnvironmentBundle,
     InProcess,
+    Spaces,
     WorkerProcess,
     stop,
 )
@@ -49,7 +53,8 @@ class GymnasiumFamily(Environment):
     from their beginning, with the same seeds and actions.
 
     Observations are flattened by `gymnasium.spaces.flatten`. Actions are a `Discrete` space, as
-    one-hot rows, or a `Box`, clipped to its bounds.
+    one-hot rows, or a `Box`, clipped to the bounds that it has with the task. Spaces of all
+    tasks have equal sizes. Rewards and `info` are single numbers, of any shape.
 
     Args:
         make: makes an environment.
@@ -57,12 +62,14 @@ class GymnasiumFamily(Environment):
         horizon: H, at most the environment's limit.
         set_task: `set_task(env, task)` sets the task of an environment, a nest of NumPy arrays.
             None: the environment has a method of that name.
-        info: names of the numbers of a step's `info` to keep, for `Episodes.info`.
+        info: names of the numbers of a step's `info` to keep, for `Episodes.info`; 0 at steps
+            that have none, as where it is reported at the end only.
         workers: number of processes; 1: only this one. None: one for each core.
 
     Raises:
         ImportError: gymnasium is not installed.
-        ValueError: the actions are neither one of several nor numbers.
+        ValueError: the actions are neither one of several nor numbers, or observations have no
+            fixed size.
 
     Examples:
         >>> import gymnasium
@@ -90,21 +97,15 @@ class GymnasiumFamily(Environment):
         workers: int | None = None,
     ):
         try:
-            from gymnasium.spaces import Box, Discrete, flatdim
+            importlib.import_module("gymnasium")
         except ImportError as error:
             raise ImportError("Install gymnasium: pip install 'quickstudy[rl]'.") from error
-        env = make()
-        seen, acts = env.observation_space, env.action_space
-        env.close()
-        if not isinstance(acts, Box | Discrete):
-            raise ValueError(
-                f"Actions are {acts}: wrap the environment so that they are Discrete or a Box."
-            )
-        self.observation_size, self.action_size = flatdim(seen), flatdim(acts)
-        self.discrete, self.horizon = isinstance(acts, Discrete), horizon
-        self.sample_tasks, self.names = tasks, tuple(info)
+        with closing(make()) as env:
+            spaces = Spaces.of(env)
+        self.observation_size, self.action_size, self.discrete = spaces
+        self.sample_tasks, self.horizon, self.names = tasks, horizon, tuple(info)
         self.workers = joblib.cpu_count() if workers is None else workers
-        bundle = EnvironmentBundle(make, set_task or _by_method, horizon, self.names)
+        bundle = EnvironmentBundle(make, set_task or _by_method, spaces, horizon, self.names)
         if self.workers > 1:
             self._shares: list[Any] = [WorkerProcess(i, bundle) for i in range(self.workers)]
         else:
@@ -112,6 +113,7 @@ class GymnasiumFamily(Environment):
         self._stop = weakref.finalize(self, stop, self._shares)
         self._first, self._steps = 0, 0  # of the episodes under way, and what was answered last
         self._rows = np.zeros((0, 0))
+        self._reported = np.zeros(len(self.names), bool)  # whether a step had it
 
     def tasks(self, size: int, generator: Generator) -> Any:
         """Sample tasks by the function `tasks`."""
@@ -138,7 +140,8 @@ class GymnasiumFamily(Environment):
         """Step all episodes of the last reset together.
 
         Raises:
-            ValueError: the states are not those of the last step.
+            ValueError: the states are not those of the last step, or the environment does not
+                fit: see `environment_workers.EnvironmentBundle`.
             RuntimeError: the environment has failed.
         """
 
@@ -153,6 +156,7 @@ class GymnasiumFamily(Environment):
                 )
             self._steps += 1
             self._rows = self._ask("step", [action.cpu().double().numpy()])
+            self._warn_of_missing_info()
             return self._columns(action)
 
         seen, reward, done, *info = outside(go_on, action, state.episode, state.steps)
@@ -190,7 +194,18 @@ class GymnasiumFamily(Environment):
 
     def _columns(self, like: Tensor) -> tuple[Tensor, ...]:
         rows = torch.from_numpy(self._rows).to(like)
-        return rows[:, : self.observation_size], *rows[:, self.observation_size :].unbind(1)
+        seen, numbers = rows.tensor_split([self.observation_size], 1)
+        return seen, *numbers.where(~numbers.isnan(), 0).unbind(1)  # of `info` that is missing
+
+    def _warn_of_missing_info(self) -> None:
+        self._reported |= ~np.isnan(self._rows[:, self.observation_size + 2 :]).all(0)
+        if self._steps == self.horizon and not self._reported.all():
+            names = np.array(self.names)[~self._reported]
+            warnings.warn(
+                f"No step had {', '.join(names)} in its `info`, and 0 takes "
+                "its place: correct the name if the environment reports another.",
+                stacklevel=2,
+            )
 
 
 def _by_method(env: Any, task: Any) -> None:

@@ -65,9 +65,11 @@ class AdaptationReport:
         wide = max(8, *(len(name) + 2 for name in self.moved))
         lines.append(f"{'layer':<{wide}}{'moved':>10}{'similarity':>12}")
         for name, moved in self.moved.items():
-            row = f"{name:<{wide}}{moved[:, -1].mean():10.4f}"
+            distance = moved[:, -1].mean()
+            row = f"{name:<{wide}}{distance:10.4f}"
             if name in self.similarity:
-                row += f"{self.similarity[name][:, -1].nanmean():12.4f}"
+                similarity = self.similarity[name][:, -1].nanmean()
+                row += f"{torch.where(distance.isnan(), torch.nan, similarity):12.4f}"
             lines.append(row)
         return "\n".join(lines)
 

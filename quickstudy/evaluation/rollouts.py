@@ -8,8 +8,8 @@ from torch import Tensor
 
 from quickstudy.core.task import Task
 from quickstudy.environments.rollout import Episodes
-from quickstudy.evaluation.protocol import evaluating, held_out_batches
-from quickstudy.evaluation.report import Report
+from quickstudy.evaluation.protocol import evaluating, held_out_batches, named_metric
+from quickstudy.evaluation.report import Report, warn_of_nan
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner
 from quickstudy.tasks.rollouts import Rollouts
@@ -88,9 +88,12 @@ def evaluate_rollouts(
         selection: how the checkpoint was chosen, for the card.
         progress: called with the number of finished tasks.
 
+    Warns:
+        UserWarning: a number is NaN, as actions are: the learner diverged.
+
     Raises:
-        ValueError: the rollouts are of another learner, or `n_tasks` or `meta_batch_size` is
-            below 1.
+        ValueError: the rollouts are of another learner, `n_tasks` or `meta_batch_size` is below
+            1, or a metric is not one number for a task.
 
     Examples:
         >>> import quickstudy as qs
@@ -102,22 +105,23 @@ def evaluate_rollouts(
     """
     if tasks.learner is not learner:
         raise ValueError("These are rollouts of another learner: make `Rollouts` of this one.")
-    chosen = metrics or (
-        {"total reward": total_reward}
-        if tasks.trial
-        else {"return after": return_after, "return before": return_before}
-    )
+    if metrics is None and tasks.trial:
+        metrics = {"total reward": total_reward}
+    elif metrics is None:
+        metrics = {"return after": return_after, "return before": return_before}
+    metrics = {name: named_metric(name, metric, learner) for name, metric in metrics.items()}
     parts: list[dict[str, Tensor]] = []
 
     def measure(task: Task[Episodes]) -> dict[str, Tensor]:
-        return {name: metric(task) for name, metric in chosen.items()}
+        return {name: metric(task) for name, metric in metrics.items()}
 
     with evaluating(learner):
         for batch in held_out_batches(
             learner, tasks, n_tasks, meta_batch_size, seed=seed, progress=progress
         ):
             parts.append(over_tasks(measure)(batch))
-    values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in chosen}
+    values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in metrics}
+    warn_of_nan(values)
     card = {
         **tasks.card(),
         "episodes": n_tasks,

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from quickstudy.core.task import Examples, Task, TaskBatch
+from quickstudy.core.task import Examples, Task, TaskBatch, seeds
 from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.protocol import (
+    HELD_OUT_RANK,
     Metric,
     default_metrics,
     evaluating,
     is_transductive,
+    named_metric,
 )
 from quickstudy.execution.batching import over_tasks
 from quickstudy.execution.errors import explained
@@ -77,13 +79,17 @@ def run_stream(
         [1, 2, 3, 4, 5]
     """
 
+    default = stream_metrics(learner)
+    given = default if metric is None else {getattr(metric, "__name__", "metric"): metric}
+    ((name, metric),) = given.items()
+
     def batch(tree: Any) -> Any:
         return tree_map(lambda leaf: leaf[None], tree)
 
     for step in run_streams(
         learner,
         map(batch, stream),
-        metric=next(iter(stream_metrics(learner).values())) if metric is None else metric,
+        metric=named_metric(name, metric, learner),
         task_incremental=task_incremental,
         every=every,
         tests=[batch(test) for test in tests],
@@ -105,6 +111,7 @@ def run_streams(
     tests: Sequence[Examples],
     state: Any,
     done: int,
+    seed: int = 0,
 ) -> Iterator[StreamStep]:
     """Run several streams at once: `run_stream` with an axis T in front of tasks, state and
     scores.
@@ -137,9 +144,12 @@ def run_streams(
                 transductive=transductive,
             )
             if number == 1 and tests:
+                torch.manual_seed(seeds(seed, HELD_OUT_RANK, 0)[1])
                 nothing = batch.support._replace(weight=batch.support.weight * 0)
                 initial = over_tasks(learner.adapt, execution)(nothing)
                 yield StreamStep(0, initial, scores(initial), 0.0, 0)
+            # after all that a resumed evaluation does once more
+            torch.manual_seed(seeds(seed, HELD_OUT_RANK, number)[1])
             start = time.perf_counter()
             previous = () if state is None else (state,)
             state = over_tasks(learner.adapt, execution)(batch.support, *previous)
@@ -174,7 +184,9 @@ def _scores(
             rows = slice(start, start := start + test.x.shape[1])
             part = tree_map(lambda leaf, rows=rows: leaf[:, rows], predictions)
             if task_incremental:
-                part = part.masked_fill(~(test.y > 0).any(1, keepdim=True), -torch.inf)
+                present = (test.y > 0).flatten(1, -2).any(1)  # (T, C)
+                absent = ~present.view(len(present), *[1] * (part.ndim - 2), -1)
+                part = part.masked_fill(absent, -torch.inf)
             scores.append(metric(part, test))
         waiting = []
     return torch.stack(scores, 1).double().cpu()

@@ -1,5 +1,6 @@
 """The evaluation of a learner on several streams of experiences, as a `StreamReport`."""
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,12 +10,15 @@ import torch
 
 from quickstudy.core.task import Examples, Json, Task, TaskBatch
 from quickstudy.core.tree import leaves, tree_map
-from quickstudy.evaluation.protocol import Metric
-from quickstudy.evaluation.report import Report, json_numbers
+from quickstudy.evaluation.protocol import Metric, named_metric
+from quickstudy.evaluation.report import Report, json_numbers, warn_of_nan
 from quickstudy.evaluation.stream_loop import StreamStep, run_streams, stream_metrics
 from quickstudy.evaluation.stream_measures import Row, StreamReport
 from quickstudy.evaluation.stream_resume import load_histories, save_histories
 from quickstudy.learner import Learner
+from quickstudy.storage.files import versions
+from quickstudy.storage.fingerprint import fingerprint
+from quickstudy.storage.state_file import tensors_sha256
 from quickstudy.tasks.streams import Stream, Streams
 
 
@@ -32,6 +36,7 @@ class StreamGroup:
 
     def __init__(self, streams: Sequence[Iterable[Task[Examples]]]):
         self.streams = streams
+        self.is_whole = all(isinstance(stream, Sequence) for stream in streams)
 
     def after(self, done: int, stop: int | None = None) -> Iterator[TaskBatch]:
         """Yield experience `done` + 1 of all streams as a batch, then the next, ..."""
@@ -41,16 +46,22 @@ class StreamGroup:
     def tests(self, done: int) -> list[Examples]:
         """Return the tests that are known after `done` experiences: all, if streams are
         sequences."""
-        whole = all(isinstance(stream, Sequence) for stream in self.streams)
-        return [batch.query for batch in self.after(0, None if whole else done)]
+        return [batch.query for batch in self.after(0, None if self.is_whole else done)]
 
-    def resume(
-        self, path: Path | None, card: Mapping[str, Json], learner: Learner[Any]
-    ) -> tuple[list[list[Row]], Any]:
-        """Return the stored rows of every stream and the state of all, or no rows and None."""
-        if path is None or not path.exists():
-            return [[] for _ in self.streams], None
-        return load_histories(path, card, learner, next(iter(self.streams[0])).support)
+    def sha256(self) -> str:
+        """Return the sha256 of all experiences and tests.
+
+        Raises:
+            ValueError: a stream is an iterator, which can be read once only.
+        """
+        if any(iter(stream) is stream for stream in self.streams):
+            raise ValueError(
+                "A stream is an iterator, which an interrupted evaluation cannot read again: "
+                "give a list of tasks or a `Stream`, or no `folder`."
+            )
+        batches = (enumerate(leaves(batch)) for batch in self.after(0))
+        digests = [tensors_sha256({str(n): leaf for n, leaf in batch}) for batch in batches]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def evaluate_stream(
@@ -74,19 +85,28 @@ def evaluate_stream(
             themselves.
         meta_batch_size: how many are run at once, if they have experiences of equal sizes and
             `learner.execution` is "vmap".
-        seed: of the first of `n_tasks` streams; the next has the next.
+        seed: of the first of `n_tasks` streams; the next has the next. Also of torch's random
+            state, which is restored.
         metrics: one, by its name; larger is better. None: as in `run_stream`.
         task_incremental: as in `run_stream`.
-        every: as in `run_stream`.
+        every: as in `run_stream`. Above 1, streams must be sequences, as their last experience
+            must be known.
         selection: how the checkpoint was chosen, for the card.
         folder: where results are kept after every experience, so that the same call, made again
-            after an interruption, continues from there.
+            after an interruption, continues from there. The same are the learner, its settings
+            and weights, the streams, the metric, all other arguments, and the version of
+            quickstudy. Streams must not be iterators.
         progress: called with the report so far: after every experience, and after a stored
             stream was read from `folder`.
 
+    Warns:
+        UserWarning: a score is NaN, as predictions are: the learner diverged.
+
     Raises:
-        ValueError: there is no stream, or more than one metric.
-        CheckpointError: `folder` is of other streams, or damaged.
+        ValueError: there is no stream, or more than one metric, or a stream is an iterator
+            where it must not be.
+        CheckpointError: `folder` has results of another call, or they are damaged; or the
+            learner or the metric cannot be recognised, as it holds an open file or the like.
 
     Examples:
         >>> from functools import partial
@@ -108,39 +128,59 @@ def evaluate_stream(
         card = {**streams.card(), "seed": seed}
         streams = [streams.stream(seed + number) for number in range(n_tasks)]
     card |= {"known task": task_incremental, "selection": selection}
+    card |= {"every": every} if every > 1 else {}
     histories: list[list[Row]] = []
+    key: dict[str, Json] = {"card": card, "every": every, "seed": seed, "version": versions()}
+    if folder is not None:
+        key |= {"learner": fingerprint(learner), "metric": fingerprint((name, metric))}
+
+    def report() -> StreamReport:
+        return StreamReport.from_histories(histories, card, name, every)
 
     def show() -> None:
         if progress is not None:
-            progress(StreamReport.from_histories(histories, card, name))
+            progress(report())
 
     for group in _groups(streams, meta_batch_size if learner.execution == "vmap" else 1):
         first, size = len(histories) + 1, len(group.streams)
         label = f"stream-{first}" if size == 1 else f"streams-{first}-{first + size - 1}"
         path = None if folder is None else Path(folder) / f"{label}.safetensors"
-        group_histories, state = group.resume(path, card, learner)
+        if every > 1 and not group.is_whole:
+            raise ValueError(
+                f"every={every}: which experience of an iterator is the last is not known, so "
+                "its scores would be missing: give a list of tasks or a `Stream`."
+            )
+        group_histories: list[list[Row]] = [[] for _ in group.streams]
+        state, done = None, 0
+        if path is not None:
+            key["streams"] = group.sha256()
+            if path.exists():
+                group_histories, state = load_histories(path, key, learner)
+                done = group_histories[0][-1]["number"]
         histories += group_histories
-        done = group_histories[0][-1]["number"] if group_histories[0] else 0
         if done:
             show()
         for step in run_streams(
             learner,
             group.after(done),
-            metric=metric,
+            metric=named_metric(name, metric, learner),
             task_incremental=task_incremental,
             every=every,
             tests=group.tests(done),
             state=state,
             done=done,
+            seed=seed,
         ):
             for history, row in zip(group_histories, _rows(step), strict=True):
                 history.append(row)
             if path is not None and step.number:
-                save_histories(path, card, group_histories, step.state)
+                save_histories(path, key, learner, group_histories, step.state)
             show()
     if not histories:
         raise ValueError("There is no stream to run: give an `n_tasks` of at least 1.")
-    return StreamReport.from_histories(histories, card, name)
+    measures = report().report.values
+    warn_of_nan({measure: measures[measure] for measure in (name, "area")})
+    return report()
 
 
 def _rows(step: StreamStep) -> list[Row]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from quickstudy.capabilities import DescendsInSteps
 from quickstudy.evaluation.adaptation import adaptation_trace
+from quickstudy.evaluation.report import half_width
 from quickstudy.learner import Learner
 from quickstudy.reports.curves import plot_metric
 from quickstudy.reports.html import Axes, Palette, figure, figures
@@ -59,9 +60,9 @@ def draw_adaptation(learner: Learner[Any], benchmarks: Mapping[str, Benchmark]) 
     def draw_layers(
         axes: Axes, palette: Palette, values: Mapping[str, Tensor], label: str
     ) -> None:
-        ends = {name: value[:, -1].numpy() for name, value in values.items()}
-        mean = [end.mean() for end in ends.values()]
-        interval = [1.96 * end.std(ddof=1) / len(end) ** 0.5 for end in ends.values()]
+        ends = {name: value[:, -1] for name, value in values.items()}
+        mean = [end.mean().item() for end in ends.values()]
+        interval = [half_width(end) for end in ends.values()]
         look = {"color": palette["main"], "ecolor": palette["ink"], "height": 0.6}
         axes.barh(list(ends), mean, xerr=interval if n_tasks > 1 else None, **look)
         axes.invert_yaxis()  # the first layer on top

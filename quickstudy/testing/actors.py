@@ -53,7 +53,8 @@ def check_actor(rollouts: Rollouts, tasks: TaskDistribution | None = None) -> No
         >>> learner = qs.SNAILPolicy(arms, length=3, width=4, blocks=(4, (4, 4)))
         >>> check_actor(Rollouts(arms, learner, episodes=3, trial=True))
     """
-    run_checks(ACTOR_CHECKS, ActorCase(rollouts, tasks or rollouts), rollouts.learner)
+    tasks = rollouts if tasks is None else tasks
+    run_checks(ACTOR_CHECKS, ActorCase(rollouts, tasks), rollouts.learner)
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,18 @@ def actor_ignores_padding(case: ActorCase) -> None:
         require_same(losses, learner(Task(support_2, query_2)), "padding changes the loss")
 
 
+@torch.no_grad()
+def an_actor_of_nan_earns_nan(case: ActorCase) -> None:
+    """The rewards of an actor whose parameters are NaN are NaN. `argmax` of NaN is the first
+    action: choose by `environments.categorical` or `one_hot_argmax`."""
+    with case.exact() as (learner, rollouts, _):
+        for p in learner.parameters():
+            p.fill_(torch.nan)
+        for episodes in rollouts.sample(3, _seeded()):
+            rewards = episodes.reward[episodes.weight > 0]
+            require(rewards.isnan().all(), f"they are {rewards.tolist()}")
+
+
 def acting_changes_nothing_in_the_learner(case: ActorCase) -> None:
     """Rollouts leave parameters and buffers as they are, and equal generators give equal
     episodes. Keep what changes in the memory that `act` returns."""
@@ -226,6 +239,7 @@ ACTOR_CHECKS = (
     adapt_returns_what_initial_state_does,
     noise_is_the_only_randomness,
     actor_ignores_padding,
+    an_actor_of_nan_earns_nan,
     acting_changes_nothing_in_the_learner,
     a_loaded_actor_acts_the_same,
     a_run_resumes_to_the_bit,

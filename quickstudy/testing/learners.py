@@ -31,6 +31,7 @@ from quickstudy.testing._checks import (
     run_checks,
     save_and_load,
 )
+from quickstudy.testing._criterion_checks import dense_targets_are_averaged, nan_is_not_hidden
 from quickstudy.training.loop import train
 
 # a check is no function to call: `check_...` runs it and shows its docstring as the remedy
@@ -422,6 +423,8 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     device_follows_the_parameters,
     evaluation_leaves_no_trace,
     one_seed_gives_the_same_numbers,
+    nan_is_not_hidden,
+    dense_targets_are_averaged,
     a_metric_improves,
 )
 """The checks of `check_learner`."""

@@ -18,7 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
+from quickstudy.capabilities import (
+    Checkpointed,
+    DescendsInSteps,
+    HasInitialParams,
+    TakesDenseTargets,
+)
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
@@ -26,7 +31,9 @@ from quickstudy.learner import Learner
 from quickstudy.nets.backbones import Conv4
 
 
-class CAVIA(Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams):
+class CAVIA(
+    Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams, TakesDenseTargets
+):
     """The state of a task is its context vector (context,).
 
     Args:

@@ -2,13 +2,15 @@
 
 from torch import nn
 
-from quickstudy.capabilities import DescendsInSteps, HasInitialParams
+from quickstudy.capabilities import DescendsInSteps, HasInitialParams, TakesDenseTargets
 from quickstudy.core.criteria import Criterion
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.learner import ParameterLearner
 
 
-class DescentLearner(ParameterLearner[Params], DescendsInSteps, HasInitialParams):
+class DescentLearner(
+    ParameterLearner[Params], DescendsInSteps, HasInitialParams, TakesDenseTargets
+):
     """The state of a task is the adapted parameters, by name.
 
     Args:

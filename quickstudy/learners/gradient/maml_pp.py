@@ -81,7 +81,7 @@ class MAMLPlusPlus(DescentLearner):
         for name, p in _of_norms(net).items() if per_step_norm else ():
             self.norms[name.replace(".", "/")] = p.detach().expand(steps, *p.shape).clone()
             p.requires_grad_(False)
-        self.adapted = list(super().initial_params())
+        self.adapted = [name for name, _ in net.named_parameters() if name not in self.norm(0)]
         rates = torch.full((steps, len(self.adapted)), lr)
         self.rates = nn.Parameter(rates, requires_grad=learn_rates)
         self.register_buffer("share", torch.zeros(()), persistent=False)
@@ -116,7 +116,7 @@ class MAMLPlusPlus(DescentLearner):
         norm = self.norm(row)
         return norm | descend(
             lambda fast: self.batch_loss(support, fast | norm),
-            {name: state[name] for name in self.adapted},
+            {name: state[name] for name in self.adapted if name in state},
             lr=dict(zip(self.adapted, self.rates[row], strict=True)),
             steps=1,
             first_order=self.is_first_order,

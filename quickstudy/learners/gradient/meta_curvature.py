@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Checkpointed
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params
+from quickstudy.core.parameters import ParameterSelection, Params, adaptable_parameters
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import Memory, descend, steepest_descent
 from quickstudy.learners.gradient.descent_learner import DescentLearner
@@ -72,7 +72,7 @@ class MetaCurvature(DescentLearner, Checkpointed):
         self.curvature = parameter_tree(
             {
                 f"{name}.{mode}": torch.eye(size, dtype=p.dtype, device=p.device)
-                for name, p in self.initial_params().items()
+                for name, p in adaptable_parameters(net, adapt_parameters).items()
                 for mode, size in modes(p).items()
             }
         )

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, Embeds
-from quickstudy.core.parameters import Params
+from quickstudy.core.parameters import Params, is_trainable
 from quickstudy.core.prototypes import class_means, keep_known
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
@@ -111,7 +111,7 @@ class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
         self, support: Examples, state: ProtoMAMLState | None = None
     ) -> ProtoMAMLState:
         """Return the state before the first inner step."""
-        body: Params = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        body: Params = {name: p for name, p in self.named_parameters() if is_trainable(p)}
         if state is not None:
             body = {name: state.params[name] for name in body}
         mean = class_means(self._embed(body, support.x), support)  # (C, D)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from quickstudy.capabilities import DescendsInSteps
+from quickstudy.capabilities import DescendsInSteps, TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import with_gradient
 from quickstudy.core.parameters import Params
@@ -44,7 +44,7 @@ class ReptileState(NamedTuple):
     support: Tensor  # (S, *features)  support inputs; S = 0 if transductive
 
 
-class Reptile(ParameterLearner[ReptileState], DescendsInSteps):
+class Reptile(ParameterLearner[ReptileState], DescendsInSteps, TakesDenseTargets):
     """Adapts every trainable parameter of the network.
 
     Args:

@@ -8,6 +8,7 @@ stream, so this is a bound and no practical method.
 from functools import partial
 from typing import NamedTuple
 
+from quickstudy.capabilities import TakesDenseTargets
 from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples
 from quickstudy.core.tree import append
@@ -31,7 +32,7 @@ class JointState(NamedTuple):
     examples: Examples
 
 
-class Joint(NetLearner[JointState]):
+class Joint(NetLearner[JointState], TakesDenseTargets):
     """Descent from the initial parameters on all examples so far.
 
     Args:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from quickstudy.capabilities import HasMemorySize
+from quickstudy.capabilities import HasMemorySize, TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection
 from quickstudy.learner import ParameterLearner, State
@@ -44,7 +44,7 @@ class NetLearner(ParameterLearner[State]):
         self.lr, self.batch_size, self.epochs = lr, batch_size, epochs
 
 
-class ReplayLearner(NetLearner[State], HasMemorySize):
+class ReplayLearner(NetLearner[State], HasMemorySize, TakesDenseTargets):
     """A net that learns a stream and keeps a sample of its past as `buffer` of its state.
 
     Abstract: a subclass defines `adapt`.

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from quickstudy.capabilities import Embeds, HasAttentionWeights, HasMemorySize
 from quickstudy.core.attention import attention, log_votes
 from quickstudy.core.criteria import weighted_mean
+from quickstudy.core.similarity import unit
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import scan, tree_map
 from quickstudy.learner import Learner
@@ -117,7 +118,7 @@ class LifeLongMemory(Learner[LifeLongMemoryState], Embeds, HasAttentionWeights, 
 
     def queries(self, x: Tensor) -> Tensor:
         """Embed inputs to unit length: (N, *features) -> (N, D)."""
-        return F.normalize(self.embed(x), dim=-1)
+        return unit(self.embed(x))
 
     def attention_weights(self, task: Task[Examples]) -> dict[str, Tensor]:
         """Return the weights over slots of reading and writing (S + Q, M).

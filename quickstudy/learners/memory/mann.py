@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds, HasAttentionWeights
+from quickstudy.core.criteria import check_outputs
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import scan, tree_map
 from quickstudy.learner import Learner
@@ -213,8 +214,14 @@ class MANN(Learner[MANNState], Embeds, HasAttentionWeights):
         Returns:
             Logits (C,) of every example, predicted before its label is shown, and the N + 1
             states before, between and after the examples.
+
+        Raises:
+            OutputMismatch: the cell has inputs for labels of another number of columns.
         """
         embedded, labels = self.embed(examples.x), examples.y
+        copies = 1 + self.show_label_with_input  # of an embedding in the inputs
+        outputs = self.cell.inputs - copies * embedded.shape[-1]
+        check_outputs(labels.new_empty(len(labels), max(outputs, 0)), labels)
         if self.show_label_with_input:
             labels = torch.cat([embedded, labels], -1)
         if state is None:

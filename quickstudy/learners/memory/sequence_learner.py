@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quickstudy.capabilities import HasAttentionWeights
-from quickstudy.core.criteria import Criterion, weighted_mean
+from quickstudy.core.criteria import Criterion, check_outputs, weighted_mean
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import scan
 from quickstudy.learner import Learner
@@ -30,6 +30,8 @@ from quickstudy.nets.cells import NTM, RecurrentCell
 def bit_cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
     """Return the mean over examples of the negative log-probability of a row of bits, in bits.
 
+    Logits and bits are (N, ..., C), of which C is summed over.
+
     Examples:
         >>> import torch
         >>> import quickstudy as qs
@@ -37,12 +39,13 @@ def bit_cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
         >>> bit_cross_entropy(torch.zeros(2, 3), examples).round()
         tensor(3.)
     """
+    check_outputs(logits, examples.y)
     nats = F.binary_cross_entropy_with_logits(logits, examples.y, reduction="none")
     return weighted_mean(nats.sum(-1), examples.weight) / math.log(2)
 
 
 def bit_errors(logits: Tensor, examples: Examples) -> Tensor:
-    """Return the number of wrong bits in all examples together.
+    """Return the number of wrong bits in all examples together; NaN if a logit is.
 
     Examples:
         >>> import torch
@@ -51,8 +54,10 @@ def bit_errors(logits: Tensor, examples: Examples) -> Tensor:
         >>> bit_errors(torch.tensor([[5.0, -5, 5], [5, 5, 5]]), examples)
         tensor(1.)
     """
-    wrong = (logits > 0) != (examples.y > 0.5)
-    return (wrong.sum(-1) * examples.weight).sum()
+    check_outputs(logits, examples.y)
+    wrong = ((logits > 0) != (examples.y > 0.5)).to(logits.dtype)
+    errors = torch.where(logits.isnan(), torch.nan, wrong).flatten(1).sum(-1)
+    return torch.where(examples.weight > 0, errors * examples.weight, 0).sum()
 
 
 class SequenceLearner(Learner[Any], HasAttentionWeights):

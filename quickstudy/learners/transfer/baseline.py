@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from quickstudy.capabilities import Embeds
 from quickstudy.core.parameters import Params
 from quickstudy.core.prototypes import class_means, keep_known
+from quickstudy.core.similarity import cosine_similarity
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
@@ -114,8 +115,7 @@ class Baseline(Learner[BaselineState], Embeds):
     def _logits(self, head: Params, features: Tensor) -> Tensor:
         if self.scale is None:
             return F.linear(features, head["weight"], head["bias"])
-        cosines = F.normalize(features, dim=-1) @ F.normalize(head["weight"], dim=-1).T
-        return self.scale * cosines
+        return self.scale * cosine_similarity(features, head["weight"])
 
     def _start(
         self, features: Tensor, support: Examples, state: BaselineState | None

@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.parameters import Params
 from quickstudy.core.prototypes import class_means
-from quickstudy.core.similarity import squared_distance
+from quickstudy.core.similarity import squared_distance, unit
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import append
 from quickstudy.inner_loop.descent import adam, descend
@@ -124,7 +123,7 @@ class TIM(Learner[TIMState], Embeds):
         return self.criterion(self.head(self.embed(task.query.x)), task.query)
 
     def _features(self, x: Tensor) -> Tensor:
-        return F.normalize(self.embed(x), dim=-1)
+        return unit(self.embed(x))
 
     def _logits(self, w: Tensor, z: Tensor, has_examples: Tensor) -> Tensor:
         logits = -self.temperature / 2 * squared_distance(z, w)
@@ -139,7 +138,7 @@ def conditional_entropy(p: Tensor) -> Tensor:
         >>> conditional_entropy(torch.tensor([[0.5, 0.5]]))
         tensor(0.6931)
     """
-    log = p.clamp_min(1e-12).log()  # 0 log 0 is 0, and so is its slope here
+    log = p.clamp_min(torch.finfo(p.dtype).tiny).log()  # 0 log 0 is 0
     return -(p * log).sum(-1).mean()
 
 
