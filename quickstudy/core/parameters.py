@@ -31,13 +31,13 @@ def select_parameters(net: nn.Module, adapt_parameters: ParameterSelection = Non
         >>> list(select_parameters(qs.nets.MLP(2, 1, hidden=(3,)), ["head"]))
         ['head.weight', 'head.bias']
     """
-    params = dict(net.named_parameters())
     if adapt_parameters is not None and not callable(adapt_parameters):
         adapt_parameters = parameters_in(net, adapt_parameters).__contains__
-    selected: Params = {
+    params = dict(net.named_parameters())
+    selected = {
         name: p
         for name, p in params.items()
-        if p.requires_grad and (adapt_parameters is None or adapt_parameters(name))
+        if is_trainable(p) and (adapt_parameters is None or adapt_parameters(name))
     }
     if not selected:
         raise ValueError(
@@ -45,6 +45,16 @@ def select_parameters(net: nn.Module, adapt_parameters: ParameterSelection = Non
             f"The net has: {', '.join(params) or 'none'}."
         )
     return selected
+
+
+def is_trainable(p: Tensor) -> bool:
+    """Return whether a parameter, or a tensor lent in its place, is not frozen.
+
+    Examples:
+        >>> is_trainable(torch.ones(1)), is_trainable(nn.Parameter(torch.ones(1), False))
+        (True, False)
+    """
+    return p.requires_grad or not isinstance(p, nn.Parameter)
 
 
 def parameters_in(net: nn.Module, places: Sequence[str]) -> frozenset[str]:

@@ -34,7 +34,8 @@ class MetaCurvature(DescentLearner, Checkpointed):
     """The state of a task is the adapted parameters, by name.
 
     `curvature` holds the learned matrices by the parameters' names: `head.weight.out`,
-    `head.weight.in`, and `.filter` for convolutions.
+    `head.weight.in`, and `.filter` for convolutions. Parameters that are unfrozen later have no
+    matrices.
 
     Args:
         net: any module of one input. Adaptation starts from its parameters.
@@ -95,8 +96,9 @@ class MetaCurvature(DescentLearner, Checkpointed):
 
     def update(self, grads: Params, memory: Memory) -> tuple[Params, Memory]:
         """Return the transformed gradients: the `update` of an `InnerOptimizer`."""
+        matrices = dict(self.curvature.named_modules())
         return {
-            name: transform(grad, self.curvature.get_submodule(name).parameters())
+            name: transform(grad, matrices[name].parameters()) if name in matrices else grad
             for name, grad in grads.items()
         }, memory
 
