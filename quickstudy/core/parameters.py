@@ -46,13 +46,18 @@ def adaptable_parameters(net: nn.Module, adapt_parameters: ParameterSelection = 
     """Return what `select_parameters` returns, with the parameters that are frozen now.
 
     Raises:
-        ValueError: the net lacks a name.
+        ValueError: the net lacks a name, or has lazy layers that it was not called with yet.
 
     Examples:
         >>> net = torch.nn.Linear(2, 1).requires_grad_(False)
         >>> list(adaptable_parameters(net, lambda name: name != "bias"))
         ['weight']
     """
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in net.parameters()):
+        raise ValueError(
+            "The net has lazy layers, whose parameters have no sizes yet: call it once, on inputs "
+            "like those of the tasks, before it is given to a learner."
+        )
     if adapt_parameters is not None and not callable(adapt_parameters):
         adapt_parameters = parameters_in(net, adapt_parameters).__contains__
     return {

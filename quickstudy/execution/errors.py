@@ -237,6 +237,16 @@ _EXPLANATIONS = (  # PyTorch's message, the explanation
         "operation, or use a learner of the first order such as fomaml.",
     ),
     (
+        r"Tensor\.requires_grad_\(\)|torch\.autograd\.functional",
+        "{module} takes a derivative by torch.autograd, which knows nothing of batches of tasks: "
+        "take it by torch.func.grad, or set learner.execution = 'loop'.",
+    ),
+    (
+        "can't be used with Jitted modules",
+        "{module} was compiled by torch.jit, so that no other parameters can be lent to it: "
+        "give the learner the net itself, as it was before torch.jit.script or trace.",
+    ),
+    (
         "modified by an inplace operation",
         "{module} changes in place what a gradient needs: write x = x + 1 for x += 1, and no "
         "inplace=True.",

@@ -43,7 +43,8 @@ def require_lent_parameters(learner: nn.Module, inputs: Any) -> None:
         Traceback (most recent call last):
         ValueError: The outputs of Closure do not change with the parameters that MAML ...
     """
-    if not isinstance(learner, LendsParameters) or in_transform():
+    unable = in_transform() or torch.is_inference_mode_enabled()
+    if unable or not isinstance(learner, LendsParameters):
         return
     net, adapted = learner.lent_parameters()
     own = next(iter(net.parameters()), None)
