@@ -2,6 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +22,7 @@ from quickstudy.estimators.adapted_model import (
     deterministic,
     point_prediction,
     predictions,
+    random_state,
     reference_tensor,
     restore,
 )
@@ -61,6 +64,7 @@ class FewShotEstimator(BaseEstimator, ABC):
     state_: Any
     shape_: tuple[int, ...]  # of an example, as the learner takes it
     seed_: int
+    _seed: int | None  # of predictions; None if the learner draws no random numbers
 
     def save(self, path: str | Path, **facts: Json) -> None:
         """Write the adapted state, without the learner, to one safetensors file.
@@ -106,12 +110,14 @@ class FewShotEstimator(BaseEstimator, ABC):
     def _restore(self, path: str | Path) -> dict[str, Json]:
         """Restore the fitted state from a file; return the file's metadata."""
         self.learner_ = self._default_learner() if self.learner is None else self.learner
-        metadata, self.state_ = restore(path, self.learner_, class_name(self))
+        metadata, state = restore(path, self.learner_, class_name(self))
         self.shape_, self.seed_ = tuple(metadata["shape"]), metadata["seed"]
+        self._seed = self.seed_
         self.n_features_in_ = metadata["features"]
         if metadata["feature_names"]:
             self.feature_names_in_ = np.array(metadata["feature_names"], dtype=object)
         self._restore_metadata(metadata["targets"])
+        self.state_ = state  # last, as other threads take an estimator with a state as fitted
         return metadata
 
     def _default_learner(self) -> Learner[Any]:
@@ -133,6 +139,7 @@ class FewShotEstimator(BaseEstimator, ABC):
             vars(self).pop("state_", None)
             self.learner_ = self._default_learner() if self.learner is None else self.learner
             self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+            self._seed = self.seed_
         return first
 
     def _validated(
@@ -184,9 +191,24 @@ class FewShotEstimator(BaseEstimator, ABC):
 
     def _adapt(self, support: Examples, state: Any = None) -> tuple[Any, int]:
         """Return the state after `support`, and the number of columns of its predictions."""
-        with deterministic(self.learner_, self.seed_):
-            state = self.learner_.adapt(support, state)
-            return state, point_prediction(self.learner_.predict(state, support.x[:2])).shape[1]
+        with self._copy_of_learner(measure=True) as learner:
+            state = learner.adapt(support, state)
+            return state, point_prediction(learner.predict(state, support.x[:2])).shape[1]
+
+    @contextmanager
+    def _copy_of_learner(self, *, measure: bool = False) -> Iterator[Learner[Any]]:
+        """Yield a copy of the learner in evaluation mode, with random numbers of the seed.
+
+        Args:
+            measure: whether to find out if the learner draws random numbers. If it does not,
+                predictions leave torch's random state alone from then on.
+        """
+        with deterministic(self.learner_, self.seed_ if measure else self._seed) as copy:
+            before = random_state(self.learner_)
+            yield copy
+            if measure:
+                unchanged = random_state(self.learner_).equal(before)
+                self._seed = None if unchanged else self.seed_
 
     def _shape_error(self, verb: str, targets: str, reason: Exception) -> ValueError:
         return ValueError(
@@ -199,7 +221,7 @@ class FewShotEstimator(BaseEstimator, ABC):
         """Return the predictions of `X`, (N, C), in double precision on the CPU."""
         check_is_fitted(self, "state_")
         X = validate_data(self, X, reset=False, allow_nd=True)
-        return predictions(self.learner_, self.state_, self._inputs(X, reset=False), self.seed_)
+        return predictions(self.learner_, self.state_, self._inputs(X, reset=False), self._seed)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

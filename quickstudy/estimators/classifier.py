@@ -14,7 +14,6 @@ from torch import Tensor
 
 from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Json
-from quickstudy.estimators.adapted_model import deterministic
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.estimators.open_set import calibrate_threshold, check_unknown_label
 from quickstudy.estimators.widths import adapt_from_scratch, grow, one_hot_examples
@@ -185,8 +184,8 @@ class FewShotClassifier(ClassColumns):
             def best_logits(left_out: np.ndarray) -> Tensor:
                 kept = x[~left_out], index[~left_out], weight[~left_out]
                 state, _ = self._adapt(one_hot_examples(*kept, self._width))
-                with deterministic(self.learner_, self.seed_):
-                    return self.learner_.predict(state, x[left_out])[:, self._columns].amax(-1)
+                with self._copy_of_learner() as learner:
+                    return learner.predict(state, x[left_out])[:, self._columns].amax(-1)
 
             self.threshold_ = calibrate_threshold(index, best_logits)
         return self

@@ -15,7 +15,6 @@ from torch import Tensor
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.task import Json
 from quickstudy.core.tree import leaves
-from quickstudy.estimators.adapted_model import deterministic
 from quickstudy.estimators.classifier import ClassColumns, join_labels
 from quickstudy.estimators.widths import grow, map_class_axes, one_hot_examples
 from quickstudy.learner import Learner
@@ -178,10 +177,8 @@ class LifelongClassifier(ClassColumns):
         classes, local = np.unique(index, return_inverse=True)
         rows = torch.from_numpy(classes).to(x.device)
         before = map_class_axes(lambda leaf, axis: leaf[rows], state, axes)
-        with deterministic(self.learner_, self.seed_):
-            after = self.learner_.adapt(
-                one_hot_examples(x, local, weight, len(classes)), before
-            )
+        with self._copy_of_learner() as learner:
+            after = learner.adapt(one_hot_examples(x, local, weight, len(classes)), before)
         self._check_finite(after)
 
         def write(part: Any) -> Any:

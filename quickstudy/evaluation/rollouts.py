@@ -117,9 +117,9 @@ def evaluate_rollouts(
     def measure(task: Task[Episodes]) -> dict[str, Tensor]:
         return {name: metric(task) for name, metric in chosen.items()}
 
-    with evaluating(learner):
+    with evaluating(tasks.learner) as copy:
         for batch in batches(
-            tasks,
+            tasks.by(copy),
             meta_batch_size,
             steps=-(-n_tasks // meta_batch_size),
             seed=seed,

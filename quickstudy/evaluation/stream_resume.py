@@ -77,8 +77,8 @@ def load_histories(
         raise CheckpointError(
             f"{path} is of other streams, or of another learner: choose another folder."
         )
-    with evaluating(learner):  # for the structure of a state only
-        like = learner.adapt(support.take(slice(1)))
+    with evaluating(learner) as copy:  # for the structure of a state only
+        like = copy.adapt(support.take(slice(1)))
     if len(leaves(like)) != len(tensors):
         raise CheckpointError(f"{path} is of another learner: choose another folder.")
     remaining = iter(tensors)

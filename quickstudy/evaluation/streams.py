@@ -123,13 +123,13 @@ def _run(
         if len(known_tests) < number:
             known_tests.append(batch.query)
         execution = learner.execution if len(batch.support.x) > 1 else "loop"
-        with evaluating(learner), explained(learner, batch):
+        with evaluating(learner) as copy, explained(copy, batch):
             if transductive is None:
                 few = batch.support.take((slice(None), slice(10)))
-                transductive = is_transductive(learner, Task(few, batch.query))
+                transductive = is_transductive(copy, Task(few, batch.query))
             scores = partial(
                 _scores,
-                over_tasks(learner.predict, execution),
+                over_tasks(copy.predict, execution),
                 over_tasks(metric, execution),
                 tests=known_tests,
                 task_incremental=task_incremental,
@@ -137,11 +137,11 @@ def _run(
             )
             if number == 1 and tests:
                 nothing = batch.support._replace(weight=batch.support.weight * 0)
-                initial = over_tasks(learner.adapt, execution)(nothing)
+                initial = over_tasks(copy.adapt, execution)(nothing)
                 yield StreamStep(0, initial, scores(initial), 0.0, 0)
             start = time.perf_counter()
             previous = () if state is None else (state,)
-            state = over_tasks(learner.adapt, execution)(batch.support, *previous)
+            state = over_tasks(copy.adapt, execution)(batch.support, *previous)
             seconds = time.perf_counter() - start
             if number % every == 0 or number == len(tests):
                 measured = scores(state)

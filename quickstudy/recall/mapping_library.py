@@ -155,10 +155,10 @@ class MappingLibrary:
             )
         support = self._store.to_device(support)
         self._store.check_base()
-        with evaluating(self.learner):
-            state = self.learner.adapt(support) if state is None else state
-            prediction = self.learner.predict(state, support.x)
-            metrics = default_metrics(self.learner)
+        with evaluating(self.learner) as learner:
+            state = learner.adapt(support) if state is None else state
+            prediction = learner.predict(state, support.x)
+            metrics = default_metrics(learner)
             fit = {key: metric(prediction, support).item() for key, metric in metrics.items()}
         if not all(leaf.isfinite().all() for leaf in leaves(state)):
             raise ValueError(
@@ -245,8 +245,7 @@ class MappingLibrary:
         """
         support, x = self._store.to_device((support, x))
         names, shares, states = self._attend(support, k, among, initial=False)
-        learner = self.learner
-        with evaluating(learner):
+        with evaluating(self.learner) as learner:
             predict = over_tasks(lambda state: learner.predict(state, x), learner.execution)
             predictions = predict(states)  # (K, Q, C)
         if not isinstance(predictions, Tensor):
@@ -278,7 +277,7 @@ class MappingLibrary:
         """
         if not tasks:
             raise ValueError("There are no tasks to fit the attention on: give at least one.")
-        learner, total = self.learner, torch.zeros(len(TEMPERATURES), dtype=torch.float64)
+        total = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
         for name, task in tasks.items():
             support, query = self._store.to_device(task)
             others = [other for other in self.names() if other != name]
@@ -289,7 +288,7 @@ class MappingLibrary:
                 state = learner.adapt(support, mean_state(share, states))  # noqa: B023
                 return learner.criterion(learner.predict(state, query.x), query)  # noqa: B023
 
-            with evaluating(learner):
+            with evaluating(self.learner) as learner:
                 total += over_tasks(query_loss, learner.execution)(shares).cpu().double()
         temperature = TEMPERATURES[int(total.nan_to_num(torch.inf).argmin())]
         self._store.save_temperature(temperature, len(tasks))
@@ -316,11 +315,11 @@ class MappingLibrary:
         if k < 1:
             raise ValueError(f"k={k}: retrieve at least one mapping.")
         names, states = list[str | None](), list[Any]()
-        with evaluating(self.learner):
-            start = initial_params(self.learner)
+        with evaluating(self.learner) as learner:
+            start = initial_params(learner)
             layout, index = self._store.layout(start), self._index()
             if layout not in index.layouts and index.names:  # a start unlike the states
-                start, layout = None, self._store.layout(self.learner.adapt(support))
+                start, layout = None, self._store.layout(learner.adapt(support))
             if initial and start is not None:
                 names.append(None)
                 states.append(start)
@@ -334,7 +333,7 @@ class MappingLibrary:
                     "classes, cannot): add one of a task that is like it."
                 )
             stacked = tree_map(lambda *leaf: torch.stack(leaf), *states)
-            losses = support_losses(self.learner, stacked, support, self.learner.execution)
+            losses = support_losses(learner, stacked, support, learner.execution)
             return names, stacked, losses
 
     def _retrieved(
@@ -371,9 +370,9 @@ class MappingLibrary:
 
     def _embed(self, support: Examples) -> Tensor:
         """Return the embedding (D,) of a task, checked."""
-        with evaluating(self.learner):
+        with evaluating(self.learner) as learner:
             if self.embed is None:
-                embedding = task_embedding(self.learner, support)
+                embedding = task_embedding(learner, support)
             else:
                 embedding = self.embed(support).flatten()
         others = self._index().directions
