@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from quickstudy.core.linear import nonzero
 from quickstudy.core.task import Examples
 
 Criterion: TypeAlias = Callable[[Any, Examples], Tensor]
@@ -19,7 +20,7 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
         >>> weighted_mean(torch.tensor([1.0, 5.0]), torch.tensor([1.0, 0.0]))
         tensor(1.)
     """
-    return (values * weight).sum() / weight.sum().clamp_min(1e-12)
+    return (values * weight).sum() / nonzero(weight.sum())
 
 
 class OutputMismatch(ValueError):

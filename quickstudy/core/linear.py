@@ -64,6 +64,29 @@ def axpy(a: Params, factor: float | Tensor, b: Params) -> Params:
     return {name: value + factor * b[name] for name, value in a.items()}
 
 
+def nonzero(divisor: Tensor) -> Tensor:
+    """Return the divisor with ones in the place of zeros: a mean over nothing is then 0.
+
+    No other number changes, so weights of 1e-20 have the mean that weights of 1 have.
+
+    Examples:
+        >>> nonzero(torch.tensor([0.0, 1e-20, 2.0]))
+        tensor([1.0000e+00, 1.0000e-20, 2.0000e+00])
+    """
+    return torch.where(divisor == 0, 1, divisor)
+
+
+def double(x: Tensor) -> Tensor:
+    """Return a tensor in float64, where its device has that: for small solves, and for
+    differences of large numbers.
+
+    Examples:
+        >>> double(torch.ones(1)).dtype
+        torch.float64
+    """
+    return x if x.device.type == "mps" else x.double()
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Return a context in which autocast is off on the device of `x`, for exact solves.
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quickstudy.core.similarity import Similarity, negative_squared_distance
+from quickstudy.core.linear import double, nonzero
+from quickstudy.core.similarity import Similarity, compare, negative_squared_distance
 from quickstudy.core.task import Examples
 from quickstudy.core.tree import merge
 
@@ -27,7 +28,7 @@ class Prototypes(NamedTuple):
     @property
     def means(self) -> Tensor:
         """The prototypes (C, D); zeros for a class without examples."""
-        return self.sums / self.sizes.clamp_min(1e-12)[:, None]
+        return self.sums / nonzero(self.sizes)[:, None]
 
 
 def class_sums(
@@ -49,7 +50,8 @@ def class_sums(
                 [5.]])
     """
     member = examples.y * examples.weight[:, None]  # (N, C)
-    return merge(torch.add, prototypes, Prototypes(member.T @ embedded, member.sum(0)))
+    sums = (double(member).T @ double(embedded)).to(embedded)
+    return merge(torch.add, prototypes, Prototypes(sums, member.sum(0)))
 
 
 def class_logits(
@@ -66,7 +68,8 @@ def class_logits(
         >>> qs.core.class_logits(torch.tensor([[1.0]]), qs.core.Prototypes(sums, sizes))
         tensor([[-1., -inf]])
     """
-    return similarity(x, prototypes.means).masked_fill(prototypes.sizes == 0, -torch.inf)
+    logits = compare(similarity, x, prototypes.means)
+    return logits.masked_fill(prototypes.sizes == 0, -torch.inf)
 
 
 def class_means(features: Tensor, examples: Examples) -> Tensor:

@@ -4,15 +4,58 @@ A similarity is any function, or module, of embeddings (A, D) and (B, D) to a nu
 pair of them (A, B), larger for more similar ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeAlias
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.core.linear import double, nonzero
 from quickstudy.core.parameters import log_parameter
 
 Similarity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+_EXACT = ContextVar("exact comparisons", default=False)
+
+
+@contextmanager
+def exact_comparisons() -> Iterator[None]:
+    """Let `compare` compare in float64, as estimators do.
+
+    Far from the origin, similarities to two classes can be equal in single precision.
+
+    Examples:
+        >>> import torch
+        >>> with exact_comparisons():
+        ...     compare(cosine_similarity, torch.eye(1), torch.eye(1)).dtype
+        torch.float64
+    """
+    token = _EXACT.set(True)
+    try:
+        yield
+    finally:
+        _EXACT.reset(token)
+
+
+def compare(similarity: Similarity, a: Tensor, b: Tensor) -> Tensor:
+    """Return the similarities (A, B) of (A, D) and (B, D).
+
+    Within `exact_comparisons` they are float64, unless the similarity is a module that may have
+    weights of another dtype.
+
+    Examples:
+        >>> import torch
+        >>> compare(cosine_similarity, torch.tensor([[2.0, 0.0]]), torch.eye(2))
+        tensor([[1., 0.]])
+    """
+    inner = similarity
+    while isinstance(inner, ScaledSimilarity):
+        inner = inner.similarity
+    if _EXACT.get() and not isinstance(inner, nn.Module):
+        a, b = double(a), double(b)
+    return similarity(a, b)
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -29,15 +72,30 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a[:, None] - b[None]).square().sum(-1)
 
 
+def unit(x: Tensor) -> Tensor:
+    """Return the rows of (N, D) with length 1, however small or large they are; 0 stays 0.
+
+    Examples:
+        >>> import torch
+        >>> unit(torch.tensor([[3e-30, 4e-30], [3e30, 4e30]]))
+        tensor([[0.6000, 0.8000],
+                [0.6000, 0.8000]])
+    """
+    # the squares of the entries neither underflow nor overflow
+    return F.normalize(x / nonzero(x.detach().abs().amax(-1, keepdim=True)), dim=-1)
+
+
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Return the cosine of the angle of every row of (A, D) to every row of (B, D): (A, B).
+
+    It is computed in float64, since far from the origin all cosines are nearly 1.
 
     Examples:
         >>> import torch
         >>> cosine_similarity(torch.tensor([[2.0, 0.0]]), torch.eye(2))
         tensor([[1., 0.]])
     """
-    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+    return (unit(double(a)) @ unit(double(b)).T).to(a.dtype)
 
 
 def negative_squared_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.core.similarity import exact_comparisons
 from quickstudy.core.task import Json
 from quickstudy.core.threads import MATH_ATTENTION, evaluation_copy, seeded
 from quickstudy.evaluation.protocol import AnyLearner, evaluating
@@ -111,7 +112,7 @@ def deterministic(learner: AnyLearner, seed: int | None) -> Iterator[AnyLearner]
         ...     print(copy.training, learner.training, torch.is_grad_enabled())
         False True False
     """
-    with torch.no_grad(), MATH_ATTENTION:  # as in `over_tasks`
+    with torch.no_grad(), exact_comparisons(), MATH_ATTENTION:  # as in `over_tasks`
         if seed is None:
             yield evaluation_copy(learner)
         else:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from quickstudy.core.criteria import Criterion, gaussian_nll
+from quickstudy.core.linear import nonzero
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import MLP
@@ -111,7 +112,7 @@ class ConditionalNeuralProcess(Learner[ConditionalNeuralProcessState]):
 
     def predict(self, state: ConditionalNeuralProcessState, x: Tensor) -> Gaussian:
         """Return the distribution of the values at `x`; without examples, r is 0."""
-        r = state.total / state.number.clamp_min(1e-12)  # (D,)
+        r = state.total / nonzero(state.number)  # (D,)
         mean, spread = self.decoder(torch.cat([r.expand(len(x), -1), x], -1)).chunk(2, -1)
         return Gaussian(mean, self.floor + 0.9 * softplus(spread))
 

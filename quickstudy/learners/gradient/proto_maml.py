@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, Embeds
+from quickstudy.core.linear import nonzero
 from quickstudy.core.parameters import Params
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
@@ -116,7 +117,7 @@ class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
             body = {name: state.params[name] for name in body}
         member = support.y * support.weight[:, None]  # (S, C)
         sizes = member.sum(0)
-        mean = member.T @ self._embed(body, support.x) / sizes.clamp_min(1e-12)[:, None]
+        mean = member.T @ self._embed(body, support.x) / nonzero(sizes)[:, None]
         W, b = 2 * mean, -mean.square().sum(-1)
         if state is not None:
             has_examples = state.sizes > 0
