@@ -126,7 +126,8 @@ def predictions(learner: Learner[Any], state: Any, x: Tensor, seed: int | None) 
     `seed` is as in `deterministic`.
 
     Raises:
-        ValueError: A prediction is NaN.
+        ValueError: A prediction is NaN or infinite, -infinity for some of the columns aside; or
+            memory does not suffice.
 
     Examples:
         >>> import quickstudy as qs
@@ -136,12 +137,20 @@ def predictions(learner: Learner[Any], state: Any, x: Tensor, seed: int | None) 
         >>> predictions(learner, state, torch.tensor([[0.5]]), seed=0).argmax(-1)
         tensor([0])
     """
-    with deterministic(learner, seed) as copy:
-        outputs = point_prediction(copy.predict(state, x))
-    if outputs.isnan().any():
+    try:
+        with deterministic(learner, seed) as copy:
+            outputs = point_prediction(copy.predict(state, x))
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in f"{error} {class_name(error)}".lower():
+            raise
         raise ValueError(
-            f"{class_name(learner)} predicts NaN: its adaptation diverged. Scale X as in "
-            "meta-training, or lower the learner's inner learning rate."
+            f"The predictions of {len(x):,} examples at once do not fit into memory: predict "
+            "fewer at a time, such as X[:500]."
+        ) from error
+    if not outputs.amax(-1).isfinite().all():
+        raise ValueError(
+            f"{class_name(learner)} predicts no finite number: its adaptation diverged, or X "
+            "is too large. Scale X as in meta-training, or lower the inner learning rate."
         )
     return outputs.cpu().double()
 

@@ -26,6 +26,7 @@ from quickstudy.estimators.adapted_model import (
     reference_tensor,
     restore,
 )
+from quickstudy.estimators.labels import exact_labels
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.files import class_name, to_json
@@ -64,6 +65,8 @@ class FewShotEstimator(BaseEstimator, ABC):
     state_: Any
     shape_: tuple[int, ...]  # of an example, as the learner takes it
     seed_: int
+    _is_bytes: bool | None  # whether `fit` was given bytes
+    _is_fraction: bool | None  # whether all examples had values in [0, 1], bytes aside
     _seed: int | None  # of predictions; None if the learner draws no random numbers
 
     def save(self, path: str | Path, **facts: Json) -> None:
@@ -87,6 +90,8 @@ class FewShotEstimator(BaseEstimator, ABC):
             "features": self.n_features_in_,
             "feature_names": getattr(self, "feature_names_in_", np.array([])).tolist(),
             "seed": self.seed_,
+            "bytes": self._is_bytes,
+            "fractions": self._is_fraction,
             "targets": self._metadata(),
             "facts": {name: to_json(name, value) for name, value in facts.items()},
         }
@@ -113,6 +118,11 @@ class FewShotEstimator(BaseEstimator, ABC):
         metadata, state = restore(path, self.learner_, class_name(self))
         self.shape_, self.seed_ = tuple(metadata["shape"]), metadata["seed"]
         self._seed = self.seed_
+        # older files do not say; then everything is accepted
+        self._is_bytes, self._is_fraction = (
+            metadata.get("bytes"),
+            metadata.get("fractions", True),
+        )
         self.n_features_in_ = metadata["features"]
         if metadata["feature_names"]:
             self.feature_names_in_ = np.array(metadata["feature_names"], dtype=object)
@@ -153,13 +163,17 @@ class FewShotEstimator(BaseEstimator, ABC):
             raise ValueError("Every sample_weight is 0: give at least one example a weight.")
         if not keep.all():
             X, y, weight = X[keep], y[keep], weight[keep]
-        return self._inputs(X, reset=reset), y, self._tensor(weight, "sample_weight")
+        x, weight = self._inputs(X, reset=reset), self._tensor(weight, "sample_weight")
+        if (weight < torch.finfo(weight.dtype).tiny).any():
+            raise ValueError(f"sample_weight is too small for {weight.dtype}: scale it.")
+        self._is_fraction = self._is_fraction and _is_fraction(X)
+        return x, y, weight
 
     def _validated_labels(
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
     ) -> tuple[Tensor, np.ndarray, Tensor]:
         """Return x, labels of classes and weights, as `_validated`."""
-        x, labels, weight = self._validated(X, y, sample_weight, reset=reset)
+        x, labels, weight = self._validated(X, exact_labels(y), sample_weight, reset=reset)
         check_classification_targets(labels)
         return x, labels, weight
 
@@ -179,7 +193,16 @@ class FewShotEstimator(BaseEstimator, ABC):
                 f"{self.shape_}: give X that shape."
             )
         x = self._tensor(X, "X").reshape(len(X), *shape)
-        return x / 255 if X.dtype == np.uint8 else x
+        is_bytes = X.dtype == np.uint8
+        if reset:
+            self._is_bytes, self._is_fraction = is_bytes, _is_fraction(X)
+        elif (is_bytes and not self._is_fraction) or (self._is_bytes and not _is_fraction(X)):
+            raise ValueError(
+                f"{class_name(self)} was fitted on {'bytes' if self._is_bytes else 'numbers'}, "
+                f"and X has {X.dtype}. Bytes (uint8) are divided by 255, and other numbers are "
+                "not: give bytes always, or numbers of one scale always."
+            )
+        return x / 255 if is_bytes else x
 
     def _tensor(self, values: np.ndarray, name: str) -> Tensor:
         """Return numbers in the dtype and on the device of the learner's parameters."""
@@ -227,3 +250,10 @@ class FewShotEstimator(BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _is_fraction(X: np.ndarray) -> bool:
+    """Return whether X is of bytes, which become fractions, or of fractions."""
+    if X.dtype.kind not in "fb":
+        return X.dtype == np.uint8
+    return bool(X.min() >= 0 and X.max() <= 1)

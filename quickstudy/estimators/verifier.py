@@ -147,9 +147,9 @@ class FewShotVerifier(FewShotEstimator):
                 scores = compare(learner, a, b).cpu().double()
         except SHAPE_ERRORS as error:
             raise self._shape_error("compare", "", error) from error
-        if scores.isnan().any():
+        if not scores.isfinite().all():
             raise ValueError(
-                f"{class_name(self.learner_)} gives two examples the similarity NaN: scale X "
+                f"{class_name(self.learner_)} gives two examples no finite similarity: scale X "
                 "as in meta-training."
             )
         return scores.numpy()
