@@ -26,6 +26,7 @@ from quickstudy.evaluation.report import Difference
 from quickstudy.learner import Learner
 from quickstudy.storage.checkpoints import load, save
 from quickstudy.testing._checks import require, require_traits, run_checks
+from quickstudy.testing._thread_checks import threads_change_nothing
 from quickstudy.training.loop import train
 
 # a check is no function to call: `check_...` runs it and shows its docstring as the remedy
@@ -421,6 +422,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     dtype_follows_the_parameters,
     device_follows_the_parameters,
     evaluation_leaves_no_trace,
+    threads_change_nothing,
     one_seed_gives_the_same_numbers,
     a_metric_improves,
 )
