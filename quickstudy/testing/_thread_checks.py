@@ -1,18 +1,19 @@
 """The checks of `check_learner` that run a learner in several threads at once."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from quickstudy.core.threads import seeded
 from quickstudy.core.tree import leaves, unstack
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.testing._checks import require
 
 THREADS = 4
-REPEATS = 5  # of each task in each thread
+REPEATS = 3  # of each task in each thread
 
 
 def threads_change_nothing(case: Any) -> None:
@@ -24,25 +25,29 @@ def threads_change_nothing(case: Any) -> None:
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
     tasks = unstack(case.batch(THREADS))
 
-    def predictions(task: Any) -> list[Tensor]:
-        with evaluating(learner) as copy:
+    def predictions(task: Any, seed: int | None = 0) -> list[Tensor]:
+        alone = nullcontext() if seed is None else seeded(seed)
+        with evaluating(learner) as copy, alone:
             return leaves(copy.predict(copy.adapt(task.support), task.query.x))
 
+    def repeated(task: Any) -> list[list[Tensor]]:
+        return [predictions(task, seed) for _ in range(REPEATS)]
+
     expected = [predictions(task) for task in tasks]
-    for number, answers in enumerate(_in_threads(predictions, tasks)):
-        pairs = [zip(answer, expected[number], strict=True) for answer in answers]
-        require(
-            all(torch.allclose(a, b, rtol=1e-7, atol=1e-9) for pair in pairs for a, b in pair),
-            f"a thread beside {THREADS - 1} others predicts otherwise than alone",
-        )
+    with evaluating(learner), seeded(0):
+        random = torch.get_rng_state()
+        predictions(tasks[0], seed=None)
+        # a learner that draws random numbers has the threads wait for each other
+        seed = None if torch.get_rng_state().equal(random) else 0
+    with ThreadPoolExecutor(THREADS) as pool:
+        for right, answers in zip(expected, pool.map(repeated, tasks), strict=True):
+            pairs = [pair for answer in answers for pair in zip(answer, right, strict=True)]
+            require(
+                all(
+                    torch.allclose(a, b, rtol=1e-7, atol=1e-9, equal_nan=True) for a, b in pairs
+                ),
+                f"a thread beside {THREADS - 1} others predicts otherwise than alone",
+            )
     changed = [name for name, x in learner.state_dict().items() if not x.equal(before[name])]
     require(not changed, f"{', '.join(changed)} changed")
     require([m.training for m in learner.modules()] == modes, "a module's mode changed")
-
-
-def _in_threads(fn: Callable[[Any], Any], arguments: list[Any]) -> list[list[Any]]:
-    """Return the results of repeated calls, each argument in a thread of its own."""
-    with ThreadPoolExecutor(len(arguments)) as pool:
-        return list(
-            pool.map(lambda argument: [fn(argument) for _ in range(REPEATS)], arguments)
-        )

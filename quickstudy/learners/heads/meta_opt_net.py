@@ -98,7 +98,7 @@ class MetaOptNet(Learner[FittedHead], Embeds):
     ):
         super().__init__(criterion)
         self.embed, self.base = embed, base
-        self.scale = nn.Parameter(torch.tensor(scale))
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
 
     def adapt(self, support: Examples, state: FittedHead | None = None) -> FittedHead:
         """Fit the base learner to the examples and those of `state`."""

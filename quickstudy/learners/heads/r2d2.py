@@ -82,7 +82,7 @@ class R2D2(Learner[FittedHead], Embeds):
         super().__init__(criterion)
         self.embed = embed
         self.log_penalty = log_parameter("penalty", penalty)
-        self.scale = nn.Parameter(torch.tensor(scale))
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
         self.shift = nn.Parameter(torch.tensor(0.0))
 
     def adapt(self, support: Examples, state: FittedHead | None = None) -> FittedHead:
