@@ -26,6 +26,7 @@ from quickstudy.environments import (
     thompson,
     ucb1,
 )
+from quickstudy.evaluation.report import half_width
 
 PAPER = {  # by (n, k)
     (10, 5): {"random": 5.0, "Gittins": 6.6, "Thompson": 5.7, "UCB1": 6.7, "ε-greedy": 6.6,
@@ -77,7 +78,7 @@ def main() -> None:
         row: dict[str, Any] = {"pulls": pulls, "arms": arms}
         for name, agent in agents.items():
             total = earned(agent, arms, pulls, options.count, 0)
-            half = 1.96 * total.std() / len(total) ** 0.5
+            half = half_width(total)
             row[name] = f"{total.mean():.2f} ± {half:.2f} ({published[name]})"
         learned = recorded(f"rl_bandit_rl2_{arms}_arms_{pulls}_pulls", "total reward")
         row |= {"RL²": f"{learned} ({published['RL²']})", "c of UCB1": c, "ε": epsilon}

@@ -106,12 +106,12 @@ def ours(environment: Environment, generator: Generator, tasks: Any, size: int) 
 
     def steps(task: Any, noise: Tensor, actions: Tensor) -> Tensor:
         rewards, state = [], None
-        for step, (luck, action) in enumerate(
+        for step, (step_noise, action) in enumerate(
             zip(noise.unbind(), actions.unbind(), strict=True)
         ):
             if step % environment.horizon == 0:
-                state, _ = environment.reset(task, luck)
-            state, _, reward, _ = environment.step(task, state, action, luck)
+                state, _ = environment.reset(task, step_noise)
+            state, _, reward, _ = environment.step(task, state, action, step_noise)
             rewards.append(reward)
         return torch.stack(rewards)
 

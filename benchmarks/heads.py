@@ -84,9 +84,9 @@ def forward(learner: Learner[FittedHead], batch: TaskBatch, execution: Execution
 
 def backward(learner: Learner[FittedHead], batch: TaskBatch, execution: Execution) -> Tensor:
     learner.execution = execution
-    own = Task(*(part._replace(x=part.x.detach().requires_grad_()) for part in batch))
-    losses = learner(own)
-    return torch.cat(torch.autograd.grad(losses.sum(), [part.x for part in own]), 1)
+    inputs = Task(*(part._replace(x=part.x.detach().requires_grad_()) for part in batch))
+    losses = learner(inputs)
+    return torch.cat(torch.autograd.grad(losses.sum(), [part.x for part in inputs]), 1)
 
 
 def milliseconds(work: Callable[[], Any]) -> float:

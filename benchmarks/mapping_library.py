@@ -68,12 +68,12 @@ class Related(qs.TaskDistribution):
         which = torch.randint(len(self.kinds), (n_tasks,), generator=generator)
         width = CHANGE * (RANGES[:, 1] - RANGES[:, 0])
         change = width * (2 * torch.rand(n_tasks, 7, generator=generator) - 1)
-        own = (self.parameters[which] + change)[:, None, None].unbind(-1)  # 7 of (T, 1, 1)
-        amplitude, phase, slope, intercept, curvature, centre, height = own
+        function = (self.parameters[which] + change)[:, None, None].unbind(-1)  # 7 of (T, 1, 1)
+        amplitude, phase, grad, intercept, curvature, centre, height = function
 
         def examples(x: Tensor, noise: float) -> qs.Examples:
             waves = amplitude * torch.sin(x - phase)
-            lines = slope * x + intercept
+            lines = grad * x + intercept
             parabolas = curvature * (x - centre).square() + height
             every = torch.stack([waves, lines, parabolas])  # (3, T, N, 1)
             y = every[self.kinds[which], torch.arange(n_tasks)]
@@ -196,7 +196,7 @@ def needed(curve: Sequence[float], goal: float) -> float:
     return math.inf
 
 
-def said(values: Sequence[float], sign: str = "") -> str:
+def with_interval(values: Sequence[float], sign: str = "") -> str:
     """Mean and interval over seeds."""
     numbers = torch.tensor(values, dtype=torch.float64)
     if not numbers.isfinite().all():
@@ -228,15 +228,15 @@ def row(seeds: Sequence[dict[str, Any]], kind: str, way: str, place: int) -> dic
         "new task": kind,
         "way": way,
         "place": f"{PLACES[place] + 1}",
-        "examples needed": said(mine),
-        "less those of place 1": said(gaps, "+") if place else "",
+        "examples needed": with_interval(mine),
+        "less those of place 1": with_interval(gaps, "+") if place else "",
     }
     for n in SHOWN:
-        cells[f"error from {n}"] = said([curve[EXAMPLES.index(n)] for curve in curves])
+        cells[f"error from {n}"] = with_interval([curve[EXAMPLES.index(n)] for curve in curves])
     for when, label in ("learned", "once learned"), ("end", "after all"):
         last = kind == RECUR and place == len(PLACES) - 1
         means = [sum(seed[when][way]) / FIRST for seed in seeds] if last else []
-        cells[f"first {FIRST} tasks, {label}"] = said(means) if means else ""
+        cells[f"first {FIRST} tasks, {label}"] = with_interval(means) if means else ""
     return cells
 
 

@@ -26,6 +26,7 @@ from quickstudy.environments import (
     rollout,
     sampled_mdp,
 )
+from quickstudy.evaluation.report import half_width
 
 PAPER = {
     10: {"random": 100.1, "PSRL": 138.1, "greedy": 134.8, "RL²": 156.2},
@@ -52,17 +53,17 @@ def main() -> None:
 
     agents = {"PSRL": sampled_mdp, "greedy": expected_mdp, "knows the process": knows}
     for episodes, published in PAPER.items():
-        luck = Generator().manual_seed(1)
-        wandered = rollout(process, tasks, at_random, luck, episodes=episodes)
+        generator = Generator().manual_seed(1)
+        wandered = rollout(process, tasks, at_random, generator, episodes=episodes)
         totals = {"random": wandered.reward.sum((1, 2))}
         for name, agent in agents.items():
-            luck = Generator().manual_seed(1)
-            totals[name] = play_mdp(agent, process, tasks, episodes, luck).sum(-1)
+            generator = Generator().manual_seed(1)
+            totals[name] = play_mdp(agent, process, tasks, episodes, generator).sum(-1)
         row: dict[str, Any] = {"episodes": episodes}
         for name, total in totals.items():
-            half = 1.96 * total.std() / len(total) ** 0.5
-            said = f" ({published[name]})" if name in published else ""
-            row[name] = f"{total.mean():.1f} ± {half:.1f}{said}"
+            half = half_width(total)
+            reference = f" ({published[name]})" if name in published else ""
+            row[name] = f"{total.mean():.1f} ± {half:.1f}{reference}"
         rl2, snail = (
             recorded(f"rl_mdp_{x}_{episodes}_episodes", "total reward") for x in LEARNED
         )

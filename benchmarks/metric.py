@@ -102,10 +102,10 @@ def usual_net() -> nn.Sequential:
 
 
 def scores(net: nn.Module, episode: Episode) -> Tensor:
-    x, y, asked, _ = episode
+    x, y, query_x, _ = episode
     support = net(x)
     means = torch.stack([support[y == label].mean(0) for label in range(int(y.max()) + 1)])
-    return -torch.cdist(net(asked), means).square()
+    return -torch.cdist(net(query_x), means).square()
 
 
 def usual_steps(net: nn.Module, optimizer: torch.optim.Optimizer, data: Labelled) -> None:
@@ -165,12 +165,12 @@ def training(data: Labelled, blocks: int) -> list[dict[str, Any]]:
 
 def usual_evaluation(net: nn.Module, episodes: DataLoader[Any]) -> float:
     """The accuracy."""
-    right, asked = 0, 0
+    right, total = 0, 0
     with torch.no_grad():
         for episode in episodes:
             right += int((scores(net, episode).argmax(1) == episode[3]).sum())
-            asked += len(episode[3])
-    return right / asked
+            total += len(episode[3])
+    return right / total
 
 
 def cached(learner: PrototypicalNetwork, tasks: FewShot, count: int) -> None:

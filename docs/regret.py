@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from matplotlib import rcParams
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 from torch import Generator, Tensor
 
 from quickstudy import Actor, runs
@@ -31,6 +32,7 @@ from quickstudy.environments import (
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 5000  # bandits
+QUANTILE = student.ppf(0.975, COUNT - 1)  # for intervals of 95 %
 
 
 def main(folders: list[str]) -> None:
@@ -55,7 +57,7 @@ def main(folders: list[str]) -> None:
     axes = sheet.add_subplot()
     for name, paid in rewards.items():
         regret = (tasks.amax(-1, keepdim=True) - paid).cumsum(-1)
-        mean, wide = regret.mean(0), 1.96 * regret.std(0) / COUNT**0.5
+        mean, wide = regret.mean(0), QUANTILE * regret.std(0) / COUNT**0.5
         (line,) = axes.plot(range(1, pulls + 1), mean, label=name, zorder=3)
         band = {"color": line.get_color(), "alpha": 0.2, "linewidth": 0}
         axes.fill_between(range(1, pulls + 1), mean - wide, mean + wide, **band)

@@ -283,16 +283,20 @@ def _omniglot() -> str:
         names = (result, f"{result}_full")
         results = {k: v for k, v in _results(recipe).items() if k in names}
         for test in dict.fromkeys([main, *paper]):
-            said = paper.get(test, {})
+            reference = paper.get(test, {})
             published = UNPUBLISHED
-            if "accuracy" in said:
-                published = _number("accuracy", said["accuracy"], said.get("interval"))
+            if "accuracy" in reference:
+                published = _number(
+                    "accuracy", reference["accuracy"], reference.get("interval")
+                )
             cells = {False: NOT_RUN, True: NOT_RUN}  # by whether it is the run in full
             kinds = set[str]()
             for name, result in results.items():
                 if test in result["measured"]:
-                    cells[name.endswith("_full")] = _trained(result, test, said.get("steps"))
-                    kinds.add(_said(result["measured"][test]["card"]["transductive"]))
+                    cells[name.endswith("_full")] = _trained(
+                        result, test, reference.get("steps")
+                    )
+                    kinds.add(_formatted(result["measured"][test]["card"]["transductive"]))
             label = f"{learner}{test.removeprefix(main)}"
             rows.append([label, published, *cells.values(), ", ".join(sorted(kinds))])
     head = ["Learner", "Published", "Measured in part", "Measured in full", "Transductive"]
@@ -422,8 +426,8 @@ def _seeds(recipe: str) -> str:
         for metric in sorted(results[0]["measured"][test].keys() - {"card"}):
             means = [result["measured"][test][metric]["mean"] for result in results]
             wide = student.ppf(0.975, n - 1) * stdev(means) / n**0.5 if n > 1 else None
-            said = f" ({_number(metric, paper[metric], None)})" if metric in paper else ""
-            row[metric] = _number(metric, mean(means), wide) + said
+            published = f" ({_number(metric, paper[metric], None)})" if metric in paper else ""
+            row[metric] = _number(metric, mean(means), wide) + published
         spent = _time(mean(result["seconds"] for result in results))
         rows.append(row | {"Trained": f"{results[0]['steps']:,} steps, {spent}"})
     return _dictionaries(rows) or f"*Not run yet: `quickstudy train {recipe} --record`.*"
@@ -485,8 +489,8 @@ def _formats() -> dict[str, str]:
     """Of every recipe, by name: what its results are called, as a format of its settings."""
     found = {}
     for file in sorted((ROOT / "recipes").glob("[a-z]*.py")):
-        said = re.search(r'^RESULT = "(.+)"', file.read_text(), re.MULTILINE)
-        found[file.stem] = said[1] if said else file.stem
+        result_name = re.search(r'^RESULT = "(.+)"', file.read_text(), re.MULTILINE)
+        found[file.stem] = result_name[1] if result_name else file.stem
     return found
 
 
@@ -509,13 +513,13 @@ def _rows(result: Any) -> Iterator[list[str]]:
         for metric, value in row.items():
             if metric == "card":
                 continue
-            said = UNPUBLISHED
+            published = UNPUBLISHED
             if metric in paper:
-                said = _number(metric, paper.pop(metric), paper.pop("interval", None))
+                published = _number(metric, paper.pop(metric), paper.pop("interval", None))
             if paper:
-                said += f" ({_facts(paper)})"
+                published += f" ({_facts(paper)})"
             number = _number(metric, value["mean"], value["interval"])
-            yield [name, metric.replace("_", " "), number, said]
+            yield [name, metric.replace("_", " "), number, published]
 
 
 def _benchmark(file: Path, short: bool = False) -> str:
@@ -554,7 +558,7 @@ def _fastest(rows: list[dict[str, Any]], workload: str) -> dict[str, Any]:
 
 def _dictionaries(rows: list[dict[str, Any]]) -> str:
     head = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_said(row.get(key, "")) for key in head] for row in rows]
+    cells = [[_formatted(row.get(key, "")) for key in head] for row in rows]
     return _table([key.replace("_", " ") for key in head], cells)
 
 
@@ -578,10 +582,12 @@ def _number(metric: str, mean: float | None, interval: float | None) -> str:
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {_said(value)}" for key, value in facts.items())
+    return ", ".join(
+        f"{key.replace('_', ' ')} {_formatted(value)}" for key, value in facts.items()
+    )
 
 
-def _said(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -589,7 +595,7 @@ def _said(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, list):
-        return " to ".join(map(_said, value))
+        return " to ".join(map(_formatted, value))
     return "none" if value is None else str(value)
 
 

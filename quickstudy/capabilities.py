@@ -24,6 +24,7 @@ __all__ = [
     "HasInitialParams",
     "HasMemorySize",
     "PredictsSimilarities",
+    "TakesDenseTargets",
 ]
 
 
@@ -86,6 +87,20 @@ class PredictsSimilarities:
         >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
         >>> isinstance(learner, qs.capabilities.PredictsSimilarities)
         True
+    """
+
+
+class TakesDenseTargets:
+    """Learns targets (N, ..., C) that have further axes than (N, C): a class of every pixel or
+    step, or signals. The learner leaves targets to its criterion, which averages over the axes
+    in the middle. Other learners refuse such tasks.
+
+    Examples:
+        >>> import torch, quickstudy as qs
+        >>> x, y = torch.zeros(1, 2, 5, 4), torch.eye(3)[torch.zeros(1, 2, 5, dtype=torch.long)]
+        >>> tags = qs.Examples(x, y, torch.ones(1, 2))  # a class of each of five steps
+        >>> qs.MAML(torch.nn.Linear(4, 3))(qs.Task(tags, tags)).shape
+        torch.Size([1])
     """
 
 

@@ -8,10 +8,11 @@ from typing import Any, Generic, TypeVar, final
 from torch import Tensor, nn
 
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.task import Task, TaskBatch
+from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.stateless import functional_call
+from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.losses import losses_over_tasks
-from quickstudy.nets.exact_norm import make_exact
 
 State = TypeVar("State")
 
@@ -43,10 +44,6 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     Capabilities beyond `adapt` and `predict` are declared by the base classes in
     `quickstudy.capabilities`.
-
-    Assigning a module to a learner replaces the class of PyTorch's normalisation layers in it
-    by a subclass with exact second derivatives (`quickstudy.nets.exact_norm`). So
-    `type(net[1]) is nn.BatchNorm1d` becomes False, and `isinstance` stays True.
 
     Examples:
         >>> import torch
@@ -88,12 +85,6 @@ class Learner(nn.Module, ABC, Generic[State]):
             criterion = criterion.func
         return criterion is cross_entropy or getattr(criterion, "classifies", False)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # PyTorch's own normalisation layers have wrong second derivatives under vmap
-        if isinstance(value, nn.Module):
-            make_exact(value)
-        super().__setattr__(name, value)
-
     @abstractmethod
     def adapt(self, support: Any, state: State | None = None) -> State:
         """Return the state after `support`, starting from `state` (None: from nothing)."""
@@ -123,3 +114,52 @@ class Learner(nn.Module, ABC, Generic[State]):
     def forward(self, tasks: TaskBatch) -> Tensor:
         """Return the loss of every task (T,). DDP, FSDP and compile wrap this."""
         return losses_over_tasks(self, tasks)
+
+
+class ParameterLearner(Learner[State]):
+    """The base of learners whose state is the parameters of one net, or has them as `params`.
+
+    Abstract: a subclass defines `adapt`.
+
+    Args:
+        net: any module of one input.
+        adapt_parameters: which parameters are adapted; see `select_parameters`.
+
+    Raises:
+        ValueError: no parameter is left to adapt.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.FineTuning(torch.nn.Linear(4, 3))
+        >>> isinstance(learner, ParameterLearner)
+        True
+        >>> {name: tuple(p.shape) for name, p in learner.initial_params().items()}
+        {'weight': (3, 4), 'bias': (3,)}
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        adapt_parameters: ParameterSelection = None,
+        criterion: Criterion = cross_entropy,
+    ):
+        super().__init__(criterion)
+        self.net, self.adapt_parameters = net, adapt_parameters
+        select_parameters(net, adapt_parameters)  # raises if there are none
+
+    def initial_params(self) -> Params:
+        """Return the parameters before adaptation, by name: those that are not frozen now."""
+        return select_parameters(self.net, self.adapt_parameters)
+
+    def logits(self, params: Params, x: Tensor) -> Tensor:
+        """Return the outputs of the net with these parameters."""
+        return functional_call(self.net, params, (x,))
+
+    def predict(self, state: Any, x: Tensor) -> Tensor:
+        """Return the outputs of the adapted net for `x`."""
+        return self.logits(state if isinstance(state, dict) else state.params, x)
+
+    def batch_loss(self, examples: Examples, params: Params) -> Tensor:
+        """Return the criterion of the net with these parameters."""
+        return self.criterion(self.logits(params, examples.x), examples)

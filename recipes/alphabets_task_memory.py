@@ -1,11 +1,11 @@
 """ANIL with a memory of tasks, on characters of alphabets that come again.
 
-Trained as ever: on 5 characters of one alphabet at a time, of 25 background alphabets of
-Omniglot, one drawing of each, classes in random order. Then it is put to work on the 20
-evaluation alphabets, of which it has seen nothing. A task is of the first 5 characters of one
-of them, one drawing of each to learn from and 5 to be asked about, and nobody says of which
-alphabet. It remembers 256 tasks of drawers 1 to 10, each learned by ten steps from its 5
-drawings, and is tested on tasks of drawers 11 to 20. With and without a memory the weights are
+Training is as usual: 5 characters of one alphabet at a time, of 25 background alphabets of
+Omniglot, one drawing of each, classes in random order. Testing is on the 20 evaluation
+alphabets, none of which was in training. A task has the first 5 characters of one of them, one
+drawing of each in the support set and 5 in the query set; which alphabet it is, is not given.
+The memory holds 256 tasks of drawers 1 to 10, each learned by ten steps from its 5
+drawings. Tests are on tasks of drawers 11 to 20. With and without a memory the weights are
 the same, and so are the 2,000 tasks of the test: accuracy after one and five inner steps. "No
 memory" is the one shared start that was learned; "mean" is one that has seen the same past
 tasks: the plain mean of what was learned of them, whatever the new task is.
@@ -86,15 +86,15 @@ def recipe(
     def usual(split: qs.datasets.Labelled) -> qs.FewShot:
         return qs.FewShot(split, ways, shots, 3, within_groups=True)
 
-    def again(first: int, last: int) -> qs.FewShot:
-        own = drawn_by(first_characters(data.test, ways), first, last)
+    def returning(first: int, last: int) -> qs.FewShot:
+        drawn = drawn_by(first_characters(data.test, ways), first, last)
         ordered = labels == "fixed"
-        return qs.FewShot(own, ways, shots, 5, within_groups=True, ordered=ordered)
+        return qs.FewShot(drawn, ways, shots, 5, within_groups=True, ordered=ordered)
 
     net = qs.nets.use_batch_statistics(qs.nets.Conv4(ways, channels=channels, pool="stride"))
     anil = qs.anil(net, lr=inner_lr, steps=inner_steps)
     learner = qs.TaskMemory(anil, capacity=past, temperature=temperature)
-    before, asked = again(1, 10), again(11, 20)
+    before, queries = returning(1, 10), returning(11, 20)
 
     def remember() -> None:
         learner.steps = past_steps
@@ -108,11 +108,11 @@ def recipe(
         "no memory": {"limit": 0},
     }
     tests = {
-        f"{s} step{'s' * (s > 1)}, {says}": Benchmark(
-            asked, {"steps": s, **settings}, n_tasks=2000
+        f"{s} step{'s' * (s > 1)}, {description}": Benchmark(
+            queries, {"steps": s, **settings}, n_tasks=2000
         )
         for s in (1, 5)
-        for says, settings in memories.items()
+        for description, settings in memories.items()
     }
     optimizer = torch.optim.Adam(learner.parameters(), lr)
     return Experiment(

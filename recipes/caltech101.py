@@ -152,7 +152,9 @@ def recipe(
     model = LEARNERS[learner](steps)
     optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr)
     train = qs.FewShot(data.train, WAYS, shots, QUERIES)
-    if learner == "reptile":  # the same images: one of each class is asked, all others given
+    if (
+        learner == "reptile"
+    ):  # the same images: one of each class as query, all others as support
         train = qs.FewShot(data.train, WAYS, shots + QUERIES - 1, 1)
         optimizer = torch.optim.SGD(model.parameters(), 1.0)
     if learner in FROM_A_CLASSIFIER:

@@ -7,14 +7,14 @@ from 1 to 10: so often are they to be recited, and a ninth bit marks the end. Te
 are up to twice as long, or twice as often to be repeated, as any in training.
 
 The memory has 128 slots of 20; the controller is an LSTM of 100 (`ntm`) or a hidden layer of
-100 (`feed_forward`). `lstm` is the paper's rival, three layers of 256 and no memory (for
-repeat-copy the paper's rival has layers of 512). `bit_errors` are wrong bits of a whole answer,
+100 (`feed_forward`). `lstm` is the paper's baseline, three layers of 256 and no memory (for
+repeat-copy the paper's has layers of 512). `bit_errors` are wrong bits of a whole answer,
 which has 8 for each step (repeat-copy: 9): half of them would be wrong by chance.
 
 The paper draws curves, no numbers. After some 100,000 sequences of training its machines cost
 next to nothing at lengths up to 20, and little at 120, where its LSTM fails. They learn to
-repeat and follow that to longer sequences; asked for more repeats they go on, but cannot tell
-when to end. Its LSTM fails at both.
+repeat and follow that to longer sequences; with more repeats they go on, but do not find
+the end. Its LSTM fails at both.
 
 Differs: the rate of RMSProp (1e-4 with momentum 0.9, as the paper gives the machines; 3e-5 its
 LSTM) falls by a cosine, a step is of 16 sequences of one length, and the norm of the gradient
@@ -78,7 +78,7 @@ def recipe(
     """Return the experiment.
 
     Args:
-        task: copy once, or as often as a number says.
+        task: copy once, or as often as a number in the input.
         learner: recurrent cell.
         steps: training steps (default: 8,000; repeat-copy: 20,000).
         meta_batch_size: sequences per training step.

@@ -6,7 +6,7 @@ learner is tested on that kernel and, never having seen them, on two others. The
 CNP paper's, a little smaller than theirs.
 
 The number is the mean log-density, in nats, of a target that is not in the context. `PAPER`
-has that of CNP by Nguyen & Grover (Lee et al. say 0.448 for "rbf"), and as "ceiling" what the
+has that of CNP by Nguyen & Grover (Lee et al. have 0.448 for "rbf"), and as "ceiling" what the
 exact Gaussian process reaches that knows the hyper-parameters of every function
 (`GaussianProcess.ceiling`, 9,600 functions).
 """

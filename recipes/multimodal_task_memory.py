@@ -60,7 +60,7 @@ def recipe(
         criterion=qs.squared_error,
     )
     learner = qs.TaskMemory(maml, capacity=past, temperature=temperature)
-    train, asked = functions(shots), functions(100, grid=True)
+    train, queries = functions(shots), functions(100, grid=True)
 
     def remember() -> None:
         learner.steps = past_steps
@@ -69,17 +69,17 @@ def recipe(
 
     memories = {f"memory of {past} tasks": None, "memory of 64 tasks": 64, "no memory": 0}
     tests = {
-        f"{s} step{'s' * (s > 1)}, {says}": Benchmark(
-            asked, {"steps": s, "limit": limit}, n_tasks=2000
+        f"{s} step{'s' * (s > 1)}, {description}": Benchmark(
+            queries, {"steps": s, "limit": limit}, n_tasks=2000
         )
         for s in (1, 5)
-        for says, limit in memories.items()
+        for description, limit in memories.items()
     }
     optimizer = torch.optim.Adam(learner.parameters(), lr)
     return Experiment(
         learner,
         train,
-        asked,
+        queries,
         tests,
         optimizer,
         steps,

@@ -4,11 +4,11 @@
 In each run one person drew each of 20 characters and another person drew them once more: 400
 questions in all, of which people miss 4.5 % and Bayesian program learning 3.3 %. As the test
 demands, training sees the 30 background alphabets only: their 964 characters, each in four
-rotations as classes of their own, 60 of them in an episode, one to learn from and five asked.
-Conv4-64 with max-pooling on 28 x 28 pixels, by Adam at a rate that falls by a cosine, in
-bfloat16 by default. Inductive: images are normalised by running statistics. Validation episodes
-are of five of the background alphabets, which are trained on too, so that the last checkpoint
-or one near it is chosen.
+rotations as classes of their own, 60 of them in an episode, one in the support set and five
+queries. Conv4-64 with max-pooling on 28 x 28 pixels, by Adam at a rate that falls by a cosine,
+in bfloat16 by default. Inductive: images are normalised by running statistics. Validation
+episodes are of five of the background alphabets, which are trained on too, so that the last
+checkpoint or one near it is chosen.
 
 400 questions leave an interval of about 3 %. A second row has 1,000 tasks of random characters
 and drawings, each task within one evaluation alphabet; they are harder than the official ones.

@@ -1,9 +1,9 @@
 """The life-long memory module on Omniglot (Kaiser, Nachum, Roy & Bengio, 2017, table 1).
 
-As in the authors' code, an episode in training is thirty examples of five classes, each asked
-and then written, keys are of width 128, and the margin is 0.1. The protocol of the test is the
-one that is shared by others: the class lists 1028 / 172 / 423 with every class in four
-rotations, a support set that is written, fifteen queries of a class that are not, images
+As in the authors' code, an episode in training is thirty examples of five classes, each
+predicted and then written, keys are of width 128, and the margin is 0.1. The protocol of the
+test is the one that is shared by others: the class lists 1028 / 172 / 423 with every class in
+four rotations, a support set that is written, fifteen queries of a class that are not, images
 normalised by running statistics (inductive).
 
 Differs: the embedding is Conv4-64 with max-pooling and a linear layer, where the paper has

@@ -1,21 +1,22 @@
 """Memory-augmented neural networks on Omniglot (Santoro et al., 2016, table 1).
 
 The protocol of presentations: 50 images of 5 characters, 10 of each, come one by one in random
-order with labels that are new in every episode; each is guessed before it is told. A row is the
-accuracy at one presentation of a class. The LSTM of 200 has a memory of `slots` slots of 40,
-with 4 heads; with 0 slots it is the LSTM alone. 1,200 characters at random are for training and
-validation, 423 for test; turned by 90, 180 and 270 degrees, each is another class.
+order with labels that are new in every episode; each is predicted before its label is shown. A
+row is the accuracy at one presentation of a class. The LSTM of 200 has a memory of `slots`
+slots of 40, with 4 heads; with 0 slots it is the LSTM alone. 1,200 characters at random are for
+training and validation, 423 for test; turned by 90, 180 and 270 degrees, each is another class.
 
 Differs: images of 28 x 28 go through a strided convolutional net of width 64, where the paper's
 of 20 x 20 go to the controller as they are; they are not shifted at random. A second loss, that
-of prototypes, has this net tell characters apart from the start (`Guided`): a machine that is
-yet to find out how to use its memory teaches it little. With a label the machine hears the
-embedding that it is of `again`. In training both halves of an episode have five images of every
-character, and images are normalised by all of a step; at test by running statistics. 100 of the
-1,200 characters are kept for validation, which is of the second half of a sequence, the first
-half being told. The paper trains for 100,000 episodes by RMSProp at 1e-4; the default here is
-what one CPU core does in 17 minutes, 2,200 steps of 16 episodes (35 %) by Adam at a rate that
-falls by a cosine, in bfloat16, the norm of the gradient clipped.
+of prototypes, trains this net to separate characters from the start (`Guided`): the machine
+trains it little until it uses its memory. With `show_label_with_input` the machine receives the
+embedding a second time, together with its label. In training both halves of an episode have
+five images of every character, and images are normalised by all of a step; at test by running
+statistics. 100 of the 1,200 characters are kept for validation, which is of the second half of
+a sequence, the first half being shown with labels. The paper trains for 100,000 episodes by
+RMSProp at 1e-4; the default here is what one CPU core does in 17 minutes, 2,200 steps of 16
+episodes (35 %) by Adam at a rate that falls by a cosine, in bfloat16, the norm of the gradient
+clipped.
 """
 
 from typing import Any
@@ -46,10 +47,12 @@ PAPER = {
 class Guided(qs.Learner[MANNState]):
     """MANN, whose embedding learns from the loss of prototypes too, on the same images."""
 
-    def __init__(self, embed: nn.Module, machine: RecurrentCell[Any], *, again: bool):
+    def __init__(
+        self, embed: nn.Module, machine: RecurrentCell[Any], *, show_label_with_input: bool
+    ):
         super().__init__()
         self.embed = embed
-        self.mann = qs.MANN(nn.Identity(), machine, show_label_with_input=again)
+        self.mann = qs.MANN(nn.Identity(), machine, show_label_with_input=show_label_with_input)
         self.guide = qs.PrototypicalNetwork(nn.Identity())
 
     def adapt(self, support: qs.Examples, state: MANNState | None = None) -> MANNState:
@@ -79,7 +82,7 @@ def recipe(
     steps: int = 2_200,
     meta_batch_size: int = 16,
     lr: float = 2e-3,
-    again: bool = True,
+    show_label_with_input: bool = True,
     bfloat16: bool = True,
     seed: int = 0,
 ) -> Experiment:
@@ -91,7 +94,7 @@ def recipe(
         steps: meta-training steps.
         meta_batch_size: episodes per training step.
         lr: learning rate of Adam at the start.
-        again: show each label together with its own image, too.
+        show_label_with_input: show each label together with its own image, too.
         bfloat16: train with the forward pass in bfloat16.
         seed: seed of initial parameters and training tasks.
     """
@@ -101,21 +104,21 @@ def recipe(
         return qs.FewShot(split, ways, 5, 5, rotations="classes")
 
     embed = nn.Sequential(qs.nets.Conv4(pool="stride"), nn.LayerNorm(64))
-    inputs = (2 if again else 1) * 64 + ways
+    inputs = (2 if show_label_with_input else 1) * 64 + ways
     machine = (
         qs.learners.memory.LRUA(inputs, ways, slots=slots)
         if slots
         else qs.nets.StackedLSTM(inputs, ways, hidden=200, layers=1)
     )
-    learner = Guided(embed, machine, again=again)
+    learner = Guided(embed, machine, show_label_with_input=show_label_with_input)
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(learner.parameters(), lr)
 
     def test(presentation: int) -> Benchmark:
         metrics = {"accuracy": accuracy_at(presentation)}
-        judge = qs.evaluation.evaluate_presentations
+        evaluation = qs.evaluation.evaluate_presentations
         sequences = qs.tasks.Presentations(tasks(data.test))
-        return Benchmark(sequences, metrics=metrics, n_tasks=600, evaluate_fn=judge)
+        return Benchmark(sequences, metrics=metrics, n_tasks=600, evaluate_fn=evaluation)
 
     return Experiment(
         learner,

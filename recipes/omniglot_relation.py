@@ -7,12 +7,12 @@ are normalised by the batch at hand, at test too, so that predictions are transd
 checkpoint was chosen by the test characters. PaddleFSL measured 98.0 ± 0.1 %, 5-way 1-shot.
 
 Here the best checkpoint by validation counts, of 100 characters taken out of the 1200 for
-training, and `normalise` says how images are normalised at test: by "running" statistics, which
-is inductive, or by the "batch". Differs also: the paper trains a million episodes and halves
-the learning rate every 100,000; the default here is what one CPU core does in twelve minutes,
-8,000 episodes (0.8 %), in bfloat16, with the rate falling by a cosine from twice the paper's.
-They are of 20 ways and 5 queries of each class, for both rows: by validation on 5 ways after
-80 seconds, that learns faster than 5 ways and 19 queries.
+training, and `normalise` chooses how images are normalised at test: by "running" statistics,
+which is inductive, or by the "batch". Differs also: the paper trains a million episodes and
+halves the learning rate every 100,000; the default here is what one CPU core does in twelve
+minutes, 8,000 episodes (0.8 %), in bfloat16, with the rate falling by a cosine from twice the
+paper's. They are of 20 ways and 5 queries of each class, for both rows: by validation on 5 ways
+after 80 seconds, that learns faster than 5 ways and 19 queries.
 """
 
 from typing import Literal

@@ -5,7 +5,7 @@ No episodes in training: a Conv4-64 with max-pooling and a linear head learn to 
 4112 training classes, 1028 characters of Vinyals' class lists in four rotations. Each row of
 the result is another use of that embedding on the test characters, whose rotations are classes,
 too. SimpleShot with CL2N chooses the checkpoint. Inductive, by running statistics, but for TIM:
-it judges queries together, and has as many of each class.
+it predicts queries together, and has as many of each class.
 
 No paper has numbers for this. Differs from SimpleShot, which was trained on photographs for 90
 epochs of SGD in batches of 256: the default here is what one CPU core does in twelve minutes,
@@ -25,8 +25,8 @@ PAPER = {}
 
 
 class Shared(qs.Learner[Any]):
-    """Learners with one embedding and one head, which the loss of the first trains; `by` says
-    which of them adapts and predicts."""
+    """Learners with one embedding and one head, which the loss of the first trains; `by`
+    names the one that adapts and predicts."""
 
     def __init__(self, **learners: qs.Learner[Any]):
         super().__init__()

@@ -1,12 +1,12 @@
-"""A cheetah that should run forwards or backwards (`dir`), or at a velocity (`vel`), and is not
-told which (Finn et al., 2017, arXiv:1703.03400, section 5.3).
+"""A cheetah that should run forwards or backwards (`dir`), or at a velocity (`vel`), and does
+not observe which (Finn et al., 2017, arXiv:1703.03400, section 5.3).
 
 An episode has 100 steps. In a new task the policy acts for 20 episodes, adapts to them, and
 acts for 20 more. What counts is the mean return of an episode after that, and before it, in 100
 tasks; of directions there are only two, so these are 50 trials of each, about. Published are
 returns of MAML after adaptation of 170.4 ± 21.0 (`dir`) and -139.0 ± 18.9 (`vel`; Raghu et al.,
-2020, arXiv:1909.09157), for episodes and training of which that paper does not say enough to
-compare with.
+2020, arXiv:1909.09157), for episodes and training that the paper does not specify well enough
+to compare with.
 
 `maml_trpo` and `promp` adapt by a step of policy gradient with a linear feature baseline: as
 published, nets 64-64 with tanh, deviations that begin with 1, a discount of 0.99, and of ProMP
@@ -163,8 +163,9 @@ def recipe(
             model = FromScratch(cheetah, net, lr=scratch_lr, steps=scratch_steps, decay=decay)
         case _:
             model = qs.MAMLRL(cheetah, net, lr=inner_lr, gae_lambda=decay)
-    rate = lr or (3e-3 if learner == "promp" else 1e-3)
-    adam = torch.optim.Adam(model.parameters(), rate)
+    if lr is None:
+        lr = 3e-3 if learner == "promp" else 1e-3
+    adam = torch.optim.Adam(model.parameters(), lr)
     rollouts = qs.tasks.Rollouts(
         cheetah, model, episodes=explore if learner == "pearl" else episodes
     )
@@ -181,11 +182,7 @@ def recipe(
             rollouts, {"greedy": True}, n_tasks=100, evaluate_fn=qs.evaluation.evaluate_rollouts
         )
         tests[f"{ROWS[task]}, likeliest actions"] = likeliest
-        steps, meta_batch_size, optimizer = (
-            steps or collections * every,
-            meta_batch_size or 8,
-            adam,
-        )
+        optimizer, usual = adam, (collections * every, 8)
     else:
         train = rollouts
         optimizer = (
@@ -193,7 +190,9 @@ def recipe(
             if learner == "promp"
             else qs.training.TRPO(model, max_divergence=max_divergence, fisher_tasks=5)
         )
-        steps, meta_batch_size = steps or 126, meta_batch_size or 20
+        usual = 126, 20
+    steps = usual[0] if steps is None else steps
+    meta_batch_size = usual[1] if meta_batch_size is None else meta_batch_size
     return Experiment(
         model,
         train,

@@ -1,9 +1,9 @@
-"""A robot arm that should reach a point it is not told: ML1 of reach-v3 (Meta-World; Yu et al.,
+"""A robot arm that should reach a hidden point: ML1 of reach-v3 (Meta-World; Yu et al.,
 2019, arXiv:1910.10897), version 3, by RL² (Duan et al., 2016, arXiv:1611.02779).
 
 A task is a goal, one of 50 to train with or of 50 others to test with. A trial is two episodes
 with it, of 100 steps; Meta-World's have 500, but a goal is some 30 steps away from where the
-arm begins. All that it is told of the goal is what every step pays, the more the nearer. An
+arm begins. The reward of each step, higher when nearer, is all that it observes of the goal. An
 episode is a success if the hand was within 5 cm of the goal at one of its steps. What counts is
 the share of successes in the second episode, and in the first, of 100 trials with test goals;
 acting at random has none. There are no published numbers for version 3.

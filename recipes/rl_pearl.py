@@ -1,8 +1,8 @@
 """Goals to be found by PEARL (Rakelly et al., 2019, arXiv:1903.08254).
 
 `navigation` is MAML's 2-D navigation: goals in a square, and a return that is minus the sum of
-100 distances. `point_robot` is that of PEARL's section 6.3: goals on a half circle, of which
-the robot is told only within 0.2, in 20 steps; the critic is trained with distances, as there.
+100 distances. `point_robot` is that of PEARL's section 6.3: goals on a half circle, with a
+reward only within 0.2, in 20 steps; the critic is trained with distances, as there.
 What counts is the return of an episode with a goal that was never seen, with a context drawn
 from the posterior after some episodes (4 or 5) with contexts drawn from the prior, and before,
 of those. The paper has plots, and no numbers to compare with; MAML's published return on
@@ -10,7 +10,7 @@ of those. The paper has plots, and no numbers to compare with; MAML's published 
 
 As in the paper: a context of 5 numbers, an encoder of three layers, steps kept of each training
 task, and new ones of 5 tasks at a time; for point robots a discount of 0.9, rewards that count
-100 times, and likeliest actions when judged. Differs: nets of 64, not 300; 8 tasks and 128
+100 times, and likeliest actions in evaluation. Differs: nets of 64, not 300; 8 tasks and 128
 steps a batch, not 16 and 256; 100 gradient steps from one collection to the next, and 30,000 in
 all, far fewer than theirs, with rates of 1e-3 and 0.01; for `navigation` the same discount, and
 rewards that count 20 times. That is about 1.3 million steps in the environment (point robots:

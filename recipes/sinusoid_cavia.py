@@ -3,7 +3,7 @@
 The paper's protocol: an MLP of two hidden layers of 40, whose input has a vector of `context`
 numbers appended, is trained with 10 shots, as many queries and one inner step of 1.0, on 25
 waves at a time, for 50,000 steps of Adam at 1e-3. The squared error is the mean over 100 points
-of an even grid on [-5, 5]. A wave is an amplitude and a phase, which one number cannot say.
+of an even grid on [-5, 5]. A wave is an amplitude and a phase, too much for one number.
 
 The published numbers are given from memory of the paper's table. Differs: the meta-learning
 rate falls by a cosine; the norm of the meta-gradient is clipped at 10, where the released code

@@ -1,9 +1,9 @@
 """iMAML on sine waves, with the net, the waves and the tests of `sinusoid`.
 
-The authors' code has sine waves, but nobody published numbers. A start is trained with 10
+The authors' code has sine waves, but no published numbers. A start is trained with 10
 shots and 32 inner steps of 0.002, on 25 waves at a time, with the pull and the damped conjugate
 gradients of that code. The squared error is the mean over 100 points of an even grid on
-[-5, 5]. At test there is no pull, as in that code, and there are the steps that the row says.
+[-5, 5]. At test there is no pull, as in that code, and the number of steps is that of the row.
 
 Why so small a rate: an implicit gradient does not know by which steps the minimum is reached,
 so nothing keeps the start where a rate is stable. The largest curvature of the support loss

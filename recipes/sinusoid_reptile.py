@@ -2,7 +2,7 @@
 
 As in the example that the authors published, a start is trained on 50 points of a wave in
 random mini-batches of 10 by SGD, with an outer rate that falls to 0 on a line. The squared
-error is the mean over 100 points of an even grid on [-5, 5]. Nobody published numbers.
+error is the mean over 100 points of an even grid on [-5, 5]. There are no published numbers.
 
 Differs from that example: 25 waves a step and an outer rate of 1 (there one wave and 0.1); two
 passes at an inner rate of 0.01 (there one at 0.02, which is so stiff that ten steps on 5 points

@@ -2,8 +2,8 @@
 Weston & Fergus, 2015, table 1).
 
 People walk about, take things and put them down; an answer follows from one, two or three
-sentences (`facts`) among up to 10, 20 or 30, and which ones is not told. Three hops, vectors of
-20, position and temporal encoding, new stories at every step, no softmax in the first 500
+sentences (`facts`) among up to 10, 20 or 30, and which ones is not given. Three hops, vectors
+of 20, position and temporal encoding, new stories at every step, no softmax in the first 500
 steps ("linear start", without which two facts were not learned in 1,200 steps).
 
 The paper's error rates are of bAbI's own stories, with 1,000 or 10,000 questions to train on.

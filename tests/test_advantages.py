@@ -71,5 +71,5 @@ def test_clipping_rewards_no_change_beyond_its_bound_and_forgives_none() -> None
     advantage = torch.tensor([2.0, -2.0, 2.0, -2.0, 3.0])
     found = clipped_surrogate(ratio.log(), advantage, 0.2)
     torch.testing.assert_close(found, torch.tensor([2.4, -3.0, 1.0, -1.6, 3.3]))
-    (slopes,) = torch.autograd.grad(found.sum(), ratio)
-    torch.testing.assert_close(slopes, torch.tensor([0.0, -2.0, 2.0, 0.0, 3.0]))
+    (grads,) = torch.autograd.grad(found.sum(), ratio)
+    torch.testing.assert_close(grads, torch.tensor([0.0, -2.0, 2.0, 0.0, 3.0]))

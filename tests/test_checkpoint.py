@@ -29,7 +29,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from quickstudy import MAML, train
 from quickstudy.core.criteria import squared_error
 from quickstudy.storage import checkpoints
-from quickstudy.storage.checkpoints import CheckpointError, Checkpoints, load, read_facts, save
+from quickstudy.storage.checkpoint_series import Checkpoints
+from quickstudy.storage.checkpoints import CheckpointError, load, read_facts, save
 from tests.test_train import Waves, assert_equal, maml
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and limits of POSIX")
@@ -90,10 +91,10 @@ def files(folder: Path) -> set[str]:
 
 
 @contextmanager
-def refused(says: str, *runs: Training) -> Iterator[None]:
+def refused(message: str, *runs: Training) -> Iterator[None]:
     """The block raises CheckpointError with `says` in it, and changes nothing in `runs`."""
     before = copy.deepcopy(runs)
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match=message):
         yield
     assert all(map(same, runs, before))
 
@@ -324,7 +325,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_another_learner(saved: Path):
     run = training(seed=1)
-    for net, says in (
+    for net, message in (
         (
             nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Dropout(), nn.Linear(8, 2)),
             r"are net\.3\.weight \(float32 \[1, 8\] there, float32 \[2, 8\] here\), net\.3",
@@ -337,20 +338,20 @@ def test_another_learner(saved: Path):
         (copy.deepcopy(run.learner.net).double(), r"float32 \[8, 1\] there, float64 \[8, 1\]"),
     ):
         other = run._replace(learner=MAML(net))
-        with refused(says, other):
+        with refused(message, other):
             load(saved, *other)
 
 
 def test_another_optimizer_or_scheduler(saved: Path):
     run = training(seed=1)
     params = list(run.learner.parameters())
-    for optimizer, says in (
+    for optimizer, message in (
         (torch.optim.SGD(params, 0.1), "of class Adam, not SGD"),
         (torch.optim.Adam(params[::-1]), "other parameters, or in another order"),
         (torch.optim.Adam(params[1:]), "other parameters"),
         (torch.optim.Adam([*params, nn.Parameter(torch.ones(3))]), "other parameters"),
     ):
-        with refused(says, run._replace(optimizer=optimizer)):
+        with refused(message, run._replace(optimizer=optimizer)):
             load(saved, run.learner, optimizer)
     scheduler = lr_scheduler.ExponentialLR(run.optimizer, 0.5)
     with refused("of class MultiStepLR, not ExponentialLR", run):
@@ -377,12 +378,12 @@ def test_a_flipped_bit_a_lost_half_and_a_missing_file(saved: Path, tmp_path: Pat
     with refused(f"{path.name} is damaged: its sha256 is another. Copy it again", run):
         load(path.parent, *run)
     path.write_bytes(data[:middle])
-    says = f"it has {middle} bytes, not {len(data)}" if which < 2 else "it is no JSON"
-    with refused(f"{path.name} is damaged: {says}", run):
+    message = f"it has {middle} bytes, not {len(data)}" if which < 2 else "it is no JSON"
+    with refused(f"{path.name} is damaged: {message}", run):
         load(path.parent, *run)
     path.unlink()
-    says = f"{path.name} is missing" if which < 2 else "There is no checkpoint in"
-    with refused(says, run):
+    message = f"{path.name} is missing" if which < 2 else "There is no checkpoint in"
+    with refused(message, run):
         load(path.parent, *run)
     if which == 1:  # is needed only for the optimizer
         load(path.parent, run.learner)
@@ -416,8 +417,10 @@ def test_other_formats_and_other_files(saved: Path, tmp_path: Path):
     path = damaged(saved, tmp_path / "x")[2]
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"format": 7, "versions": {"quickstudy": "9.1"}}))
-    says = rf"has format 7, .* reads format {checkpoints.FORMAT}: use the version .* \(9\.1\)"
-    with refused(says, run):
+    message = (
+        rf"has format 7, .* reads format {checkpoints.FORMAT}: use the version .* \(9\.1\)"
+    )
+    with refused(message, run):
         load(path.parent, *run)
     for other in "[]", '{"loss": 1}':
         path.write_text(other)

@@ -115,16 +115,16 @@ def test_train_evaluate_resume(run: Any, recipe: str, tmp_path: Path) -> None:
     assert run("train", recipe, "--out", straight, "--steps", 9).code == 0
     assert weights(out) == weights(straight)  # to the bit
 
-    asked = run("evaluate", out, "--ways", 4, "--shots", 1, "--n-tasks", 12, "--json")
-    report = json.loads(asked.out)["custom tasks"]
+    custom = run("evaluate", out, "--ways", 4, "--shots", 1, "--n-tasks", 12, "--json")
+    report = json.loads(custom.out)["custom tasks"]
     assert report["card"]["ways"] == 4 and report["card"]["shots"] == 1
     assert len(report["values"]["accuracy"]) == 12
     again = run("evaluate", out, "--ways", 4, "--shots", 1, "--n-tasks", 12, "--json")
-    assert again.out == asked.out
+    assert again.out == custom.out
     other = run(
         "evaluate", out, "--ways", 4, "--shots", 1, "--n-tasks", 12, "--seed", 7, "--json"
     )
-    assert other.out != asked.out
+    assert other.out != custom.out
     assert "3-way 2-shot: accuracy" in run("evaluate", out, "--n-tasks", 5).out
 
 
@@ -167,8 +167,8 @@ def test_a_recipe_of_several_results(
     gap = other["difference"]["mean"]
     assert gap == pytest.approx(other["mean"] - best["mean"], abs=2e-4)
     stored = tmp_path / "recipes" / "results" / "tiny_0.01_0.json"
-    said = run("compare", stored, *both).out
-    assert "3-way 2-shot" in said and said.count("best") > 1
+    table = run("compare", stored, *both).out
+    assert "3-way 2-shot" in table and table.count("best") > 1
 
     shutil.rmtree("runs")
     shutil.copy(recipe, tmp_path / "recipes")
@@ -192,8 +192,8 @@ def test_adapt_and_predict(run: Any, recipe: str, letters: Path, tmp_path: Path)
     assert [answer["label"] for answer in answers] == ["dark", "light"]
     for answer in answers:
         assert sum(answer["probabilities"].values()) == pytest.approx(1)
-    said = run("predict", model, images[0])
-    assert re.search(r"0\.png: dark  \(dark \d+\.\d%, light", said.out)
+    completed = run("predict", model, images[0])
+    assert re.search(r"0\.png: dark  \(dark \d+\.\d%, light", completed.out)
 
     (letters / "dark" / "note.txt").write_text("no image")
     refused = run("adapt", out, "--support", letters, "--out", tmp_path / "two")
@@ -230,8 +230,8 @@ def test_a_transductive_model_says_so(
     trained = run("train", path, "--out", out, "--json")
     assert json.loads(trained.out)["measured"]["3-way 2-shot"]["card"]["transductive"] is True
     assert run("adapt", out, "--support", letters, "--out", model).code == 0
-    said = run("predict", model, letters / "dark" / "0.png", letters / "light" / "0.png")
-    assert said.code == 0 and "not one alone" in said.err
+    completed = run("predict", model, letters / "dark" / "0.png", letters / "light" / "0.png")
+    assert completed.code == 0 and "not one alone" in completed.err
 
 
 def test_list_doctor_report(run: Any, recipe: str, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["tarin"], "Did you mean 'train'?"),
         (["train", "omniglot_metrc"], "Did you mean 'omniglot_metric'?"),
@@ -293,7 +293,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
     ],
 )
 def test_a_wrong_command_gets_one_sentence(
-    run: Any, recipe: str, tmp_path: Path, arguments: list[str], says: str
+    run: Any, recipe: str, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
@@ -303,7 +303,7 @@ def test_a_wrong_command_gets_one_sentence(
     places = {"recipe": recipe, "empty": tmp_path / "empty", "run": tmp_path / "run"}
     answer = run(*(argument.format(**places) for argument in arguments))
     assert answer.code == 2
-    assert says in answer.err + answer.out
+    assert message in answer.err + answer.out
     assert "Traceback" not in answer.err
     if "full helptext" not in answer.err:  # which tyro says of wrong options, in a frame
         assert answer.err.splitlines()[-1].startswith("Error: ")

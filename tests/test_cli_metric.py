@@ -71,11 +71,11 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
 
 def test_verify(run: Callable[..., Answer], folder: Path, letters: Path) -> None:
     alef, bet = letters / "alef", letters / "bet"
-    said = run("verify", folder, alef / "0.png", alef / "1.png", "--support", letters)
-    assert said.code == 0, said.err
-    assert "1.png: same  (score -" in said.out
-    assert "accepts 0.0% of 27 pairs of two classes and" in said.out
-    assert "rejects 0.0% of 9 pairs of one class" in said.out
+    result = run("verify", folder, alef / "0.png", alef / "1.png", "--support", letters)
+    assert result.code == 0, result.err
+    assert "1.png: same  (score -" in result.out
+    assert "accepts 0.0% of 27 pairs of two classes and" in result.out
+    assert "rejects 0.0% of 9 pairs of one class" in result.out
     assert "1.png: different" in run("verify", folder, alef / "0.png", bet / "1.png").out
 
     found = json.loads(run("verify", folder, alef, bet, "--support", letters, "--json").out)
@@ -115,9 +115,9 @@ def test_cluster(
     run: Callable[..., Answer], folder: Path, letters: Path, tmp_path: Path
 ) -> None:
     by_class = [[f"{letters}/{c}/{i}.png" for i in range(3)] for c in ("alef", "bet", "gimel")]
-    said = run("cluster", folder, letters, "--clusters", 3)
-    assert said.code == 0, said.err
-    assert f"group 1 (3): {', '.join(by_class[0])}" in said.out
+    result = run("cluster", folder, letters, "--clusters", 3)
+    assert result.code == 0, result.err
+    assert f"group 1 (3): {', '.join(by_class[0])}" in result.out
     found = json.loads(run("cluster", folder, letters, "--json").out)
     assert found == {"groups": by_class}
     table, nested = tmp_path / "new" / "groups.csv", tmp_path / "groups.json"
@@ -137,12 +137,12 @@ def test_cluster(
 
 def test_help_has_an_example(run: Callable[..., Answer]) -> None:
     for command in ("verify", "cluster"):
-        said = " ".join(run(command, "--help").out.split())
-        assert f"Example: quickstudy {command} runs/" in said
+        help_text = " ".join(run(command, "--help").out.split())
+        assert f"Example: quickstudy {command} runs/" in help_text
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["verify", "{run}", "{empty}/no.png", "{letters}"], "There is no file or folder"),
         (["verify", "{run}", "{empty}", "{letters}/bet"], "There are no images in"),
@@ -174,14 +174,14 @@ def test_a_wrong_command_gets_one_sentence(
     letters: Path,
     tmp_path: Path,
     arguments: list[str],
-    says: str,
+    message: str,
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {"empty": tmp_path / "empty", "run": folder, "letters": letters}
     places["image"] = letters / "bet" / "1.png"
     answer = run(*(argument.format(**places) for argument in arguments))
     assert answer.code == 2
-    assert says in answer.err
+    assert message in answer.err
     assert "Traceback" not in answer.err
     assert answer.err.splitlines()[-1].startswith("Error: ")
 

@@ -88,9 +88,9 @@ def test_a_stream_is_followed_shown_and_stored(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     out = tmp_path / "run"
-    code, said, shown = run("stream", "--out", out, "--json")
+    code, output, shown = run("stream", "--out", out, "--json")
     assert code == 0, shown
-    result = json.loads(said)
+    result = json.loads(output)
     assert result["measured"].keys() == ROWS and result["steps"] == 0
     assert result["milliseconds"].keys() == ROWS
     lines = [line for line in shown.splitlines() if "experience" in line]
@@ -121,14 +121,14 @@ def test_a_stream_is_followed_shown_and_stored(
     other = tmp_path / "other"
     code, _, shown = run("stream", "--out", other)
     assert code == 130 and "Progress is saved. Continue with: quickstudy stream" in shown
-    code, said, shown = run("stream", "--out", other)
-    assert code == 0 and "all: accuracy" in said
+    code, output, shown = run("stream", "--out", other)
+    assert code == 0 and "all: accuracy" in output
     assert "experience 1 " not in shown and "known: stream 1, experience 3" in shown
     again = runs.result(other)
     assert numbers(again) == numbers(result)
 
     # by `train` the same, with nothing shown; and longer, by other weights, anew
-    code, said, shown = run("train", "--out", tmp_path / "quiet")
+    code, output, shown = run("train", "--out", tmp_path / "quiet")
     assert code == 0 and "experience" not in shown
     assert numbers(runs.result(tmp_path / "quiet")) == numbers(result)
     code, _, shown = run("train", "--out", out, "--steps", 2)
@@ -137,8 +137,8 @@ def test_a_stream_is_followed_shown_and_stored(
     assert longer["measured"]["all"]["card"]["selection"] == "step 2, best of 1 validations"
     folders = {each.name for each in (out / "streams" / "all").iterdir()}
     assert folders == {"step-00000000-of-0", "step-00000002-of-1"}
-    code, said, _ = run("compare", out, other)
-    assert code == 0 and "of tasks" in said
+    code, output, _ = run("compare", out, other)
+    assert code == 0 and "of tasks" in output
 
     page = write(other).read_text()
     assert "Forgetting: all" in page and "Forgetting: task known" in page

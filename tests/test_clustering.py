@@ -61,7 +61,7 @@ def test_the_number_of_groups_is_found():
 
 
 @pytest.mark.parametrize(
-    ("X", "number", "says"),
+    ("X", "number", "message"),
     [
         (np.ones((2, 8)), None, "How many clusters 2 example"),
         (np.ones((1, 8)), 1, "two examples at least"),
@@ -70,8 +70,8 @@ def test_the_number_of_groups_is_found():
         (np.full((3, 8), np.nan), 2, "NaN"),
     ],
 )
-def test_bad_examples_get_a_sentence(X: Any, number: Any, says: str):
-    with pytest.raises(ValueError, match=says):
+def test_bad_examples_get_a_sentence(X: Any, number: Any, message: str):
+    with pytest.raises(ValueError, match=message):
         cluster(informed(), X, number)
 
 

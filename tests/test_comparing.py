@@ -40,8 +40,8 @@ def test_images_have_a_map_a_curve_and_neighbours():
     test = Row(FewShot(datasets.digits(), (3, 4), 2, 4), meta_batch_size=3)
     html = draw_embedding(learner, test)
     Page(html)
-    for says in ("map of an episode", "errors of verification"):
-        assert html.count(f'alt="{says}"') == 1
+    for caption in ("map of an episode", "errors of verification"):
+        assert html.count(f'alt="{caption}"') == 1
 
     batch = next(iter(batches(test.tasks, 3, steps=1, seed=1)))
     scores, same, right = [], [], []

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from quickstudy.evaluation.report import pack, unpack
 from quickstudy.runs.compare_runs import NO_TASKS, NOT_FINITE, OTHER_TASKS, compare, table
@@ -18,9 +19,10 @@ def result(values: Any, *, metric: str = "accuracy", **other: Any) -> Any:
     """A result of one test, as `quickstudy.runs.finish` makes it."""
     values = np.asarray(values, dtype=float)
     finite = bool(np.isfinite(values).all())
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     number = {
         "mean": values.mean() if finite else None,
-        "interval": 1.96 * values.std(ddof=1) / len(values) ** 0.5 if finite else None,
+        "interval": half if finite else None,
         "values": pack(torch.from_numpy(values)),
     }
     return {
@@ -55,7 +57,7 @@ def test_the_difference_to_the_best_is_paired(scores: dict[str, Any]) -> None:
     gap = scores["worse"] - scores["better"]
     assert other.difference is not None
     assert other.difference.mean == pytest.approx(gap.mean(), abs=1e-9)
-    half = 1.96 * gap.std(ddof=1) / 500**0.5
+    half = stats.t.ppf(0.975, 499) * gap.std(ddof=1) / 500**0.5
     assert other.difference.interval == pytest.approx(half, rel=1e-6)
     assert other.difference.interval < 0.2 * other.interval, "pairing narrows it"
     assert other.difference.wins == pytest.approx(((gap > 0) + 0.5 * (gap == 0)).mean())
@@ -66,8 +68,8 @@ def test_the_difference_to_the_best_is_paired(scores: dict[str, Any]) -> None:
     assert first[2:4] == ["the best", ""]
     assert second[0] == "worse" and second[2].startswith("-5.") and second[2].endswith(" %")
     assert second[4:] == ["1,000", "4,000", "61 s on 1 CPU thread", "1.25 ms"]
-    said = json.loads(json.dumps(comparison.to_json()))
-    assert said["entries"][1]["difference"]["mean"] == other.difference.mean
+    stored = json.loads(json.dumps(comparison.to_json()))
+    assert stored["entries"][1]["difference"]["mean"] == other.difference.mean
 
 
 def test_of_an_error_the_smallest_is_best(scores: dict[str, Any]) -> None:

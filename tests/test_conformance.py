@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy import Examples, Learner, PrototypicalNetwork, Task, TaskDistribution
+from quickstudy.capabilities import TakesDenseTargets
 from quickstudy.testing.learners import CHECKS, Blobs, Case, Lines, Trait, check_learner
 from tests.zoo import ZOO
 
@@ -186,6 +187,23 @@ class CountsEvaluations(Sound):
         return super().predict(state, x)
 
 
+class HidesNaN(Sound):
+    def predict(self, state: Any, x: Tensor) -> Tensor:
+        return super().predict(state, x).nan_to_num()
+
+
+class SumsSteps(Sound, TakesDenseTargets):
+    def adapt(self, support: Examples, state: Any = None) -> Any:
+        return (support.weight,)
+
+    def predict(self, state: Any, x: Tensor) -> Tensor:
+        return self.embed(x)[..., :3]
+
+    def loss(self, task: Task[Any]) -> Tensor:
+        gap = self.predict(self.adapt(task.support), task.query.x) - task.query.y
+        return gap.square().flatten(1).sum(1).mean()
+
+
 class WrongWay(Sound):
     def loss(self, task: Task[Any]) -> Tensor:
         return -super().loss(task)
@@ -215,6 +233,8 @@ BROKEN: list[tuple[type[Sound], str, set[Trait]]] = [
     (CountsEvaluations, "evaluation_leaves_no_trace", set()),
     (CountsEvaluations, "threads_change_nothing", set()),
     (RandomOfItsOwn, "one_seed_gives_the_same_numbers", set()),
+    (HidesNaN, "nan_is_not_hidden", set()),
+    (SumsSteps, "dense_targets_are_averaged", set()),
     (WrongWay, "a_metric_improves", set()),
 ]
 
@@ -272,5 +292,5 @@ def test_toy_tasks_have_the_shapes_they_say(tasks: TaskDistribution):
     else:
         assert batch.support.x.shape == (5, 5, 1) and batch.query.y.shape == (5, 5, 1)
         x, y = batch.query.x[0, :, 0], batch.query.y[0, :, 0]
-        slopes = (y[1:] - y[:-1]) / (x[1:] - x[:-1])
-        torch.testing.assert_close(slopes, slopes[:1].expand(4), rtol=1e-3, atol=1e-3)
+        grads = (y[1:] - y[:-1]) / (x[1:] - x[:-1])
+        torch.testing.assert_close(grads, grads[:1].expand(4), rtol=1e-3, atol=1e-3)

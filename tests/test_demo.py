@@ -17,7 +17,7 @@ from quickstudy.console import bar, show
 from quickstudy.evaluation.formatting import format_duration, format_mean
 from quickstudy.evaluation.report import Report
 from quickstudy.runs import Status
-from quickstudy.storage.checkpoints import Checkpoints
+from quickstudy.storage.checkpoint_series import Checkpoints
 
 
 class Terminal(io.StringIO):

@@ -339,9 +339,9 @@ def test_checkpoints_with_lent_parameters(checkpoint: Checkpoint, execution: Any
 
     def gradients(checkpoint: Checkpoint | None) -> tuple[Tensor, ...]:
         learner.checkpoint = checkpoint
-        own = torch.autograd.grad(learner(tasks).sum(), list(learner.parameters()))
+        learner_grads = torch.autograd.grad(learner(tasks).sum(), list(learner.parameters()))
         losses = functional_call(learner, lent, (tasks,))
-        return *own, *torch.autograd.grad(losses.sum(), list(lent.values()))
+        return *learner_grads, *torch.autograd.grad(losses.sum(), list(lent.values()))
 
     agree(gradients(checkpoint), gradients(None))
 

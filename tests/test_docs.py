@@ -88,7 +88,7 @@ def test_every_public_name_has_an_entry_and_every_entry_a_name() -> None:
     assert not missing, "write `::: NAME` in a page of docs/reference for each"
 
 
-@pytest.mark.parametrize("script", ["tables.py", "map.py"])
+@pytest.mark.parametrize("script", ["tables.py", "map.py", "reliability.py"])
 def test_what_a_script_writes_is_up_to_date(script: str) -> None:
     check = [sys.executable, ROOT / "docs" / script, "--check"]
     done = subprocess.run(check, capture_output=True, text=True)

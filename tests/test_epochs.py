@@ -49,8 +49,8 @@ def test_each_time_there_is_a_step_on_every_part() -> None:
     learner, adaptation_trace, losses = whole[0], whole[1].optimizer, []
     for rows in (slice(3), slice(3, 5)) * 2:
         adaptation_trace.zero_grad()
-        own = tree_map(lambda leaf: leaf[rows], batch)  # noqa: B023
-        losses.append(learner(own))
+        minibatch = tree_map(lambda leaf: leaf[rows], batch)  # noqa: B023
+        losses.append(learner(minibatch))
         losses[-1].mean().backward()
         nn.utils.clip_grad_norm_(learner.parameters(), clip)
         adaptation_trace.step()

@@ -45,8 +45,8 @@ def few(shots: int = 5, seed: int = 0) -> tuple[np.ndarray, ...]:
     X, y = map(np.asarray, load_digits(return_X_y=True))
     order = np.random.default_rng(seed).permutation(len(X))
     given = np.concatenate([order[y[order] == c][:shots] for c in range(10)])
-    asked = np.setdiff1d(order, given)
-    return X[given], y[given], X[asked], y[asked]
+    queries = np.setdiff1d(order, given)
+    return X[given], y[given], X[queries], y[queries]
 
 
 def maml(outputs: int = 3, **settings: Any) -> MAML:
@@ -70,10 +70,10 @@ def blobs(classes: int = 3, n: int = 12, seed: int = 0) -> tuple[np.ndarray, np.
 
 @pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")  # theirs
 def test_without_a_learner_it_is_the_nearest_centroid():
-    X, y, asked, truth = few()
+    X, y, queries, truth = few()
     ours, theirs = FewShotClassifier().fit(X, y), NearestCentroid().fit(X, y)
-    assert (ours.predict(asked) == theirs.predict(asked)).all()
-    assert ours.score(asked, truth) == theirs.score(asked, truth) > 0.8
+    assert (ours.predict(queries) == theirs.predict(queries)).all()
+    assert ours.score(queries, truth) == theirs.score(queries, truth) > 0.8
 
 
 def test_without_a_learner_it_is_ridge_regression():
@@ -108,7 +108,7 @@ def test_fit_is_adapt_and_the_learner_stays_as_it_was():
 
 @pytest.mark.parametrize("labels", [np.arange(10), np.array([*"jihgfedcba"], dtype=object)])
 def test_a_stream_of_new_classes_ends_as_all_at_once(labels: np.ndarray):
-    X, y, asked, _ = few()
+    X, y, queries, _ = few()
     y = labels[y]
     stream = FewShotClassifier()
     for part in np.split(np.random.default_rng(1).permutation(50), [1, 3, 20]):
@@ -116,17 +116,17 @@ def test_a_stream_of_new_classes_ends_as_all_at_once(labels: np.ndarray):
     whole = FewShotClassifier().fit(X, y)
     assert stream.classes_.tolist() == sorted(labels)
     np.testing.assert_allclose(
-        stream.predict_proba(asked), whole.predict_proba(asked), rtol=1e-7, atol=1e-12
+        stream.predict_proba(queries), whole.predict_proba(queries), rtol=1e-7, atol=1e-12
     )
 
 
 def test_a_regression_state_of_classes_grows_too():
     learner = RidgeRegression(nn.Flatten()).double()
-    X, y, asked, _ = few()
+    X, y, queries, _ = few()
     stream = FewShotClassifier(learner).partial_fit(X[:20], y[:20])  # classes 0 to 3
     stream.partial_fit(X[20:], y[20:])
-    whole = FewShotClassifier(learner).fit(X, y).predict_proba(asked)
-    np.testing.assert_allclose(stream.predict_proba(asked), whole, rtol=1e-6)
+    whole = FewShotClassifier(learner).fit(X, y).predict_proba(queries)
+    np.testing.assert_allclose(stream.predict_proba(queries), whole, rtol=1e-6)
 
 
 def test_regression_examples_later_are_as_at_once():
@@ -144,12 +144,12 @@ def test_weights_count_as_copies_and_zeros_as_absence(learner: Learner[Any] | No
     ours = FewShotClassifier(learner).fit(X, y, sample_weight=weight)
     copies = np.repeat(np.arange(len(y)), weight.astype(int))
     theirs = FewShotClassifier(learner).fit(X[copies], y[copies])
-    asked = X.mean(0) + 0.1 * X  # near the border, where a difference would show
+    queries = X.mean(0) + 0.1 * X  # near the border, where a difference would show
     np.testing.assert_allclose(
-        ours.predict_proba(asked), theirs.predict_proba(asked), rtol=1e-4, atol=1e-7
+        ours.predict_proba(queries), theirs.predict_proba(queries), rtol=1e-4, atol=1e-7
     )
-    even = FewShotClassifier(learner).fit(X, y).predict_proba(asked)
-    assert np.abs(even - ours.predict_proba(asked)).max() > 1e-3
+    even = FewShotClassifier(learner).fit(X, y).predict_proba(queries)
+    assert np.abs(even - ours.predict_proba(queries)).max() > 1e-3
     alone = FewShotClassifier(learner).fit(X, y, sample_weight=y != 2)
     assert alone.classes_.tolist() == [0, 1]
 
@@ -319,7 +319,7 @@ def test_chance_comes_from_the_seed_and_leaves_the_callers_alone():
 
 
 @pytest.mark.parametrize(
-    ("X", "y", "weight", "says"),
+    ("X", "y", "weight", "message"),
     [
         (np.full((2, 3), np.nan), [0, 1], None, "NaN"),
         (np.full((2, 3), np.inf), [0, 1], None, "infinity"),
@@ -335,8 +335,8 @@ def test_chance_comes_from_the_seed_and_leaves_the_callers_alone():
         (np.ones((2, 3)), [0, 1], None, r"cannot adapt to examples of shape \(3,\)"),
     ],
 )
-def test_bad_examples_get_a_sentence(X: Any, y: Any, weight: Any, says: str):
-    with pytest.raises(ValueError, match=says):
+def test_bad_examples_get_a_sentence(X: Any, y: Any, weight: Any, message: str):
+    with pytest.raises(ValueError, match=message):
         FewShotClassifier(maml()).fit(X, y, sample_weight=weight)
 
 

@@ -84,10 +84,10 @@ def test_running_statistics_are_the_mean_of_what_tasks_make_of_a_copy(execution:
     tasks = batch(3)
     made = []
     for task in zip(tasks.support.x, tasks.query.x, strict=True):
-        own = copy.deepcopy(norm)
+        copied = copy.deepcopy(norm)
         for x in task:
-            own(x)
-        made.append(own.running_mean)
+            copied(x)
+        made.append(copied.running_mean)
     learner(tasks)
     torch.testing.assert_close(norm.running_mean, torch.stack(made).mean(0))
     assert norm.num_batches_tracked == 2
@@ -270,25 +270,25 @@ def test_doctor_tells_what_bears_on_execution():
     net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 8))
     net[3].weight = net[0].weight
     net[3].bias.requires_grad_(False)
-    said = diagnose(PrototypicalNetwork(net).double(), batch(4)).splitlines()
-    assert said[0].startswith("BatchNorm1d at embed.1: running statistics")
-    assert said[1].startswith("Dropout at embed.2: random")
-    assert said[2].startswith("embed.3.bias: frozen")
-    assert said[3].startswith("embed.0.weight = embed.3.weight: one tensor")
-    assert said[-1].startswith("chosen: ")
+    lines = diagnose(PrototypicalNetwork(net).double(), batch(4)).splitlines()
+    assert lines[0].startswith("BatchNorm1d at embed.1: running statistics")
+    assert lines[1].startswith("Dropout at embed.2: random")
+    assert lines[2].startswith("embed.3.bias: frozen")
+    assert lines[3].startswith("embed.0.weight = embed.3.weight: one tensor")
+    assert lines[-1].startswith("chosen: ")
 
-    said = diagnose(PrototypicalNetwork(Recurrent()).double(), batch(4))
-    assert said.startswith("GRU at embed.rnn: no batching rule, loop only; use_cells(net)")
-    assert said.endswith("chosen: loop")
+    text = diagnose(PrototypicalNetwork(Recurrent()).double(), batch(4))
+    assert text.startswith("GRU at embed.rnn: no batching rule, loop only; use_cells(net)")
+    assert text.endswith("chosen: loop")
 
     many = use_batch_statistics(Conv4(channels=2, size=16))
     tasks = IMAGES.sample(2, torch.Generator())
     assert "BatchNorm" not in diagnose(PrototypicalNetwork(many), tasks)
-    said = diagnose(MAML(Conv4(3, channels=2, size=16)), tasks).splitlines()
-    assert "net.body.9 and 1 more: running statistics" in said[0]
-    vmap = next(line for line in said if line.startswith("vmap"))
+    lines = diagnose(MAML(Conv4(3, channels=2, size=16)), tasks).splitlines()
+    assert "net.body.9 and 1 more: running statistics" in lines[0]
+    vmap = next(line for line in lines if line.startswith("vmap"))
     assert "impossible: BatchNorm2d at net.body.1" in vmap
-    assert said[-1] == "chosen: loop"
+    assert lines[-1] == "chosen: loop"
 
 
 @pytest.mark.slow
@@ -297,8 +297,8 @@ def test_doctor_tells_what_bears_on_execution():
 def test_compiled_equals_eager(name: str):
     torch._dynamo.reset()
     eager = LEARNERS[name]().double()
-    own = copy.deepcopy(eager)
-    compiled = torch.compile(own, fullgraph=True)
+    copied = copy.deepcopy(eager)
+    compiled = torch.compile(copied, fullgraph=True)
     assert isinstance(compiled, nn.Module)
     for size in (3, 3):  # the second time from the cache
         torch.testing.assert_close(
@@ -354,20 +354,20 @@ def test_threads_are_as_many_as_asked_for_and_leave_no_setting_behind() -> None:
 def test_threads_leave_the_settings_of_attention_as_they_were() -> None:
     class Attends(nn.TransformerEncoderLayer):
         def forward(self, src: Tensor, *args: Any, **named: Any) -> Tensor:
-            said.append((torch.backends.cuda.flash_sdp_enabled(), fast()))
-            time.sleep(0.02 * (len(said) % 3))  # so that threads end at different times
-            said.append((torch.backends.cuda.flash_sdp_enabled(), fast()))
+            flags.append((torch.backends.cuda.flash_sdp_enabled(), fast()))
+            time.sleep(0.02 * (len(flags) % 3))  # so that threads end at different times
+            flags.append((torch.backends.cuda.flash_sdp_enabled(), fast()))
             return super().forward(src, *args, **named)
 
     fast = torch.backends.mha.get_fastpath_enabled
-    said: list[tuple[bool, bool]] = []
+    flags: list[tuple[bool, bool]] = []
     before = torch.backends.cuda.flash_sdp_enabled(), fast()
     layer = Attends(8, 2, 8, dropout=0.0, batch_first=True)
     learner = PrototypicalNetwork(nn.Sequential(nn.Unflatten(1, (1, 8)), layer, nn.Flatten()))
     learner.double()
     learner.execution, learner.threads, learner.chunk = "loop", 2, 1
     learner(batch(6)).sum().backward()
-    assert set(said) == {(False, False)}  # in every thread, all the time
+    assert set(flags) == {(False, False)}  # in every thread, all the time
     assert (torch.backends.cuda.flash_sdp_enabled(), fast()) == before
 
 

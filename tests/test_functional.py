@@ -77,8 +77,8 @@ def test_cross_entropy_where_a_class_is_impossible():
     padded = examples._replace(weight=torch.tensor([1, 1, 1, 0]).double())
     loss = cross_entropy(logits, padded)
     torch.testing.assert_close(loss, F.cross_entropy(logits[:3, :2], label[:3]))
-    (slope,) = torch.autograd.grad(loss, logits)
-    assert slope.isfinite().all() and (slope[:, 2] == 0).all() and (slope[3] == 0).all()
+    (grad,) = torch.autograd.grad(loss, logits)
+    assert grad.isfinite().all() and (grad[:, 2] == 0).all() and (grad[3] == 0).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -127,11 +127,11 @@ def test_squared_distance_is_that_of_cdist():
 def test_with_gradient_has_the_value_and_the_slopes():
     p = torch.randn(3, requires_grad=True)
     q = torch.randn((), requires_grad=True)
-    slopes = {"p": torch.randn(3), "q": torch.randn(())}
-    value = with_gradient((p * q).sum(), {"p": p, "q": q}, slopes)
+    grads = {"p": torch.randn(3), "q": torch.randn(())}
+    value = with_gradient((p * q).sum(), {"p": p, "q": q}, grads)
     assert value.item() == (p * q).sum().item()
     found = torch.autograd.grad(2 * value, [p, q])
-    torch.testing.assert_close(list(found), [2 * slopes["p"], 2 * slopes["q"]])
+    torch.testing.assert_close(list(found), [2 * grads["p"], 2 * grads["q"]])
 
 
 def test_descend_leaves_its_start_alone_and_needs_no_graph():
@@ -190,12 +190,12 @@ def test_predictions_of_another_shape_are_refused(criterion: Any):
 def test_a_gradient_is_of_each_parameter_by_itself() -> None:
     a = torch.tensor(3.0, requires_grad=True)
     params = {"a": a, "b": a.square()}  # b depends on a, and is held while a moves
-    slopes = gradient(lambda p: p["a"] * p["b"])(params)
-    assert slopes["a"] == 9 and slopes["b"] == 3
-    assert torch.autograd.grad(slopes["a"] * slopes["b"], a)[0] == 27  # of a^2 * a
+    grads = gradient(lambda p: p["a"] * p["b"])(params)
+    assert grads["a"] == 9 and grads["b"] == 3
+    assert torch.autograd.grad(grads["a"] * grads["b"], a)[0] == 27  # of a^2 * a
 
 
 def test_a_gradient_is_zero_where_nothing_is_looked_at_and_needs_no_graph() -> None:
     with torch.no_grad():
-        slopes = gradient(lambda p: p["a"] * 2)({"a": torch.ones(()), "b": torch.ones(3)})
-    assert slopes["a"] == 2 and not slopes["b"].any() and not slopes["a"].requires_grad
+        grads = gradient(lambda p: p["a"] * 2)({"a": torch.ones(()), "b": torch.ones(3)})
+    assert grads["a"] == 2 and not grads["b"].any() and not grads["a"].requires_grad

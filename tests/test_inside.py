@@ -96,10 +96,10 @@ def by_hand(net: MLP, task: Task[Examples]) -> list[dict[str, Tensor]]:
                 "head says": second,
             }
         )
-        misfit = nn.functional.cross_entropy(run(task.support.x)[1], task.support.y)
-        slopes = torch.autograd.grad(misfit, params)
+        loss = nn.functional.cross_entropy(run(task.support.x)[1], task.support.y)
+        grads = torch.autograd.grad(loss, params)
         params = [
-            (p - LR * s).detach().requires_grad_() for p, s in zip(params, slopes, strict=True)
+            (p - LR * s).detach().requires_grad_() for p, s in zip(params, grads, strict=True)
         ]
     return found
 

@@ -124,12 +124,12 @@ def test_a_process_that_is_killed_goes_on_where_it_was(tmp_path: Path):
             assert process.stdout.readline()
         time.sleep(0.013)
         os.kill(process.pid, signal.SIGKILL)
-        told = process.stdout.read().split()
+        printed = process.stdout.read().split()
     model = LifelongClassifier.load(path)
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(4000, 16)), np.arange(4000) // 8
     seen = model.n_samples_seen_
-    assert seen < len(X) and seen >= int(told[-1] if told else 77) + 4  # all that was told of
+    assert int(printed[-1] if printed else 77) + 4 <= seen < len(X)  # all that was printed
     whole = LifelongClassifier().partial_fit(X[:1], y[:1])
     for at in range(1, seen, 4):
         whole.partial_fit(X[at : at + 4], y[at : at + 4])
@@ -211,7 +211,7 @@ def test_the_memory_is_as_large_as_the_budget_allows():
 
 
 @pytest.mark.parametrize(
-    ("X", "y", "says"),
+    ("X", "y", "message"),
     [
         (np.full((2, 4), np.nan), [0, 20], "NaN"),
         (np.ones((2, 3)), [0, 20], "3 features, but LifelongClassifier is expecting 4"),
@@ -224,17 +224,17 @@ def test_the_memory_is_as_large_as_the_budget_allows():
     ],
 )
 def test_bad_examples_get_a_sentence_and_change_nothing(
-    X: Any, y: Any, says: str, tmp_path: Path
+    X: Any, y: Any, message: str, tmp_path: Path
 ):
     good, labels = data()
     model = LifelongClassifier(path=tmp_path / "model").partial_fit(good, labels)
     before, file = dict(vars(model)), (tmp_path / "model").read_bytes()
     for call in (model.partial_fit, model.fit):
-        if "expecting" in says and call == model.fit:
+        if "expecting" in message and call == model.fit:
             continue  # begins anew
-        if "mix" in says and call == model.fit:
+        if "mix" in message and call == model.fit:
             continue
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=message):
             call(X, y)
         assert all(vars(model)[name] is value for name, value in before.items())
         assert (tmp_path / "model").read_bytes() == file

@@ -56,8 +56,8 @@ def assert_same(mine: Callable[..., Tensor], other: Callable[[Tensor, Tensor], T
         embeddings.requires_grad_()
         a, b = value(mine, embeddings, label), other(embeddings, label)
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
-        slopes = [torch.autograd.grad(x, embeddings)[0] for x in (a, b)]
-        torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-7)
+        grads = [torch.autograd.grad(x, embeddings)[0] for x in (a, b)]
+        torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-7)
 
 
 # against pytorch-metric-learning
@@ -225,8 +225,8 @@ def test_gradients_are_finite_where_all_coincide(loss: losses.Loss, label: list[
     for start in (torch.zeros(5, 3), torch.ones(5, 3)):
         embeddings = start.requires_grad_()
         result = value(loss, embeddings, torch.tensor(label))
-        (slopes,) = torch.autograd.grad(result, embeddings)
-        assert result.isfinite() and slopes.isfinite().all()
+        (grads,) = torch.autograd.grad(result, embeddings)
+        assert result.isfinite() and grads.isfinite().all()
 
 
 @each_loss
@@ -235,8 +235,8 @@ def test_nothing_to_compare_is_no_nan(loss: losses.Loss, label: list[int]):
     embeddings = torch.randn(4, 3, requires_grad=True)
     for weight in (torch.ones(4), torch.zeros(4)):
         result = loss(embeddings, F.one_hot(torch.tensor(label), 5).double(), weight)
-        (slopes,) = torch.autograd.grad(result, embeddings)
-        assert result.isfinite() and slopes.isfinite().all()
+        (grads,) = torch.autograd.grad(result, embeddings)
+        assert result.isfinite() and grads.isfinite().all()
 
 
 @each_loss

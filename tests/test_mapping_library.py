@@ -233,16 +233,16 @@ def test_a_learner_that_compares_and_classes_that_differ(tmp_path: Path):
     same(library["4 classes, 2"].embedding, mean)
     shares = dict(library.attention(support))
     assert set(shares) == {"3 classes, 0", "3 classes, 1", "3 classes, 3"}
-    said = torch.zeros(len(x), 3)
-    misfit = {}
+    mixture = torch.zeros(len(x), 3)
+    support_loss = {}
     for seed in (0, 1, 3):
         state = learner.adapt(blobs(3, seed))
         logits = learner.predict(state, support.x)
-        misfit[seed] = learner.criterion(logits, support).item()
-        said += shares[f"3 classes, {seed}"] * learner.predict(state, x).softmax(-1)
-    powers = torch.tensor(list(misfit.values())).div(-3).softmax(0)
-    assert list(powers) == pytest.approx([shares[f"3 classes, {s}"] for s in misfit])
-    same(library.ensemble(support, x), said.log())
+        support_loss[seed] = learner.criterion(logits, support).item()
+        mixture += shares[f"3 classes, {seed}"] * learner.predict(state, x).softmax(-1)
+    powers = torch.tensor(list(support_loss.values())).div(-3).softmax(0)
+    assert list(powers) == pytest.approx([shares[f"3 classes, {s}"] for s in support_loss])
+    same(library.ensemble(support, x), mixture.log())
     only = library.ensemble(support, x, among=["3 classes, 1", "4 classes, 2"])
     same(only, learner.predict(learner.adapt(blobs(3, 1)), x).log_softmax(-1))
     start = library.start(support)
@@ -269,17 +269,17 @@ def test_values_are_averaged_and_a_state_may_be_a_tensor(tmp_path: Path):
     same(library["1"].embedding, contexts[1])
     loss = [squared_error(net(new.support.x, c), new.support) for c in contexts]
     shares = (-torch.stack(loss) / 2).softmax(0)
-    said = sum(s * net(new.query.x, c) for s, c in zip(shares, contexts, strict=True))
-    same(library.ensemble(new.support, new.query.x), said)
+    mixture = sum(s * net(new.query.x, c) for s, c in zip(shares, contexts, strict=True))
+    same(library.ensemble(new.support, new.query.x), mixture)
 
 
 def test_the_attention_is_fitted_on_its_own_tasks_each_left_out(tmp_path: Path):
-    library, own = filled(tmp_path), {f"task {i}": task for i, task in enumerate(tasks(5))}
-    found = library.fit_attention(own, k=2)
+    library, pairs = filled(tmp_path), {f"task {i}": task for i, task in enumerate(tasks(5))}
+    found = library.fit_attention(pairs, k=2)
     losses = {}
     for temperature in mapping_library.TEMPERATURES:
         library.temperature, total = temperature, 0.0
-        for name, (support, query) in own.items():
+        for name, (support, query) in pairs.items():
             start = library.start(support, 2, among=set(library.names()) - {name})
             state = library.learner.adapt(support, start)
             total += squared_error(library.learner.predict(state, query.x), query).item()
@@ -316,11 +316,11 @@ def test_what_cannot_be_kept_or_combined_is_refused(tmp_path: Path):
         library.add("x", task.support)
     assert contents(tmp_path) == before
     folder = tmp_path / "own"
-    own = MappingLibrary(folder, maml(), embed=lambda support: support.y)
-    own.add("ten numbers", task.support)
-    assert own.resembling(other.support)[0][0] == "ten numbers"
+    library = MappingLibrary(folder, maml(), embed=lambda support: support.y)
+    library.add("ten numbers", task.support)
+    assert library.resembling(other.support)[0][0] == "ten numbers"
     with pytest.raises(ValueError, match="makes 10 finite numbers"):
-        own.add("nine", tree_map(lambda leaf: leaf[:9], task.support))
+        library.add("nine", tree_map(lambda leaf: leaf[:9], task.support))
 
 
 class Counting(Learner[Tensor]):
@@ -417,7 +417,7 @@ def test_retrieval_reads_only_what_it_retrieves(
 PRELOAD = ["pytest", "hypothesis", __name__]
 
 
-def add_many(folder: Path, said: Connection, count: int) -> None:
+def add_many(folder: Path, progress: Connection, count: int) -> None:
     """Adds mappings for ever, and says so of each; killed before its `count`th touch of a file
     in the folder, once there are two."""
     torch.set_num_threads(1)
@@ -435,7 +435,7 @@ def add_many(folder: Path, said: Connection, count: int) -> None:
     sys.addaudithook(watch)
     while count == 0 or number < 3:
         library.add(f"task {number}", supports[number % 4])
-        said.send(number)
+        progress.send(number)
         number += 1
 
 

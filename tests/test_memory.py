@@ -36,8 +36,8 @@ TASKS = Blobs().sample(7, torch.Generator().manual_seed(0))
 def gradient(learner: nn.Module, weights: Tensor, tasks: Any = TASKS) -> list[Tensor]:
     torch.manual_seed(1)
     losses = learner(tasks)
-    slopes = torch.autograd.grad(losses @ weights, list(learner.parameters()))
-    return [losses.detach(), *slopes]
+    grads = torch.autograd.grad(losses @ weights, list(learner.parameters()))
+    return [losses.detach(), *grads]
 
 
 def test_the_peak_is_the_most_bytes_at_any_moment():
@@ -116,14 +116,14 @@ def test_chunks_of_a_learner_with_lent_parameters(double: None):
     tasks = tree_map(lambda leaf: leaf.double(), TASKS)
     learner = LEARNERS["maml"]()
     learner.chunk = 2
-    own = dict(learner.named_parameters())
+    params = dict(learner.named_parameters())
     scale = torch.ones((), requires_grad=True)
     for weights in (torch.ones(7), torch.rand(7)):
-        lent = {name: scale * p.detach() for name, p in own.items()}
+        lent = {name: scale * p.detach() for name, p in params.items()}
         losses = functional_call(learner, lent, (tasks,))
         (found,) = torch.autograd.grad(losses @ weights, scale)
-        _, *slopes = gradient(learner, weights, tasks)
-        expected = sum((p * g).sum() for p, g in zip(own.values(), slopes, strict=True))
+        _, *grads = gradient(learner, weights, tasks)
+        expected = sum((p * g).sum() for p, g in zip(params.values(), grads, strict=True))
         torch.testing.assert_close(found, expected)
 
 
@@ -289,7 +289,7 @@ def test_what_would_fit_is_said_when_memory_runs_out(monkeypatch: pytest.MonkeyP
 
 
 def test_memory_that_runs_out_in_training_is_explained():
-    def fail(slope: Tensor) -> None:
+    def fail(grad: Tensor) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     learner = deep(1)

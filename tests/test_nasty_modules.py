@@ -137,7 +137,7 @@ def counts(net: Calls, x: Tensor) -> Tensor:
     return x
 
 
-def asks(net: Calls, x: Tensor) -> Tensor:
+def branches_on_values(net: Calls, x: Tensor) -> Tensor:
     return x if x.sum() > 0 else -x
 
 
@@ -215,13 +215,13 @@ def learners() -> dict[str, Callable[[nn.Module], Learner[Any]]]:
 
 def outcome(learner: Learner[Any], execution: Execution) -> list[Tensor]:
     """Losses, gradients, and buffers afterwards."""
-    own = copy.deepcopy(learner)
-    own.execution = execution
-    losses = own(batch())
+    copied = copy.deepcopy(learner)
+    copied.execution = execution
+    losses = copied(batch())
     losses.sum().backward()
-    slopes = [p.grad for p in own.parameters() if p.grad is not None]
+    slopes = [p.grad for p in copied.parameters() if p.grad is not None]
     assert slopes and any(slope.any() for slope in slopes)
-    return [losses.detach(), *slopes, *own.buffers()]
+    return [losses.detach(), *slopes, *copied.buffers()]
 
 
 def assert_equal_ways(learner: Learner[Any]) -> None:
@@ -341,25 +341,25 @@ def test_the_second_order_of_a_recurrent_net_is_right():
 
 @pytest.mark.parametrize("kind", ["proto", "maml"])
 @pytest.mark.parametrize(
-    ("step", "says"),
+    ("step", "message"),
     [
         (fills, "writes one task's values into a tensor that all tasks share"),
         (counts, "given a value of one task"),
-        (asks, "looks at a tensor's values"),
+        (branches_on_values, "looks at a tensor's values"),
         (sizes_up, "looks at a tensor's values"),
         (picks, "looks at a tensor's values"),
         (leaves_torch, "takes a tensor out of PyTorch"),
         (doubles, "torch.autograd.Function"),
     ],
 )
-def test_what_cannot_be_batched_is_named(step: Any, says: str, kind: str):
+def test_what_cannot_be_batched_is_named(step: Any, message: str, kind: str):
     sentence = refusal(learners()[kind](Calls(step)).double(), "vmap")
-    assert says in sentence
+    assert message in sentence
     path = "net" if kind == "maml" else "embed"
     assert f"buffer {path}.seen" in sentence or f"Calls at {path} " in sentence
 
 
-@pytest.mark.parametrize("step", [asks, sizes_up, picks, fills])
+@pytest.mark.parametrize("step", [branches_on_values, sizes_up, picks, fills])
 def test_control_flow_can_be_looped(step: Any):
     assert all(x.isfinite().all() for x in outcome(MAML(Calls(step)).double(), "loop"))
 

@@ -10,14 +10,14 @@ def test_what_is_compiled_is_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     x = torch.tensor([-2.0, -0.5, 0.0, 0.5, 3.0], dtype=torch.double, requires_grad=True)
     for power in (1, 2):  # of what follows, so that there is a second derivative
-        values, slopes = [], []
+        values, grads = [], []
         for relu in (ReLU(), torch.nn.ReLU()):
             y = relu(x).pow(power)
-            (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+            (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
             values += [y]
-            slopes += [slope]
+            grads += [grad]
             if power == 2:
-                slopes += torch.autograd.grad(slope.sum(), x)
+                grads += torch.autograd.grad(grad.sum(), x)
         torch.testing.assert_close(values[0], values[1])
-        half = len(slopes) // 2
-        torch.testing.assert_close(slopes[:half], slopes[half:])
+        half = len(grads) // 2
+        torch.testing.assert_close(grads[:half], grads[half:])

@@ -47,9 +47,9 @@ def softmax(x: Any) -> Any:
 def by_content(key: Any, strength: float, memory: Any) -> Any:
     """Equations 5 and 6, slot by slot."""
     norms = [np.sqrt((v @ v) + 1e-6) for v in memory]
-    own = np.sqrt((key @ key) + 1e-6)
+    norm = np.sqrt((key @ key) + 1e-6)
     pairs = zip(memory, norms, strict=True)
-    return softmax(np.array([strength * (key @ v) / (own * n) for v, n in pairs]))
+    return softmax(np.array([strength * (key @ v) / (norm * n) for v, n in pairs]))
 
 
 def shifted(weighting: Any, shift: Any) -> Any:
@@ -120,8 +120,8 @@ def test_sharpening_does_not_underflow():
     power = torch.tensor([50.0], dtype=torch.float32, requires_grad=True)  # 128^-50 is 0
     found = sharpening(weighting, power)
     torch.testing.assert_close(found, weighting)
-    (slopes,) = torch.autograd.grad(found[0, 0], weighting)
-    assert slopes.isfinite().all()
+    (grads,) = torch.autograd.grad(found[0, 0], weighting)
+    assert grads.isfinite().all()
 
 
 def test_writing_at_a_slot_replaces_it():
@@ -168,8 +168,8 @@ def test_a_step_is_the_paper_slot_by_slot():
     for x in xs.numpy():
         hidden = np.tanh(linear("controller.layer", np.concatenate([x, read])))
         now = []
-        for head, said in enumerate(linear("address", hidden).reshape(4, -1)):
-            key, shift, (strength, gate, power) = said[:4], said[4:7], said[7:]
+        for head, interface in enumerate(linear("address", hidden).reshape(4, -1)):
+            key, shift, (strength, gate, power) = interface[:4], interface[4:7], interface[7:]
             at = by_content(key, softplus(strength), memory)
             at = sigmoid(gate) * at + (1 - sigmoid(gate)) * where[head]
             now.append(sharpened(shifted(at, softmax(shift)), 1 + softplus(power)))
@@ -252,8 +252,8 @@ class Wired(RecurrentCell[Tensor]):
         return self.get_buffer("before")
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        said = torch.cat([x[..., : self.marker + 1], state], -1)
-        return said, state + x[..., self.marker : self.marker + 1]
+        output = torch.cat([x[..., : self.marker + 1], state], -1)
+        return output, state + x[..., self.marker : self.marker + 1]
 
 
 @torch.no_grad()
@@ -296,7 +296,7 @@ def test_a_machine_wired_by_hand_copies_without_error():
 @pytest.mark.filterwarnings("ignore")  # of the compiler itself
 @pytest.mark.parametrize("kind", [LSTMCell, FeedForward])
 def test_a_compiled_step_and_a_compiled_learner_are_the_same(kind: Any):
-    def slopes(losses: Tensor, learner: nn.Module) -> list[Tensor]:
+    def grads(losses: Tensor, learner: nn.Module) -> list[Tensor]:
         learner.zero_grad()
         losses.mean().backward()
         return [losses.detach(), *(p.grad for p in learner.parameters() if p.grad is not None)]
@@ -304,10 +304,10 @@ def test_a_compiled_step_and_a_compiled_learner_are_the_same(kind: Any):
     torch._dynamo.reset()
     learner = SequenceLearner(machine(controller=kind))
     batch = Copy(2, length=(1, 2), ragged=True).sample(3, torch.Generator())
-    expected = slopes(learner(batch), learner)
+    expected = grads(learner(batch), learner)
     whole: Any = torch.compile(learner, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(slopes(whole(batch), learner), expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(grads(whole(batch), learner), expected, rtol=1e-9, atol=1e-11)
     net, x = learner.cell, torch.randn(3, 2, 3)
-    expected = slopes(net(x)[0], net)
+    expected = grads(net(x)[0], net)
     net.step = torch.compile(net.step, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(slopes(net(x)[0], net), expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(grads(net(x)[0], net), expected, rtol=1e-9, atol=1e-11)

@@ -18,10 +18,10 @@ def test_paths_lead_from_the_first_place_along_what_was_done() -> None:
     goals = plane.tasks(2, generator)
     policy = lambda state, memory, policy_input, noise: (memory, 0.05 * normal(noise), ())  # noqa: E731
     found = rollout(plane, goals, policy, generator, episodes=3)
-    for goal, own in zip(goals, unstack(found), strict=True):
-        planar_trace = plane.planar_trace(goal, own)
+    for goal, single in zip(goals, unstack(found), strict=True):
+        planar_trace = plane.planar_trace(goal, single)
         assert not planar_trace.path[:, 0].any() and torch.equal(planar_trace.goal, goal)
-        moved = own.action.clamp(-0.1, 0.1).cumsum(1)
+        moved = single.action.clamp(-0.1, 0.1).cumsum(1)
         torch.testing.assert_close(planar_trace.path[:, 1:], moved)
 
 
@@ -36,10 +36,10 @@ def test_paths_in_a_maze_stay_off_its_walls_and_end_at_its_goal() -> None:
 
     found = rollout(maze, mazes, wander, generator, episodes=2)  # pyright: ignore[reportArgumentType]
     assert found.done.any()
-    for own, episodes in zip(unstack(mazes), unstack(found), strict=True):
-        planar_trace = maze.planar_trace(own, episodes)
+    for single, episodes in zip(unstack(mazes), unstack(found), strict=True):
+        planar_trace = maze.planar_trace(single, episodes)
         assert planar_trace.path[:, 0].tolist() == [[1, -1]] * 2
-        assert len(planar_trace.walls) == own.walls.sum() >= 16  # the border
+        assert len(planar_trace.walls) == single.walls.sum() >= 16  # the border
         walls = {tuple(wall) for wall in planar_trace.walls.tolist()}
         for path, weight, done in zip(
             planar_trace.path, episodes.weight, episodes.done, strict=True

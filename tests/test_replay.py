@@ -21,7 +21,7 @@ def numbers(start: int, end: int) -> Examples:
     return Examples(x, x, torch.ones(len(x)))
 
 
-def held(buffer: Buffer) -> list[float]:
+def kept(buffer: Buffer) -> list[float]:
     return buffer.examples.x[buffer.examples.weight > 0, 0].tolist()
 
 
@@ -59,7 +59,7 @@ def test_a_reservoir_is_that_of_a_loop():
 def test_padding_is_neither_kept_nor_counted():
     new = numbers(1, 7)._replace(weight=torch.tensor([1.0, 0, 1, 0, 0, 1]))
     buffer = reservoir(empty_buffer(new, 5), new)
-    assert held(buffer) == [1, 3, 6]
+    assert kept(buffer) == [1, 3, 6]
     assert buffer.seen == 3
 
 
@@ -73,8 +73,8 @@ def test_draws_are_of_what_is_there():
 
 def test_samples_of_a_full_buffer_are_from_all_its_places():
     buffer = reservoir(empty_buffer(numbers(0, 1), 3), numbers(1, 9))
-    assert set(sample(buffer, 200).x[:, 0].tolist()) == set(held(buffer))
-    assert len(set(held(buffer))) == 3
+    assert set(sample(buffer, 200).x[:, 0].tolist()) == set(kept(buffer))
+    assert len(set(kept(buffer))) == 3
 
 
 def test_beside_padding_nothing_is_rehearsed():

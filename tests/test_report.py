@@ -219,12 +219,12 @@ def test_what_happens_inside_of_the_adaptation_is_drawn(tmp_path: Path) -> None:
     Page(part.partition("</h2>")[2].partition("</section>")[0])
     assert "The first 9 tasks of the test, after 0 to 10 inner steps." in part
     assert "The test with the most has 12 steps." in part
-    for says in (
+    for alt in (
         "query squared_error by inner step",
         "how far each layer moved",
         "similarity of its outputs",
     ):
-        assert part.count(f'alt="{says}"') == 1
+        assert part.count(f'alt="{alt}"') == 1
 
 
 def test_nothing_inside_of_a_learner_that_takes_no_steps(finished: Path) -> None:

@@ -16,12 +16,9 @@ from quickstudy import PrototypicalNetwork, datasets
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import leaves
 from quickstudy.datasets.labelled import split_examples
+from quickstudy.evaluation.stream_loop import run_stream
 from quickstudy.evaluation.stream_measures import StreamReport
-from quickstudy.evaluation.streams import (
-    evaluate_stream,
-    run_stream,
-    stream_report,
-)
+from quickstudy.evaluation.streams import evaluate_stream, stream_report
 from quickstudy.learner import Learner
 from quickstudy.learners.lifelong.dark_experience_replay import DarkExperienceReplay
 from quickstudy.learners.lifelong.experience_replay import ExperienceReplay
@@ -159,11 +156,11 @@ def test_whoever_knows_the_task_answers_none_of_another():
 
     learner = Says(nn.Flatten())
     blind = evaluate_stream(learner, [stream]).matrix[0, -1]
-    told = evaluate_stream(learner, [stream], task_incremental=True).matrix[0, -1]
+    task_known = evaluate_stream(learner, [stream], task_incremental=True).matrix[0, -1]
     share = torch.tensor(
         [float(task.query.y[:, 2 * i + 1].mean()) for i, task in enumerate(stream)]
     )
-    torch.testing.assert_close(told, share.double())
+    torch.testing.assert_close(task_known, share.double())
     assert blind[:-1].tolist() == [0] * 4
 
 

@@ -135,9 +135,9 @@ def test_past_tasks_are_recalled_for_themselves():
     for number, task in enumerate(unstack(batch(5))):
         places, shares = learner.retrieved(task.support, 2)
         assert places[0] == number and shares[0] > shares[1]
-        said = learner.recall(places, task.query.x)
+        recalled = learner.recall(places, task.query.x)
         state = maml().adapt(task.support)
-        same(said[0], maml().predict(state, task.query.x))
+        same(recalled[0], maml().predict(state, task.query.x))
 
 
 def test_new_tasks_take_the_places_of_the_oldest():
@@ -222,8 +222,8 @@ def test_the_report_says_which_past_tasks_were_retrieved():
     first = tree_map(lambda leaf: leaf[0], next(iter(batches(TASKS, 3, steps=1, seed=1))))
     places, shares = learner.retrieved(first.support)
     assert f"{shares[0]:.0%} of {places[0]}" in html
-    own = learner.attention(first.support)[0]
-    assert f"<td>{own:.0%}</td>" in html
+    share = learner.attention(first.support)[0]
+    assert f"<td>{share:.0%}</td>" in html
     assert draw_retrieval(memory(), test) == "" and draw_retrieval(maml(), test) == ""
 
 
@@ -277,7 +277,7 @@ def test_a_run_is_trained_without_the_memory_and_tested_with_it(tmp_path: Path):
     assert run.experiment.learner.get_buffer("count") == 0
     measured = runs.finish(run, n_tasks=3)["measured"]
     assert list(measured) == [
-        f"{steps}, {says}"
+        f"{steps}, {description}"
         for steps in ("1 step", "5 steps")
-        for says in ("memory of 8 tasks", "memory of 64 tasks", "no memory")
+        for description in ("memory of 8 tasks", "memory of 64 tasks", "no memory")
     ]

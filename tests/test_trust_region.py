@@ -17,11 +17,11 @@ from tests.worlds import Sides, gained
 class Bent(qs.Actor):
     """A loss and a divergence, both quadratic in the parameters; tasks are what to add."""
 
-    def __init__(self, curvature: Tensor, slope: Tensor):
+    def __init__(self, curvature: Tensor, grad: Tensor):
         super().__init__()
-        self.w = nn.Parameter(torch.zeros(len(slope)))
+        self.w = nn.Parameter(torch.zeros(len(grad)))
         self.unused = nn.Parameter(torch.ones(2))
-        self.curvature, self.slope, self.bend = curvature, slope, 0.0
+        self.curvature, self.slope, self.bend = curvature, grad, 0.0
 
     def initial_state(self) -> Any: ...
 
@@ -61,11 +61,11 @@ def matrices() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.usefixtures("double")
 def test_a_step_is_the_natural_gradient_to_the_edge_of_the_region() -> None:
-    curvature, slope = matrices()
-    moved, losses = stepped(Bent(curvature, slope), damping=0.0)
-    natural = torch.linalg.solve(curvature, slope)
+    curvature, grad = matrices()
+    moved, losses = stepped(Bent(curvature, grad), damping=0.0)
+    natural = torch.linalg.solve(curvature, grad)
     # the edge itself is within rounding: the first or the second length is taken
-    expected = -natural * (0.02 / (slope @ natural)).sqrt()
+    expected = -natural * (0.02 / (grad @ natural)).sqrt()
     factor = (moved @ expected) / (expected @ expected)
     torch.testing.assert_close(moved, factor * expected)
     assert factor.item() == pytest.approx(1) or factor.item() == pytest.approx(0.8)
@@ -74,11 +74,11 @@ def test_a_step_is_the_natural_gradient_to_the_edge_of_the_region() -> None:
 
 @pytest.mark.usefixtures("double")
 def test_the_fisher_information_is_a_mean_over_the_tasks_it_is_of() -> None:
-    curvature, slope = matrices()
+    curvature, grad = matrices()
     options: Any = {"damping": 0.0, "backtrack": 0.999, "tries": 1000}
-    whole, _ = stepped(Bent(curvature, slope), spread=0.5, **options)
-    first, _ = stepped(Bent(curvature, slope), spread=0.5, fisher_tasks=1, **options)
-    same, _ = stepped(Bent(curvature, slope), **options)
+    whole, _ = stepped(Bent(curvature, grad), spread=0.5, **options)
+    first, _ = stepped(Bent(curvature, grad), spread=0.5, fisher_tasks=1, **options)
+    same, _ = stepped(Bent(curvature, grad), **options)
     torch.testing.assert_close(whole, same, rtol=2e-3, atol=0)
     # half as curved, so it would go √2 as far: but the line search looks at all
     torch.testing.assert_close(first, same, rtol=2e-3, atol=0)
@@ -86,16 +86,16 @@ def test_the_fisher_information_is_a_mean_over_the_tasks_it_is_of() -> None:
 
 @pytest.mark.usefixtures("double")
 def test_damping_bends_to_the_plain_gradient() -> None:
-    curvature, slope = matrices()
-    moved, _ = stepped(Bent(curvature, slope), damping=1e6)
-    cosine = nn.functional.cosine_similarity(moved, -slope, 0)
+    curvature, grad = matrices()
+    moved, _ = stepped(Bent(curvature, grad), damping=1e6)
+    cosine = nn.functional.cosine_similarity(moved, -grad, 0)
     assert cosine > 1 - 1e-6
 
 
 @pytest.mark.usefixtures("double")
 def test_a_step_that_helps_only_when_short_is_made_short() -> None:
-    curvature, slope = matrices()
-    learner = Bent(curvature, slope)
+    curvature, grad = matrices()
+    learner = Bent(curvature, grad)
     learner.bend = 30.0
     moved, _ = stepped(learner, damping=0.0)
     assert 0 < moved @ curvature @ moved / 2 < 0.01 * 0.8**2
@@ -105,8 +105,8 @@ def test_a_step_that_helps_only_when_short_is_made_short() -> None:
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("bend", [1e9, float("nan")])
 def test_a_bad_step_is_refused(bend: float) -> None:
-    curvature, slope = matrices()
-    learner = Bent(curvature, slope)
+    curvature, grad = matrices()
+    learner = Bent(curvature, grad)
     if bend == bend:
         learner.bend = bend
     else:
@@ -117,8 +117,8 @@ def test_a_bad_step_is_refused(bend: float) -> None:
 
 @pytest.mark.usefixtures("double")
 def test_nothing_to_gain_moves_nothing() -> None:
-    curvature, slope = matrices()
-    moved, _ = stepped(Bent(curvature, 0 * slope))
+    curvature, grad = matrices()
+    moved, _ = stepped(Bent(curvature, 0 * grad))
     assert not moved.any()
 
 
@@ -174,7 +174,7 @@ def test_divergences_are_those_of_torch() -> None:
     torch.manual_seed(0)
     one, other = torch.randn(2, 7, 6)
     kl = torch.distributions.kl_divergence
-    categories = [torch.distributions.Categorical(logits=says) for says in (one, other)]
+    categories = [torch.distributions.Categorical(logits=params) for params in (one, other)]
     found = action_distribution(BernoulliBandit(6)).kl_divergence(one, other)
     torch.testing.assert_close(found, kl(*categories))
     normals = [torch.distributions.Normal(s[:, :3], s[:, 3:].exp()) for s in (one, other)]

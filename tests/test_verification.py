@@ -78,7 +78,7 @@ def test_the_equal_error_rate_of_gaussians():
 
 
 @pytest.mark.parametrize(
-    ("scores", "same", "says"),
+    ("scores", "same", "message"),
     [
         ([1, 2], [1, 1], "All of the 2 pairs are of one class"),
         ([1, 2], [0, 0], "None of the 2 pairs are of one class"),
@@ -88,8 +88,8 @@ def test_the_equal_error_rate_of_gaussians():
         ([[1, 2], [3, 4]], [0, 1], "1d array"),
     ],
 )
-def test_bad_pairs_get_a_sentence(scores: Any, same: Any, says: str):
-    with pytest.raises(ValueError, match=says):
+def test_bad_pairs_get_a_sentence(scores: Any, same: Any, message: str):
+    with pytest.raises(ValueError, match=message):
         roc(scores, same)
 
 
@@ -127,7 +127,7 @@ def cosine(learner: Any, a: Tensor, b: Tensor) -> Tensor:
     return 10 * F.cosine_similarity(learner.embed(a), learner.embed(b))
 
 
-def own(learner: Any, a: Tensor, b: Tensor) -> Tensor:
+def pair_scores(learner: Any, a: Tensor, b: Tensor) -> Tensor:
     return learner.pair_logits(a, b)
 
 
@@ -136,8 +136,8 @@ def own(learner: Any, a: Tensor, b: Tensor) -> Tensor:
     [
         (PrototypicalNetwork(net()), minus_squared),
         (cosine_prototypical(net()), cosine),
-        (SiameseNetwork(net(), WeightedL1(3)), own),
-        (Nearness(), own),
+        (SiameseNetwork(net(), WeightedL1(3)), pair_scores),
+        (Nearness(), pair_scores),
     ],
     ids=["distance", "cosine", "siamese", "method"],
 )
@@ -156,12 +156,12 @@ def test_scores_are_the_learners_and_all_pairs_choose(learner: Any, definition: 
     assert verifier.pairs_ == (same.sum(), (~same).sum()) == (18, 48)
     by_pairs = FewShotVerifier(learner).fit_pairs(X[i], X[j], same)
     assert by_pairs.threshold_ == pytest.approx(verifier.threshold_, rel=1e-4)
-    said = verifier.predict(X[i], X[j])
-    assert (said[~same]).mean() == pytest.approx(verifier.false_accept_rate_)
-    assert (~said[same]).mean() == pytest.approx(verifier.false_reject_rate_)
+    predicted = verifier.predict(X[i], X[j])
+    assert (predicted[~same]).mean() == pytest.approx(verifier.false_accept_rate_)
+    assert (~predicted[same]).mean() == pytest.approx(verifier.false_reject_rate_)
     assert verifier.equal_error_rate_ == pytest.approx(equal_error_rate(want, same), abs=1e-6)
-    assert verifier.score(X[i], X[j], same) == (said == same).mean()
-    assert verifier.score(X[i][same], X[j][same], same[same]) == said[same].mean()
+    assert verifier.score(X[i], X[j], same) == (predicted == same).mean()
+    assert verifier.score(X[i][same], X[j][same], same[same]) == predicted[same].mean()
 
 
 def line(*places: float) -> np.ndarray:
@@ -241,7 +241,7 @@ def y6() -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("X", "y", "learner", "says"),
+    ("X", "y", "learner", "message"),
     [
         (np.ones((3, 4)), [0, 0, 0], None, "All of the 3 examples are of one class: give two"),
         (np.ones((3, 4)), [0, 1, 2], None, "No two of the 3 examples are of one class"),
@@ -257,8 +257,8 @@ def y6() -> list[int]:
         (np.ones((3, 4)), [0, 0, 1], MAML(MLP(4, 2)), "MAML has neither a module `embed` nor"),
     ],
 )
-def test_bad_examples_get_a_sentence(X: Any, y: Any, learner: Any, says: str):
-    with pytest.raises(ValueError, match=says):
+def test_bad_examples_get_a_sentence(X: Any, y: Any, learner: Any, message: str):
+    with pytest.raises(ValueError, match=message):
         FewShotVerifier(learner).fit(X, y)
 
 
@@ -386,20 +386,20 @@ def digits(shots: int, seed: int = 0) -> tuple[np.ndarray, ...]:
 
 
 def test_none_of_these():
-    X, y, asked, truth, others = digits(shots=20)
+    X, y, queries, truth, others = digits(shots=20)
     plain = FewShotClassifier().fit(X, y)
     model = FewShotClassifier(unknown=-1).fit(X, y)
-    said = model.predict(asked)
-    assert 0.02 < (said == -1).mean() < 0.12  # 5 % were to be
-    assert (model.predict(others) == -1).mean() > 3 * (said == -1).mean()
-    known = said != -1
-    assert (said[known] == plain.predict(asked)[known]).all()
-    assert (model.score_samples(asked) >= model.threshold_).tolist() == known.tolist()
-    assert (model.predict_proba(asked) == plain.predict_proba(asked)).all()
-    assert model.score(asked, truth) == (said == truth).mean()
-    own = FewShotClassifier(unknown=-1, threshold=-1e9).fit(X, y)
-    assert own.threshold_ == -1e9
-    assert (own.predict(others) == plain.predict(others)).all()
+    predicted = model.predict(queries)
+    assert 0.02 < (predicted == -1).mean() < 0.12  # 5 % were to be
+    assert (model.predict(others) == -1).mean() > 3 * (predicted == -1).mean()
+    known = predicted != -1
+    assert (predicted[known] == plain.predict(queries)[known]).all()
+    assert (model.score_samples(queries) >= model.threshold_).tolist() == known.tolist()
+    assert (model.predict_proba(queries) == plain.predict_proba(queries)).all()
+    assert model.score(queries, truth) == (predicted == truth).mean()
+    tolerant = FewShotClassifier(unknown=-1, threshold=-1e9).fit(X, y)
+    assert tolerant.threshold_ == -1e9
+    assert (tolerant.predict(others) == plain.predict(others)).all()
 
 
 def test_each_example_is_left_out_once():
@@ -426,9 +426,9 @@ def test_each_example_is_left_out_once():
     ],
 )
 def test_labels_of_the_unknown_and_files(names: Any, unknown: Any, tmp_path: Path):
-    X, y, asked, _, others = digits(shots=3)
+    X, y, queries, _, others = digits(shots=3)
     model = FewShotClassifier(unknown=unknown).fit(X, names[y])
-    assert set(model.predict(asked)) <= {*names.tolist(), unknown}
+    assert set(model.predict(queries)) <= {*names.tolist(), unknown}
     assert unknown in model.predict(others)
     model.save(tmp_path / "model")
     again = FewShotClassifier.load(tmp_path / "model")

@@ -1,14 +1,11 @@
 """The distribution of the losses over tasks."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import NOTE, first_batch
-from quickstudy.reports.html import Palette, figure, figures
+from quickstudy.reports.html import Axes, Palette, figure, figures
 from quickstudy.runs import Benchmark
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def draw_losses(learner: Learner[Any], benchmark: Benchmark) -> str:
@@ -30,7 +27,7 @@ def draw_losses(learner: Learner[Any], benchmark: Benchmark) -> str:
     with first_batch(learner, benchmark) as batch:
         losses = learner(batch).cpu().numpy()
 
-    def draw(axes: "Axes", palette: Palette) -> None:
+    def draw(axes: Axes, palette: Palette) -> None:
         axes.hist(losses, color=palette["main"])
         axes.set(xlabel="loss", ylabel="tasks")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from quickstudy import datasets, runs
+from quickstudy import runs
 from quickstudy.cli.options import Invert, RunFolder, SkipUnreadable
-from quickstudy.cli.pictures import image_shape
+from quickstudy.cli.pictures import image_shape, read_folder
 from quickstudy.core.task import batches
 from quickstudy.estimators.classifier import FewShotClassifier
 from quickstudy.evaluation.protocol import is_transductive
@@ -31,16 +31,11 @@ def adapt(
     """
     base = runs.reopen(run)
     learner = base.experiment.learner
-    channels, height, width = image_shape(base)
-    data = datasets.folder(
-        support,
-        size=(height, width),
-        channels=channels,  # pyright: ignore[reportArgumentType]
-        skip_unreadable=skip_unreadable,
+    data = read_folder(
+        support, image_shape(base), invert=invert, skip_unreadable=skip_unreadable
     )
     labels = [data.classes[i] for i in data.y.tolist()]
-    classifier = FewShotClassifier(learner)
-    classifier.fit((255 - data.x if invert else data.x).numpy(), labels)
+    classifier = FewShotClassifier(learner).fit(data.x.numpy(), labels)
     task = next(iter(batches(base.experiment.train, base.experiment.meta_batch_size, steps=1)))
     with torch.no_grad():
         transductive = is_transductive(learner.eval(), task)

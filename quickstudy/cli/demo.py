@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,13 +19,19 @@ from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.reports.curves import draw_curves
 from quickstudy.reports.episode import draw_episode
-from quickstudy.reports.html import Palette, figure, legend, page, paragraph, section, table
+from quickstudy.reports.html import (
+    Axes,
+    Palette,
+    figure,
+    legend,
+    page,
+    paragraph,
+    section,
+    table,
+)
 from quickstudy.reports.tables import circumstances, protocol_table
 from quickstudy.runs import Benchmark, Experiment, Run
 from quickstudy.tasks.few_shot import FewShot
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 RECIPES = {"Prototypical net": "glyphs_protonet", "First-order MAML": "glyphs_fomaml"}
 PIXELS = "Nearest mean of pixels"
@@ -76,6 +82,8 @@ def demo(
         steps: Steps of meta-training. Default: those of the recipes.
         n_tasks: Number of tasks behind each number.
     """
+    if n_tasks < 1:
+        raise ValueError(f"n_tasks={n_tasks}: give at least one task.")
     folder = Path(out)
     settings = {"seed": seed} | ({} if steps is None else {"steps": steps})
     trained = {title: _trained(name, settings, folder) for title, name in RECIPES.items()}
@@ -243,7 +251,7 @@ def _page(
     )
 
 
-def _draw(axes: "Axes", palette: Palette, reports: Reports) -> None:
+def _draw(axes: Axes, palette: Palette, reports: Reports) -> None:
     """A line for each learner, a mark for each test."""
     places = np.arange(len(reports))[::-1]
     colours = (palette["main"], palette["ink"], palette["other"])

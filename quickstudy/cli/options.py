@@ -20,6 +20,10 @@ Execution: TypeAlias = Annotated[
     Literal["recipe", "auto", "vmap", "loop", "compiled"],
     arg(help="How to execute tasks. auto measures which way is fastest."),
 ]
+MemoryLimit: TypeAlias = Annotated[
+    str | None,
+    arg(help="Most memory that a step may take, such as 8GiB. Measures which execution fits."),
+]
 
 
 def dumps(data: Any) -> str:

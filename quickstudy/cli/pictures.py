@@ -1,11 +1,14 @@
 """Image files as the learner of a run takes them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from quickstudy import datasets
+from quickstudy.datasets.labelled import Labelled
 from quickstudy.datasets.pictures import to_pixels
 from quickstudy.runs import Run
 from quickstudy.tasks.few_shot import FewShot
@@ -51,6 +54,39 @@ def read_images(files: Sequence[Path], shape: Sequence[int], *, invert: bool) ->
     images = {file: _read(file, shape) for file in dict.fromkeys(files)}
     x = np.stack([images[file] for file in files])
     return 255 - x if invert else x
+
+
+def read_folder(
+    place: Path,
+    shape: Sequence[int],
+    *,
+    invert: bool = False,
+    skip_unreadable: bool = False,
+) -> Labelled:
+    """Read a folder of folders of images, one per class, as a run's learner takes them.
+
+    Args:
+        shape: (channels, height, width).
+        invert: Swap dark and light.
+        skip_unreadable: Skip files that are not images instead of stopping.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("black", "white"):
+        ...     (folder / name).mkdir()
+        ...     Image.new("L", (9, 9), name).save(folder / name / "1.png")
+        >>> read_folder(folder, (1, 1, 1), invert=True).x.flatten().tolist()
+        [255, 0]
+    """
+    channels, height, width = shape
+    data = datasets.folder(
+        place,
+        size=(height, width),
+        channels=channels,  # pyright: ignore[reportArgumentType]
+        skip_unreadable=skip_unreadable,
+    )
+    return replace(data, x=255 - data.x) if invert else data
 
 
 def is_image(file: Path) -> bool:
@@ -101,3 +137,5 @@ def _read(file: Path, shape: Sequence[int]) -> np.ndarray:
             return to_pixels(image, (height, width), channels)  # pyright: ignore[reportArgumentType]
     except UnidentifiedImageError:
         raise ValueError(f"{file} is not an image that Pillow can read.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error

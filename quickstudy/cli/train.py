@@ -15,24 +15,20 @@ from tyro.conf import Positional, arg
 
 from quickstudy import console, runs
 from quickstudy.cli import catalogue
-from quickstudy.cli.options import AsJson, Device, Execution, dumps
+from quickstudy.cli.options import AsJson, Device, Execution, MemoryLimit, dumps
 from quickstudy.cli.results import metric_text, result_rows
 from quickstudy.core.task import Json, Task, batches
 from quickstudy.execution import diagnosis, planning
 from quickstudy.runs import recipes
 from quickstudy.tasks.streams import Streams
 
-OUT = "Folder of the run. Default: runs/RESULT."
-MEMORY = "Most memory that a step may take, such as 8GiB. Measures which way of execution fits."
-RECORD = "Also store the result in recipes/results."
-VARIANT = "Suffix of the result name, such as full."
 OPTIONS: list[Any] = [
-    ("out", Annotated[Path | None, arg(help=OUT)], None),
+    ("out", Annotated[Path | None, arg(help="Folder of the run. Default: runs/RESULT.")], None),
     ("execution", Execution, "recipe"),
-    ("memory_limit", Annotated[str | None, arg(help=MEMORY)], None),
+    ("memory_limit", MemoryLimit, None),
     ("device", Device, "cpu"),
-    ("record", Annotated[bool, arg(help=RECORD)], False),
-    ("variant", Annotated[str, arg(help=VARIANT)], ""),
+    ("record", Annotated[bool, arg(help="Also store the result in recipes/results.")], False),
+    ("variant", Annotated[str, arg(help="Suffix of the result name, such as full.")], ""),
     ("as_json", AsJson, False),
 ]
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tyro.conf import Positional, arg
 
-from quickstudy import datasets, runs
+from quickstudy import runs
 from quickstudy.cli.options import AsJson, Invert, RunFolder, SkipUnreadable, dumps
-from quickstudy.cli.pictures import image_files, image_shape, is_image, read_images
+from quickstudy.cli.pictures import image_files, image_shape, is_image, read_folder, read_images
 from quickstudy.estimators import clustering
 from quickstudy.estimators.verifier import FewShotVerifier
 from quickstudy.tasks.few_shot import FewShot
@@ -137,13 +137,8 @@ def _calibration_set(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of a folder, or of 20 of the recipe's validation classes."""
     if support is not None:
-        channels, height, width = image_shape(run)
-        data = datasets.folder(
-            support,
-            size=(height, width),
-            channels=channels,  # pyright: ignore[reportArgumentType]
-        )
-        return (255 - data.x if invert else data.x).numpy(), data.y.numpy()
+        data = read_folder(support, image_shape(run), invert=invert)
+        return data.x.numpy(), data.y.numpy()
     tasks = run.experiment.validation
     if not isinstance(tasks, FewShot):
         raise ValueError(

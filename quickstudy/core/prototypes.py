@@ -1,5 +1,6 @@
 """Class prototypes: the mean embedding of each class, and logits of queries from them."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -70,6 +71,21 @@ def class_logits(
     """
     logits = compare(similarity, x, prototypes.means)
     return logits.masked_fill(prototypes.sizes == 0, -torch.inf)
+
+
+def keep_known(
+    start: Mapping[str, Tensor], known: Mapping[str, Tensor], sizes: Tensor
+) -> dict[str, Tensor]:
+    """Return `known` parameters (C, ...) of classes with examples, and `start` for the others.
+
+    Examples:
+        >>> import torch
+        >>> old, new = {"bias": torch.ones(2)}, {"bias": torch.zeros(2)}
+        >>> keep_known(new, old, sizes=torch.tensor([0.0, 5.0]))
+        {'bias': tensor([0., 1.])}
+    """
+    rows = {name: (sizes > 0).view(-1, *[1] * (p.ndim - 1)) for name, p in start.items()}
+    return {name: torch.where(rows[name], known[name], p) for name, p in start.items()}
 
 
 def class_means(features: Tensor, examples: Examples) -> Tensor:

@@ -21,14 +21,15 @@ M = TypeVar("M", bound=nn.Module)
 
 _SEQUENCES = {list, tuple}
 _MAPPINGS = {dict, OrderedDict}
+_INTERNAL = frozenset(vars(nn.Module()))  # mode, tensors, modules and hooks, by name
 
 
 def replica(module: M) -> M:
     """Return a copy of a module and of all modules in it, which shares their tensors.
 
-    Attributes are copied, and those that refer to a module in it refer to its copy. A module
-    that `torch.compile` or TorchScript made is shared if all of it is in evaluation mode.
-    Otherwise a copy is made that runs uncompiled, and TorchScript is copied as a whole.
+    An attribute that refers to a module in it refers to its copy. A module that `torch.compile`
+    or TorchScript made is shared if all of it is in evaluation mode. Otherwise a copy is made
+    that runs uncompiled, and TorchScript is copied as a whole.
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Dropout())
@@ -52,11 +53,15 @@ def replica(module: M) -> M:
 
     def rebound(value: Any) -> Any:
         kind = type(value)
-        if kind in _MAPPINGS:
-            return kind({key: rebound(item) for key, item in value.items()} if value else ())
+        if kind in _MAPPINGS and value:
+            items = {key: rebound(item) for key, item in value.items()}
+            changed = any(items[key] is not item for key, item in value.items())
+            return kind(items) if changed else value
         if kind in _SEQUENCES:
-            return kind(map(rebound, value))
-        if kind is MethodType:
+            parts = [rebound(item) for item in value]
+            changed = any(part is not item for part, item in zip(parts, value, strict=True))
+            return kind(parts) if changed else value
+        if kind is MethodType and rebound(value.__self__) is not value.__self__:
             return MethodType(value.__func__, rebound(value.__self__))
         if kind is partial:
             function, arguments, keywords = map(
@@ -68,7 +73,10 @@ def replica(module: M) -> M:
     create(module)
     for part, new in copies.items():
         if new is not part and not isinstance(part, torch.jit.ScriptModule):
-            vars(new).update({name: rebound(value) for name, value in vars(part).items()})
+            for name, value in vars(part).items():
+                if name in _INTERNAL and type(value) in _MAPPINGS:
+                    value = type(value)(value)
+                vars(new)[name] = rebound(value)
             vars(new).pop("_compiled_call_impl", None)
             if "_orig_mod" in part._modules:
                 vars(new)["forward"] = new._modules["_orig_mod"]
@@ -86,9 +94,9 @@ def evaluation_copy(module: M) -> M:
         >>> evaluation_copy(net).training, net.training
         (False, True)
     """
-    new = replica(module)
+    new, originals = replica(module), set(module.modules())
     for part in new.modules():
-        if type(part).train is not nn.Module.train:
+        if part not in originals and type(part).train is not nn.Module.train:
             part._buffers.update(
                 {k: b if b is None else b.clone() for k, b in part._buffers.items()}
             )
@@ -96,6 +104,30 @@ def evaluation_copy(module: M) -> M:
                 if p is not None:
                     part._parameters[name] = nn.Parameter(p.detach().clone(), p.requires_grad)
     return new.eval()
+
+
+@contextmanager
+def written_back(module: nn.Module, new: M) -> Iterator[M]:
+    """Yield a copy of a module; at the end, give the module the attributes that were set on it.
+
+    So a net whose `forward` counts, or keeps what it has computed, goes on doing so. Modes,
+    hooks and tensors are not written back.
+
+    Examples:
+        >>> net = nn.Linear(2, 2)
+        >>> with written_back(net, replica(net)) as copy:
+        ...     copy.calls = 1
+        >>> net.calls
+        1
+    """
+    parts = [
+        (a, b, dict(vars(b))) for a, b in zip(module.modules(), new.modules(), strict=True)
+    ]
+    yield new
+    for original, part, before in parts:
+        for name, value in vars(part).items():
+            if name not in _INTERNAL and value is not before.get(name, _INTERNAL):
+                vars(original)[name] = value
 
 
 def _is_compiled(part: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """Trees: nested tuples and dictionaries of tensors, as tasks and states are."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,3 +81,24 @@ def unstack(tree: Any) -> list[Any]:
     """
     size = len(leaves(tree)[0])
     return [tree_map(lambda leaf, i=i: leaf[i], tree) for i in range(size)]
+
+
+def scan(step: Callable[..., Any], state: Any, *rows: Tensor, weight: Tensor) -> list[Any]:
+    """Return the N + 1 states before, between and after N steps; padding changes no state.
+
+    Args:
+        step: maps a state and one row of each tensor to the next state.
+        state: the first, a tree of tensors.
+        rows: tensors (N, ...).
+        weight: (N,); rows of weight 0 are padding.
+
+    Examples:
+        >>> import torch
+        >>> scan(torch.add, torch.tensor(1), torch.tensor([2, 4]), weight=torch.tensor([1, 0]))
+        [tensor(1), tensor(3), tensor(3)]
+    """
+    states = [state]
+    for *row, is_real in zip(*rows, weight > 0, strict=True):
+        after = step(states[-1], *row)
+        states.append(tree_map(partial(torch.where, is_real), after, states[-1]))
+    return states

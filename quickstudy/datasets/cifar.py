@@ -41,9 +41,8 @@ def cifar10(*, root: Path | str | None = None) -> TrainTest:
         >>> cifar10().train  # doctest: +SKIP
         Labelled(cifar10, train: 50,000 examples uint8 (3, 32, 32) of 10 classes)
     """
+    names = *(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin", "batches.meta.txt"
     path = published(CIFAR10, "cifar10", root)
-    names = [f"data_batch_{i}.bin" for i in range(1, 6)]
-    names += ["test_batch.bin", "batches.meta.txt"]
     *train, test, text = _read(path, [f"cifar-10-batches-bin/{name}" for name in names])
     (x, y), (test_x, test_y) = _records(b"".join(train), 1), _records(test, 1)
     classes = tuple(text.decode().split())

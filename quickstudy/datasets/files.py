@@ -1,9 +1,10 @@
 """Data files: folders that are searched, downloads, and atomic writes."""
 
+import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -20,6 +21,15 @@ from quickstudy.storage import files
 BLOCK = 2**18  # bytes read from the network at a time
 TIMEOUT = 30  # seconds without a byte
 ATTEMPTS = 4
+_MALFORMED = (
+    LookupError,
+    ValueError,
+    OSError,
+    SyntaxError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Remote(NamedTuple):
@@ -61,6 +71,20 @@ def roots(root: Path | str | None) -> list[Path]:
         return [Path(root).expanduser()]
     given = os.environ.get("QUICKSTUDY_DATA")
     return [Path(given).expanduser(), cache()] if given else [cache()]
+
+
+def locate(root: Path | str | None, *names: str) -> Path | None:
+    """The first of some paths that exists in one of the `roots`; None if none does.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> (Path(folder) / "b").mkdir()
+        >>> locate(folder, "a", "b").name
+        'b'
+    """
+    paths = [base / name for base in roots(root) for name in names]
+    return next((path for path in paths if path.exists()), None)
 
 
 def fetch(remote: Remote, folder: Path) -> Path:
@@ -130,9 +154,7 @@ def published(remote: Remote, name: str, root: Path | str | None) -> Path:
         >>> published(remote, "letters", root).name
         'all.zip'
     """
-    folders = [base / name for base in roots(root)]
-    there = [folder for folder in folders if (folder / remote.name).is_file()]
-    path = fetch(remote, (there or folders[-1:])[0])
+    path = locate(root, f"{name}/{remote.name}") or fetch(remote, roots(root)[-1] / name)
     if files.file_sha256(path) != remote.sha256:
         raise damaged(path, f"its sha256 is not that of {remote.url}")
     return path
@@ -151,11 +173,21 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         >>> load_npz(folder / "images.npz")["label"].tolist()
         [0, 1, 2]
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise damaged(path, error) from error
+    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+        return {name: data[name] for name in data.files}
+
+
+def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    """The sha256 of arrays with their names, types and shapes.
+
+    Examples:
+        >>> arrays_sha256({"label": np.arange(3, dtype=np.int64)})[:12]
+        '4359ad8e54ba'
+    """
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def load_tree(path: Path) -> dict[str, bytes]:
@@ -174,12 +206,9 @@ def load_tree(path: Path) -> dict[str, bytes]:
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file())
         return {p.relative_to(path).as_posix(): p.read_bytes() for p in found}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(i.filename for i in archive.infolist() if not i.is_dir())
-            return {name: archive.read(name) for name in names}
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise damaged(path, error) from error
+    with reading(path), zipfile.ZipFile(path) as archive:
+        names = sorted(i.filename for i in archive.infolist() if not i.is_dir())
+        return {name: archive.read(name) for name in names}
 
 
 def damaged(path: Path, why: object) -> ValueError:
@@ -190,6 +219,26 @@ def damaged(path: Path, why: object) -> ValueError:
         'all.zip is damaged (no zip file): delete it, and get it again.'
     """
     return ValueError(f"{path} is damaged ({why}): delete it, and get it again.")
+
+
+@contextmanager
+def reading(path: Path, part: str = "") -> Iterator[None]:
+    """Raise the error `damaged` where the contents of a file cannot be understood.
+
+    Args:
+        part: what is read, for the message.
+
+    Examples:
+        >>> with reading(Path("all.zip"), "labels"):
+        ...     int("three")
+        Traceback (most recent call last):
+        ValueError: all.zip is damaged (labels: invalid literal for int() with base 10: \
+'three'): delete it, and get it again.
+    """
+    try:
+        yield
+    except _MALFORMED as error:
+        raise damaged(path, f"{part}: {error}" if part else error) from error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ letter per character, t for train, v for validation, e for test.
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -29,6 +30,8 @@ from quickstudy.datasets.files import (
     fetch,
     load_npz,
     load_tree,
+    locate,
+    reading,
     replacing,
     roots,
 )
@@ -54,6 +57,8 @@ PIXELS = {  # sha256 of the drawings, from whatever files they were read
     28: "6dfd492ef340d25783f1b7457d92c74311ca80afdb18d95de9094f9345689912",
     105: "75a36f7ce605ee617d0c45021613841aec979e079f71594e885aba52a7c003ce",
 }
+LABELS = "a92facab5392af94e23d744074f59464ba8b83dcc14fda41488ce9a2a244a05c"
+RUN_PIXELS_AND_ANSWERS = "2a4e019542b6e6dec1644c9127ae154403775501c2127ea68e543dcd85a705ee"
 
 
 class Drawings(NamedTuple):
@@ -141,10 +146,10 @@ def omniglot_runs(*, size: Size = 28, root: Path | str | None = None) -> Task[Ex
         >>> omniglot_runs().query.x.shape  # doctest: +SKIP
         torch.Size([20, 20, 1, 28, 28])
     """
-    path = _find(root, "all_runs") or fetch(RUNS, roots(root)[-1] / "omniglot")
+    path = _official(root, RUNS)
     tree = {name.removeprefix("all_runs/"): data for name, data in load_tree(path).items()}
     support, query, answers = [], [], []
-    try:
+    with reading(path):
         for run in range(1, 21):
             lines = tree[f"run{run:02}/class_labels.txt"].decode().splitlines()
             pairs = [line.split() for line in lines if line]
@@ -152,11 +157,12 @@ def omniglot_runs(*, size: Size = 28, root: Path | str | None = None) -> Task[Ex
             support.append([_decode(tree[name]) for name in shown])
             query.append([_decode(tree[item]) for item, _ in pairs])
             answers.append([shown.index(answer) for _, answer in pairs])
-        shape = (20, 20, 105, 105)
-        inks = [np.array(part, np.uint8).reshape(shape) for part in (support, query)]
+        inks = [np.array(p, np.uint8).reshape(20, 20, 105, 105) for p in (support, query)]
         labels = torch.tensor(answers).view(20, 20)
-    except (KeyError, ValueError, OSError, SyntaxError) as error:
-        raise damaged(path, error) from error
+    digest = hashlib.sha256(b"".join(np.packbits(ink).tobytes() for ink in inks))
+    digest.update(str(answers).encode())
+    if digest.hexdigest() != RUN_PIXELS_AND_ANSWERS:
+        raise damaged(path, "its drawings or labels are not the published ones")
     chosen = torch.arange(20).expand(20, 20), labels
     return Task(*(_examples(ink, y, size) for ink, y in zip(inks, chosen, strict=True)))
 
@@ -189,41 +195,35 @@ def _assign(drawings: Drawings, convention: Convention) -> list[list[int]]:
 
 
 def _read(root: Path | str | None, size: Size) -> Drawings:
-    file = f"omniglot_{size}.npz"
-    paths = [folder / "omniglot" / file for folder in [*roots(root), cache()]]
-    paths = [path for path in paths if path.is_file()]
-    if paths:
-        data = load_npz(paths[0])
-        try:
-            pixels = data["images" if size == 28 else "packed"]
-            character, background = data["character"].astype(int), data["split"] == 0
-            drawings = Drawings(pixels, data["alphabet"], character, background)
-        except KeyError as error:
-            raise damaged(paths[0], error) from error
-        return _checked(drawings, size, paths[0])
-    return _convert(root)[size]
+    file = f"omniglot/omniglot_{size}.npz"
+    path = locate(root, file) or locate(cache(), file)
+    if path is None:
+        return _convert(root)[size]
+    data = load_npz(path)
+    with reading(path):
+        pixels = data["images" if size == 28 else "packed"]
+        character, background = data["character"].astype(int), data["split"] == 0
+        drawings = Drawings(pixels, data["alphabet"], character, background)
+    return _checked(drawings, size, path)
 
 
 def _convert(root: Path | str | None) -> dict[int, Drawings]:
     """Read the official files, and keep the drawings in the cache."""
-    target = roots(root)[-1] / "omniglot"
     ink, alphabet, character, background = [], [], [], []
     paths = []
     for remote in (BACKGROUND, EVALUATION):
         stem = remote.name.removesuffix(".zip")
-        path = _find(root, stem) or fetch(remote, target)
+        path = _official(root, remote)
         paths.append(path)
         tree = load_tree(path)
         names = sorted(name.removeprefix(f"{stem}/") for name in tree if name.endswith(".png"))
         prefix = f"{stem}/" if path.suffix == ".zip" else ""
         with bar(f"reading {path.name}", len(names)) as progress:
             for name in names:
-                try:
+                with reading(path, name):
                     ink.append(_decode(tree[prefix + name]))
                     letters, place, _ = name.split("/")
                     number = int(place.removeprefix("character"))
-                except (KeyError, ValueError, OSError, SyntaxError) as error:
-                    raise damaged(path, f"{name}: {error}") from error
                 if name.endswith("_01.png"):
                     alphabet.append(letters)
                     character.append(number)
@@ -250,20 +250,23 @@ def _convert(root: Path | str | None) -> dict[int, Drawings]:
 
 
 def _checked(drawings: Drawings, size: int, path: Path) -> Drawings:
-    digest = hashlib.sha256(drawings.pixels.tobytes()).hexdigest()
-    if digest != PIXELS[size]:
+    if hashlib.sha256(drawings.pixels.tobytes()).hexdigest() != PIXELS[size]:
         raise damaged(path, "its drawings are not the published ones")
+    about = zip(drawings.alphabet, drawings.character, drawings.background, strict=True)
+    if _lines_sha256(f"{name} {number} {int(part)}" for name, number, part in about) != LABELS:
+        raise damaged(path, "its labels are not the published ones")
     return drawings
 
 
-def _find(root: Path | str | None, stem: str) -> Path | None:
-    """An official file, or the folder that it unpacks to."""
-    for base in roots(root):
-        for folder in (base / "omniglot", base):
-            for path in (folder / f"{stem}.zip", folder / stem):
-                if path.exists():
-                    return path
-    return None
+def _lines_sha256(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _official(root: Path | str | None, remote: Remote) -> Path:
+    """An official file, or the folder that it unpacks to; else it is downloaded."""
+    stem = remote.name.removesuffix(".zip")
+    names = f"omniglot/{stem}.zip", f"omniglot/{stem}", f"{stem}.zip", stem
+    return locate(root, *names) or fetch(remote, roots(root)[-1] / "omniglot")
 
 
 def _decode(png: bytes) -> np.ndarray:

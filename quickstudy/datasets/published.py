@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from quickstudy.datasets.files import damaged, load_npz, roots
+from quickstudy.datasets.files import load_npz, locate, reading, roots
 from quickstudy.datasets.labelled import Labelled, Splits
 
 
@@ -38,11 +38,9 @@ def caltech101(*, size: Literal[32, 84] = 32, root: Path | str | None = None) ->
         "`class_split` (0 train, 1 validation, 2 test)"
     )
     path, data = _load(root, "caltech101", files[size], layout)
-    try:
+    with reading(path):
         images = data["images"] if size == 32 else _jpegs(data["jpeg"], data["offset"])
         return _splits(images, data, "caltech101", None, ())
-    except (KeyError, ValueError, OSError, IndexError) as error:
-        raise damaged(path, error) from error
 
 
 def emoji(*, root: Path | str | None = None) -> Splits:
@@ -67,21 +65,19 @@ def emoji(*, root: Path | str | None = None) -> Splits:
         "`class_group`, `groups` and `class_split` (0 train, 1 validation, 2 test)"
     )
     path, data = _load(root, "emoji", "emoji_32.npz", layout)
-    try:
+    with reading(path):
         groups = torch.from_numpy(data["class_group"].astype(np.int64))
         return _splits(data["images"], data, "emoji", groups, tuple(map(str, data["groups"])))
-    except (KeyError, ValueError, IndexError) as error:
-        raise damaged(path, error) from error
 
 
 def _load(
     root: Path | str | None, name: str, file: str, layout: str
 ) -> tuple[Path, dict[str, np.ndarray]]:
-    paths = [folder / name / file for folder in roots(root)]
-    for path in paths:
-        if path.is_file():
-            return path, load_npz(path)
-    raise FileNotFoundError(f"There is no {paths[0]}: {layout}; or set QUICKSTUDY_DATA.")
+    path = locate(root, f"{name}/{file}")
+    if path is None:
+        expected = roots(root)[0] / name / file
+        raise FileNotFoundError(f"There is no {expected}: {layout}; or set QUICKSTUDY_DATA.")
+    return path, load_npz(path)
 
 
 def _splits(

@@ -29,6 +29,7 @@ from quickstudy.environments.environment import (
     categorical,
     normal,
     one_hot,
+    one_hot_argmax,
 )
 from quickstudy.environments.grid_maze import GridMaze, Maze
 from quickstudy.environments.gymnasium_family import GymnasiumFamily
@@ -37,16 +38,14 @@ from quickstudy.environments.mdp_agents import expected_mdp, plan, play_mdp, sam
 from quickstudy.environments.meta_world_family import meta_world
 from quickstudy.environments.mujoco_families import (
     AntDir,
-    Body,
-    Factors,
     HalfCheetahDir,
     HalfCheetahVel,
     HopperParams,
-    Robot,
     WalkerParams,
 )
 from quickstudy.environments.navigation import Navigation2D, PointRobot, near_goal
 from quickstudy.environments.physics import Cart, CartPole, Pendulum, Rod
+from quickstudy.environments.robot import Body, Factors, Robot
 from quickstudy.environments.rollout import Episodes, Policy, PolicyInput, rollout
 from quickstudy.environments.tabular_mdp import MDP, TabularMDP
 
@@ -93,6 +92,7 @@ __all__ = [
     "near_goal",
     "normal",
     "one_hot",
+    "one_hot_argmax",
     "plan",
     "play",
     "play_mdp",

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import one_hot
+from quickstudy.environments.environment import one_hot_argmax
 
 Agent: TypeAlias = Callable[[Tensor, Tensor, Generator], Tensor]
 
@@ -20,7 +20,8 @@ Agent: TypeAlias = Callable[[Tensor, Tensor, Generator], Tensor]
 @torch.no_grad()
 def play(agent: Agent, tasks: Tensor, pulls: int, generator: Generator) -> Tensor:
     """Return the rewards (T, pulls) of an agent on bandits whose arms pay with probabilities
-    `tasks` (T, A), on the generator's device. Ties are broken at random.
+    `tasks` (T, A), on the generator's device. Ties are broken at random. Rewards are NaN where
+    scores are.
 
     Examples:
         >>> generator = torch.Generator().manual_seed(0)
@@ -31,7 +32,7 @@ def play(agent: Agent, tasks: Tensor, pulls: int, generator: Generator) -> Tenso
     for _ in range(pulls):
         scores = agent(wins, losses, generator)
         best = (scores == scores.amax(-1, keepdim=True)) + _uniform(tasks, generator)
-        arm = one_hot(best.argmax(-1), tasks.shape[-1], tasks.dtype)
+        arm = one_hot_argmax(torch.where(scores.isnan(), torch.nan, best))
         reward = arm * (_uniform(tasks, generator) < tasks)
         wins, losses = wins + reward, losses + arm - reward
         rewards.append(reward.sum(-1))

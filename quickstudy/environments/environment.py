@@ -120,14 +120,28 @@ def cell_centres(cell: Tensor, width: int) -> Tensor:
 
 def categorical(logits: Tensor, noise: Tensor) -> Tensor:
     """Sample one of A with probabilities softmax(logits), as a one-hot row (A,), from A uniform
-    numbers: the largest of the logits with Gumbel noise.
+    numbers: the largest of the logits with Gumbel noise. See `one_hot_argmax`.
 
     Examples:
         >>> categorical(torch.tensor([0.0, 0.0, 9.0]), torch.tensor([0.5, 0.5, 0.5])).tolist()
         [0.0, 0.0, 1.0]
     """
-    index = (logits - torch.log(-torch.log(noise))).argmax(-1)
-    return one_hot(index, logits.shape[-1], logits.dtype)
+    return one_hot_argmax(logits - torch.log(-torch.log(noise)))
+
+
+def one_hot_argmax(scores: Tensor) -> Tensor:
+    """Return a row (..., A) that is 1 at the largest of `scores` (..., A). The row is NaN if a
+    score is NaN or +inf, as of a policy that diverged.
+
+    Examples:
+        >>> one_hot_argmax(torch.tensor([0.0, 2.0, 1.0])).tolist()
+        [0.0, 1.0, 0.0]
+        >>> one_hot_argmax(torch.tensor([0.0, torch.nan])).tolist()
+        [nan, nan]
+    """
+    best, index = scores.max(-1, keepdim=True)
+    row = one_hot(index[..., 0], scores.shape[-1], scores.dtype)
+    return torch.where(best < torch.inf, row, torch.nan)
 
 
 def one_hot(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:

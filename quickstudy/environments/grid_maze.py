@@ -101,7 +101,7 @@ class GridMaze(Environment):
         zero = episodes.reward.new_zeros(1)
         state, _ = self.reset(task, zero)
         cells = [state.expand(len(episodes.reward))]
-        for actions in episodes.action.unbind(1):
+        for actions in episodes.action.nan_to_num(0.0).unbind(1):
             cells.append(
                 torch.stack(
                     [

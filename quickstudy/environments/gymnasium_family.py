@@ -1,14 +1,10 @@
 """Families of gymnasium environments, in worker processes that are replaced if they die."""
 
-import multiprocessing
-import signal
-import sys
-import traceback
+import importlib
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from multiprocessing.connection import wait
+from contextlib import closing
 from typing import Any, NamedTuple, Self
 
 import joblib
@@ -16,8 +12,15 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.core.tree import leaves, tree_map, unstack
+from quickstudy.core.tree import leaves, tree_map, unflatten, unstack
 from quickstudy.environments.environment import Environment
+from quickstudy.environments.environment_workers import (
+    EnvironmentBundle,
+    InProcess,
+    Spaces,
+    WorkerProcess,
+    stop,
+)
 from quickstudy.environments.external_call import outside
 
 
@@ -50,7 +53,8 @@ class GymnasiumFamily(Environment):
     from their beginning, with the same seeds and actions.
 
     Observations are flattened by `gymnasium.spaces.flatten`. Actions are a `Discrete` space, as
-    one-hot rows, or a `Box`, clipped to its bounds.
+    one-hot rows, or a `Box`, clipped to the bounds that it has with the task. Spaces of all
+    tasks have equal sizes. Rewards and `info` are single numbers, of any shape.
 
     Args:
         make: makes an environment.
@@ -58,12 +62,14 @@ class GymnasiumFamily(Environment):
         horizon: H, at most the environment's limit.
         set_task: `set_task(env, task)` sets the task of an environment, a nest of NumPy arrays.
             None: the environment has a method of that name.
-        info: names of the numbers of a step's `info` to keep, for `Episodes.info`.
+        info: names of the numbers of a step's `info` to keep, for `Episodes.info`; 0 at steps
+            that have none, as where it is reported at the end only.
         workers: number of processes; 1: only this one. None: one for each core.
 
     Raises:
         ImportError: gymnasium is not installed.
-        ValueError: the actions are neither one of several nor numbers.
+        ValueError: the actions are neither one of several nor numbers, or observations have no
+            fixed size.
 
     Examples:
         >>> import gymnasium
@@ -91,28 +97,23 @@ class GymnasiumFamily(Environment):
         workers: int | None = None,
     ):
         try:
-            from gymnasium.spaces import Box, Discrete, flatdim
+            importlib.import_module("gymnasium")
         except ImportError as error:
             raise ImportError("Install gymnasium: pip install 'quickstudy[rl]'.") from error
-        env = make()
-        seen, acts = env.observation_space, env.action_space
-        env.close()
-        if not isinstance(acts, Box | Discrete):
-            raise ValueError(
-                f"Actions are {acts}: wrap the environment so that they are Discrete or a Box."
-            )
-        self.observation_size, self.action_size = flatdim(seen), flatdim(acts)
-        self.discrete, self.horizon = isinstance(acts, Discrete), horizon
-        self.sample_tasks, self.names = tasks, tuple(info)
+        with closing(make()) as env:
+            spaces = Spaces.of(env)
+        self.observation_size, self.action_size, self.discrete = spaces
+        self.sample_tasks, self.horizon, self.names = tasks, horizon, tuple(info)
         self.workers = joblib.cpu_count() if workers is None else workers
-        bundle = _Bundle(make, set_task or _by_method, horizon, self.names)
+        bundle = EnvironmentBundle(make, set_task or _by_method, spaces, horizon, self.names)
         if self.workers > 1:
-            self._shares: list[Any] = [_Worker(i, bundle) for i in range(self.workers)]
+            self._shares: list[Any] = [WorkerProcess(i, bundle) for i in range(self.workers)]
         else:
-            self._shares = [_Here(bundle)]
-        self._stop = weakref.finalize(self, _stop, self._shares)
+            self._shares = [InProcess(bundle)]
+        self._stop = weakref.finalize(self, stop, self._shares)
         self._first, self._steps = 0, 0  # of the episodes under way, and what was answered last
         self._rows = np.zeros((0, 0))
+        self._reported = np.zeros(len(self.names), bool)  # whether a step had it
 
     def tasks(self, size: int, generator: Generator) -> Any:
         """Sample tasks by the function `tasks`."""
@@ -123,11 +124,10 @@ class GymnasiumFamily(Environment):
         parts = leaves(task)
 
         def begin(noise: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-            rest = iter(parts)
-            tasks = unstack(tree_map(lambda _: next(rest).cpu().numpy(), task))
+            arrays = tree_map(lambda leaf: leaf.cpu().numpy(), unflatten(task, parts))
             seeds = (noise.cpu().double() * 2**24).long().numpy()  # what floats can tell apart
             self._first, self._steps = self._first + len(self._rows), 0
-            self._rows = self._ask("reset", [tasks, seeds.tolist()])
+            self._rows = self._ask("reset", [unstack(arrays), seeds.tolist()])
             episode = self._first + torch.arange(len(seeds), device=noise.device)
             return episode, torch.zeros_like(episode), *self._columns(noise)
 
@@ -140,7 +140,8 @@ class GymnasiumFamily(Environment):
         """Step all episodes of the last reset together.
 
         Raises:
-            ValueError: the states are not those of the last step.
+            ValueError: the states are not those of the last step, or the environment does not
+                fit: see `environment_workers.EnvironmentBundle`.
             RuntimeError: the environment has failed.
         """
 
@@ -155,6 +156,7 @@ class GymnasiumFamily(Environment):
                 )
             self._steps += 1
             self._rows = self._ask("step", [action.cpu().double().numpy()])
+            self._warn_of_missing_info()
             return self._columns(action)
 
         seen, reward, done, *info = outside(go_on, action, state.episode, state.steps)
@@ -169,7 +171,7 @@ class GymnasiumFamily(Environment):
 
     def close(self) -> None:
         """Stop all processes; another rollout starts new ones."""
-        _stop(self._shares)
+        stop(self._shares)
 
     def __enter__(self) -> Self:
         return self
@@ -187,207 +189,24 @@ class GymnasiumFamily(Environment):
                 worker.send(method, [argument[start:end] for argument in arguments])
             return np.concatenate([worker.receive() for worker, _, _ in shares])
         except BaseException:  # also Ctrl-C: the answer to an earlier request may still come
-            _stop(self._shares, patience=0)
+            stop(self._shares, patience=0)
             raise
 
     def _columns(self, like: Tensor) -> tuple[Tensor, ...]:
         rows = torch.from_numpy(self._rows).to(like)
-        return rows[:, : self.observation_size], *rows[:, self.observation_size :].unbind(1)
+        seen, numbers = rows.tensor_split([self.observation_size], 1)
+        return seen, *numbers.where(~numbers.isnan(), 0).unbind(1)  # of `info` that is missing
+
+    def _warn_of_missing_info(self) -> None:
+        self._reported |= ~np.isnan(self._rows[:, self.observation_size + 2 :]).all(0)
+        if self._steps == self.horizon and not self._reported.all():
+            names = np.array(self.names)[~self._reported]
+            warnings.warn(
+                f"No step had {', '.join(names)} in its `info`, and 0 takes "
+                "its place: correct the name if the environment reports another.",
+                stacklevel=2,
+            )
 
 
 def _by_method(env: Any, task: Any) -> None:
     env.get_wrapper_attr("set_task")(task)
-
-
-class _Bundle:
-    """Environments of one process, stepped one after the other."""
-
-    def __init__(
-        self,
-        make: Callable[[], Any],
-        set_task: Callable[[Any, Any], None],
-        horizon: int,
-        names: tuple[str, ...],
-    ):
-        self.make, self.set_task = make, set_task
-        self.horizon, self.names = horizon, names
-        self.envs: list[Any] = []
-        self.rows = np.zeros((0, 0))
-        self.steps = 0
-
-    def reset(self, tasks: list[Any], seeds: list[list[int]]) -> np.ndarray:
-        from gymnasium.spaces import flatten
-
-        self.envs += [self.make() for _ in range(len(tasks) - len(self.envs))]
-        rows = []
-        for env, task, (high, low) in zip(self.envs, tasks, seeds, strict=False):
-            self.set_task(env, task)
-            seen, info = env.reset(seed=(high << 24) + low)
-            rows.append(
-                [
-                    *flatten(env.observation_space, seen),
-                    0,
-                    0,
-                    *[float(info.get(name, 0)) for name in self.names],
-                ]
-            )
-        self.rows, self.steps = np.array(rows, np.float64), 0
-        return self.rows
-
-    def step(self, actions: np.ndarray) -> np.ndarray:
-        from gymnasium.spaces import Discrete, flatten
-
-        space, wide = self.envs[0].action_space, len(self.names)
-        if isinstance(space, Discrete):
-            chosen = actions.argmax(-1) + space.start
-        else:
-            chosen = actions.reshape(-1, *space.shape).clip(space.low, space.high)
-            chosen = chosen.astype(space.dtype)
-        self.steps += 1
-        reward, done = -2 - wide, -1 - wide
-        self.rows[:, reward] = 0
-        for env, row, action in zip(self.envs, self.rows, chosen, strict=False):
-            if row[done]:
-                continue
-            seen, reward_value, ended, cut, info = env.step(action)
-            if cut and not ended and self.steps < self.horizon:
-                raise ValueError(
-                    f"The environment cut an episode off after {self.steps} steps: give the "
-                    f"family a horizon of at most that, not {self.horizon}."
-                )
-            row[:reward] = flatten(env.observation_space, seen)  # pyright: ignore
-            row[reward], row[done] = reward_value, ended
-            for i, name in enumerate(self.names):
-                row[i - wide] = info[name]
-        return self.rows
-
-    def close(self) -> None:
-        for env in self.envs:
-            env.close()
-        self.envs = []
-
-
-class _Here:
-    """A worker in this process."""
-
-    def __init__(self, bundle: _Bundle):
-        self.bundle = bundle
-
-    def send(self, method: str, arguments: list[Any]) -> None:
-        self.answer = getattr(self.bundle, method)(*arguments)
-
-    def receive(self) -> np.ndarray:
-        return self.answer
-
-    def stop(self, patience: float) -> None:
-        self.bundle.close()
-
-
-class _Worker:
-    """A process with a bundle. It keeps all requests since the last reset, so that another
-    process can replace it."""
-
-    def __init__(self, number: int, bundle: _Bundle):
-        self.number, self.bundle = number, bundle
-        self.process: Any = None
-        self.requests: list[tuple[str, list[Any]]] = []
-
-    def start(self) -> None:
-        from gymnasium.vector.utils import CloudpickleWrapper
-
-        # a fork needs no guard in the user's script; workers do without torch and its threads
-        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_work,
-            args=(theirs, CloudpickleWrapper(self.bundle)),  # pyright: ignore
-            name=f"environments {self.number}",
-            daemon=True,
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)
-            self.process.start()
-        theirs.close()
-
-    def send(self, method: str, arguments: list[Any]) -> None:
-        if self.process is None:
-            self.start()
-        if method == "reset":
-            self.requests.clear()
-        self.requests.append((method, arguments))
-        self._pass(method, arguments)
-
-    def receive(self) -> np.ndarray:
-        for attempt in range(4):
-            with suppress(EOFError, ConnectionError):
-                if attempt:
-                    self._replace()
-                return self._answer()
-        raise RuntimeError(
-            f"Worker {self.number} died three times in one step: if memory ran out, roll out "
-            "fewer tasks and episodes at a time."
-        )
-
-    def stop(self, patience: float) -> None:
-        if self.process is not None:
-            self._pass("close", [])
-            self.process.join(patience)
-            self._end()
-
-    def _pass(self, method: str, arguments: list[Any]) -> None:
-        with suppress(ConnectionError):  # it is dead: `receive` reports it
-            self.pipe.send((method, arguments))
-
-    def _answer(self) -> np.ndarray:
-        failed, answer = self.pipe.recv()
-        if failed:
-            raise RuntimeError(f"An environment of worker {self.number} failed:\n{answer}")
-        return answer
-
-    def _replace(self) -> None:
-        self.process.join()
-        warnings.warn(
-            f"Worker {self.number} (process {self.process.pid}) died, with exit code "
-            f"{self.process.exitcode}: another one does its episodes again.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        self._end()
-        self.start()
-        for request in self.requests[:-1]:
-            self._pass(*request)
-            self._answer()
-        self._pass(*self.requests[-1])
-
-    def _end(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.process.close()
-        self.pipe.close()
-        self.process = None
-
-
-def _stop(shares: list[Any], patience: float = 5) -> None:
-    """Stop processes; each has `patience` seconds to close its environments."""
-    for share in shares:
-        share.stop(patience)
-
-
-def _work(pipe: Any, wrapped: Any) -> None:
-    """Serve requests until one is `close`, or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    parent, bundle = multiprocessing.parent_process(), wrapped.fn
-    assert parent is not None
-    while pipe in wait([pipe, parent.sentinel]):
-        try:
-            method, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = False, getattr(bundle, method)(*arguments)
-        except Exception:
-            answer = True, traceback.format_exc()
-        with suppress(ConnectionError):  # the parent is gone, and `wait` returns
-            pipe.send(answer)
-        if method == "close":
-            return

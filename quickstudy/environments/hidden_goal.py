@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment, PlanarTrace, one_hot
+from quickstudy.environments.environment import (
+    Environment,
+    PlanarTrace,
+    cell_centres,
+    one_hot,
+)
 
 if TYPE_CHECKING:
     from quickstudy.environments.rollout import Episodes
@@ -70,10 +75,5 @@ class HiddenGoal(Environment):
     def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
         """Return the cells as points, for pictures."""
         seen = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
-        return PlanarTrace(
-            self._place(seen.argmax(-1)), self._place(task), seen.new_zeros(0, 2)
-        )
-
-    def _place(self, cell: Tensor) -> Tensor:
-        place = torch.stack([cell % self.size, -(cell // self.size)], -1)
-        return place.to(torch.get_default_dtype())
+        path, goal = (cell_centres(cell, self.size) for cell in (seen.argmax(-1), task))
+        return PlanarTrace(path, goal, seen.new_zeros(0, 2))

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import one_hot
+from quickstudy.environments.environment import one_hot, one_hot_argmax
 from quickstudy.environments.rollout import PolicyInput, rollout
 from quickstudy.environments.tabular_mdp import MDP, TabularMDP
 
@@ -57,7 +57,7 @@ def plan(mdp: MDP, horizon: int) -> Tensor:
     value, table = torch.zeros_like(mdp.means[..., 0]), []
     for _ in range(horizon):
         q_values = mdp.means + (mdp.transitions @ value[:, None, :, None])[..., 0]
-        table.append(one_hot(q_values.argmax(-1), q_values.shape[-1], q_values.dtype))
+        table.append(one_hot_argmax(q_values))
         value = q_values.amax(-1)
     return torch.stack(table[::-1], 1)
 

@@ -1,18 +1,43 @@
 """A point in the plane that moves to a hidden goal."""
 
-import math
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment, PlanarTrace
+from quickstudy.environments.environment import Environment, PlanarTrace, uniform
 
 if TYPE_CHECKING:
     from quickstudy.environments.rollout import Episodes
 
 
-class Navigation2D(Environment):
+class _Plane(Environment):
+    observation_size, action_size, discrete, noise_size = 2, 2, False, 1
+
+    def reset(self, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Begin at the origin."""
+        position = torch.zeros_like(task)
+        return position, position
+
+    def step(
+        self, task: Tensor, state: Tensor, action: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Move, without noise."""
+        position = state + action.clamp(-0.1, 0.1)
+        return position, position, *self._reward_and_done(position - task)
+
+    def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
+        """Return the positions, for pictures."""
+        path = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
+        return PlanarTrace(path, task, task.new_zeros(0, 2))
+
+    @abstractmethod
+    def _reward_and_done(self, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """The reward () and `done` (), from the offset of the position from the goal (2,)."""
+
+
+class Navigation2D(_Plane):
     """2-D navigation (Finn, Abbeel & Levine, 2017, arXiv:1703.03400, section 5.3). A task is
     the goal (2,), uniform in [-0.5, 0.5]².
 
@@ -39,37 +64,20 @@ class Navigation2D(Environment):
         (tensor([0.1000, 0.0000]), tensor(1.))
     """
 
-    observation_size, action_size, discrete, noise_size = 2, 2, False, 1
-
     def __init__(self, *, squared: bool = False, horizon: int = 100):
         self.squared, self.horizon = squared, horizon
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         """Sample goals (T, 2)."""
-        return torch.rand(size, 2, generator=generator, device=generator.device) - 0.5
+        return uniform((-0.5, 0.5), (size, 2), generator)
 
-    def reset(self, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Begin at the origin."""
-        position = torch.zeros_like(task)
-        return position, position
-
-    def step(
-        self, task: Tensor, state: Tensor, action: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Move, without noise."""
-        position = state + action.clamp(-0.1, 0.1)
-        offset = position - task
+    def _reward_and_done(self, offset: Tensor) -> tuple[Tensor, Tensor]:
         squares = offset.square().sum(-1)
         reward = -squares if self.squared else -squares.sqrt()
-        done = (offset.abs() < 0.01).all(-1).to(reward.dtype)
-        return position, position, reward, done
-
-    def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
-        """Return the positions, for pictures."""
-        return _places(task, episodes)
+        return reward, (offset.abs() < 0.01).all(-1).to(reward.dtype)
 
 
-class PointRobot(Environment):
+class PointRobot(_Plane):
     """A goal on the half circle of radius 1 above the origin (Rakelly et al., 2019,
     arXiv:1903.08254, section 6.3). A task is the goal (2,).
 
@@ -87,32 +95,19 @@ class PointRobot(Environment):
         tensor(-0.9000)
     """
 
-    observation_size, action_size, discrete, noise_size, can_terminate = 2, 2, False, 1, False
+    can_terminate = False
 
     def __init__(self, *, horizon: int = 20):
         self.horizon = horizon
 
     def tasks(self, size: int, generator: Generator) -> Tensor:
         """Sample goals (T, 2), at uniform angles."""
-        angle = math.pi * torch.rand(size, generator=generator, device=generator.device)
+        angle = uniform((0.0, torch.pi), (size,), generator)
         return torch.stack([angle.cos(), angle.sin()], -1)
 
-    def reset(self, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Begin at the origin."""
-        position = torch.zeros_like(task)
-        return position, position
-
-    def step(
-        self, task: Tensor, state: Tensor, action: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Move, without noise."""
-        position = state + action.clamp(-0.1, 0.1)
-        reward = -(position - task).square().sum(-1).sqrt()
-        return position, position, reward, torch.zeros_like(reward)
-
-    def planar_trace(self, task: Tensor, episodes: "Episodes") -> PlanarTrace:
-        """Return the positions, for pictures."""
-        return _places(task, episodes)
+    def _reward_and_done(self, offset: Tensor) -> tuple[Tensor, Tensor]:
+        reward = -offset.square().sum(-1).sqrt()
+        return reward, torch.zeros_like(reward)
 
 
 def near_goal(reward: Tensor, radius: float = 0.2) -> Tensor:
@@ -124,8 +119,3 @@ def near_goal(reward: Tensor, radius: float = 0.2) -> Tensor:
         tensor([0.9000, 0.0000])
     """
     return torch.where(reward >= -radius, 1 + reward, 0)
-
-
-def _places(goal: Tensor, episodes: "Episodes") -> PlanarTrace:
-    path = torch.cat([episodes.observation[:, :1], episodes.next_observation], 1)
-    return PlanarTrace(path, goal, goal.new_zeros(0, 2))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from quickstudy.environments.environment import Environment
+from quickstudy.environments.environment import Environment, uniform
 
 
 class Cart(NamedTuple):
@@ -57,7 +57,7 @@ class CartPole(Environment):
 
     def tasks(self, size: int, generator: Generator) -> Cart:
         """Sample physics, as a `Cart` of tensors (T,)."""
-        cart, pole, length, force = _uniform(self.factors, 4, size, generator)
+        cart, pole, length, force = uniform(self.factors, (4, size), generator)
         gravity = torch.full_like(cart, 9.8)
         return Cart(gravity, cart, 0.1 * pole, 0.5 * length, 10 * force)
 
@@ -126,7 +126,7 @@ class Pendulum(Environment):
 
     def tasks(self, size: int, generator: Generator) -> Rod:
         """Sample physics, as a `Rod` of tensors (T,)."""
-        mass, length = _uniform(self.factors, 2, size, generator)
+        mass, length = uniform(self.factors, (2, size), generator)
         return Rod(torch.full_like(mass, 10), mass, length)
 
     def reset(self, task: Rod, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,8 +150,3 @@ class Pendulum(Environment):
 
     def _seen(self, state: Tensor) -> Tensor:
         return torch.stack([state[0].cos(), state[0].sin(), state[1]])
-
-
-def _uniform(bounds: tuple[float, float], rows: int, size: int, generator: Generator) -> Tensor:
-    drawn = torch.rand(rows, size, generator=generator, device=generator.device)
-    return bounds[0] + (bounds[1] - bounds[0]) * drawn

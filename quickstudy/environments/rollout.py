@@ -86,6 +86,9 @@ def rollout(
     is the per-step data that the loss needs: the parameters of the action distribution (for
     ratios and divergences), or the policy's input.
 
+    The rewards and `info` of steps whose action is NaN or infinite, as of a policy that
+    diverged, are NaN; the environment gets zeros as its action.
+
     Nothing is differentiated: policy gradients compute the probabilities of the actions again.
     All randomness comes from the generator, and environment and policy read separate numbers of
     it, so two policies that act with equal generators face the same environment noise.
@@ -192,18 +195,18 @@ def _episode(
         memory, env_state, policy_input, alive = carry
         memory, action, extras = policy(state, memory, policy_input, policy_eps)
         env_state, observation, reward, done = environment.step(
-            task, env_state, action, env_eps
+            task, env_state, action.nan_to_num(0.0, 0.0, 0.0), env_eps
         )
         rows.append(
             Episodes(
                 policy_input.observation,
                 action,
-                alive * reward,
+                reward,
                 observation,
                 alive * done,
                 alive,
                 extras,
-                tree_map(alive.mul, environment.info(task, env_state)),
+                environment.info(task, env_state),
             )
         )
         policy_input = PolicyInput(observation, action, reward, zero)
@@ -212,4 +215,13 @@ def _episode(
             following = tree_map(partial(torch.where, alive > 0), following, carry)
         carry = following
     steps = tree_map(lambda *leaf: torch.stack(leaf), *rows)
+    acted = steps.action.isfinite().flatten(1).all(1)
+
+    def of_real_steps(number: Tensor) -> Tensor:
+        """A number (H,), 0 after the end, and NaN where the action is."""
+        number = torch.where(acted, steps.weight * number, torch.nan)
+        return torch.where(steps.weight > 0, number, 0)
+
+    reward, info = tree_map(of_real_steps, (steps.reward, steps.info))
+    steps = steps._replace(reward=reward, info=info)
     return carry.memory, carry.policy_input._replace(done=zero + 1), steps

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from quickstudy.core.similarity import exact_comparisons
 from quickstudy.core.task import Json
-from quickstudy.core.threads import MATH_ATTENTION, evaluation_copy, seeded
+from quickstudy.core.threads import MATH_ATTENTION, evaluation_copy, seeded, written_back
 from quickstudy.evaluation.protocol import AnyLearner, evaluating
 from quickstudy.learner import Learner
 from quickstudy.storage.files import CheckpointError, class_name
@@ -114,7 +114,8 @@ def deterministic(learner: AnyLearner, seed: int | None) -> Iterator[AnyLearner]
     """
     with torch.no_grad(), exact_comparisons(), MATH_ATTENTION:  # as in `over_tasks`
         if seed is None:
-            yield evaluation_copy(learner)
+            with written_back(learner, evaluation_copy(learner)) as copy:
+                yield copy
         else:
             with evaluating(learner) as copy, seeded(seed):
                 yield copy

@@ -1,5 +1,7 @@
 """Clustering by a learned metric: groups of unlabelled examples."""
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from quickstudy.core.task import Examples, TaskDistribution
 from quickstudy.estimators.adapted_model import reference_tensor
 from quickstudy.evaluation.pairwise import LoopedLearner, embed
-from quickstudy.evaluation.protocol import evaluate, evaluating
+from quickstudy.evaluation.protocol import Metric, evaluate, evaluating
 from quickstudy.evaluation.report import Report
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
@@ -116,23 +118,21 @@ def evaluate_clustering(
         ['adjusted_rand_index']
     """
 
-    def groups(embedded: Tensor, query: Examples) -> tuple[np.ndarray, np.ndarray]:
-        real = query.weight > 0
-        truth = query.y[real].argmax(-1).cpu().numpy()
-        return truth, _groups(
-            embedded[real].cpu().double().numpy(), len(np.unique(truth)) if known else None
-        )
+    def of_groups(measure: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
+        def metric(embedded: Tensor, query: Examples) -> Tensor:
+            real = query.weight > 0
+            points = embedded[real].cpu().double().numpy()
+            truth = query.y[real].argmax(-1).cpu().numpy()
+            if not np.isfinite(points).all():
+                return torch.tensor(math.nan)
+            groups = _groups(points, len(np.unique(truth)) if known else None)
+            return torch.tensor(float(measure(truth, groups)))
 
-    def adjusted_rand_index(embedded: Tensor, query: Examples) -> Tensor:
-        return torch.tensor(adjusted_rand_score(*groups(embedded, query)))
+        return metric
 
-    def clusters(embedded: Tensor, query: Examples) -> Tensor:
-        return torch.tensor(float(groups(embedded, query)[1].max() + 1))
-
-    metrics = {
-        "adjusted_rand_index": adjusted_rand_index,
-        **({} if known else {"clusters": clusters}),
-    }
+    metrics = {"adjusted_rand_index": of_groups(adjusted_rand_score)}
+    if not known:
+        metrics["clusters"] = of_groups(lambda truth, groups: groups.max() + 1)
     number = "as many as classes" if known else "by silhouette"
     reports = (
         evaluate(

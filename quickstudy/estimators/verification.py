@@ -1,5 +1,7 @@
 """Evaluation of verification and of open-set recognition, on the tasks of a distribution."""
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from quickstudy.core.criteria import accuracy
 from quickstudy.core.task import Examples, TaskDistribution
 from quickstudy.estimators.error_rates import equal_error_rate
 from quickstudy.evaluation.pairwise import (
@@ -53,10 +56,10 @@ def evaluate_verification(
         meta_batch_size=meta_batch_size,
         seed=seed,
         metrics={
-            "equal_error_rate": lambda pairs, query: torch.tensor(
-                equal_error_rate(*_scored_pairs(pairs, query))
+            "equal_error_rate": lambda pairs, query: _measured(
+                equal_error_rate, *_scored_pairs(pairs, query)
             ),
-            "auroc": lambda pairs, query: _auroc(*_scored_pairs(pairs, query)),
+            "auroc": lambda pairs, query: _measured(_auroc, *_scored_pairs(pairs, query)),
         },
     )
     return Report(report.values, {**report.card, "pairs": "query with support"})
@@ -144,17 +147,25 @@ def _scored_pairs(pairs: _Scores, query: Examples) -> tuple[np.ndarray, np.ndarr
     return pairs.scores[real].flatten().cpu().numpy(), same.flatten().cpu().numpy()
 
 
-def _auroc(scores: np.ndarray, positive: np.ndarray) -> Tensor:
-    return torch.tensor(roc_auc_score(positive, scores))
+def _measured(
+    measure: Callable[[np.ndarray, np.ndarray], float],
+    scores: np.ndarray,
+    positive: np.ndarray,
+) -> Tensor:
+    """Return a measure of scores by whether they are of positives; NaN if a score is."""
+    return torch.tensor(measure(scores, positive) if np.isfinite(scores).all() else math.nan)
+
+
+def _auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    return float(roc_auc_score(positive, scores))
 
 
 def _known_auroc(logits: Tensor, query: Examples) -> Tensor:
     real = query.weight > 0
     known = query.y[real, : logits.shape[1]].any(-1)
-    return _auroc(logits[real].amax(-1).cpu().numpy(), known.cpu().numpy())
+    return _measured(_auroc, logits[real].amax(-1).cpu().numpy(), known.cpu().numpy())
 
 
 def _known_accuracy(logits: Tensor, query: Examples) -> Tensor:
     y = query.y[:, : logits.shape[1]]
-    known = (query.weight > 0) & y.any(-1)
-    return (logits[known].argmax(-1) == y[known].argmax(-1)).double().mean()
+    return accuracy(logits.double(), Examples(query.x, y, (query.weight > 0) & y.any(-1)))

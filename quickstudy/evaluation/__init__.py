@@ -11,12 +11,9 @@ from quickstudy.evaluation.presentations import evaluate_presentations
 from quickstudy.evaluation.protocol import evaluate
 from quickstudy.evaluation.report import Difference, Report
 from quickstudy.evaluation.rollouts import evaluate_rollouts, success_rate
+from quickstudy.evaluation.stream_loop import run_stream
 from quickstudy.evaluation.stream_measures import StreamReport
-from quickstudy.evaluation.streams import (
-    evaluate_stream,
-    run_stream,
-    stream_report,
-)
+from quickstudy.evaluation.streams import evaluate_stream, stream_report
 
 __all__ = [
     "AdaptationReport",

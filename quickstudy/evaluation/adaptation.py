@@ -66,9 +66,11 @@ class AdaptationReport:
         wide = max(8, *(len(name) + 2 for name in self.moved))
         lines.append(f"{'layer':<{wide}}{'moved':>10}{'similarity':>12}")
         for name, moved in self.moved.items():
-            row = f"{name:<{wide}}{moved[:, -1].mean():10.4f}"
+            distance = moved[:, -1].mean()
+            row = f"{name:<{wide}}{distance:10.4f}"
             if name in self.similarity:
-                row += f"{self.similarity[name][:, -1].nanmean():12.4f}"
+                similarity = self.similarity[name][:, -1].nanmean()
+                row += f"{torch.where(distance.isnan(), torch.nan, similarity):12.4f}"
             lines.append(row)
         return "\n".join(lines)
 
@@ -115,7 +117,8 @@ def adaptation_trace(
             f"{type(learner).__name__} has no `steps` of inner gradient descent: give a "
             "learner with the capability `DescendsInSteps`, such as MAML, or call `evaluate`."
         )
-    last = learner.steps if steps is None else steps
+    before = learner.steps
+    last = before if steps is None else steps
     if last < 1:
         raise ValueError(f"steps={last}: trace at least one.")
     if metrics is None:
@@ -135,6 +138,7 @@ def adaptation_trace(
                 )
             )
         changes = list(_changes(learner, tasks, last, n_tasks, meta_batch_size, seed))
+        learner.steps = before
     moved, similarity = (_stacked(part) for part in zip(*changes, strict=True))
     moved = {name: m for name, m in moved.items() if name in similarity or m.any()}
     return AdaptationReport(tuple(reports), moved, similarity)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
+from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
 from quickstudy.evaluation.protocol import Metric, evaluate
 from quickstudy.evaluation.report import Report
@@ -67,11 +68,11 @@ def evaluate_presentations(
         n_tasks=n_tasks,
         meta_batch_size=meta_batch_size,
         seed=seed,
-        metrics=metrics,
+        metrics={name: partial(_unless_missing, metric) for name, metric in metrics.items()},
         selection=selection,
         progress=progress,
     )
-    missing = [metric for metric, values in report.values.items() if values.isnan().any()]
+    missing = [metric for metric, values in report.values.items() if values.isneginf().any()]
     if missing:
         raise ValueError(
             f"{', '.join(missing)}: no class of some task is presented so often. Choose "
@@ -135,10 +136,24 @@ def _accuracy_at(presentation: int, logits: Tensor, sequence: Examples) -> Tenso
     shown = (sequence.y * sequence.weight[:, None]).cumsum(0)
     times = (shown * sequence.y).sum(-1)  # (N,)  presentations of the class so far
     weight = sequence.weight * (times == presentation)
-    score = logits.masked_fill(logits.isnan(), -torch.inf)
+    guessed = logits.isnan() & ~_undefined(logits, sequence)
+    score = logits.masked_fill(guessed, -torch.inf)
     best = (score == score.amax(-1, keepdim=True)).to(weight)
-    hit = (best * sequence.y).sum(-1) / best.sum(-1)
-    return (hit * weight).sum() / weight.sum()
+    hit = (best * sequence.y).sum(-1) / best.sum(-1)  # NaN if a logit is
+    return torch.where(weight.sum() > 0, weighted_mean(hit, weight), torch.nan)
+
+
+def _undefined(logits: Tensor, sequence: Examples) -> Tensor:
+    """Whether logits (N, C) are NaN though an example came before: the learner diverged."""
+    later = sequence.weight.cumsum(0) > sequence.weight
+    return logits.isnan() & later[:, None]
+
+
+def _unless_missing(metric: Metric, logits: Tensor, sequence: Examples) -> Tensor:
+    """Return the metric, or -inf if it is NaN although the logits are defined."""
+    number = metric(logits, sequence)
+    missing = number.isnan() & ~_undefined(logits, sequence).any()
+    return torch.where(missing, -torch.inf, number)
 
 
 def _ordinal(number: int) -> str:

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from quickstudy.core.criteria import accuracy
+from quickstudy.core.criteria import OutputMismatch, accuracy
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskBatch, TaskDistribution, batches, seeds
-from quickstudy.core.threads import FORKED_RANDOM_STATE, evaluation_copy, seeded
+from quickstudy.core.threads import FORKED_RANDOM_STATE, evaluation_copy, seeded, written_back
 from quickstudy.core.tree import leaves, tree_map
-from quickstudy.evaluation.report import Report
+from quickstudy.evaluation.report import Report, warn_of_nan
 from quickstudy.execution.batching import inference, over_tasks
-from quickstudy.execution.errors import explained
+from quickstudy.execution.errors import ExplainedError, explain, explained
 from quickstudy.learner import Learner
 
 AnyLearner = TypeVar("AnyLearner", bound=Learner[Any])
@@ -37,8 +37,9 @@ def evaluating(learner: AnyLearner) -> Iterator[AnyLearner]:
         ...     print(copy.training, learner.training, torch.is_grad_enabled())
         False True False
     """
-    with torch.no_grad(), FORKED_RANDOM_STATE:
-        yield evaluation_copy(learner)
+    copied = written_back(learner, evaluation_copy(learner))
+    with torch.no_grad(), FORKED_RANDOM_STATE, copied as copy:
+        yield copy
 
 
 def evaluate(
@@ -68,6 +69,9 @@ def evaluate(
         selection: how the checkpoint was chosen, for the card.
         progress: called with the number of finished tasks.
 
+    Warns:
+        UserWarning: a number is NaN, as predictions are: the learner diverged.
+
     Raises:
         ValueError: `n_tasks` or `meta_batch_size` is below 1, or a metric is not one number
             for a task.
@@ -81,17 +85,11 @@ def evaluate(
         (['accuracy'], False)
     """
     metrics = default_metrics(learner) if metrics is None else metrics
+    metrics = {name: named_metric(name, metric, learner) for name, metric in metrics.items()}
 
     def measure(learner: Learner[Any], task: Task[Examples]) -> dict[str, Tensor]:
         prediction = learner.predict(learner.adapt(task.support), task.query.x)
-        numbers = {name: metric(prediction, task.query) for name, metric in metrics.items()}
-        for name, number in numbers.items():
-            if number.ndim != 0:
-                raise ValueError(
-                    f"The metric {name!r} has shape {tuple(number.shape)} on a task: make it "
-                    "one number, a mean over the queries by their weight."
-                )
-        return numbers
+        return {name: metric(prediction, task.query) for name, metric in metrics.items()}
 
     transductive = False
     parts: list[dict[str, Tensor]] = []
@@ -107,6 +105,7 @@ def evaluate(
                     run = over_tasks(partial(measure, fast), execution, chunk)
                     parts.append(run(batch))
     values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in metrics}
+    warn_of_nan(values)
     card = {
         **tasks.card(),
         "episodes": n_tasks,
@@ -166,6 +165,47 @@ def default_metrics(learner: Learner[Any]) -> dict[str, Metric]:
     """
     criterion = accuracy if learner.classifies else learner.criterion
     return {getattr(criterion, "__name__", "loss"): criterion}
+
+
+def named_metric(
+    name: str, metric: Callable[..., Tensor], learner: Learner[Any]
+) -> Callable[..., Tensor]:
+    """Return the metric of one task with errors that name it, not the learner.
+
+    Raises:
+        ValueError: when called, if the metric fails in a transform of PyTorch, or is not one
+            number. Other errors get a note with the name.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> pair = Examples(torch.eye(2), torch.eye(2), torch.ones(2))
+        >>> rows = named_metric("rows", lambda x, _: x.sum(1), qs.MAML(qs.nets.MLP(2, 2)))
+        >>> try:
+        ...     rows(torch.eye(2), pair)
+        ... except ValueError as error:
+        ...     print(str(error).partition(":")[0])
+        The metric 'rows' has shape (2,) on a task
+    """
+
+    def measured(*inputs: Any) -> Tensor:
+        try:
+            number = metric(*inputs)
+        except OutputMismatch:
+            raise
+        except Exception as error:
+            sentence = explain(error, learner, culprit=f"The metric {name!r}")
+            if sentence is None:
+                error.add_note(f"The metric {name!r} failed.")
+                raise
+            raise ExplainedError(sentence) from error
+        if number.ndim != 0:
+            raise ExplainedError(
+                f"The metric {name!r} has shape {tuple(number.shape)} on a task: make it "
+                "one number, a mean over the queries by their weight."
+            )
+        return number
+
+    return measured
 
 
 def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:

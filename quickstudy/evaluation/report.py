@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class Report:
     Examples:
         >>> report = Report({"accuracy": torch.tensor([0.5, 0.75, 1.0])}, {"shots": 1})
         >>> print(report)
-        accuracy 0.7500 ± 0.2829  [shots: 1]
+        accuracy 0.7500 ± 0.6210  [shots: 1]
     """
 
     values: Mapping[str, Tensor]  # (T,) each, float64
@@ -56,7 +57,7 @@ class Report:
 
     def interval(self, metric: str) -> float:
         """Return half the width of the mean's 95 % interval; NaN for one task."""
-        return _half_width(self._task_values(metric))
+        return half_width(self._task_values(metric))
 
     def paired_difference(self, other: "Report", metric: str | None = None) -> Difference:
         """Return this report minus `other`, paired by task.
@@ -81,8 +82,8 @@ class Report:
                 "Evaluate both with the same tasks, n_tasks, meta_batch_size and seed."
             )
         gap = mine - others
-        wins = ((gap > 0).double() + 0.5 * (gap == 0).double()).mean().item()
-        return Difference(gap.mean().item(), _half_width(gap), wins)
+        wins = torch.where(gap.isnan(), gap, 0.5 + 0.5 * gap.sign()).mean().item()
+        return Difference(gap.mean().item(), half_width(gap), wins)
 
     def to_json(self) -> Json:
         """Return a summary, and every value for `from_json`; NaN and infinity become null."""
@@ -95,9 +96,7 @@ class Report:
                 for m in self.values
             },
             "card": dict(self.card),
-            "values": {
-                m: [finite_or_none(x) for x in v.tolist()] for m, v in self.values.items()
-            },
+            "values": {m: json_numbers(v) for m, v in self.values.items()},
         }
 
     @classmethod
@@ -131,8 +130,41 @@ class Report:
         return self.values[metric].double()
 
 
-def _half_width(values: Tensor) -> float:
-    return math.nan if len(values) < 2 else 1.96 * values.std().item() / len(values) ** 0.5
+def half_width(values: Tensor) -> float:
+    """Return half the width of the 95 % interval of the mean of values (T,), by Student's t;
+    NaN for one value.
+
+    Examples:
+        >>> round(half_width(torch.tensor([1.0, 2.0, 3.0])), 4)
+        2.4841
+    """
+    if len(values) < 2:
+        return math.nan
+    from scipy.stats import t as student  # takes longer to import than most commands run
+
+    quantile = float(student.ppf(0.975, len(values) - 1))
+    return quantile * values.std().item() / len(values) ** 0.5
+
+
+def warn_of_nan(values: Mapping[str, Tensor]) -> None:
+    """Warn if the number of a task (T,) is NaN in some metric, with how many tasks it is.
+
+    Examples:
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     warn_of_nan({"loss": torch.tensor([0.5, math.nan])})
+        >>> print(str(caught[0].message)[:26])
+        loss is NaN on 1 of 2 task
+    """
+    nan = torch.stack([value.isnan() for value in values.values()])  # (M, T)
+    if nan.any():
+        names = ", ".join(name for name, some in zip(values, nan.any(1), strict=True) if some)
+        warnings.warn(
+            f"{names} is NaN on {int(nan.any(0).sum())} of {nan.shape[1]} tasks, as where a "
+            "learner diverged and its predictions are not finite: lower its inner learning "
+            "rate, or load an earlier checkpoint.",
+            stacklevel=3,
+        )
 
 
 def finite_or_none(number: float) -> float | None:
@@ -143,6 +175,18 @@ def finite_or_none(number: float) -> float | None:
         (0.5, None)
     """
     return number if math.isfinite(number) else None
+
+
+def json_numbers(values: Tensor) -> Json:
+    """Return a tensor as nested lists, with None for what is NaN or infinite.
+
+    Examples:
+        >>> json_numbers(torch.tensor([[0.5, math.nan]]))
+        [[0.5, None]]
+    """
+    if values.ndim:
+        return [json_numbers(part) for part in values]
+    return finite_or_none(values.item())
 
 
 def pack(values: Tensor) -> str:

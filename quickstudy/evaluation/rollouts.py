@@ -6,10 +6,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from quickstudy.core.task import Task, batches
+from quickstudy.core.task import Task
 from quickstudy.environments.rollout import Episodes
-from quickstudy.evaluation.protocol import HELD_OUT_RANK, evaluating
-from quickstudy.evaluation.report import Report
+from quickstudy.evaluation.protocol import evaluating, held_out_batches, named_metric
+from quickstudy.evaluation.report import Report, warn_of_nan
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner
 from quickstudy.tasks.rollouts import Rollouts
@@ -88,9 +88,12 @@ def evaluate_rollouts(
         selection: how the checkpoint was chosen, for the card.
         progress: called with the number of finished tasks.
 
+    Warns:
+        UserWarning: a number is NaN, as actions are: the learner diverged.
+
     Raises:
-        ValueError: the rollouts are of another learner, or `n_tasks` or `meta_batch_size` is
-            below 1.
+        ValueError: the rollouts are of another learner, `n_tasks` or `meta_batch_size` is below
+            1, or a metric is not one number for a task.
 
     Examples:
         >>> import quickstudy as qs
@@ -102,34 +105,23 @@ def evaluate_rollouts(
     """
     if tasks.learner is not learner:
         raise ValueError("These are rollouts of another learner: make `Rollouts` of this one.")
-    if n_tasks < 1 or meta_batch_size < 1:
-        raise ValueError(
-            f"n_tasks={n_tasks}, meta_batch_size={meta_batch_size}: evaluate at least one task "
-            "at a time."
-        )
-    chosen = metrics or (
-        {"total reward": total_reward}
-        if tasks.trial
-        else {"return after": return_after, "return before": return_before}
-    )
-    done, parts = 0, list[dict[str, Tensor]]()
+    if metrics is None and tasks.trial:
+        metrics = {"total reward": total_reward}
+    elif metrics is None:
+        metrics = {"return after": return_after, "return before": return_before}
+    metrics = {name: named_metric(name, metric, learner) for name, metric in metrics.items()}
+    parts: list[dict[str, Tensor]] = []
 
     def measure(task: Task[Episodes]) -> dict[str, Tensor]:
-        return {name: metric(task) for name, metric in chosen.items()}
+        return {name: metric(task) for name, metric in metrics.items()}
 
     with evaluating(tasks.learner) as copy:
-        for batch in batches(
-            tasks.by(copy),
-            meta_batch_size,
-            steps=-(-n_tasks // meta_batch_size),
-            seed=seed,
-            rank=HELD_OUT_RANK,
+        for batch in held_out_batches(
+            copy, tasks.by(copy), n_tasks, meta_batch_size, seed=seed, progress=progress
         ):
             parts.append(over_tasks(measure)(batch))
-            done = min(done + meta_batch_size, n_tasks)
-            if progress is not None:
-                progress(done)
-    values = {m: torch.cat([part[m] for part in parts])[:n_tasks] for m in chosen}
+    values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in metrics}
+    warn_of_nan(values)
     card = {
         **tasks.card(),
         "episodes": n_tasks,
@@ -138,4 +130,4 @@ def evaluate_rollouts(
         "transductive": False,
         "selection": selection,
     }
-    return Report({m: value.cpu().double() for m, value in values.items()}, card)
+    return Report(values, card)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.task import Json
-from quickstudy.evaluation.report import Report, finite_or_none
+from quickstudy.evaluation.report import Report, json_numbers
 
 if TYPE_CHECKING:  # matplotlib is slow to import, and only reports draw
     from matplotlib.axes import Axes
@@ -27,7 +27,8 @@ class StreamReport:
 
     `matrix[r, i, j]` is the score of stream r on the test of experience j + 1 after i
     experiences. Below the first row, the diagonal has the scores right after learning. Above it
-    are those before. NaN was not measured. Larger is better.
+    are those before. Larger is better. NaN was not measured, or the learner diverged: measures
+    that depend on a diverged score are NaN.
 
     Examples:
         >>> import torch
@@ -47,6 +48,7 @@ class StreamReport:
     bytes: Tensor  # (R, E)  of the state after each experience
     card: Mapping[str, Json] = field(default_factory=dict)
     metric: str = "accuracy"
+    every: int | None = None  # scores are measured after each; None: where a row has any
 
     @property
     def report(self) -> Report:
@@ -65,24 +67,34 @@ class StreamReport:
         - `milliseconds per example`, and `kilobytes` of the state at the end.
         """
         end, later = self.matrix[:, -1], self.matrix[:, 1:]  # (R, E), (R, E, E)
-        tests = later.shape[-1]
-        row, column = torch.meshgrid(torch.arange(tests), torch.arange(tests), indexing="ij")
+        measured = self._measured()  # (R, E)
+        known = measured[:, :, None] & torch.ones_like(later).tril().bool()  # since learned
         learned = later.diagonal(dim1=1, dim2=2)  # (R, E)
-        best = later.masked_fill((row < column) | later.isnan(), -torch.inf).amax(1)
-        learning_curve = later.masked_fill(row < column, torch.nan).nanmean(-1)  # (R, E)
+        best = later.masked_fill(~known, -torch.inf).amax(1)  # of NaN it is NaN
         before = self.matrix[:, :-1].diagonal(dim1=1, dim2=2)
         return Report(
             {
-                self.metric: end.nanmean(-1),
-                "forgetting": (best - end)[:, :-1].nanmean(-1),
-                "backward transfer": (end - learned)[:, :-1].nanmean(-1),
-                "forward transfer": (before - self.matrix[:, 0])[:, 1:].nanmean(-1),
-                "area": learning_curve.nanmean(-1),
+                self.metric: end.mean(-1),
+                "forgetting": (best - end)[:, :-1].mean(-1),
+                "backward transfer": _mean((end - learned)[:, :-1], measured[:, :-1]),
+                "forward transfer": _mean(
+                    (before - self.matrix[:, 0])[:, 1:], measured[:, :-1]
+                ),
+                "area": _mean(_mean(later, known), measured),
                 "milliseconds per example": self.seconds.sum(1) * 1000 / self.examples.sum(1),
                 "kilobytes": self.bytes[:, -1] / 1000,
             },
             self.card,
         )
+
+    def _measured(self) -> Tensor:
+        """Whether the tests were scored after each experience (R, E)."""
+        later = self.matrix[:, 1:]
+        if self.every is None:
+            return ~later.isnan().all(-1)
+        number = torch.arange(1, later.shape[1] + 1)
+        due = (number % self.every == 0) | (number == len(number))
+        return due & ~self.seconds.isnan()
 
     def plot(self, axes: "Axes", stream: int = 0) -> None:
         """Draw the matrix of one stream: a row for every experience learned, a column for every
@@ -97,9 +109,8 @@ class StreamReport:
         """Draw the score of the first experience, and the mean of all so far, against the
         experiences learned."""
         later = self.matrix[stream, 1:]
-        at = torch.arange(1, len(later) + 1)
-        seen = at[:, None] > torch.arange(later.shape[1])
-        mean = later.masked_fill(~seen, torch.nan).nanmean(1)
+        at, seen = torch.arange(1, len(later) + 1), torch.ones_like(later).tril().bool()
+        mean = _mean(later, seen)
         for values, label in ((later[:, 0], "the first"), (mean, "all so far")):
             measured = ~values.isnan()
             axes.plot(at[measured].numpy(), values[measured].numpy(), marker=".", label=label)
@@ -108,17 +119,12 @@ class StreamReport:
 
     def to_json(self) -> Json:
         """Return every number, for `from_json`."""
-
-        def numbers(tensor: Tensor) -> Json:
-            if tensor.ndim:
-                return [numbers(part) for part in tensor]
-            return finite_or_none(round(float(tensor), 6))
-
         tensors = ("matrix", "seconds", "examples", "bytes")
         return {
-            **{name: numbers(getattr(self, name)) for name in tensors},
+            **{name: json_numbers(getattr(self, name).round(decimals=6)) for name in tensors},
             "card": dict(self.card),
             "metric": self.metric,
+            "every": self.every,
         }
 
     @classmethod
@@ -128,11 +134,16 @@ class StreamReport:
             name: torch.from_numpy(np.array(data[name], np.float64))  # null is NaN
             for name in ("matrix", "seconds", "examples", "bytes")
         }
-        return cls(**tensors, card=data["card"], metric=data["metric"])
+        facts = {"card": data["card"], "metric": data["metric"], "every": data.get("every")}
+        return cls(**tensors, **facts)
 
     @classmethod
     def from_histories(
-        cls, histories: Sequence[Sequence[Row]], card: Mapping[str, Json], metric: str
+        cls,
+        histories: Sequence[Sequence[Row]],
+        card: Mapping[str, Json],
+        metric: str,
+        every: int | None = None,
     ) -> "StreamReport":
         """Return the rows of streams, the last of which may be unfinished, as one report."""
         tests = max((len(row["scores"]) for rows in histories for row in rows), default=0)
@@ -141,12 +152,16 @@ class StreamReport:
         for stream, rows in enumerate(histories):
             for row in rows:
                 number = row["number"]
-                scores = [torch.nan if score is None else score for score in row["scores"]]
-                matrix[stream, number, : len(scores)] = torch.tensor(
-                    scores, dtype=torch.float64
-                )
+                scores = np.array(row["scores"], np.float64)  # null is NaN
+                matrix[stream, number, : len(scores)] = torch.from_numpy(scores)
                 if number:
                     facts[:, stream, number - 1] = torch.tensor(
                         [row["seconds"], row["examples"], row["bytes"]], dtype=torch.float64
                     )
-        return cls(matrix, *facts, card={**card, "streams": len(histories)}, metric=metric)
+        card = {**card, "streams": len(histories)}
+        return cls(matrix, *facts, card=card, metric=metric, every=every)
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    """Return the mean of the counted values over the last axis; NaN if there is none."""
+    return values.masked_fill(~counted, 0).sum(-1) / counted.sum(-1)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from quickstudy.core.threads import MATH_ATTENTION, ProcessSetting, replica
+from quickstudy.core.exact_derivatives import exact_derivatives
+from quickstudy.core.threads import MATH_ATTENTION, ProcessSetting, replica, written_back
 from quickstudy.core.torch_private import ConvBase, reparametrized
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.execution.ram import retain_freed_memory
@@ -29,7 +30,8 @@ def over_tasks(
     `execution` and `chunk` change speed and memory, never the result: "vmap" computes all tasks
     at once (`chunk`: that many at once), "loop" one after the other. Attention is computed by
     PyTorch's MATH backend, the only one with a second derivative and a batching rule. The fused
-    operations of torch's encoder layers are off.
+    operations of torch's encoder layers are off. Second derivatives of normalisations are exact
+    (`quickstudy.core.exact_derivatives`).
 
     Examples:
         >>> import torch
@@ -48,7 +50,7 @@ def over_tasks(
         raise ValueError(f"execution={execution!r} is neither 'vmap' nor 'loop'.")
 
     def batched(*batch: Any) -> Any:
-        with differentiable_attention():
+        with differentiable_attention(), exact_derivatives():
             return run(*batch)
 
     return batched
@@ -128,6 +130,5 @@ def inference(learner: L) -> Iterator[tuple[L, Execution, int | None]]:
         yield learner, learner.execution, learner.chunk
         return
     retain_freed_memory()
-    fast = replica(learner)
-    with reparametrized(fast, weights):
+    with written_back(learner, replica(learner)) as fast, reparametrized(fast, weights):
         yield fast, "loop", None

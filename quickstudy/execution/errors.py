@@ -5,21 +5,34 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from quickstudy.core.task import TaskBatch
+from quickstudy.capabilities import TakesDenseTargets
+from quickstudy.core.stateless import CHECKPOINTING
+from quickstudy.core.task import Examples, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, is_functorch_wrapped_tensor
 from quickstudy.core.tree import leaves
 from quickstudy.execution.fit_memory import what_fits
 from quickstudy.execution.ram import ran_out
 
 
+class ExplainedError(ValueError):
+    """An error whose message gives the cause and the remedy.
+
+    Examples:
+        >>> import torch
+        >>> explain(ExplainedError("Give a metric without .item()."), torch.nn.ReLU())
+    """
+
+
 @contextmanager
 def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
     """Explain errors that PyTorch's transforms raise while this context lasts.
 
-    Also reports what would be wrong without an error: a module that changes the tasks' own
-    tensors, or keeps a tensor of the transform beyond its end.
+    Also reports what would be wrong without an error: targets with more axes than the learner
+    takes, a module that changes the tasks' own tensors, or keeps a tensor of the transform
+    beyond its end.
 
     Raises:
         ValueError: names the module and the remedy.
@@ -35,6 +48,9 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
         Traceback (most recent call last):
         ValueError: The tasks' own tensors were changed in place: ...
     """
+    for part in tasks:
+        if isinstance(part, Examples) and part.y.ndim > 3:
+            _require_dense(learner, part.y)
     inputs = [leaf for leaf in leaves(tasks) if not leaf.is_inference()]
     versions = [leaf._version for leaf in inputs]
     try:
@@ -86,12 +102,18 @@ def fitting(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
         raise ValueError(explain(error, learner, tasks)) from error
 
 
-def explain(error: Exception, learner: nn.Module, tasks: TaskBatch | None = None) -> str | None:
+def explain(
+    error: Exception,
+    learner: nn.Module,
+    tasks: TaskBatch | None = None,
+    *,
+    culprit: str | None = None,
+) -> str | None:
     """Return one sentence with the cause of `error` and the remedy.
 
-    It names the module of `learner` in which PyTorch's transforms failed, or the settings with
-    which `tasks` would fit into memory. None if the error explains itself or is of another
-    kind.
+    It names the culprit, or else the module of `learner`, in which PyTorch's transforms failed,
+    or the settings with which `tasks` would fit into memory. None if the error explains itself
+    or is of another kind.
 
     Examples:
         >>> import torch
@@ -99,28 +121,36 @@ def explain(error: Exception, learner: nn.Module, tasks: TaskBatch | None = None
         >>> explain(error, torch.nn.ReLU())
         "ReLU calls aten::gru, which has no batching rule: set learner.execution = 'loop'."
     """
+    if isinstance(error, ExplainedError):
+        return None
     if ran_out(error):
         traceback.clear_frames(error.__traceback__)  # these hold the tensors
         sentence = None if tasks is None else what_fits(learner, tasks)
         return sentence or "Too many tasks at once for the memory: set learner.chunk to fewer."
     path, module = _innermost(error, learner)
+    if _is_from_checkpoint(error):
+        return f"{named(path, module)} {CHECKPOINTING}"
     for pattern, sentence in _EXPLANATIONS:
         match = re.search(pattern, str(error))
         if match is None:
             continue
-        if isinstance(module, nn.RNNBase):
+        if culprit is None and isinstance(module, nn.RNNBase):
             sentence = (
                 "{module} has no batching rule: call use_cells(net), or set "
                 "learner.execution = 'loop'."
             )
-        elif isinstance(module, RunningStatisticsNorm) and module.track_running_stats:
+        elif (
+            culprit is None
+            and isinstance(module, RunningStatisticsNorm)
+            and module.track_running_stats
+        ):
             sentence = (
                 "{module} keeps running statistics, which it cannot write inside of an inner "
                 "gradient under vmap, or without a momentum: call use_batch_statistics(net), "
                 "use GroupNorm, or set learner.execution = 'loop'."
             )
         operation = next((group for group in match.groups() if group), "an operation")
-        return sentence.format(module=named(path, module), operation=operation)
+        return sentence.format(module=culprit or named(path, module), operation=operation)
     return None
 
 
@@ -136,6 +166,15 @@ def named(path: str, module: nn.Module) -> str:
     return f"{kind} at {path}" if path else kind
 
 
+def _require_dense(learner: nn.Module, y: Tensor) -> None:
+    if not isinstance(learner, TakesDenseTargets):
+        raise ValueError(
+            f"{type(learner).__name__} takes targets (N, C), and those of the tasks are (N, "
+            f"{', '.join(map(str, y.shape[2:]))}): use a learner with the capability "
+            "`TakesDenseTargets`, such as MAML, or make an example of each pixel or step."
+        )
+
+
 def _innermost(error: Exception, learner: nn.Module) -> tuple[str, nn.Module]:
     """The path and the module whose method was running when `error` was raised."""
     paths = {id(module): path for path, module in learner.named_modules()}
@@ -147,6 +186,12 @@ def _innermost(error: Exception, learner: nn.Module) -> tuple[str, nn.Module]:
             path, innermost = paths[id(running)], running
         step = step.tb_next
     return path, innermost
+
+
+def _is_from_checkpoint(error: Exception) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    files = {frame.f_code.co_filename for frame, _ in frames}
+    return checkpoint.__code__.co_filename in files or "torch.utils.checkpoint" in str(error)
 
 
 _EXPLANATIONS = (  # PyTorch's message, the explanation

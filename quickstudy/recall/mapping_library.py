@@ -20,25 +20,16 @@ from urllib.parse import quote
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from quickstudy.core.task import Examples, Json, Task
-from quickstudy.core.tree import leaves, tree_map
+from quickstudy.core.tree import leaves
 from quickstudy.evaluation.protocol import default_metrics, evaluating
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner
-from quickstudy.recall.retrieval import (
-    Embed,
-    Index,
-    build_index,
-    embedding_identity,
-    initial_params,
-    mean_state,
-    task_embedding,
-)
+from quickstudy.recall.retrieval import Embed, embedding_identity, mean_state
+from quickstudy.recall.retriever import Retriever
 from quickstudy.recall.store import LearnedMapping, MappingStore
-from quickstudy.recall.task_memory import attention, support_losses
-from quickstudy.storage.files import CheckpointError
+from quickstudy.recall.task_memory import attention
 
 TEMPERATURES = [10 ** (n / 2) for n in range(-6, 7)]  # in units of the criterion
 
@@ -87,7 +78,7 @@ class MappingLibrary:
     ):
         self.folder, self.learner, self.embed = Path(folder), learner, embed
         self._store = MappingStore(self.folder, learner, embedding_identity(embed))
-        self._cached_index: Index | None = None
+        self._retriever = Retriever(self._store, learner, embed)
         if temperature is None:
             temperature = self._store.temperature()
         if not temperature > 0:
@@ -109,9 +100,12 @@ class MappingLibrary:
     @property
     def damaged(self) -> dict[Path, str]:
         """For every file that cannot be read, the reason."""
-        versions = self._store.entries.values()
-        entries = [entry for by_version in versions for entry in by_version.values()]
-        return {entry.path: entry.error for entry in entries if entry.error}
+        return {
+            entry.path: entry.error
+            for versions in self._store.entries.values()
+            for entry in versions.values()
+            if entry.error
+        }
 
     def names(self) -> list[str]:
         """Return the names whose last version can be read, in alphabetical order."""
@@ -166,8 +160,8 @@ class MappingLibrary:
                 "as in meta-training, or lower the learner's inner learning rate."
             )
         examples = int((support.weight > 0).sum())
-        embedding = self._embed(support)
-        self._cached_index = None
+        embedding = self._retriever.embedding(support)
+        self._retriever.forget()
         return self._store.add(name, state, embedding, examples=examples, fit=fit, facts=facts)
 
     def remove(self, name: str, version: int | None = None) -> None:
@@ -184,7 +178,7 @@ class MappingLibrary:
         if version is not None:
             self._store.require_version(name, version)
             versions = [version]
-        self._cached_index = None
+        self._retriever.forget()
         for number in versions:  # the last one last
             self._store.remove(name, number)
 
@@ -194,10 +188,10 @@ class MappingLibrary:
         Returns:
             Their names, and the cosines of the embeddings.
         """
-        index = self._index()
+        index = self._retriever.index()
         if not index.names:
             return []
-        return index.nearest(self._direction(self._store.to_device(support)), k)
+        return index.nearest(self._retriever.direction(self._store.to_device(support)), k)
 
     def attention(
         self, support: Examples, k: int = 8, *, among: Iterable[str] | None = None
@@ -209,8 +203,7 @@ class MappingLibrary:
             has any.
         """
         names, shares, _ = self._attend(self._store.to_device(support), k, among)
-        parts = zip(names, shares.tolist(), strict=True)
-        return sorted(parts, key=lambda part: part[1], reverse=True)
+        return sorted(zip(names, shares.tolist(), strict=True), key=lambda part: -part[1])
 
     def start(
         self, support: Examples, k: int = 8, *, among: Iterable[str] | None = None
@@ -281,7 +274,7 @@ class MappingLibrary:
         for name, task in tasks.items():
             support, query = self._store.to_device(task)
             others = [other for other in self.names() if other != name]
-            _, states, losses = self._candidates(support, k, others)
+            _, states, losses = self._retriever.candidates(support, k, others)
             shares = attention(losses, losses.new_tensor(TEMPERATURES)[:, None])  # (G, K)
 
             def query_loss(share: Tensor) -> Tensor:
@@ -299,91 +292,10 @@ class MappingLibrary:
         self, support: Examples, k: int, among: Iterable[str] | None, *, initial: bool = True
     ) -> tuple[list[str | None], Tensor, Any]:
         """Return names, shares (K,) and stacked states."""
-        names, states, losses = self._candidates(support, k, among, initial=initial)
+        names, states, losses = self._retriever.candidates(support, k, among, initial=initial)
         if not losses.isfinite().any():
             raise ValueError(
                 "None of the mappings that this task resembles fits its support set (each has "
                 "an infinite or undefined loss): name others `among` which to choose."
             )
         return names, attention(losses, self.temperature), states
-
-    @torch.no_grad()
-    def _candidates(
-        self, support: Examples, k: int, among: Iterable[str] | None, *, initial: bool = True
-    ) -> tuple[list[str | None], Any, Tensor]:
-        """Return names, stacked states and support losses (K,) of what can be combined."""
-        if k < 1:
-            raise ValueError(f"k={k}: retrieve at least one mapping.")
-        names, states = list[str | None](), list[Any]()
-        with evaluating(self.learner) as learner:
-            start = initial_params(learner)
-            layout, index = self._store.layout(start), self._index()
-            if layout not in index.layouts and index.names:  # a start unlike the states
-                start, layout = None, self._store.layout(learner.adapt(support))
-            if initial and start is not None:
-                names.append(None)
-                states.append(start)
-            for name, mapping in self._retrieved(support, k, layout, among):
-                names.append(name)
-                states.append(mapping.state)
-            if not names:
-                raise ValueError(
-                    f"None of the {len(self)} mappings in {self.folder} can be combined for "
-                    "this task (states of other shapes, such as those of another number of "
-                    "classes, cannot): add one of a task that is like it."
-                )
-            stacked = tree_map(lambda *leaf: torch.stack(leaf), *states)
-            losses = support_losses(learner, stacked, support, learner.execution)
-            return names, stacked, losses
-
-    def _retrieved(
-        self, support: Examples, k: int, layout: str, among: Iterable[str] | None
-    ) -> list[tuple[str, LearnedMapping]]:
-        """Return the nearest mappings of one layout, the nearest first."""
-        among = None if among is None else list(among)
-        for name in among or ():
-            self._store.require(name)
-        direction = self._direction(support) if self._index().names else None
-        while direction is not None:  # once again for every file that turns out to be damaged
-            index = self._index()
-            mask = index.layout == index.layouts.get(layout, -1)  # (M,)
-            if among is not None:
-                allowed = torch.zeros_like(mask)
-                allowed[[index.rows[name] for name in among if name in index.rows]] = True
-                mask = mask & allowed
-            near = [name for name, _ in index.nearest(direction, k, mask)]
-            try:
-                return [(name, self.get(name)) for name in near]
-            except CheckpointError:
-                for name in near:
-                    self._store.reopen(name)
-                self._cached_index = None
-        return []
-
-    def _index(self) -> Index:
-        """Return the index of the last versions, built again when they change."""
-        if self._cached_index is None:
-            names = self.names()
-            entries = [self._store.last(name) for name in names]
-            self._cached_index = build_index(names, entries, self._store.device())
-        return self._cached_index
-
-    def _embed(self, support: Examples) -> Tensor:
-        """Return the embedding (D,) of a task, checked."""
-        with evaluating(self.learner) as learner:
-            if self.embed is None:
-                embedding = task_embedding(learner, support)
-            else:
-                embedding = self.embed(support).flatten()
-        others = self._index().directions
-        fits = not len(others) or others.shape[1] == len(embedding)
-        if not (fits and embedding.isfinite().all()):
-            numbers = f"{others.shape[1]} finite numbers" if len(others) else "finite numbers"
-            raise ValueError(
-                f"The embedding of this task has {len(embedding)} numbers, perhaps not all "
-                f"finite: give an `embed` that makes {numbers} of every support set."
-            )
-        return embedding
-
-    def _direction(self, support: Examples) -> Tensor:
-        return F.normalize(self._embed(support).to(self._store.device()), dim=0)

@@ -193,7 +193,8 @@ class MappingStore:
         """Return how a state is nested, with all shapes."""
         tensors: dict[str, Tensor] = {}
         nest = pack_state(state, "state", tensors, self._types) if state is not None else None
-        return _layout(nest, tensors)
+        kinds = {key: tensor_kind(tensor) for key, tensor in tensors.items()}
+        return json.dumps([nest, kinds], sort_keys=True)
 
     def temperature(self) -> float:
         """Return the temperature that `save_temperature` wrote, or the default."""
@@ -215,8 +216,7 @@ class MappingStore:
         try:
             replace_file(path, f"{text}\n".encode())
         except OSError as error:
-            remedy = "free some space, or make the folder writable"
-            raise write_error(path, error, remedy) from error
+            raise write_error(path, error, "make the folder writable") from error
 
     def device(self) -> torch.device:
         """Return the learner's device."""
@@ -275,11 +275,6 @@ class MappingStore:
         with suppress(OSError):
             for path in self.folder.glob("*@*.safetensors*.tmp"):
                 path.unlink()
-
-
-def _layout(nest: Json, tensors: Mapping[str, Tensor]) -> str:
-    kinds = {key: tensor_kind(tensor) for key, tensor in tensors.items()}
-    return json.dumps([nest, kinds], sort_keys=True)
 
 
 def _read(path: Path) -> tuple[dict[str, Json], dict[str, Tensor]]:

@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from quickstudy.capabilities import DescendsInSteps
 from quickstudy.evaluation.adaptation import adaptation_trace
+from quickstudy.evaluation.report import half_width
 from quickstudy.learner import Learner
 from quickstudy.reports.curves import plot_metric
-from quickstudy.reports.html import Palette, figure, figures
+from quickstudy.reports.html import Axes, Palette, figure, figures
 from quickstudy.runs import Benchmark, settings_applied
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 TASKS, STEPS = 25, 10  # that are traced, at most
 
@@ -51,7 +49,7 @@ def draw_adaptation(learner: Learner[Any], benchmarks: Mapping[str, Benchmark]) 
             meta_batch_size=benchmark.meta_batch_size,
         )
 
-    def draw_metric(axes: "Axes", palette: Palette, name: str) -> None:
+    def draw_metric(axes: Axes, palette: Palette, name: str) -> None:
         steps = range(last + 1)
         mean = np.array([report.mean(name) for report in trace.after])
         interval = np.array([report.interval(name) for report in trace.after])
@@ -60,11 +58,11 @@ def draw_adaptation(learner: Learner[Any], benchmarks: Mapping[str, Benchmark]) 
         axes.set(xlabel="inner step", ylabel=f"query {axes.get_ylabel()}")
 
     def draw_layers(
-        axes: "Axes", palette: Palette, values: Mapping[str, Tensor], label: str
+        axes: Axes, palette: Palette, values: Mapping[str, Tensor], label: str
     ) -> None:
-        ends = {name: value[:, -1].numpy() for name, value in values.items()}
-        mean = [end.mean() for end in ends.values()]
-        interval = [1.96 * end.std(ddof=1) / len(end) ** 0.5 for end in ends.values()]
+        ends = {name: value[:, -1] for name, value in values.items()}
+        mean = [end.mean().item() for end in ends.values()]
+        interval = [half_width(end) for end in ends.values()]
         look = {"color": palette["main"], "ecolor": palette["ink"], "height": 0.6}
         axes.barh(list(ends), mean, xerr=interval if n_tasks > 1 else None, **look)
         axes.invert_yaxis()  # the first layer on top

@@ -1,7 +1,7 @@
 """Attention of a memory: which slots each head reads and writes at each step of a task."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,11 +9,8 @@ from torch import Tensor
 from quickstudy.capabilities import HasAttentionWeights
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import first_batch, unpadded
-from quickstudy.reports.html import Palette, figure, figures
+from quickstudy.reports.html import Axes, Palette, figure, figures
 from quickstudy.runs import Benchmark
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def draw_attention(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) -> str:
@@ -50,7 +47,7 @@ def draw_attention(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
 
 
 def _draw(
-    axes: "Axes", palette: Palette, name: str, weights: Tensor, rows: slice, n_support: int
+    axes: Axes, palette: Palette, name: str, weights: Tensor, rows: slice, n_support: int
 ) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 

@@ -2,17 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quickstudy.core.task import Json
 from quickstudy.evaluation.formatting import is_share
-from quickstudy.reports.html import Palette, figure, figures, legend
+from quickstudy.reports.html import Axes, Palette, figure, figures, legend
 from quickstudy.runs import validation_metrics
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def draw_curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> str:
@@ -36,11 +32,11 @@ def draw_curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> s
     metrics = list(validation_metrics(history[0]))
     reported = max(history, key=lambda entry: entry["score"])
 
-    def draw_loss(axes: "Axes", palette: Palette) -> None:
+    def draw_loss(axes: Axes, palette: Palette) -> None:
         axes.plot(steps, [entry["loss"] for entry in history], ".-", color=palette["main"])
         axes.set(xlabel="step", ylabel="training loss")
 
-    def draw_metric(axes: "Axes", palette: Palette, metric: str) -> None:
+    def draw_metric(axes: Axes, palette: Palette, metric: str) -> None:
         mean = np.array([validation_metrics(entry)[metric] for entry in history])
         first = metric == metrics[0]  # which alone has intervals
         interval = np.array([entry["interval"] if first else 0 for entry in history], float)
@@ -79,7 +75,7 @@ def percent(metric: str) -> int:
 
 
 def plot_metric(
-    axes: "Axes",
+    axes: Axes,
     palette: Palette,
     x: Sequence[int],
     mean: np.ndarray,
@@ -90,7 +86,7 @@ def plot_metric(
 
     Examples:
         >>> from matplotlib.figure import Figure
-        >>> from quickstudy.reports.html import LIGHT
+        >>> from quickstudy.reports.html import Axes, LIGHT
         >>> axes = Figure().add_subplot()
         >>> plot_metric(axes, LIGHT, [0, 1], np.array([0.2, 0.9]), np.zeros(2), "accuracy")
         >>> axes.get_ylabel()

@@ -2,7 +2,7 @@
 
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,8 @@ from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.pairwise import embed, similarities
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import first_batch, unpadded
-from quickstudy.reports.html import Palette, figure, figures, legend, paragraph, pixels
+from quickstudy.reports.html import Axes, Palette, figure, figures, legend, paragraph, pixels
 from quickstudy.runs import Benchmark
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 TASKS = 20  # whose pairs make the curve, at most
 QUERIES, NEAREST = 12, 3  # queries with neighbours, and neighbours of each
@@ -92,7 +89,7 @@ def plane(*parts: Tensor) -> tuple[list[Tensor], float]:
     return list(flat.split([len(part) for part in parts])), share.item()
 
 
-def _map(axes: "Axes", palette: Palette, task: Task[Examples], places: list[Tensor]) -> None:
+def _map(axes: Axes, palette: Palette, task: Task[Examples], places: list[Tensor]) -> None:
     from matplotlib import colormaps
 
     ways = task.support.y.shape[-1]
@@ -114,7 +111,7 @@ def _map(axes: "Axes", palette: Palette, task: Task[Examples], places: list[Tens
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def _curve(axes: "Axes", palette: Palette, roc: Any, rate: float) -> None:
+def _curve(axes: Axes, palette: Palette, roc: Any, rate: float) -> None:
     _, accept, reject = roc
     axes.plot([0, 100], [0, 100], ":", color=palette["frame"])
     axes.plot(100 * accept, 100 * (1 - reject), color=palette["main"])

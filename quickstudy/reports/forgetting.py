@@ -3,15 +3,12 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quickstudy.evaluation.formatting import format_mean
 from quickstudy.evaluation.streams import StreamReport
-from quickstudy.reports.html import Palette, figure, figures
+from quickstudy.reports.html import Axes, Palette, figure, figures
 from quickstudy.runs import stream_file
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def draw_forgetting(folder: Path, row: str) -> str:
@@ -49,7 +46,7 @@ def draw_forgetting(folder: Path, row: str) -> str:
     return figures(plots, note)
 
 
-def _draw(axes: "Axes", palette: Palette, plot: Any) -> None:
+def _draw(axes: Axes, palette: Palette, plot: Any) -> None:
     plot(axes)
     sheet = axes.get_figure(root=True)
     for each in sheet.axes if sheet else ():  # the bar of colours has axes, too

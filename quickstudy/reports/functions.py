@@ -1,7 +1,7 @@
 """Functions of one variable, as a learner predicts them before and after adaptation."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +11,8 @@ from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import over_tasks
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import NOTE, first_batch
-from quickstudy.reports.html import Palette, figure, figures, legend
+from quickstudy.reports.html import Axes, Palette, figure, figures, legend
 from quickstudy.runs import Benchmark
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 FUNCTIONS = 4  # drawn
 
@@ -77,7 +74,7 @@ def predictions(learner: Learner[Any], support: Examples, x: Tensor) -> Any:
 
 
 def _draw(
-    axes: "Axes", palette: Palette, task: Task[Examples], line: Tensor, before: Any, after: Any
+    axes: Axes, palette: Palette, task: Task[Examples], line: Tensor, before: Any, after: Any
 ) -> None:
     support, query = (part.take(part.weight > 0) for part in task)
     order = query[0][:, 0].argsort()

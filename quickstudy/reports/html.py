@@ -18,10 +18,11 @@ from torch import Tensor
 from quickstudy.core.task import Json
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import matplotlib.axes
 
+Axes: TypeAlias = "matplotlib.axes.Axes"  # matplotlib takes long to import
 Palette: TypeAlias = Mapping[str, str]
-Draw: TypeAlias = Callable[["Axes", Palette], None]
+Draw: TypeAlias = Callable[[Axes, Palette], None]
 LIGHT = {"ink": "#1c2430", "frame": "#c3cad6", "main": "#2563eb", "other": "#c2410c"}
 DARK = {"ink": "#e6e9ee", "frame": "#4a5568", "main": "#7aa5ff", "other": "#fbbf24"}
 
@@ -174,7 +175,7 @@ def figures(plots: Iterable[str], note: str) -> str:
     return f'<div class="figures">{"".join(plots)}</div>{paragraph(note)}'
 
 
-def legend(axes: "Axes", palette: Palette, **options: Any) -> None:
+def legend(axes: Axes, palette: Palette, **options: Any) -> None:
     """Add a legend without a frame; above the axes if it has several columns, `ncols`.
 
     Examples:

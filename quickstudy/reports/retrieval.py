@@ -1,7 +1,7 @@
 """Retrieval of past tasks: which of them a new task starts from."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +11,8 @@ from quickstudy.core.tree import tree_map, unstack
 from quickstudy.learner import Learner
 from quickstudy.recall.task_memory import TaskMemory
 from quickstudy.reports.first_tasks import NOTE, first_batch
-from quickstudy.reports.html import Palette, figure, legend, paragraph, pixels, table
+from quickstudy.reports.html import Axes, Palette, figure, legend, paragraph, pixels, table
 from quickstudy.runs import Benchmark
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 TASKS = 4  # new tasks that are shown
 
@@ -100,7 +97,7 @@ def _curves(
     shares: Tensor,
     after: Tensor,
     support: Examples,
-    axes: "Axes",
+    axes: Axes,
     palette: Palette,
 ) -> None:
     for curve, share in zip(past, shares.tolist(), strict=True):

@@ -1,7 +1,7 @@
 """Paths of an actor in the plane, before it adapts to a task and after."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
@@ -11,12 +11,9 @@ from quickstudy.environments.rollout import Episodes
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.learner import Learner
 from quickstudy.reports.first_tasks import NOTE
-from quickstudy.reports.html import Palette, figure, figures, legend
+from quickstudy.reports.html import Axes, Palette, figure, figures, legend
 from quickstudy.runs import Benchmark, settings_applied
 from quickstudy.tasks.rollouts import Rollouts
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 TASKS, EPISODES = 4, 3  # drawn at most
 
@@ -76,7 +73,7 @@ def draw_paths(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) ->
     return figures(drawn, f"{NOTE} {shown}, before adaptation and after it.")
 
 
-def _draw(axes: "Axes", palette: Palette, traces: list[tuple[PlanarTrace, Tensor]]) -> None:
+def _draw(axes: Axes, palette: Palette, traces: list[tuple[PlanarTrace, Tensor]]) -> None:
     from matplotlib.patches import Rectangle
 
     place = traces[0][0]

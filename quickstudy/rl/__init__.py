@@ -6,5 +6,6 @@ A new file holds one idea that two actors need, with its source and an executed 
 
 from quickstudy.rl.actor import Actor
 from quickstudy.rl.ppo import PPOSettings, StepRecord, ppo
+from quickstudy.rl.trial_actors import RecurrentActor, TrialActor
 
-__all__ = ["Actor", "PPOSettings", "StepRecord", "ppo"]
+__all__ = ["Actor", "PPOSettings", "RecurrentActor", "StepRecord", "TrialActor", "ppo"]

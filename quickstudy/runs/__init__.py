@@ -1,12 +1,14 @@
 """Runs: recipes, what they train and measure, and how results compare.
 
-`recipes` has what a recipe is and where recipes are found. `runs` starts, trains and reopens a
-run. `results` measures its benchmarks. `compare_runs` compares finished runs. `host` describes
-the machine. A recipe is a file in `recipes/` with a function `recipe(*, ...) -> Experiment`.
+`recipes` has what a recipe is and where recipes are found. `runs` starts and reopens a run,
+`meta_training` trains it, and `results` measures its benchmarks. `compare_runs` compares
+finished runs. `host` describes the machine. A recipe is a file in `recipes/` with a function
+`recipe(*, ...) -> Experiment`.
 """
 
 from quickstudy.runs.compare_runs import Comparison, Entry, compare, table
 from quickstudy.runs.host import hardware
+from quickstudy.runs.meta_training import Status, go, validation_metrics
 from quickstudy.runs.recipes import (
     Benchmark,
     Experiment,
@@ -18,7 +20,7 @@ from quickstudy.runs.recipes import (
     settings_applied,
 )
 from quickstudy.runs.results import finish, measure, result, stored, stream_file
-from quickstudy.runs.runs import Run, Status, go, reopen, start, validation_metrics
+from quickstudy.runs.runs import Run, reopen, start
 
 __all__ = [
     "Benchmark",

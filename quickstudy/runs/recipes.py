@@ -6,7 +6,6 @@ settings, and `PAPER` has the published numbers. A recipe of several results nam
 then have the numbers of each under its name.
 """
 
-import difflib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from quickstudy.core.task import Json, TaskDistribution
 from quickstudy.evaluation.protocol import Metric, evaluate
 from quickstudy.evaluation.report import Report
+from quickstudy.hints import suggest
 from quickstudy.learner import Learner
 
 
@@ -53,6 +53,10 @@ class Benchmark:
 class Experiment:
     """Everything that a recipe decides. `steps` and `meta_batch_size` are of meta-training.
 
+    Raises:
+        ValueError: there is no benchmark, a number is too small, or `better` is neither "max"
+            nor "min".
+
     Examples:
         >>> import torch
         >>> import quickstudy as qs
@@ -81,6 +85,16 @@ class Experiment:
     evaluate_fn: Callable[..., Report] = evaluate  # of validation
     embed_together: bool = False  # see `EmbedTogether`
     on_reopen: Callable[[], None] | None = None  # called once a run is reopened
+
+    def __post_init__(self):
+        if self.better not in ("max", "min"):
+            raise ValueError(f"better={self.better!r}: give 'max' or 'min'.")
+        if not self.benchmarks:
+            raise ValueError("This experiment has no benchmarks: give one to report on.")
+        least = {"steps": 0, "meta_batch_size": 1, "validate_every": 1, "n_validation_tasks": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}={getattr(self, name)}: give {low} or more.")
 
 
 @contextmanager
@@ -154,9 +168,7 @@ def find(name: str) -> ModuleType:
             if not hasattr(module, "recipe"):
                 raise ValueError(f"{path} defines no function `recipe`, as a recipe must.")
             return module
-    near = difflib.get_close_matches(name, names(), 1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names())}."
-    raise ValueError(f"There is no recipe {name!r}. {hint}")
+    raise ValueError(f"There is no recipe {name!r}. {suggest(name, names())}")
 
 
 def defaults(module: ModuleType) -> dict[str, Json]:
@@ -167,8 +179,7 @@ def defaults(module: ModuleType) -> dict[str, Json]:
         >>> qs.runs.recipes.defaults(qs.runs.find("glyphs_protonet"))["seed"]
         0
     """
-    parameters = inspect.signature(module.recipe).parameters
-    return {key: parameter.default for key, parameter in parameters.items()}
+    return {key: p.default for key, p in inspect.signature(module.recipe).parameters.items()}
 
 
 def result_name(module: ModuleType, settings: Mapping[str, Json]) -> str:

@@ -44,9 +44,11 @@ def stored() -> dict[str, Json]:
         >>> qs.runs.stored()["glyphs_protonet"]["recipe"]
         'glyphs_protonet'
     """
-    folders = recipes.folders()
-    files = sorted(file for folder in folders for file in folder.glob("results/*.json"))
-    return {file.stem: result(file) for file in files}
+    return {
+        file.stem: result(file)
+        for folder in recipes.folders()
+        for file in sorted(folder.glob("results/*.json"))
+    }
 
 
 def result(place: str | Path) -> Json:
@@ -150,7 +152,7 @@ def finish(
         elif not isinstance(benchmark.tasks, Rollouts):  # these have no queries
             milliseconds[row] = _milliseconds(best.experiment.learner, benchmark)
     content = {
-        "name": name or recipes.result_name(module, run.settings),
+        "name": recipes.result_name(module, run.settings) if name is None else name,
         "recipe": Path(run.recipe).stem,
         "about": inspect.getdoc(module),
         "paper": recipes.published(module, run.settings),
@@ -195,18 +197,19 @@ def measure(
         >>> learner = qs.MAML(qs.nets.MLP(1, 1, hidden=(4,)), criterion=qs.squared_error)
         >>> tasks, adam = qs.Sinusoid(5, 5), torch.optim.Adam(learner.parameters())
         >>> benchmark = qs.runs.Benchmark(tasks, n_tasks=4)
-        >>> experiment = qs.runs.Experiment(learner, tasks, tasks, {}, adam, 100, 2)
+        >>> rows = {"10-shot": benchmark}
+        >>> experiment = qs.runs.Experiment(learner, tasks, tasks, rows, adam, 100, 2)
         >>> run = qs.runs.Run(Path("runs/mine"), "mine", {}, experiment)
         >>> qs.runs.measure(run, benchmark).card["selection"]
         'step 0'
     """
-    n_tasks = n_tasks or benchmark.n_tasks
+    n_tasks = benchmark.n_tasks if n_tasks is None else n_tasks
     evaluate_fn, metrics = benchmark.evaluate_fn, benchmark.metrics
     if isinstance(benchmark.tasks, Streams):
         evaluate_fn = stream_report if evaluate_fn is evaluate else evaluate_fn
         evaluate_fn = partial(evaluate_fn, folder=folder, on_experience=on_experience)
     else:
-        metrics = metrics or run.experiment.metrics
+        metrics = run.experiment.metrics if metrics is None else metrics
     among = f", best of {len(run.history)} validations" if run.history else ""
     learner, tasks = _embedded(run.experiment.learner, benchmark.tasks, n_tasks)
     with settings_applied(learner, benchmark.settings):

@@ -3,49 +3,29 @@
 The folder has checkpoints while the run trains, and `result.json` when it is done.
 """
 
-import difflib
 import json
-import math
-import os
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import nn
 
-from quickstudy.core.task import Json
-from quickstudy.evaluation.report import Report
-from quickstudy.execution.batching import Execution
-from quickstudy.runs.host import Clock, interrupts_deferred
+from quickstudy import __version__
+from quickstudy.core.task import Json, check_seed
+from quickstudy.hints import suggest
+from quickstudy.learner import Learner
 from quickstudy.runs.recipes import Experiment, defaults, find, names
 from quickstudy.storage import renamed
-from quickstudy.storage.checkpoints import Checkpoints, load, read_facts
-from quickstudy.storage.files import CheckpointError
-from quickstudy.training.embed_together import EmbedTogether
-from quickstudy.training.loop import Step, train
+from quickstudy.storage.checkpoint_series import Checkpoints
+from quickstudy.storage.checkpoints import load, read_facts, read_versions
+from quickstudy.storage.files import CheckpointError, file_sha256
 
-SAVE_EVERY = 120.0  # seconds of training between two saves
-VALIDATION_SEED = 2  # not the benchmarks' 1: both may draw from one distribution
-_VALIDATION = "validation "  # begins the key of a metric in the history of a run
-
-
-class Status(NamedTuple):
-    """Where a run stands after a step.
-
-    Examples:
-        >>> import quickstudy as qs
-        >>> qs.runs.Status(10, loss=0.5, tasks=40, seconds=2.0, validation=None).tasks
-        40
-    """
-
-    step: int
-    loss: float  # mean over the batch
-    tasks: int  # done in this process since it started
-    seconds: float  # since this process started training
-    validation: Report | None  # if there was one at this step
+# what schedules change in the groups of an optimizer, or keep there
+_SCHEDULED = {"lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas"}
+_SCHEDULED |= {"base_momentum", "max_momentum"}
 
 
 @dataclass
@@ -65,6 +45,7 @@ class Run:
     settings: dict[str, Json]
     experiment: Experiment
     seed: int = 0
+    origins: list[dict[str, Json]] = field(default_factory=list)  # see `_origin`
     start: int = 0  # steps already done
     seconds: float = 0.0  # spent training, in all processes so far
     history: list[dict[str, Json]] = field(default_factory=list)  # a row for each validation
@@ -85,8 +66,12 @@ def start(
     """Start a run in `folder`, or resume the one that is there.
 
     Raises:
-        ValueError: an unknown recipe or setting, or the folder has a run of another recipe or
-            of other settings.
+        ValueError: an unknown recipe or setting, or the folder has a run of another recipe, of
+            other settings or of more steps.
+
+    Warns:
+        UserWarning: the run was begun with another number of steps, by which schedules may go,
+            another version of quickstudy, or before the recipe was edited.
 
     Examples:
         >>> import tempfile
@@ -95,13 +80,19 @@ def start(
         >>> run.settings["steps"], run.start
         (2, 0)
     """
-    run = _build(find(recipe), recipe, dict(settings), Path(folder), device)
+    module = find(recipe)
+    run = _build(module, recipe, dict(settings), Path(folder), device)
+    run.origins = [_origin(module)]
     latest = run.checkpoints.latest()
     if latest is not None:
-        experiment = run.experiment
-        _check_same(run, *_recorded(read_facts(latest))[1:])
-        facts = load(latest, experiment.learner, experiment.optimizer, experiment.scheduler)
+        facts = read_facts(latest)
+        _, name, recorded = _recorded(facts)
+        _check_same(run, name, recorded)
+        same = recorded.get("steps") == run.settings.get("steps")
+        begun = run.experiment.steps if same else module.recipe(**recorded).steps
+        _load_training(run, latest, facts["step"], begun)
         run.start, run.seconds, run.history = facts["step"], facts["seconds"], facts["history"]
+        run.origins = _check_origins(latest, module)
     return run
 
 
@@ -115,6 +106,10 @@ def reopen(
 
     Raises:
         CheckpointError: there is no checkpoint.
+        ValueError: `which` is neither "best" nor "last".
+
+    Warns:
+        UserWarning: another version of quickstudy trained it, or the recipe was edited since.
 
     Examples:
         >>> import tempfile
@@ -126,167 +121,23 @@ def reopen(
         >>> qs.runs.reopen(folder).settings["learner"]
         'nearest_mean'
     """
+    if which not in ("best", "last"):
+        raise ValueError(f"which={which!r}: give 'best' or 'last'.")
     checkpoints = Checkpoints(folder)
     path = (checkpoints.best() if which == "best" else None) or checkpoints.latest()
     if path is None:
         raise CheckpointError(
             f"{folder} holds no checkpoint: `quickstudy train RECIPE --out {folder}` makes one."
         )
-    run = _build(*_recorded(read_facts(path)), Path(folder), device)
+    module, name, settings = _recorded(read_facts(path))
+    run = _build(module, name, settings, Path(folder), device)
+    run.origins = _check_origins(path, module)
     facts = load(path, run.experiment.learner)
     if run.experiment.on_reopen is not None:
         run.experiment.on_reopen()
     last = read_facts(checkpoints.latest() or path)  # has the validations after the best
     run.start, run.seconds, run.history = facts["step"], last["seconds"], last["history"]
     return run
-
-
-def go(
-    run: Run, *, execution: Execution | Literal["compiled"] | None = None
-) -> Iterator[Status]:
-    """Meta-train, and yield after each step.
-
-    The run is saved at each validation, every two minutes, and when it is interrupted. A run of
-    no steps saves the initial weights. Under `torchrun`, every process draws its own tasks and
-    the first one saves.
-
-    Raises:
-        FloatingPointError: the loss is not finite.
-
-    Examples:
-        >>> import tempfile
-        >>> import quickstudy as qs
-        >>> run = qs.runs.start("streams", {"learner": "nearest_mean"}, tempfile.mkdtemp())
-        >>> len(list(qs.runs.go(run)))  # it has no meta-training
-        0
-        >>> run.checkpoints.latest().name
-        'step-00000000'
-    """
-    session, experiment = _Session(run, execution), run.experiment
-    if experiment.steps == 0:
-        if run.checkpoints.latest() is None:
-            session.save()
-        return
-    with interrupts_deferred() as interrupted:
-        try:
-            for step in session.train_steps():
-                loss = session.step(step)
-                report = session.validate()
-                session.save_if_due(report)
-                if interrupted():
-                    session.save()
-                    raise KeyboardInterrupt
-                yield Status(step.number, loss, session.tasks, session.clock.here(), report)
-        except GeneratorExit:  # raised at the yield, so between two steps
-            session.save()
-            raise
-    run.start, run.seconds = session.done, session.clock.total()
-
-
-class _Session:
-    """The training of a run in this process."""
-
-    def __init__(self, run: Run, execution: Execution | Literal["compiled"] | None):
-        self.run, self.experiment = run, run.experiment
-        self.rank = int(os.environ.get("RANK", 0))
-        self.module = _wrapped(self.experiment, execution)
-        self.clock = Clock(run.seconds)
-        self.saved_at = run.seconds
-        self.done = run.start
-        self.tasks = 0  # in this process
-        self.losses: list[float] = []  # since the last validation
-
-    def train_steps(self) -> Iterator[Step]:
-        e = self.experiment
-        return train(
-            self.module,
-            e.train,
-            e.optimizer,
-            steps=e.steps,
-            meta_batch_size=e.meta_batch_size,
-            start=self.run.start,
-            seed=self.run.seed,
-            clip=e.clip,
-            precision=e.precision,
-            rank=self.rank,
-        )
-
-    def step(self, step: Step) -> float:
-        """Count a step and return its loss."""
-        if self.experiment.scheduler is not None:
-            self.experiment.scheduler.step()
-        loss = step.loss.mean().item()
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss} at step {step.number}. Lower the learning rate, or clip "
-                f"the gradient; the last checkpoint in {self.run.folder} is from before."
-            )
-        self.done = step.number
-        self.tasks += self.experiment.meta_batch_size
-        self.losses.append(loss)
-        return loss
-
-    def validate(self) -> Report | None:
-        """Validate if it is due, and add a row to the history."""
-        e = self.experiment
-        if self.done % e.validate_every and self.done != e.steps:
-            return None
-        with self.clock.paused():
-            report = e.evaluate_fn(
-                e.learner,
-                e.validation,
-                n_tasks=e.n_validation_tasks,
-                seed=VALIDATION_SEED,
-                metrics=e.metrics,
-            )
-        first = next(iter(report.values))
-        row = {
-            "step": self.done,
-            "loss": sum(self.losses) / len(self.losses),
-            "seconds": round(self.clock.total(), 1),
-            "score": report.mean(first) * (1 if e.better == "max" else -1),
-            **{f"{_VALIDATION}{metric}": report.mean(metric) for metric in report.values},
-            "interval": report.interval(first),
-        }
-        self.run.history.append(row)
-        self.losses = []
-        return report
-
-    def save_if_due(self, report: Report | None) -> None:
-        """Save after a validation, and every `SAVE_EVERY` seconds."""
-        if report is not None or self.clock.total() - self.saved_at > SAVE_EVERY:
-            self.save()
-            self.saved_at = self.clock.total()
-
-    def save(self) -> None:
-        """Save a checkpoint, in the first process."""
-        if self.rank > 0:
-            return
-        run, e = self.run, self.experiment
-        validated = run.history and run.history[-1]["step"] == self.done
-        run.checkpoints.save(
-            self.done,
-            e.learner,
-            e.optimizer,
-            e.scheduler,
-            score=run.history[-1]["score"] if validated else None,
-            recipe=run.recipe,
-            settings=run.settings,
-            seconds=self.clock.total(),
-            history=run.history,
-        )
-
-
-def validation_metrics(row: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the metrics of a validation, from a row of the history of a run.
-
-    Examples:
-        >>> import quickstudy as qs
-        >>> qs.runs.validation_metrics({"step": 500, "loss": 1.2, "validation accuracy": 0.9})
-        {'accuracy': 0.9}
-    """
-    keys = (key for key in row if key.startswith(_VALIDATION))
-    return {key.removeprefix(_VALIDATION): row[key] for key in keys}
 
 
 def _build(
@@ -299,12 +150,14 @@ def _build(
     known = defaults(module)
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
-            raise ValueError(f"Recipe {name} has no setting {key!r}: {hint}")
+            raise ValueError(f"Recipe {name} has no setting {key!r}. {suggest(key, known)}")
     settings = {**known, **settings}
-    torch.manual_seed(settings.get("seed", 0))
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    torch.manual_seed(check_seed(settings.get("seed", 0)))
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"There is no device {device!r}: give cpu or cuda.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("No CUDA device was found: leave out --device, or say --device cpu.")
     experiment: Experiment = module.recipe(**settings)
     experiment.learner.to(device)
@@ -319,6 +172,73 @@ def _recorded(facts: Mapping[str, Json]) -> tuple[ModuleType, str, dict[str, Jso
     today = defaults(module)
     _, settings = renamed.recipe(facts["recipe"], facts["settings"], {name, *today})
     return module, name, {**today, **settings}  # the recipe may have grown
+
+
+def _load_training(run: Run, path: Path, step: int, begun: int) -> None:
+    """Load a checkpoint into learner, optimizer and schedule. If the run was begun with another
+    number of steps, the schedule of the recipe is brought to the step of the checkpoint."""
+    experiment = run.experiment
+    learner, optimizer, scheduler = (
+        experiment.learner,
+        experiment.optimizer,
+        experiment.scheduler,
+    )
+    if step > experiment.steps:
+        raise ValueError(
+            f"{run.folder} has {step} steps already: give --steps {step} or more, or choose "
+            "another --out."
+        )
+    if begun == experiment.steps:
+        load(path, learner, optimizer, scheduler)
+        return
+    if scheduler is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is no optimizer step between these
+            for _ in range(step):
+                scheduler.step()
+    scheduled = [
+        {key: group[key] for key in _SCHEDULED & group.keys()}
+        for group in optimizer.param_groups
+    ]
+    load(path, learner, optimizer)
+    for group, values in zip(optimizer.param_groups, scheduled, strict=True):
+        group.update(values)
+    learners = (module for module in learner.modules() if isinstance(module, Learner))
+    anneals = any(type(module).set_step is not Learner.set_step for module in learners)
+    if scheduler is None and not anneals:
+        return
+    warnings.warn(
+        f"{run.folder} was begun with {begun} steps and goes on to {experiment.steps}. From "
+        f"step {step} on, its schedules (of the learning rate and others) are those of a run "
+        f"of {experiment.steps} steps.",
+        stacklevel=3,
+    )
+
+
+def _origin(module: ModuleType) -> dict[str, Json]:
+    """What a run depends on besides its settings: versions and the text of the recipe."""
+    return {"quickstudy": __version__, "recipe": file_sha256(Path(module.__file__ or ""))}
+
+
+def _check_origins(path: Path, module: ModuleType) -> list[dict[str, Json]]:
+    """Return the origins of a checkpoint, and of this process; warn if they differ."""
+    current = _origin(module)
+    written = {"quickstudy": read_versions(path)["quickstudy"]}
+    stored = read_facts(path).get("origins", [written])
+    reasons: list[str] = []
+    others = {origin["quickstudy"] for origin in stored} - {__version__}
+    if others:
+        versions = ", ".join(sorted(others))
+        reasons.append(f"quickstudy {versions} trained it, and this is {__version__}")
+    if any(origin.get("recipe", current["recipe"]) != current["recipe"] for origin in stored):
+        reasons.append(f"the recipe {Path(module.__file__ or '').name} was edited since")
+    if reasons:
+        warnings.warn(
+            f"The run in {path.parent} may give other numbers than when it was trained: "
+            f"{'; '.join(reasons)}.",
+            stacklevel=3,
+        )
+    return stored if current in stored else [*stored, current]
 
 
 def _check_same(run: Run, recipe: str, settings: Mapping[str, Json]) -> None:
@@ -337,21 +257,3 @@ def _check_same(run: Run, recipe: str, settings: Mapping[str, Json]) -> None:
             f"{run.folder} has a run with other settings ({differences}). "
             "Choose another --out, or give the settings it was started with."
         )
-
-
-def _wrapped(
-    experiment: Experiment, execution: Execution | Literal["compiled"] | None
-) -> nn.Module:
-    learner: nn.Module = experiment.learner
-    if execution in ("vmap", "loop"):
-        experiment.learner.execution = execution
-    if experiment.embed_together:
-        learner = EmbedTogether(experiment.learner)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group()
-        learner.train()
-        return nn.parallel.DistributedDataParallel(learner)
-    if execution == "compiled":
-        return torch.compile(learner, fullgraph=True)  # pyright: ignore[reportReturnType]
-    return learner

@@ -6,7 +6,8 @@ of version 0.1.0 to today's. A new kind of file is written by `state_file.write`
 its own. A name that files hold may change only with an entry in `renamed`.
 """
 
-from quickstudy.storage.checkpoints import Checkpoints, load, read_facts, save
+from quickstudy.storage.checkpoint_series import Checkpoints
+from quickstudy.storage.checkpoints import load, read_facts, save
 from quickstudy.storage.files import CheckpointError
 
 __all__ = ["CheckpointError", "Checkpoints", "load", "read_facts", "save"]

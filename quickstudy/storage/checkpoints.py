@@ -12,12 +12,11 @@ So a process that is killed at any moment leaves the old checkpoint or the new o
 
 import hashlib
 import json
-import math
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -43,12 +42,14 @@ from quickstudy.storage.learner_tensors import learner_tensors, plain_name, unwr
 from quickstudy.storage.tree_json import pack, tensor_kind, unpack
 
 FORMAT = 1
-_RUN = "run.json"
-_STEP = "step-" + 8 * "[0-9]"
+RUN_FILE = "run.json"
 _TEMPORARY = r"(\.[0-9a-f]{8})?\.tmp"
 _OURS = re.compile(
     rf"(learner|optimizer)-[0-9a-f]{{8}}\.safetensors({_TEMPORARY})?|run\.json{_TEMPORARY}"
 )
+# the entries of a schedule's state that are settings
+_LENGTHS = {"T_max", "T_0", "T_mult", "total_steps", "total_iters", "step_size"}
+_LENGTHS |= {"milestones", "_milestones"}
 
 
 def save(
@@ -102,7 +103,9 @@ def save(
     try:
         content["files"] = {label: _write(folder, label, files[label]) for label in files}
         content["sha256"] = json_sha256(content)
-        replace_file(folder / _RUN, f"{json.dumps(content, indent=1)}\n".encode())  # commits
+        replace_file(
+            folder / RUN_FILE, f"{json.dumps(content, indent=1)}\n".encode()
+        )  # commits
         sync_folder(folder.parent)
     except OSError as error:
         reason = write_error(f"the checkpoint {folder}", error, "choose another folder")
@@ -146,11 +149,13 @@ def load(
     files: dict[str, Json] = content["files"]
 
     described, stored_ties = files["learner"]["tensors"], content["learner"]["tied"]
-    today = renamed.parameters(learner, [*described, *stored_ties], _names(learner))
+    own, own_ties = learner_tensors(learner)
+    today = renamed.parameters(learner, [*described, *stored_ties], [*own, *own_ties])
     tensors = {today[n]: tensor for n, tensor in _tensors(folder, files["learner"]).items()}
     kinds = {today[name]: kind for name, kind in described.items()}
     tied = {today[name]: today[owner] for name, owner in stored_ties.items()}
-    _check_learner(folder, learner, kinds, tied)
+    here = {name: tensor_kind(tensor) for name, tensor in own.items()} | own_ties
+    _check_learner(folder, here, kinds | tied)
     tensors |= {name: tensors[owner] for name, owner in tied.items()}
 
     extra: dict[str, Tensor] = {}
@@ -159,6 +164,9 @@ def load(
     for label, target in ("optimizer", optimizer), ("scheduler", scheduler):
         if target is not None:
             _check_class(folder, label, target, content[label])
+    schedule = {} if scheduler is None else unpack(content["scheduler"]["state"], extra)
+    if scheduler is not None:
+        _check_schedule(folder, scheduler.state_dict(), schedule)
     if optimizer is not None:
         groups = content["optimizer"]["parameters"]
         groups = [[today.get(name, name) for name in group] for group in groups]
@@ -169,7 +177,7 @@ def load(
             )
         optimizer.load_state_dict(unpack(content["optimizer"]["state"], extra))
     if scheduler is not None:
-        scheduler.load_state_dict(unpack(content["scheduler"]["state"], extra))
+        scheduler.load_state_dict(schedule)
     bare = unwrapped(learner)
     bare.load_state_dict({key: tensors[plain_name(key)] for key in bare.state_dict()})
     return content["facts"]
@@ -192,80 +200,21 @@ def read_facts(folder: str | Path) -> dict[str, Json]:
     return _read(Path(folder))["facts"]
 
 
-class Checkpoints:
-    """The checkpoints of one run, in `folder/step-00001000` and so on.
+def read_versions(folder: str | Path) -> dict[str, str]:
+    """Return the versions of quickstudy and torch that wrote a checkpoint.
 
-    The last `keep` stay, and the one with the highest score. A folder whose save was cut short
-    does not count.
+    Raises:
+        CheckpointError: as `read_facts`.
 
     Examples:
         >>> import tempfile
         >>> import quickstudy as qs
-        >>> checkpoints = qs.storage.Checkpoints(tempfile.mkdtemp(), keep=1)
-        >>> for step, score in ((1, 0.9), (2, 0.5), (3, 0.7)):
-        ...     path = checkpoints.save(step, qs.MAML(qs.nets.MLP(1, 1)), score=score)
-        >>> checkpoints.best().name, checkpoints.latest().name
-        ('step-00000001', 'step-00000003')
+        >>> folder = tempfile.mkdtemp()
+        >>> qs.save(folder, qs.MAML(qs.nets.MLP(1, 1)))
+        >>> list(read_versions(folder))
+        ['quickstudy', 'torch']
     """
-
-    def __init__(self, folder: str | Path, *, keep: int = 2):
-        if keep < 1:
-            raise ValueError(
-                f"keep={keep} would keep no checkpoint to resume from: give 1 or more."
-            )
-        self.folder, self.keep = Path(folder), keep
-
-    def save(
-        self,
-        step: int,
-        learner: nn.Module,
-        optimizer: Optimizer | None = None,
-        scheduler: LRScheduler | None = None,
-        *,
-        score: float | None = None,
-        **facts: Json,
-    ) -> Path:
-        """Write the checkpoint of `step`, with the facts `step` and `score`; then delete
-        those that are not kept.
-
-        Raises:
-            CheckpointError: as `save`, or the folder has checkpoints of later steps.
-        """
-        path = self.folder / f"step-{step:08d}"
-        latest = self.latest()
-        if latest is not None and latest.name > path.name:
-            raise CheckpointError(
-                f"{self.folder} has a later checkpoint, {latest.name}: resume from that, "
-                "delete it, or choose another folder."
-            )
-        save(path, learner, optimizer, scheduler, step=step, score=score, **facts)
-        self._prune()
-        return path
-
-    def latest(self) -> Path | None:
-        """Return the checkpoint of the last step, or None."""
-        return max(self._complete(), default=None)
-
-    def best(self) -> Path | None:
-        """Return the checkpoint of the highest score (the earliest of equals), or None."""
-        scores: dict[Path, float] = {}
-        for path in self._complete():
-            with suppress(CheckpointError):  # a damaged one is not the best
-                score = read_facts(path).get("score")
-                if score is not None and not math.isnan(score):
-                    scores[path] = score
-        return max(scores, key=lambda path: scores[path], default=None)
-
-    def _complete(self) -> list[Path]:
-        """Return the complete checkpoints in the order of their steps."""
-        return sorted(run.parent for run in self.folder.glob(f"{_STEP}/{_RUN}"))
-
-    def _prune(self) -> None:
-        wanted = {*self._complete()[-self.keep :], self.best()}
-        for path in set(self.folder.glob(_STEP)) - wanted:
-            with suppress(OSError):
-                (path / _RUN).unlink(missing_ok=True)  # first: the rest does not count then
-                shutil.rmtree(path)
+    return _read(Path(folder))["versions"]
 
 
 def _parameters(optimizer: Optimizer, learner: nn.Module) -> list[list[str]]:
@@ -277,12 +226,8 @@ def _parameters(optimizer: Optimizer, learner: nn.Module) -> list[list[str]]:
     ]
 
 
-def _check_learner(
-    folder: Path, learner: nn.Module, saved: dict[str, str], tied: dict[str, str]
-) -> None:
-    tensors, ties = learner_tensors(learner)
-    there = {**saved, **tied}
-    here = {**{name: tensor_kind(tensor) for name, tensor in tensors.items()}, **ties}
+def _check_learner(folder: Path, here: Mapping[str, str], there: Mapping[str, str]) -> None:
+    """Raise unless two learners have the same names, each of one kind or owner."""
     wrong = {
         "it lacks": [name for name in here if name not in there],
         "it has in excess": [name for name in there if name not in here],
@@ -304,10 +249,6 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _names(learner: nn.Module) -> list[str]:
-    return [name for names in learner_tensors(learner) for name in names]
-
-
 def _check_class(folder: Path, label: str, target: object, saved: Json) -> None:
     if saved is None:
         raise CheckpointError(f"The checkpoint {folder} has no {label}: load it without one.")
@@ -316,6 +257,18 @@ def _check_class(folder: Path, label: str, target: object, saved: Json) -> None:
             f"The {label} of the checkpoint {folder} is of class {saved['class']}, not "
             f"{class_name(target)}: make one of that class, or load without it."
         )
+
+
+def _check_schedule(folder: Path, here: dict[str, Any], there: dict[str, Any]) -> None:
+    """Raise if two schedules have other lengths: loading would keep the stored one's."""
+    for name in sorted(_LENGTHS & here.keys() & there.keys()):
+        if here[name] != there[name]:
+            raise CheckpointError(
+                f"The schedule of the checkpoint {folder} has {name}={there[name]}, and this "
+                f"one has {here[name]}: build it as it was then, or load without it."
+            )
+    for parts in zip(here.get("_schedulers", ()), there.get("_schedulers", ()), strict=False):
+        _check_schedule(folder, *parts)
 
 
 # Files
@@ -339,7 +292,7 @@ def _write(folder: Path, label: str, tensors: Mapping[str, Tensor]) -> dict[str,
 def _sweep(folder: Path) -> None:
     """Delete the files of older saves, and of saves that were cut short."""
     names: Iterable[str] = ()
-    if (folder / _RUN).exists():
+    if (folder / RUN_FILE).exists():
         try:
             names = {file["name"] for file in _read(folder)["files"].values()}
         except CheckpointError:
@@ -355,8 +308,8 @@ _AGAIN = "Copy it again from where it came from, or use another checkpoint."
 
 def _read(folder: Path) -> dict[str, Json]:
     """Return the contents of `run.json`, checked."""
-    path = folder / _RUN
-    missing = f"There is no checkpoint in {folder}: name a folder that has a {_RUN}."
+    path = folder / RUN_FILE
+    missing = f"There is no checkpoint in {folder}: name a folder that has a {RUN_FILE}."
     try:
         data = read_bytes(path, missing=missing, unreadable=", or name another folder.")
         content = json.loads(data)

@@ -6,7 +6,6 @@ checked (digests, formats) as they were written, and translated afterwards.
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -98,6 +97,7 @@ SETTINGS: dict[str, dict[str, str | None]] = {
     "*": {"size": "meta_batch_size"},
     "omniglot_matching": {"embeddings": None},
     "omniglot_siamese": {"loss": None},
+    "omniglot_mann": {"again": "show_label_with_input"},
 }
 
 
@@ -157,7 +157,8 @@ def stored_kinds(
         True
     """
     both = dict(kinds)
-    for owner in dict.fromkeys([*_owners(learner), *STATES, *FIELDS]):  # its own come first
+    own = [kind.__name__ for part in learner.modules() for kind in type(part).__mro__]
+    for owner in dict.fromkeys([*own, *STATES, *FIELDS]):  # its own come first
         states, fields = STATES.get(owner, {}), FIELDS.get(owner, {})
         for (name, *current), kind in kinds.items():
             former = {new: old for old, new in fields.get(name, {}).items()}
@@ -206,12 +207,6 @@ def result(stored: Mapping[str, Json], known: Collection[str] = ()) -> dict[str,
     """
     name, settings = recipe(stored["recipe"], stored["settings"], known)
     return {**stored, "recipe": name, "settings": settings}
-
-
-def _owners(learner: nn.Module) -> list[str]:
-    """The classes of a learner and its parts."""
-    classes = chain.from_iterable(type(part).__mro__ for part in learner.modules())
-    return [kind.__name__ for kind in classes]
 
 
 def _rules(learner: nn.Module) -> list[tuple[str, str, str]]:

@@ -105,7 +105,7 @@ def read(
         ) from error
     except KeyError:
         raise CheckpointError(
-            f"{path} is no {kind}: name a file that {writer} wrote."
+            f"{path} is no {kind}: name a file that {writer} wrote. {again}"
         ) from None
     check_format(about, str(path), FORMAT)
     if about.get("sha256") != json_sha256(about) or about["tensors"] != tensors_sha256(tensors):

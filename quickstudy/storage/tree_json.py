@@ -5,10 +5,10 @@ and `unpack_state` are for the states of learners: dictionaries, tuples and Name
 records the name and the fields of a NamedTuple.
 """
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import chain
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -106,7 +106,7 @@ def named_tuples(learner: nn.Module) -> dict[tuple[str, ...], Any]:
         >>> ("Examples", "x", "y", "weight") in named_tuples(learner)
         True
     """
-    classes = chain.from_iterable(type(part).__mro__ for part in learner.modules())
+    classes = {kind for part in learner.modules() for kind in type(part).__mro__}
     pending = sorted({kind.__module__ for kind in classes})
     packages = {"quickstudy", *(name.partition(".")[0] for name in pending)} - {"torch"}
     visited, kinds = set[str](), dict[tuple[str, ...], Any]()
@@ -118,15 +118,10 @@ def named_tuples(learner: nn.Module) -> dict[tuple[str, ...], Any]:
             if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
                 fields: Iterable[str] = kind._fields  # pyright: ignore[reportAttributeAccessIssue]
                 kinds.setdefault((kind.__name__, *fields), kind)
-        used = {v.__name__ if isinstance(v, ModuleType) else _module(v) for v in values}
-        used = {name for name in used if name.partition(".")[0] in packages}
+        modules = [v if isinstance(v, ModuleType) else inspect.getmodule(v) for v in values]
+        used = {m.__name__ for m in modules if m and m.__name__.partition(".")[0] in packages}
         pending += sorted((used & sys.modules.keys()) - visited - {*pending})
     return kinds
-
-
-def _module(value: object) -> str:
-    module = getattr(value, "__module__", None)
-    return module if isinstance(module, str) else ""
 
 
 def pack_state(tree: Any, name: str, tensors: dict[str, Tensor], types: StateTypes) -> Json:

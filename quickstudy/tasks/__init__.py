@@ -16,11 +16,11 @@ from quickstudy.tasks.mixture import Mixture
 from quickstudy.tasks.off_policy import OffPolicyTasks
 from quickstudy.tasks.online_trajectories import OnlineTrajectoryTasks
 from quickstudy.tasks.presentations import Presentations
+from quickstudy.tasks.recurring_classes import recurring
 from quickstudy.tasks.rollouts import Rollouts
 from quickstudy.tasks.scenarios import (
     class_incremental,
     permuted,
-    recurring,
     rotated,
     split_domains,
 )

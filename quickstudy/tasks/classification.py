@@ -62,13 +62,10 @@ class Classification(FixedLabelTasks):
 
     def card(self) -> dict[str, Json]:
         """Return the data set, its hash, its split and the size of a batch."""
-        data = self.dataset
         facts = {"rotations": self.rotations, "augmented": self.augment is not None}
         return {
+            **super().card(),
             "tasks": "classification",
-            "dataset": data.name,
-            "hash": data.hash,
-            "split": data.split,
             "examples": self.examples,
             **{key: value for key, value in facts.items() if value},
         }

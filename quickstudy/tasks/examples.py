@@ -1,12 +1,13 @@
 """Examples of tasks from rows of a data set: float inputs, right-angle turns, labels."""
 
-from typing import Literal, Self, TypeAlias
+import math
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.task import Examples, TaskDistribution
+from quickstudy.core.task import Examples, Json, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
 
 Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
@@ -41,7 +42,76 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     return x
 
 
-class FixedLabelTasks(TaskDistribution):
+def rotate_images(x: Tensor, degrees: float) -> Tensor:
+    """Rotate images (N, C, H, W) counter-clockwise about their centre, bilinearly, with 0
+    outside.
+
+    Examples:
+        >>> x = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])  # the upper right corner
+        >>> rotate_images(x, 90)[0, 0].round().abs()
+        tensor([[1., 0.],
+                [0., 0.]])
+    """
+    angle = math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    matrix = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]], dtype=x.dtype, device=x.device)
+    aspect = x.shape[-1] / x.shape[-2]
+    matrix[0, 1] /= aspect
+    matrix[1, 0] *= aspect
+    grid = F.affine_grid(matrix.expand(len(x), 2, 3), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+class DatasetTasks(TaskDistribution):
+    """Tasks whose inputs are examples of a data set, which may be turned by right angles.
+
+    Raises:
+        ValueError: `rotations` is not one of `kinds`, or the examples are not square images.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> isinstance(qs.FewShot(qs.datasets.digits()), DatasetTasks)
+        True
+    """
+
+    def __init__(
+        self,
+        dataset: Labelled,
+        rotations: Any,
+        kinds: tuple[str, ...],
+        normalise: Normalise | None,
+    ):
+        if rotations not in (None, *kinds):
+            raise ValueError(
+                f"rotations={rotations!r} is not {', '.join(map(repr, kinds))} or None."
+            )
+        shape = dataset.x.shape
+        if rotations is not None and (len(shape) < 3 or shape[-1] != shape[-2]):
+            raise ValueError(
+                f"rotations={rotations!r} needs square images, not examples of shape "
+                f"{tuple(shape[1:])}. Resize the images or leave rotations out."
+            )
+        self.dataset, self.normalise, self.rotations = dataset, normalise, rotations
+        self._copies = 4 if rotations == "classes" else 1  # of each class
+        self._pixels = dataset.x  # where inputs are read from; moved by `to`
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the examples to a device, so that batches are made there."""
+        self._pixels = self._pixels.to(device)
+        return self
+
+    def card(self) -> dict[str, Json]:
+        """Return the data set, its hash and its split."""
+        data = self.dataset
+        return {
+            **super().card(),
+            "dataset": data.name,
+            "hash": data.hash,
+            "split": data.split,
+        }
+
+
+class FixedLabelTasks(DatasetTasks):
     """Tasks whose labels have a column for every class of a data set, or for every class in
     each of four rotations.
 
@@ -58,40 +128,14 @@ class FixedLabelTasks(TaskDistribution):
         rotations: Literal["classes"] | None,
         normalise: Normalise | None,
     ):
-        self.dataset, self.normalise = dataset, normalise
-        self.rotations: Literal["classes"] | None = rotations
-        if rotations not in (None, "classes"):
-            raise ValueError(f"rotations={rotations!r} is not 'classes' or None.")
-        if rotations is not None:
-            check_square(dataset, rotations)
-        self._copies = 1 if rotations is None else 4
+        super().__init__(dataset, rotations, ("classes",), normalise)
         self.classes = len(dataset.classes) * self._copies  # columns of a label
-        self._pixels = dataset.x
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the examples to a device, so that batches are made there."""
-        self._pixels = self._pixels.to(device)
-        return self
 
     def _inputs(self, rows: Tensor, turns: Tensor) -> Tensor:
         x = gather_rows(self._pixels, rows)
         if self.rotations is not None:
             x = rotate(x, turns.to(x.device))
         return prepare(x, self.normalise)
-
-
-def check_square(dataset: Labelled, rotations: str) -> None:
-    """Raise ValueError unless the examples are square images.
-
-    Examples:
-        >>> data = Labelled(torch.zeros(1, 1, 4, 4), torch.zeros(1).long(), ("a",))
-        >>> check_square(data, "random")
-    """
-    if dataset.x.ndim < 3 or dataset.x.shape[-1] != dataset.x.shape[-2]:
-        raise ValueError(
-            f"rotations={rotations!r} needs square images, not examples of shape "
-            f"{tuple(dataset.x.shape[1:])}. Resize the images or leave rotations out."
-        )
 
 
 def class_members(dataset: Labelled) -> tuple[Tensor, Tensor]:
@@ -112,6 +156,25 @@ def class_members(dataset: Labelled) -> tuple[Tensor, Tensor]:
     start = sizes.cumsum(0) - sizes
     column = torch.arange(int(sizes.max()))
     return order[(start[:, None] + column).clamp_max(len(order) - 1)], sizes
+
+
+def draw_rows(
+    members: Tensor, sizes: Tensor, classes: Tensor, n: int, generator: Generator
+) -> Tensor:
+    """Draw `n` distinct rows (T, C, n) of each of `classes` (T, C), in random order.
+
+    Args:
+        members, sizes: as `class_members` returns them.
+
+    Examples:
+        >>> data = Labelled(torch.zeros(3, 1), torch.tensor([0, 1, 0]), ("a", "b"))
+        >>> rows = draw_rows(*class_members(data), torch.tensor([[0]]), 2, torch.Generator())
+        >>> rows.sort().values
+        tensor([[[0, 2]]])
+    """
+    scores = torch.rand(*classes.shape, members.shape[1], generator=generator)
+    scores.masked_fill_(torch.arange(members.shape[1]) >= sizes[classes][..., None], -1)
+    return members[classes].gather(2, scores.topk(n).indices)
 
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.task import Examples, Json, Task, TaskDistribution
+from quickstudy.core.task import Examples, Json, Task
 from quickstudy.datasets.labelled import Labelled
 from quickstudy.tasks.examples import (
+    DatasetTasks,
     Normalise,
-    check_square,
     class_members,
+    draw_rows,
     gather_rows,
     prepare,
     rotate,
@@ -28,7 +29,7 @@ Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
 Rotations: TypeAlias = Literal["classes", "random", "task"]
 
 
-class FewShot(TaskDistribution):
+class FewShot(DatasetTasks):
     """Tasks of `ways` classes with `shots` support and `queries` query examples per class. The
     two sets never share an example, and both are in random order.
 
@@ -84,13 +85,13 @@ class FewShot(TaskDistribution):
         normalise: Normalise | None = None,
         augment: Augment | None = None,
     ):
-        self.dataset, self.queries = dataset, queries
+        super().__init__(dataset, rotations, get_args(Rotations), normalise)
+        self.queries = queries
         self.ways, self.shots = _bounds("ways", ways), _bounds("shots", shots)
         self.unlabelled, self.distractors = unlabelled, distractors
         self.imbalanced = imbalanced
-        self.rotations: Rotations | None = rotations
         self.within_groups, self.ordered = within_groups, ordered
-        self.normalise, self.augment = normalise, augment
+        self.augment = augment
         if queries < 1:
             raise ValueError(f"queries={queries}: a task needs at least one query per class.")
         if unlabelled < 0 or distractors < 0 or (distractors and not unlabelled):
@@ -100,21 +101,9 @@ class FewShot(TaskDistribution):
             )
         if ordered and self.ways[0] < self.ways[1]:
             raise ValueError(f"ways={ways}: give one number of ways for classes in order.")
-        if rotations not in (None, *get_args(Rotations)):
-            raise ValueError(
-                f"rotations={rotations!r} is not 'classes', 'random', 'task' or None."
-            )
-        if rotations is not None:
-            check_square(dataset, rotations)
         self._members, self._sizes = class_members(dataset)  # (K, most), (K,)
         self._check()
-        self._pixels = dataset.x  # where images are read from; moved by `to`
         self._has_inputs = False  # whether by `with_inputs`, so prepared and turned
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the examples to a device, so that batches are made there."""
-        self._pixels = self._pixels.to(device)
-        return self
 
     def inputs(self, size: int = 64) -> Iterator[Tensor]:
         """Yield every example as tasks have it (N, *features), `size` at a time; with
@@ -140,7 +129,6 @@ class FewShot(TaskDistribution):
 
     def card(self) -> dict[str, Json]:
         """Return the data set, its hash, its split and the shape of a task."""
-        data = self.dataset
         facts = {
             "rotations": self.rotations,
             "within_groups": self.within_groups,
@@ -151,10 +139,8 @@ class FewShot(TaskDistribution):
             "distractors": self.distractors,
         }
         return {
+            **super().card(),
             "tasks": "few-shot",
-            "dataset": data.name,
-            "hash": data.hash,
-            "split": data.split,
             "ways": _as_json(self.ways),
             "shots": _as_json(self.shots),
             "queries": self.queries,
@@ -169,14 +155,8 @@ class FewShot(TaskDistribution):
         present = self._draw(self.ways, (n_tasks, 1), generator) > torch.arange(high)  # (T, C)
         shots = self._draw(self.shots, (n_tasks, high if self.imbalanced else 1), generator)
 
-        scores = torch.rand(
-            n_tasks, classes.shape[1], self._members.shape[1], generator=generator
-        )
-        scores.masked_fill_(
-            torch.arange(scores.shape[2]) >= self._sizes[classes][..., None], -1
-        )
-        picks = scores.topk(most + self.queries + self.unlabelled).indices  # distinct
-        rows = self._members[classes].gather(2, picks)  # rows of the data set
+        size = most + self.queries + self.unlabelled
+        rows = draw_rows(self._members, self._sizes, classes, size, generator)
         labelled, query, unlabelled = rows.split([most, self.queries, self.unlabelled], 2)
 
         real = (shots[..., None] > torch.arange(most)) & present[..., None]  # (T, C, shots)
@@ -215,14 +195,15 @@ class FewShot(TaskDistribution):
 
     def _classes(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Draw the classes of every task and the right angles by which each is turned."""
-        copies = 4 if self.rotations == "classes" else 1
-        scores = torch.rand(size, len(self._sizes) * copies, generator=generator)
+        scores = torch.rand(size, len(self._sizes) * self._copies, generator=generator)
         if self.within_groups:
             groups = self.dataset.groups
             assert groups is not None  # by _check
-            large = torch.nonzero(torch.bincount(groups) * copies >= self._needed).flatten()
+            large = torch.nonzero(
+                torch.bincount(groups) * self._copies >= self._needed
+            ).flatten()
             group = large[torch.randint(len(large), (size, 1), generator=generator)]  # (T, 1)
-            scores.masked_fill_(groups.repeat(copies) != group, -1)
+            scores.masked_fill_(groups.repeat(self._copies) != group, -1)
         picks = scores.topk(self._needed).indices
         if self.ordered:  # the distractors stay behind
             labelled, others = picks.split([self.ways[1], self.distractors], 1)
@@ -266,7 +247,7 @@ class FewShot(TaskDistribution):
         return torch.randint(bounds[0], bounds[1] + 1, shape, generator=generator)
 
     def _check(self) -> None:
-        data, copies = self.dataset, 4 if self.rotations == "classes" else 1
+        data = self.dataset
         need = self.shots[1] + self.queries + self.unlabelled
         small = torch.nonzero(self._sizes < need).flatten().tolist()
         if small:
@@ -285,12 +266,12 @@ class FewShot(TaskDistribution):
                     f"within_groups needs superclasses, which {data.name!r} has not."
                 )
             most = int(torch.bincount(data.groups).max())
-        if most * copies < self._needed:
+        if most * self._copies < self._needed:
             where = "its largest superclass" if self.within_groups else "the data set"
             raise ValueError(
                 f"{self.ways[1]} ways"
                 f"{f' + {self.distractors} distractors' if self.distractors else ''} "
-                f"were asked for, but {where} has {most * copies} classes. "
+                f"were asked for, but {where} has {most * self._copies} classes. "
                 "Lower ways or add classes."
             )
 

@@ -11,6 +11,7 @@ from quickstudy.tasks.examples import (
     FixedLabelTasks,
     Normalise,
     class_members,
+    draw_rows,
     fixed_label_examples,
 )
 
@@ -68,12 +69,9 @@ class OnlineTrajectoryTasks(FixedLabelTasks):
 
     def card(self) -> dict[str, Json]:
         """Return the data set, its hash, its split, and the shape of a trajectory."""
-        data = self.dataset
         return {
+            **super().card(),
             "tasks": "trajectories",
-            "dataset": data.name,
-            "hash": data.hash,
-            "split": data.split,
             "ways": self.ways,
             "shots": self.shots,
             "remember": self.replay_examples,
@@ -87,12 +85,8 @@ class OnlineTrajectoryTasks(FixedLabelTasks):
         scores = torch.rand(n_tasks, self.classes, generator=generator)
         picks = scores.topk(self.ways).indices  # (T, C)
         classes, turns = picks % n_classes, picks // n_classes
-        scores = torch.rand(n_tasks, self.ways, self._members.shape[1], generator=generator)
-        scores.masked_fill_(
-            torch.arange(scores.shape[2]) >= self._sizes[classes][..., None], -1
-        )
-        chosen = scores.topk(self.shots).indices  # distinct
-        rows = self._members[classes].gather(2, chosen).flatten(1)  # (T, C * shots)
+        rows = draw_rows(self._members, self._sizes, classes, self.shots, generator)
+        rows = rows.flatten(1)  # (T, C * shots)
         turns = turns.repeat_interleave(self.shots, 1)
         shape = (n_tasks, self.replay_examples)
         replay_rows = torch.randint(len(self.dataset), shape, generator=generator)

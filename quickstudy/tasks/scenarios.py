@@ -2,20 +2,18 @@
 
 Class-incremental: new classes with each experience, by `class_incremental` (task-incremental,
 if `evaluate_stream` gets `task_incremental=True`). Domain-incremental: the same labels for
-changing inputs, by `split_domains`, `permuted` or `rotated`. `recurring` has no clear tasks.
+changing inputs, by `split_domains`, `permuted` or `rotated`.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from quickstudy.core.task import Json
 from quickstudy.datasets.labelled import Labelled
-from quickstudy.tasks.few_shot import Normalise
-from quickstudy.tasks.streams import Stream
+from quickstudy.tasks.examples import Normalise, rotate_images
+from quickstudy.tasks.streams import Stream, shuffled, stream_by_class, stream_card
 
 
 def class_incremental(
@@ -53,18 +51,18 @@ def class_incremental(
         >>> [sorted(set(task.support.y.argmax(1).tolist())) for task in stream]
         [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     """
-    generator = Generator().manual_seed(seed)
-    _check_same_classes(train, test)
-    count = len(train.classes) // per_task if tasks is None else tasks
-    if not 1 <= count * per_task <= len(train.classes) or per_task < 1:
+    count = len(train.classes) // max(1, per_task) if tasks is None else tasks
+    if not 1 <= per_task <= count * per_task <= len(train.classes):
         raise ValueError(
             f"{count} tasks of {per_task} classes were requested, but {train.name} has "
             f"{len(train.classes)}. Lower `tasks` or `per_task`."
         )
+    card = stream_card("class-incremental", train, test, count, seed)
+    generator = Generator().manual_seed(seed)
     order = torch.randperm(len(train.classes), generator=generator)[: count * per_task]
     parts = order.split(per_task)
     support = [
-        _shuffle(torch.cat([_rows_of(train, c, examples, generator) for c in part]), generator)
+        shuffled(torch.cat([_rows_of(train, c, examples, generator) for c in part]), generator)
         for part in parts
     ]
     if blur:
@@ -74,13 +72,12 @@ def class_incremental(
         ])  # fmt: skip
         time = time + blur * torch.randn(len(time), generator=generator)
         support = list(torch.cat(support)[time.argsort()].split(sizes))
-    card = {
-        **_card("class-incremental", train, test, count, seed),
+    card |= {
         "classes of each": per_task,
-        **({"examples of a class": examples} if examples else {}),
+        **({} if examples is None else {"examples of a class": examples}),
         **({"blur": blur} if blur else {}),
     }
-    return _stream(train, test, support, parts, order, card, normalise=normalise)
+    return stream_by_class(train, test, support, parts, order, card, normalise=normalise)
 
 
 def split_domains(
@@ -136,13 +133,13 @@ def permuted(
         >>> torch.equal(first.y, second.y), torch.equal(first.x, second.x)
         (True, False)
     """
+    card = stream_card("domain-incremental, permuted", train, test, tasks, seed)
     generator = Generator().manual_seed(seed)
     orders = [torch.randperm(train.x[0].numel(), generator=generator) for _ in range(tasks)]
 
     def permute(number: int, x: Tensor) -> Tensor:
         return x.flatten(1)[:, orders[number]].reshape(x.shape)
 
-    card = _card("domain-incremental, permuted", train, test, tasks, seed)
     return _domains(card, train, test, examples, permute, normalise)
 
 
@@ -184,145 +181,17 @@ def rotated(
             f"{train.name} has examples of shape {tuple(train.x.shape[1:])}: only images "
             "(channels, height, width) can be rotated."
         )
+    card = stream_card("domain-incremental, rotated", train, test, tasks, seed)
     parts = torch.rand(tasks, generator=Generator().manual_seed(seed))
     angles = (torch.arange(tasks) + parts) * (most / tasks)
 
     def rotate(number: int, x: Tensor) -> Tensor:
         return rotate_images(x, float(angles[number]))
 
-    card = _card("domain-incremental, rotated", train, test, tasks, seed) | {"degrees": most}
-    return _domains(card, train, test, examples, rotate, normalise)
-
-
-def recurring(
-    train: Labelled,
-    test: Labelled,
-    *,
-    tasks: int = 20,
-    examples: int = 100,
-    stay: float = 0.9,
-    tail: float = 1.0,
-    drift: float = 0.0,
-    normalise: Normalise | None = None,
-    seed: int = 0,
-) -> Stream:
-    """Runs of one class. Frequent classes return often and rare ones seldom, new classes appear
-    until the end, and inputs drift. Boundaries of experiences carry no information. The test of
-    an experience has the test examples of all its classes, with the drift at that time.
-
-    Args:
-        train: what arrives.
-        test: other examples of the same classes.
-        tasks: experiences.
-        examples: of each experience.
-        stay: the probability that the next example is of the same class.
-        tail: the exponent of Zipf's law, by which the class of the next run is drawn from the
-            classes seen so far and one that is new.
-        drift: degrees by which images are rotated further with each experience.
-        normalise: as in `FewShot`.
-        seed: of everything random.
-
-    Raises:
-        ValueError: `stay` is no probability, or `drift` is given for data that are no images.
-
-    Examples:
-        >>> import quickstudy as qs
-        >>> train, test = qs.datasets.split_examples(qs.datasets.digits(), 0.7)
-        >>> stream = qs.tasks.recurring(train, test, tasks=5, examples=20, stay=0.5)
-        >>> counts = sum(task.support.y.sum(0) for task in stream)
-        >>> int(counts.sum()), bool(counts[0] > counts[5])
-        (100, True)
-    """
-    if not 0 <= stay < 1:
-        raise ValueError(f"stay={stay} is a probability: give a number from 0 to below 1.")
-    if drift and train.x.ndim != 4:
-        raise ValueError("Only images (channels, height, width) can drift: leave drift=0.")
-    _check_same_classes(train, test)
-    generator = Generator().manual_seed(seed)
-    classes = len(train.classes)
-    order = torch.randperm(classes, generator=generator)
-    zipf = torch.arange(1, classes + 1).double() ** -tail
-    total = tasks * examples
-    moves = (torch.rand(total, generator=generator) >= stay).tolist()
-    draws = torch.rand(total, generator=generator, dtype=torch.float64)
-    ranks, seen, rank = [], 1, 0  # the class of each example, by its place in `order`
-    for number in range(total):
-        if moves[number]:
-            cumulative = zipf[: min(seen + 1, classes)].cumsum(0)
-            rank = int(torch.searchsorted(cumulative, draws[number] * cumulative[-1]))
-            seen = max(seen, rank + 1)
-        ranks.append(rank)
-    label = order[torch.tensor(ranks)]  # (total,)
-    rows = torch.empty(total, dtype=torch.int64)
-    for c in label.unique().tolist():  # each example comes before any comes twice
-        members, places = (train.y == c).nonzero().flatten(), (label == c).nonzero().flatten()
-        drawn = torch.cat(
-            [_shuffle(members, generator) for _ in range(math.ceil(len(places) / len(members)))]
-        )
-        rows[places] = drawn[: len(places)]
-    card = _card("recurring classes", train, test, tasks, seed) | {
-        "examples of each": examples,
-        "stay": stay,
-        "tail": tail,
-        "drift": drift,
+    card = stream_card("domain-incremental, rotated", train, test, tasks, seed) | {
+        "degrees": most
     }
-    return _stream(
-        train,
-        test,
-        rows.split(examples),
-        label.split(examples),
-        order,
-        card,
-        change=(lambda number, x: rotate_images(x, number * drift)) if drift else None,
-        normalise=normalise,
-    )
-
-
-def rotate_images(x: Tensor, degrees: float) -> Tensor:
-    """Rotate images (N, C, H, W) counter-clockwise about their centre, bilinearly, with 0
-    outside.
-
-    Examples:
-        >>> x = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])  # the upper right corner
-        >>> rotate_images(x, 90)[0, 0].round().abs()
-        tensor([[1., 0.],
-                [0., 0.]])
-    """
-    angle = math.radians(degrees)
-    cos, sin = math.cos(angle), math.sin(angle)
-    matrix = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]], dtype=x.dtype, device=x.device)
-    aspect = x.shape[-1] / x.shape[-2]
-    matrix[0, 1] /= aspect
-    matrix[1, 0] *= aspect
-    grid = F.affine_grid(matrix.expand(len(x), 2, 3), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)
-
-
-def _stream(
-    train: Labelled,
-    test: Labelled,
-    support: Sequence[Tensor],
-    classes: Sequence[Tensor],
-    order: Tensor,
-    card: dict[str, Json],
-    *,
-    change: Callable[[int, Tensor], Tensor] | None = None,
-    normalise: Normalise | None = None,
-) -> Stream:
-    """A stream whose tests have all test examples of the classes of each experience. Columns
-    are places in `order`."""
-    query = [torch.isin(test.y, part).nonzero().flatten() for part in classes]
-    columns = torch.zeros(len(train.classes), dtype=torch.int64)
-    columns[order] = torch.arange(len(order))
-    return Stream(
-        train,
-        test,
-        list(zip(support, query, strict=True)),
-        card,
-        columns=columns,
-        change=change,
-        normalise=normalise,
-    )
+    return _domains(card, train, test, examples, rotate, normalise)
 
 
 def _domains(
@@ -335,7 +204,6 @@ def _domains(
 ) -> Stream:
     """Experiences of all classes, whose inputs `change` with the number of the experience."""
     generator = Generator().manual_seed(card["seed"] + 1)  # + 1: independent of the changes
-    _check_same_classes(train, test)
     if examples is not None and not 1 <= examples <= len(train):
         raise ValueError(
             f"examples={examples}: {train.name} has {len(train)} to draw an experience from."
@@ -345,38 +213,16 @@ def _domains(
         (torch.randperm(len(train), generator=generator)[:examples], query)
         for _ in range(card["experiences"])
     ]
-    card |= {"examples of each": examples} if examples else {}
+    card |= {} if examples is None else {"examples of each": examples}
     return Stream(train, test, rows, card, change=change, normalise=normalise)
 
 
 def _rows_of(data: Labelled, c: Tensor, examples: int | None, generator: Generator) -> Tensor:
     """Return the rows of a class, in random order."""
-    rows = (data.y == c).nonzero().flatten()
-    if len(rows) < (examples or 1):
+    rows, least = (data.y == c).nonzero().flatten(), 1 if examples is None else examples
+    if not 1 <= least <= len(rows):
         raise ValueError(
             f"Class {data.classes[int(c)]!r} of {data.name} has {len(rows)} examples, and "
-            f"{examples or 1} are needed: lower `examples`, or leave it out."
+            f"{least} are needed: give `examples` from 1 on, or leave it out."
         )
-    return _shuffle(rows, generator)[:examples]
-
-
-def _shuffle(rows: Tensor, generator: Generator) -> Tensor:
-    return rows[torch.randperm(len(rows), generator=generator)]
-
-
-def _check_same_classes(train: Labelled, test: Labelled) -> None:
-    if train.classes != test.classes:
-        raise ValueError(
-            f"The training data ({train.name}) and the test data ({test.name}) must have the "
-            "same classes in the same order: `split_examples` makes such halves."
-        )
-
-
-def _card(kind: str, train: Labelled, test: Labelled, tasks: int, seed: int) -> dict[str, Json]:
-    return {
-        "tasks": kind,
-        "dataset": train.name,
-        "hash": f"{train.hash} {test.hash}",
-        "experiences": tasks,
-        "seed": seed,
-    }
+    return shuffled(rows, generator)[:examples]

@@ -120,8 +120,12 @@ class Stories(TaskDistribution):
 
     def card(self) -> dict[str, Json]:
         """Return the parameters."""
-        settings = {"facts": self.facts, "sentences": list(self.sentences)}
-        return {**super().card(), **settings, "questions": self.questions}
+        return {
+            **super().card(),
+            "facts": self.facts,
+            "sentences": list(self.sentences),
+            "questions": self.questions,
+        }
 
 
 def _story(facts: int, length: int, draw: random.Random) -> Story:

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
+from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution, check_seed
 from quickstudy.core.tree import tree_map
 from quickstudy.datasets.labelled import Labelled
 from quickstudy.tasks.examples import Normalise, prepare
@@ -18,7 +18,7 @@ class Stream(Sequence[Task[Examples]]):
     the query set is its test. Every label has a column for each class of the whole stream.
 
     A stream is any iterable of such tasks; this one is drawn from two data sets by a seed. The
-    functions of `quickstudy.tasks.scenarios` make them.
+    functions of `quickstudy.tasks.scenarios` and `recurring_classes` make them.
 
     Args:
         train: what arrives.
@@ -134,3 +134,85 @@ class Streams(TaskDistribution):
     def card(self) -> dict[str, Json]:
         """Return the card of every stream, without its seed."""
         return {key: value for key, value in self.make(seed=0).card().items() if key != "seed"}
+
+
+def stream_by_class(
+    train: Labelled,
+    test: Labelled,
+    support: Sequence[Tensor],
+    classes: Sequence[Tensor],
+    order: Tensor,
+    card: dict[str, Json],
+    *,
+    change: Callable[[int, Tensor], Tensor] | None = None,
+    normalise: Normalise | None = None,
+) -> Stream:
+    """Return a stream whose tests have all test examples of the classes of each experience.
+
+    Args:
+        support: rows of `train`, for each experience.
+        classes: of each experience, any number of times each.
+        order: of the classes; a label's column is the place of its class in it.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> train, test = qs.datasets.split_examples(qs.datasets.digits(), 0.7)
+        >>> classes = [torch.tensor([3]), torch.tensor([7])]
+        >>> rows = [(train.y == int(c)).nonzero().flatten() for c in classes]
+        >>> stream = stream_by_class(train, test, rows, classes, torch.tensor([7, 3]), {})
+        >>> [task.query.y.argmax(1).unique().tolist() for task in stream]
+        [[1], [0]]
+    """
+    query = [torch.isin(test.y, part).nonzero().flatten() for part in classes]
+    columns = torch.zeros(len(train.classes), dtype=torch.int64)
+    columns[order] = torch.arange(len(order))
+    return Stream(
+        train,
+        test,
+        list(zip(support, query, strict=True)),
+        card,
+        columns=columns,
+        change=change,
+        normalise=normalise,
+    )
+
+
+def shuffled(rows: Tensor, generator: Generator) -> Tensor:
+    """Return rows in random order.
+
+    Examples:
+        >>> shuffled(torch.arange(3), torch.Generator().manual_seed(0)).sort().values
+        tensor([0, 1, 2])
+    """
+    return rows[torch.randperm(len(rows), generator=generator)]
+
+
+def stream_card(
+    kind: str, train: Labelled, test: Labelled, tasks: int, seed: int
+) -> dict[str, Json]:
+    """Return what the cards of all streams have.
+
+    Raises:
+        ValueError: the two data sets have other classes, or in another order; there are no
+            experiences; or the seed is none.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> train, test = qs.datasets.split_examples(qs.datasets.digits(), 0.7)
+        >>> stream_card("rotated", train, test, tasks=20, seed=0)["experiences"]
+        20
+    """
+    if tasks < 1:
+        raise ValueError(f"tasks={tasks}: a stream has at least one experience.")
+    if train.classes != test.classes:
+        raise ValueError(
+            f"The training data ({train.name}) and the test data ({test.name}) must have the "
+            "same classes in the same order: `split_examples` makes such halves."
+        )
+    return {
+        "tasks": kind,
+        "dataset": train.name,
+        "hash": f"{train.hash} {test.hash}",
+        "experiences": tasks,
+        "seed": check_seed(seed),
+    }

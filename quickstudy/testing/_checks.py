@@ -1,9 +1,15 @@
-"""What the test suites share: the runner of checks, and the traits that exempt from some."""
+"""What the test suites share: the runner of checks, the traits that exempt from some, and what
+checks require."""
 
+import tempfile
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from quickstudy.core.tree import leaves
+from quickstudy.storage.checkpoints import load, save
 
 
 def run_checks(
@@ -59,3 +65,59 @@ def require(condition: Any, sentence: str) -> None:
     """
     if not condition:
         raise AssertionError(f"{sentence}.")
+
+
+def require_same(a: Any, b: Any, sentence: str, *, exactly: bool = False) -> None:
+    """Raise an `AssertionError` unless two trees of tensors are equal, up to rounding if not
+    `exactly`.
+
+    Examples:
+        >>> require_same(torch.ones(2), torch.ones(2) + 1e-10, "the results differ")
+        >>> require_same(torch.ones(2), torch.zeros(2), "the results differ")
+        Traceback (most recent call last):
+        AssertionError: the results differ: by up to 1.
+    """
+    rtol, atol = (0.0, 0.0) if exactly else (1e-7, 1e-9)
+    for x, y in zip(leaves(a), leaves(b), strict=True):
+        require(x.shape == y.shape, f"{sentence}: {tuple(x.shape)} and {tuple(y.shape)}")
+        if not torch.allclose(x, y, rtol=rtol, atol=atol, equal_nan=True):
+            gap = (x.double() - y.double()).abs().nan_to_num().max()
+            raise AssertionError(f"{sentence}: by up to {gap:.2g}.")
+
+
+def is_finite(tree: Any) -> bool:
+    """Return whether no number of a tree of tensors is infinite or NaN.
+
+    Examples:
+        >>> is_finite((torch.ones(2), torch.tensor(torch.nan)))
+        False
+    """
+    return all(bool(leaf.isfinite().all()) for leaf in leaves(tree))
+
+
+def gradients(learner: nn.Module) -> dict[str, Tensor]:
+    """Return the gradients of the parameters that have one, by name.
+
+    Examples:
+        >>> gradients(nn.Linear(1, 1))
+        {}
+    """
+    return {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
+
+
+@torch.no_grad()
+def save_and_load(learner: nn.Module, other: nn.Module) -> None:
+    """Save a learner, change the parameters of another, or the same, and load them into it.
+
+    Examples:
+        >>> linear = nn.Linear(1, 1)
+        >>> before = linear.weight.item()
+        >>> save_and_load(linear, linear)
+        >>> linear.weight.item() == before
+        True
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder, learner)
+        for p in other.parameters():
+            p.add_(1)
+        load(folder, other)

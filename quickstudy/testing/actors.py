@@ -6,12 +6,10 @@
 """
 
 import copy
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,9 +21,15 @@ from quickstudy.core.tree import leaves, tree_map
 from quickstudy.environments.rollout import Episodes, PolicyInput
 from quickstudy.execution.batching import over_tasks
 from quickstudy.rl.actor import Actor
-from quickstudy.storage.checkpoints import load, save
 from quickstudy.tasks.rollouts import Rollouts
-from quickstudy.testing._checks import run_checks
+from quickstudy.testing._checks import (
+    gradients,
+    is_finite,
+    require,
+    require_same,
+    run_checks,
+    save_and_load,
+)
 from quickstudy.training.loop import train
 
 # a check is no function to call: `check_...` runs it and shows its docstring as the remedy
@@ -49,7 +53,8 @@ def check_actor(rollouts: Rollouts, tasks: TaskDistribution | None = None) -> No
         >>> learner = qs.SNAILPolicy(arms, length=3, width=4, blocks=(4, (4, 4)))
         >>> check_actor(Rollouts(arms, learner, episodes=3, trial=True))
     """
-    run_checks(ACTOR_CHECKS, ActorCase(rollouts, tasks or rollouts), rollouts.learner)
+    tasks = rollouts if tasks is None else tasks
+    run_checks(ACTOR_CHECKS, ActorCase(rollouts, tasks), rollouts.learner)
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,13 @@ def actor_losses_and_gradients_are_finite(case: ActorCase) -> None:
     a gradient gets a finite one. Look for a `detach` or a layer that is never called."""
     with case.exact() as (learner, _, tasks):
         losses = learner(tasks.sample(3, _seeded()))
-        _require(
-            losses.shape == (3,), f"three tasks have losses of shape {tuple(losses.shape)}"
-        )
+        require(losses.shape == (3,), f"three tasks have losses of shape {tuple(losses.shape)}")
         losses.mean().backward()
-        _require(bool(losses.isfinite().all()), f"the losses are {losses.tolist()}")
-        grads = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
-        broken = [n for n, grad in grads.items() if grad is None or not grad.isfinite().all()]
-        _require(not broken, f"no finite gradient reaches {', '.join(broken)}")
+        require(is_finite(losses), f"the losses are {losses.tolist()}")
+        finite = {name for name, grad in gradients(learner).items() if is_finite(grad)}
+        learned = (name for name, p in learner.named_parameters() if p.requires_grad)
+        broken = [name for name in learned if name not in finite]
+        require(not broken, f"no finite gradient reaches {', '.join(broken)}")
 
 
 def actor_execution_changes_nothing(case: ActorCase) -> None:
@@ -102,16 +106,15 @@ def actor_execution_changes_nothing(case: ActorCase) -> None:
     with case.exact() as (learner, _, tasks):
         batch = tasks.sample(3, _seeded())
 
-        def outcome(execution: Literal["vmap", "loop"]) -> list[Tensor]:
+        def outcome(execution: Literal["vmap", "loop"]) -> Any:
             learner.execution = execution
             learner.zero_grad()
             losses = learner(batch)
             losses.sum().backward()
             adapted = over_tasks(learner.adapt, execution)(batch.support)
-            grads = [p.grad for p in learner.parameters() if p.grad is not None]
-            return [losses.detach(), *grads, *leaves(adapted)]
+            return losses.detach(), gradients(learner), adapted
 
-        _require_same(outcome("vmap"), outcome("loop"), "vmap and a loop differ")
+        require_same(outcome("vmap"), outcome("loop"), "vmap and a loop differ")
 
 
 def adapt_returns_what_initial_state_does(case: ActorCase) -> None:
@@ -121,14 +124,12 @@ def adapt_returns_what_initial_state_does(case: ActorCase) -> None:
     with case.exact() as (learner, rollouts, _):
         support = _first(rollouts.sample(1, _seeded())).support
         initial, adapted = learner.initial_state(), learner.adapt(support)
-        _require(isinstance(initial, tuple) and len(initial) == 2, "the state is no pair")
+        require(isinstance(initial, tuple) and len(initial) == 2, "the state is no pair")
         _require_alike(initial, adapted, "adapt and initial_state")
         noise = torch.rand(rollouts.environment.action_size + learner.extra_noise_size)
         memory, action, _ = learner.act(*adapted, _input(support), noise)
         _require_alike(adapted[1], memory, "the memories before and after `act`")
-        _require(
-            action.shape == support.action.shape[2:], f"an action is {tuple(action.shape)}"
-        )
+        require(action.shape == support.action.shape[2:], f"an action is {tuple(action.shape)}")
 
 
 def noise_is_the_only_randomness(case: ActorCase) -> None:
@@ -143,11 +144,11 @@ def noise_is_the_only_randomness(case: ActorCase) -> None:
 
         noises = torch.rand(20, width, generator=_seeded()).unbind()
         first, again = ([act(noise) for noise in noises] for _ in range(2))
-        _require_same([*chain(*first)], [*chain(*again)], "equal arguments, other actions")
+        require_same((*chain(*first),), (*chain(*again),), "equal arguments, other actions")
         differ = any(
             not torch.equal(a, b) for row in first for a, b in zip(row, first[0], strict=True)
         )
-        _require(differ, "the noise changes nothing")
+        require(differ, "the noise changes nothing")
 
 
 def actor_ignores_padding(case: ActorCase) -> None:
@@ -172,42 +173,50 @@ def actor_ignores_padding(case: ActorCase) -> None:
     with case.exact() as (learner, rollouts, tasks):
         adapt = over_tasks(learner.adapt)
         first, second = map(adapt, cut(rollouts.sample(3, _seeded()).support))
-        _require_same(leaves(first), leaves(second), "padding changes what is adapted to")
+        require_same(first, second, "padding changes what is adapted to")
         (support, support_2), (query, query_2) = map(cut, tasks.sample(3, _seeded()))
         losses = learner(Task(support, query))
-        _require_same([losses], [learner(Task(support_2, query_2))], "padding changes the loss")
+        require_same(losses, learner(Task(support_2, query_2)), "padding changes the loss")
+
+
+@torch.no_grad()
+def an_actor_of_nan_earns_nan(case: ActorCase) -> None:
+    """The rewards of an actor whose parameters are NaN are NaN. `argmax` of NaN is the first
+    action: choose by `environments.categorical` or `one_hot_argmax`."""
+    with case.exact() as (learner, rollouts, _):
+        for p in learner.parameters():
+            p.fill_(torch.nan)
+        for episodes in rollouts.sample(3, _seeded()):
+            rewards = episodes.reward[episodes.weight > 0]
+            require(rewards.isnan().all(), f"they are {rewards.tolist()}")
 
 
 def acting_changes_nothing_in_the_learner(case: ActorCase) -> None:
     """Rollouts leave parameters and buffers as they are, and equal generators give equal
     episodes. Keep what changes in the memory that `act` returns."""
     with case.exact() as (learner, rollouts, _):
-        before = copy.deepcopy(learner.state_dict())
-        first, again = (leaves(rollouts.sample(3, _seeded())) for _ in range(2))
-        _require_same(first, again, "equal generators lead to other episodes", exactly=True)
-        after = learner.state_dict()
-        _require_same(list(before.values()), list(after.values()), "it changed", exactly=True)
+        before = copy.deepcopy(dict(learner.state_dict()))
+        first, again = (rollouts.sample(3, _seeded()) for _ in range(2))
+        require_same(first, again, "equal generators lead to other episodes", exactly=True)
+        require_same(dict(learner.state_dict()), before, "it changed", exactly=True)
 
 
 def a_loaded_actor_acts_the_same(case: ActorCase) -> None:
     """A saved and loaded learner acts the same, to the bit. Keep what is learned in parameters
     and buffers."""
-    with case.exact() as (learner, rollouts, _), tempfile.TemporaryDirectory() as folder:
-        expected = leaves(rollouts.sample(3, _seeded()))
-        save(Path(folder) / "learner", learner)
-        with torch.no_grad():
-            for p in learner.parameters():
-                p.add_(1)
-        load(Path(folder) / "learner", learner)
-        episodes = leaves(rollouts.sample(3, _seeded()))
-        _require_same(episodes, expected, "it acts in another way", exactly=True)
+    with case.exact() as (learner, rollouts, _):
+        expected = rollouts.sample(3, _seeded())
+        save_and_load(learner, learner)
+        require_same(
+            rollouts.sample(3, _seeded()), expected, "it acts in another way", exactly=True
+        )
 
 
 def a_run_resumes_to_the_bit(case: ActorCase) -> None:
     """Training for three steps is training for one, and for two more from the state dictionary.
     Let `set_step` be a function of the step alone, and `after_step` change buffers alone."""
 
-    def trained(stops: list[int]) -> list[Tensor]:
+    def trained(stops: list[int]) -> dict[str, Tensor]:
         stored: dict[str, Tensor] = {}
         for start, steps in pairwise([0, *stops]):
             with case.exact() as (learner, _, tasks):
@@ -219,9 +228,9 @@ def a_run_resumes_to_the_bit(case: ActorCase) -> None:
                     )
                 )
                 stored = learner.state_dict()
-        return list(stored.values())
+        return dict(stored)
 
-    _require_same(trained([3]), trained([1, 3]), "a resumed run differs", exactly=True)
+    require_same(trained([3]), trained([1, 3]), "a resumed run differs", exactly=True)
 
 
 ACTOR_CHECKS = (
@@ -230,6 +239,7 @@ ACTOR_CHECKS = (
     adapt_returns_what_initial_state_does,
     noise_is_the_only_randomness,
     actor_ignores_padding,
+    an_actor_of_nan_earns_nan,
     acting_changes_nothing_in_the_learner,
     a_loaded_actor_acts_the_same,
     a_run_resumes_to_the_bit,
@@ -250,20 +260,7 @@ def _input(episodes: Episodes) -> PolicyInput:
     return PolicyInput(episodes.observation[0, 0], episodes.action[0, 0] * 0, zero, zero + 1)
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)
-
-
 def _require_alike(first: Any, second: Any, what: str) -> None:
     same = pytree.tree_structure(first) == pytree.tree_structure(second)
     shapes = [[tuple(leaf.shape) for leaf in leaves(tree)] for tree in (first, second)]
-    _require(same and shapes[0] == shapes[1], f"{what} differ in structure or shapes")
-
-
-def _require_same(
-    first: list[Tensor], second: list[Tensor], message: str, *, exactly: bool = False
-) -> None:
-    for a, b in zip(first, second, strict=True):
-        same = torch.equal(a, b) if exactly else torch.allclose(a, b, rtol=1e-7, atol=1e-9)
-        _require(same, message)
+    require(same and shapes[0] == shapes[1], f"{what} differ in structure or shapes")

@@ -9,10 +9,8 @@
 import copy
 import math
 import pickle
-import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -24,8 +22,16 @@ from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import default_metrics, evaluate
 from quickstudy.evaluation.report import Difference
 from quickstudy.learner import Learner
-from quickstudy.storage.checkpoints import load, save
-from quickstudy.testing._checks import require, require_traits, run_checks
+from quickstudy.testing._checks import (
+    gradients,
+    is_finite,
+    require,
+    require_same,
+    require_traits,
+    run_checks,
+    save_and_load,
+)
+from quickstudy.testing._criterion_checks import dense_targets_are_averaged, nan_is_not_hidden
 from quickstudy.testing._thread_checks import threads_change_nothing
 from quickstudy.training.loop import train
 
@@ -119,7 +125,7 @@ def losses_are_one_per_task(case: Case) -> None:
     """`learner(tasks)` is a finite loss for every task (T,). Return a scalar from `loss`."""
     losses = case.exact()(case.batch(3))
     require(losses.shape == (3,), f"three tasks have losses of shape {tuple(losses.shape)}")
-    require(_finite(losses), f"the losses are {losses.tolist()}")
+    require(is_finite(losses), f"the losses are {losses.tolist()}")
 
 
 def gradient_reaches_every_parameter(case: Case) -> None:
@@ -128,13 +134,12 @@ def gradient_reaches_every_parameter(case: Case) -> None:
     `requires_grad_(False)`."""
     learner = case.exact()
     learner(case.batch()).mean().backward()
-    grads = {name: p.grad for name, p in learner.named_parameters() if p.requires_grad}
-    lost = [name for name, grad in grads.items() if grad is None]
+    grads = gradients(learner)
+    lost = [n for n, p in learner.named_parameters() if p.requires_grad and n not in grads]
     require(not lost, f"no gradient reaches {', '.join(lost)}")
-    slopes = {name: grad for name, grad in grads.items() if grad is not None}
-    broken = [name for name, slope in slopes.items() if not _finite(slope)]
+    broken = [name for name, grad in grads.items() if not is_finite(grad)]
     require(not broken, f"the gradient of {', '.join(broken)} is not finite")
-    require(any(slope.any() for slope in slopes.values()), "the whole gradient is zero")
+    require(any(grad.any() for grad in grads.values()), "the whole gradient is zero")
 
 
 def execution_changes_nothing(case: Case) -> None:
@@ -146,16 +151,16 @@ def execution_changes_nothing(case: Case) -> None:
     if learner.execution == "loop":
         return
 
-    def outcome(execution: Literal["vmap", "loop"], chunk: int | None) -> list[Tensor]:
+    def outcome(execution: Literal["vmap", "loop"], chunk: int | None) -> Any:
         learner.execution, learner.chunk = execution, chunk
         learner.zero_grad()
         losses = learner(batch)
         losses.sum().backward()
-        return [losses.detach(), *(p.grad for p in learner.parameters() if p.grad is not None)]
+        return losses.detach(), gradients(learner)
 
     one_by_one = outcome("loop", None)
-    _require_same(outcome("vmap", None), one_by_one, "vmap and loop give different results")
-    _require_same(outcome("vmap", 2), one_by_one, "chunks and loop give different results")
+    require_same(outcome("vmap", None), one_by_one, "vmap and loop give different results")
+    require_same(outcome("vmap", 2), one_by_one, "chunks and loop give different results")
 
 
 @torch.no_grad()
@@ -172,9 +177,9 @@ def adapt_and_predict_change_nothing(case: Case) -> None:
     learner.adapt(case.task(1).support, state)
     again = learner.predict(state, task.query.x)
     after = (dict(learner.state_dict()), task)
-    _require_same(after, before, "a parameter, a buffer or the data changed", exactly=True)
-    _require_same(state, kept, "`adapt` or `predict` changed the state", exactly=True)
-    _require_same(again, first, "adapting to another task changed a prediction", exactly=True)
+    require_same(after, before, "a parameter, a buffer or the data changed", exactly=True)
+    require_same(state, kept, "`adapt` or `predict` changed the state", exactly=True)
+    require_same(again, first, "adapting to another task changed a prediction", exactly=True)
 
 
 @torch.no_grad()
@@ -191,7 +196,8 @@ def state_is_a_nest_of_tensors(case: Case) -> None:
     graph = any(part.grad_fn is not None for part in parts)
     require(not graph, "a state made under `no_grad` holds a graph")
     prediction = learner.predict(learner.adapt(task.support, state), task.query.x)
-    require(not _has_nan(prediction), "having adapted twice, it predicts NaN")
+    has_nan = any(bool(leaf.isnan().any()) for leaf in leaves(prediction))
+    require(not has_nan, "having adapted twice, it predicts NaN")
 
 
 @torch.no_grad()
@@ -203,12 +209,12 @@ def padding_counts_for_nothing(case: Case) -> None:
         return
     learner, task, other = case.exact(), case.task(0), case.task(1)
     padded = Task(_padded(task.support, other.support), _padded(task.query, other.query))
-    _require_same(
+    require_same(
         learner.predict(learner.adapt(padded.support), task.query.x),
         learner.predict(learner.adapt(task.support), task.query.x),
         "padding of the support set changes predictions",
     )
-    _require_same(learner.loss(padded), learner.loss(task), "padding of a set changes the loss")
+    require_same(learner.loss(padded), learner.loss(task), "padding of a set changes the loss")
 
 
 @torch.no_grad()
@@ -224,7 +230,7 @@ def order_of_examples_does_not_matter(case: Case) -> None:
     state = learner.adapt(task.support)
     expected = learner.predict(state, task.query.x)
     order = shuffled(len(task.query.x))
-    _require_same(
+    require_same(
         learner.predict(state, task.query.x[order]),
         tree_map(lambda leaf: leaf[order], expected),
         "queries in another order are predicted otherwise",
@@ -232,7 +238,7 @@ def order_of_examples_does_not_matter(case: Case) -> None:
     if "order matters" in case.declared:
         return
     support = Examples(*(leaf[shuffled(len(leaf))] for leaf in task.support))
-    _require_same(
+    require_same(
         learner.predict(learner.adapt(support), task.query.x),
         expected,
         "support examples in another order lead to other predictions",
@@ -252,7 +258,7 @@ def names_of_classes_do_not_matter(case: Case) -> None:
     order = torch.arange(y.shape[-1]).roll(1)
     renamed = learner.adapt(task.support._replace(y=y[:, order]))
     expected = learner.predict(learner.adapt(task.support), task.query.x)
-    _require_same(
+    require_same(
         learner.predict(renamed, task.query.x),
         tree_map(lambda leaf: leaf[:, order], expected),
         "renaming the classes does not permute the predictions",
@@ -269,7 +275,7 @@ def examples_may_come_later(case: Case) -> None:
     some = len(task.support.x) // 2
     first = task.support.take(slice(some))
     second = task.support.take(slice(some, None))
-    _require_same(
+    require_same(
         learner.predict(learner.adapt(second, learner.adapt(first)), task.query.x),
         learner.predict(learner.adapt(task.support), task.query.x),
         "examples in two parts lead to other predictions than all at once",
@@ -286,10 +292,9 @@ def nothing_is_known_of_an_empty_support(case: Case) -> None:
     for support in (task.support.take(slice(0)), padding):
         learner.zero_grad()
         prediction = learner.predict(learner.adapt(support), task.query.x)
-        require(all(map(_finite, leaves(prediction))), "a prediction is not finite")
+        require(is_finite(prediction), "a prediction is not finite")
         learner.loss(Task(support, task.query)).backward()
-        slopes = [p.grad for p in learner.parameters() if p.grad is not None]
-        require(all(map(_finite, slopes)), "a gradient is not finite")
+        require(is_finite(gradients(learner)), "a gradient is not finite")
 
 
 def saving_and_loading_keeps_predictions(case: Case) -> None:
@@ -297,12 +302,8 @@ def saving_and_loading_keeps_predictions(case: Case) -> None:
     parameters and buffers, not in plain attributes."""
     learner, task = case.exact(), case.task()
     other = copy.deepcopy(learner)
-    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        for p in other.parameters():
-            p.add_(1)
-        save(Path(folder) / "learner", learner)
-        load(Path(folder) / "learner", other)
-    _require_same(
+    save_and_load(learner, other)
+    require_same(
         _predict(other, task), _predict(learner, task), "predictions differ", exactly=True
     )
 
@@ -317,7 +318,7 @@ def copies_predict_the_same(case: Case) -> None:
         "pickle": pickle.loads(pickle.dumps(learner)),
     }.items():
         what = f"the copy by {name} predicts otherwise"
-        _require_same(_predict(other, task), expected, what, exactly=True)
+        require_same(_predict(other, task), expected, what, exactly=True)
 
 
 def dtype_follows_the_parameters(case: Case) -> None:
@@ -365,23 +366,23 @@ def evaluation_leaves_no_trace(case: Case) -> None:
         require(not any(v.requires_grad for v in report.values.values()), "a graph was kept")
         require(torch.equal(random, torch.get_rng_state()), "torch's random state changed")
         require(learner.training == mode, "training mode changed")
-        require(all(p.grad is None for p in learner.parameters()), "a gradient was kept")
+        require(not gradients(learner), "a gradient was kept")
     after = dict(learner.state_dict())
-    _require_same(after, before, "a parameter or buffer changed", exactly=True)
+    require_same(after, before, "a parameter or buffer changed", exactly=True)
 
 
 def one_seed_gives_the_same_numbers(case: Case) -> None:
     """Training and evaluation repeat to the bit for one seed. Draw random numbers from
     torch's global generator, which `train` and `evaluate` seed, and from no other."""
 
-    def numbers() -> list[Tensor]:
+    def numbers() -> Any:
         learner = copy.deepcopy(case.learner).train()
         optimizer = torch.optim.Adam(learner.parameters(), case.lr)
         steps = list(train(learner, case.tasks, optimizer, steps=3, meta_batch_size=2))
         report = evaluate(learner, case.tasks, n_tasks=3, meta_batch_size=2)
-        return [*(step.loss for step in steps), *report.values.values()]
+        return tuple(step.loss for step in steps), dict(report.values)
 
-    _require_same(numbers(), numbers(), "a second run gives other numbers", exactly=True)
+    require_same(numbers(), numbers(), "a second run gives other numbers", exactly=True)
 
 
 def a_metric_improves(case: Case) -> None:
@@ -424,6 +425,8 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     evaluation_leaves_no_trace,
     threads_change_nothing,
     one_seed_gives_the_same_numbers,
+    nan_is_not_hidden,
+    dense_targets_are_averaged,
     a_metric_improves,
 )
 """The checks of `check_learner`."""
@@ -504,28 +507,6 @@ class Lines(TaskDistribution):
     def card(self) -> dict[str, Json]:
         """Return shots and queries."""
         return {**super().card(), "shots": self.shots, "queries": self.queries}
-
-
-def _require_same(a: Any, b: Any, sentence: str, *, exactly: bool = False) -> None:
-    rtol, atol = (0.0, 0.0) if exactly else (1e-7, 1e-9)
-    for x, y in zip(leaves(_as_tree(a)), leaves(_as_tree(b)), strict=True):
-        require(x.shape == y.shape, f"{sentence}: {tuple(x.shape)} and {tuple(y.shape)}")
-        if not torch.allclose(x, y, rtol=rtol, atol=atol, equal_nan=True):
-            raise AssertionError(
-                f"{sentence}: by up to {(x - y).abs().nan_to_num().max():.2g}."
-            )
-
-
-def _as_tree(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _finite(tensor: Tensor) -> bool:
-    return bool(tensor.isfinite().all())
-
-
-def _has_nan(tree: Any) -> bool:
-    return any(bool(leaf.isnan().any()) for leaf in leaves(tree))
 
 
 def _cast(tree: Any, dtype: torch.dtype) -> Any:

@@ -15,7 +15,12 @@ from torch import Generator, Tensor
 
 from quickstudy.core.task import Examples, Task, TaskDistribution
 from quickstudy.core.tree import leaves
-from quickstudy.testing._checks import require, require_traits, run_checks
+from quickstudy.testing._checks import (
+    is_finite,
+    require,
+    require_traits,
+    run_checks,
+)
 
 # a check is no function to call: `check_...` runs it and shows its docstring as the remedy
 __all__ = ["TASK_CHECKS", "TaskCase", "TaskTrait", "check_tasks"]
@@ -114,8 +119,7 @@ def shapes_agree(case: TaskCase) -> None:
 
 def everything_is_finite(case: TaskCase) -> None:
     """No number is infinite or not a number. Look for a division or a logarithm."""
-    finite = all(bool(leaf.isfinite().all()) for leaf in leaves(case.draw()))
-    require(finite, "a batch has numbers that are not finite")
+    require(is_finite(case.draw()), "a batch has numbers that are not finite")
 
 
 def weights_mark_padding(case: TaskCase) -> None:

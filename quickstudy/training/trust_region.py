@@ -57,15 +57,17 @@ class TRPO(Optimizer):
         backtrack: float = 0.8,
         tries: int = 15,
     ):
-        settings = {
-            "max_divergence": max_divergence,
-            "cg_steps": cg_steps,
-            "damping": damping,
-            "fisher_tasks": fisher_tasks,
-            "backtrack": backtrack,
-            "tries": tries,
-        }
-        super().__init__([p for p in learner.parameters() if p.requires_grad], settings)
+        super().__init__(
+            [p for p in learner.parameters() if p.requires_grad],
+            {
+                "max_divergence": max_divergence,
+                "cg_steps": cg_steps,
+                "damping": damping,
+                "fisher_tasks": fisher_tasks,
+                "backtrack": backtrack,
+                "tries": tries,
+            },
+        )
         self.learner = learner
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -97,7 +99,8 @@ class TRPO(Optimizer):
         before = {name: p.detach().clone() for name, p in params.items()}
         for _ in range(group["tries"]):
             self._set(params, axpy(before, -length, direction))
-            new_loss, divergence = self._loss_and_divergence(tasks)
+            with torch.no_grad():
+                new_loss, divergence = self.learner(tasks).mean(), self._mean_divergence(tasks)
             if new_loss < loss and divergence <= group["max_divergence"]:
                 return loss
             length = group["backtrack"] * length
@@ -120,10 +123,6 @@ class TRPO(Optimizer):
             return axpy(dict(zip(names, products, strict=True)), damping, vector)
 
         return product
-
-    @torch.no_grad()
-    def _loss_and_divergence(self, tasks: Any) -> tuple[Tensor, Tensor]:
-        return self.learner(tasks).mean(), self._mean_divergence(tasks)
 
     def _mean_divergence(self, tasks: Any) -> Tensor:
         learner = self.learner

@@ -20,7 +20,7 @@ class Server(ThreadingHTTPServer):
     resumes = True  # whether it understands Range
     cuts: list[int]  # after how many bytes to break off, one per request
     status = 200
-    asked: list[int]  # the first byte of every request
+    starts: list[int]  # the first byte of every request
 
     def remote(self, content: bytes = CONTENT) -> Remote:
         return self.add("data.zip", content, CONTENT)
@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
-        self.server.asked.append(start)
+        self.server.starts.append(start)
         if self.server.status != 200:
             return self.send_error(self.server.status)
         content = self.server.files[self.path.removeprefix("/")]
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Handler) as server:
-        server.files, server.cuts, server.asked = {}, [], []
+        server.files, server.cuts, server.starts = {}, [], []
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server

@@ -71,7 +71,7 @@ def test_cifar10(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert np.array_equal(test.x, PICTURES[:1]) and test.y.tolist() == [7]
         assert train.classes == test.classes == tuple(f"kind{c}" for c in range(10))
         assert (train.split, test.split, test.name) == ("train", "test", "cifar10")
-    assert server.asked == [0, 1000]
+    assert server.starts == [0, 1000]
     names = {path.name for path in tmp_path.parent.rglob("*")}
     assert not names & {"evil", "link", "test_batch.bin"}  # nothing is unpacked
 

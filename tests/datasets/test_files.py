@@ -19,7 +19,7 @@ def test_a_file_comes_once(server: Server, tmp_path: Path):
     assert path == tmp_path / "new" / "data.zip"
     assert path.read_bytes() == CONTENT
     fetch(server.remote(), tmp_path / "new")
-    assert server.asked == [0]
+    assert server.starts == [0]
     assert leftovers(tmp_path / "new") == {"data.zip"}
 
 
@@ -27,7 +27,7 @@ def test_a_file_comes_once(server: Server, tmp_path: Path):
 def test_a_download_that_breaks_off_goes_on(server: Server, tmp_path: Path, resumes: bool):
     server.cuts, server.resumes = [300_000, 100_000], resumes
     assert fetch(server.remote(), tmp_path).read_bytes() == CONTENT
-    assert server.asked == [0, 300_000, 400_000 if resumes else 100_000]
+    assert server.starts == [0, 300_000, 400_000 if resumes else 100_000]
 
 
 def test_a_later_process_goes_on(server: Server, tmp_path: Path):
@@ -35,7 +35,7 @@ def test_a_later_process_goes_on(server: Server, tmp_path: Path):
     with pytest.raises(ConnectionError, match="50,000 of 600,000 bytes"):
         fetch(server.remote(), tmp_path)
     assert fetch(server.remote(), tmp_path).read_bytes() == CONTENT
-    assert server.asked[-1] == 50_000
+    assert server.starts[-1] == 50_000
 
 
 def test_a_part_that_is_whole_needs_no_more(server: Server, tmp_path: Path):
@@ -46,7 +46,7 @@ def test_a_part_that_is_whole_needs_no_more(server: Server, tmp_path: Path):
 def test_a_wrong_part_is_thrown_away(server: Server, tmp_path: Path):
     (tmp_path / ".data.zip.part").write_bytes(b"something else")
     assert fetch(server.remote(), tmp_path).read_bytes() == CONTENT
-    assert server.asked == [14, 0]
+    assert server.starts == [14, 0]
 
 
 def test_what_is_not_the_published_file_is_not_kept(server: Server, tmp_path: Path):
@@ -57,14 +57,14 @@ def test_what_is_not_the_published_file_is_not_kept(server: Server, tmp_path: Pa
         error.value
     )
     assert leftovers(tmp_path) == set()
-    assert server.asked == [0]
+    assert server.starts == [0]
 
 
 def test_a_refusal_is_not_repeated_and_says_what_to_do(server: Server, tmp_path: Path):
     server.status = 404
     with pytest.raises(ConnectionError, match=r"404.*Download http.* by hand and put it at"):
         fetch(server.remote(), tmp_path)
-    assert server.asked == [0]
+    assert server.starts == [0]
     assert leftovers(tmp_path) == set()
 
 
@@ -72,7 +72,7 @@ def test_a_failing_server_is_asked_again(server: Server, tmp_path: Path):
     server.status = 503
     with pytest.raises(ConnectionError, match="503"):
         fetch(server.remote(), tmp_path)
-    assert len(server.asked) == files.ATTEMPTS
+    assert len(server.starts) == files.ATTEMPTS
 
 
 def test_no_server(tmp_path: Path):

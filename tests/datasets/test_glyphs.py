@@ -19,9 +19,9 @@ def test_every_letter_has_twenty_drawings_and_its_script():
         assert part.x.shape[1:] == (1, 28, 28)
         assert part.groups is not None
         for name, group in zip(part.classes, part.groups, strict=True):
-            letter, said = name.split(" ", 1)
-            assert unicodedata.name(letter) == said
-            assert said.startswith(part.group_names[group])
+            letter, title = name.split(" ", 1)
+            assert unicodedata.name(letter) == title
+            assert title.startswith(part.group_names[group])
     scripts = [set(part.group_names) for part in splits]
     assert not scripts[0] & scripts[1] | scripts[0] & scripts[2] | scripts[1] & scripts[2]
 

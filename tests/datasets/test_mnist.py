@@ -46,7 +46,7 @@ def test_it_is_downloaded_once(small: Server, tmp_path: Path):
     small.cuts = [100]  # the first file breaks off and goes on
     check(mnist(root=tmp_path), "mnist")
     check(mnist(root=tmp_path), "mnist")
-    assert small.asked == [0, 100, 0, 0, 0]
+    assert small.starts == [0, 100, 0, 0, 0]
     assert {r.name for r in MNIST} <= {p.name for p in (tmp_path / "mnist").iterdir()}
 
 

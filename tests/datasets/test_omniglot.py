@@ -159,8 +159,8 @@ def test_runs_reproduce_the_published_baseline(real_data: Path):
 
     wrong = 0
     support, query = omniglot_runs(size=105)
-    for shown, asked, answer in zip(support.x, query.x, query.y, strict=True):
-        known, new = clouds(shown), clouds(asked)
+    for shown, query_x, answer in zip(support.x, query.x, query.y, strict=True):
+        known, new = clouds(shown), clouds(query_x)
         distance = np.maximum(directed(new, known), directed(known, new).T)
         wrong += int((distance.argmin(1) != answer.argmax(1).numpy()).sum())
     assert wrong == 155  # of 400: 38.75 %

@@ -63,20 +63,20 @@ def an_action(environment: Environment, noise: Tensor) -> Tensor:
 def test_many_at_once_are_each_by_itself(environment: Environment, double: None):
     tasks = environment.tasks(3, seeded())
     noise = torch.rand(3, 5, environment.noise_size, generator=seeded(1))
-    luck = torch.rand(3, 5, environment.action_size, generator=seeded(2))
+    actions = torch.rand(3, 5, environment.action_size, generator=seeded(2))
 
-    def episode(task: Any, noise: Tensor, luck: Tensor) -> Any:
+    def episode(task: Any, noise: Tensor, actions: Tensor) -> Any:
         state, seen = environment.reset(task, noise[0])
         steps = []
-        for outside, adaptation_trace in zip(noise[1:], luck[1:], strict=True):
-            action = an_action(environment, adaptation_trace)
-            state, seen, reward, done = environment.step(task, state, action, outside)
+        for step_noise, policy_noise in zip(noise[1:], actions[1:], strict=True):
+            action = an_action(environment, policy_noise)
+            state, seen, reward, done = environment.step(task, state, action, step_noise)
             steps.append((seen, reward, done))
         return tree_map(lambda *leaf: torch.stack(leaf), *steps)
 
-    together = vmap(episode)(tasks, noise, luck)
+    together = vmap(episode)(tasks, noise, actions)
     for i, task in enumerate(unstack(tasks)):
-        alone = episode(task, noise[i], luck[i])
+        alone = episode(task, noise[i], actions[i])
         for a, b in zip(leaves(alone), leaves(together), strict=True):
             torch.testing.assert_close(a, b[i])
     seen, reward, done = together
@@ -90,10 +90,10 @@ def test_a_step_compiles_as_one_graph(environment: Environment):
     tasks = environment.tasks(3, seeded())
     state, _ = vmap(environment.reset)(tasks, torch.rand(3, environment.noise_size))
     action = an_action(environment, torch.rand(3, environment.action_size))
-    step, luck = vmap(environment.step), torch.rand(3, environment.noise_size)
+    step, step_noise = vmap(environment.step), torch.rand(3, environment.noise_size)
     compiled = torch.compile(step, fullgraph=True, backend="eager")
-    after = leaves(compiled(tasks, state, action, luck))
-    for a, b in zip(after, leaves(step(tasks, state, action, luck)), strict=True):
+    after = leaves(compiled(tasks, state, action, step_noise))
+    for a, b in zip(after, leaves(step(tasks, state, action, step_noise)), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -105,9 +105,9 @@ def test_who_says_that_no_step_ends_an_episode_ends_none(environment: Environmen
     tasks = environment.tasks(3, seeded())
     found = rollout(environment, tasks, at_random, seeded(1), episodes=4)
     assert environment.can_terminate or (found.done == 0).all()
-    environment.can_terminate, said = True, environment.can_terminate
+    environment.can_terminate, declared = True, environment.can_terminate
     same = rollout(environment, tasks, at_random, seeded(1), episodes=4)
-    environment.can_terminate = said
+    environment.can_terminate = declared
     assert all(map(torch.equal, leaves(found), leaves(same)))
 
 
@@ -139,11 +139,11 @@ def test_arms_pay_what_they_should():
     noise = torch.rand(20_000, 1, generator=seeded())
     arm, task = one_hot(torch.tensor(1), 2, torch.float), torch.tensor([0.9, 0.3])
     bandit = BernoulliBandit(2)
-    paid = vmap(lambda luck: bandit.step(task, (), arm, luck)[2])(noise)
-    assert set(paid.tolist()) == {0, 1} and abs(paid.mean() - 0.3) < 0.013  # 4 deviations
+    rewards = vmap(lambda step_noise: bandit.step(task, (), arm, step_noise)[2])(noise)
+    assert set(rewards.tolist()) == {0, 1} and abs(rewards.mean() - 0.3) < 0.013  # 4 deviations
     other = GaussianBandit(2, std=0.5)
-    paid = vmap(lambda luck: other.step(task, (), arm, luck)[2])(noise)
-    assert kstest((paid.numpy() - 0.3) / 0.5, "norm").pvalue > 0.001
+    rewards = vmap(lambda step_noise: other.step(task, (), arm, step_noise)[2])(noise)
+    assert kstest((rewards.numpy() - 0.3) / 0.5, "norm").pvalue > 0.001
     assert kstest(bandit.tasks(2000, seeded()).flatten().numpy(), "uniform").pvalue > 0.001
     assert kstest(other.tasks(2000, seeded()).flatten().numpy(), "norm").pvalue > 0.001
 
@@ -153,14 +153,14 @@ def test_processes_have_the_transitions_and_rewards_of_their_task():
     task = tree_map(lambda leaf: leaf[0], environment.tasks(1, seeded()))
     noise = torch.rand(20_000, 2, generator=seeded(1))
     state, action = torch.tensor(7), one_hot(torch.tensor(2), 5, torch.float)
-    after, seen, paid, done = vmap(lambda luck: environment.step(task, state, action, luck))(
-        noise
-    )
+    after, seen, rewards, done = vmap(
+        lambda step_noise: environment.step(task, state, action, step_noise)
+    )(noise)
     chances = task.transitions[7, 2].double()
     expected = 20_000 * chances / chances.sum()
     assert chisquare(after.bincount(minlength=10).numpy(), expected.numpy()).pvalue > 0.001
     assert torch.equal(seen.argmax(-1), after) and (seen.sum(-1) == 1).all()
-    assert kstest((paid - task.means[7, 2]).numpy(), "norm").pvalue > 0.001
+    assert kstest((rewards - task.means[7, 2]).numpy(), "norm").pvalue > 0.001
     assert not done.any()
     assert environment.reset(task, noise[0])[1].tolist() == [1] + [0] * 9
 
@@ -185,33 +185,33 @@ def test_the_best_return_of_a_process_is_that_of_all_plans(double: None):
 
 
 def test_navigation_by_hand(double: None):
-    environment, goal, luck = Navigation2D(), torch.tensor([0.15, -0.3]), torch.zeros(1)
-    position, seen = environment.reset(goal, luck)
+    environment, goal, step_noise = Navigation2D(), torch.tensor([0.15, -0.3]), torch.zeros(1)
+    position, seen = environment.reset(goal, step_noise)
     assert seen.tolist() == [0, 0]
     rewards, ends = [], []
     for action in ([0.1, -5.0], [0.05, -0.1], [0.005, -0.095]):
         position, seen, reward, done = environment.step(
-            goal, position, torch.tensor(action), luck
+            goal, position, torch.tensor(action), step_noise
         )
         rewards.append(reward.item())
         ends.append(done.item())
     torch.testing.assert_close(seen, torch.tensor([0.155, -0.295]))
     assert rewards == pytest.approx([-math.hypot(0.05, 0.2), -0.1, -math.hypot(0.005, 0.005)])
     assert ends == [0, 0, 1]
-    squared = Navigation2D(squared=True).step(goal, goal + 1, torch.zeros(2), luck)[2]
+    squared = Navigation2D(squared=True).step(goal, goal + 1, torch.zeros(2), step_noise)[2]
     assert squared.item() == pytest.approx(-2)
     goals = environment.tasks(5000, seeded())
     assert kstest(goals.flatten().numpy() + 0.5, "uniform").pvalue > 0.001
 
 
 def test_a_point_robot_by_hand(double: None):
-    environment, goal, luck = PointRobot(), torch.tensor([0.6, 0.8]), torch.zeros(1)
-    position, seen = environment.reset(goal, luck)
+    environment, goal, step_noise = PointRobot(), torch.tensor([0.6, 0.8]), torch.zeros(1)
+    position, seen = environment.reset(goal, step_noise)
     assert seen.tolist() == [0, 0]
     rewards, ends = [], []
     for _ in range(8):
         action = torch.tensor([0.075, 9.0])
-        position, _, reward, done = environment.step(goal, position, action, luck)
+        position, _, reward, done = environment.step(goal, position, action, step_noise)
         rewards.append(reward)
         ends.append(done.item())
     torch.testing.assert_close(position, goal)
@@ -228,13 +228,13 @@ def test_a_maze_by_hand():
     environment = GridMaze(2)
     walls = torch.ones(4, 4)
     walls[1, 1] = walls[1, 2] = walls[2, 2] = 0  # open: the first row, and then down
-    task, luck = Maze(walls.flatten(), torch.tensor(2 * 4 + 2)), torch.zeros(1)
-    state, seen = environment.reset(task, luck)
+    task, step_noise = Maze(walls.flatten(), torch.tensor(2 * 4 + 2)), torch.zeros(1)
+    state, seen = environment.reset(task, step_noise)
     assert seen.tolist() == [1, 1, 1, 1, 0, 0, 1, 1, 0]
     up, down, _, right = torch.eye(4).unbind()
     found = []
     for action in (up, down, right, down):
-        state, seen, reward, done = environment.step(task, state, action, luck)
+        state, seen, reward, done = environment.step(task, state, action, step_noise)
         found.append((int(state), round(reward.item(), 3), int(done)))
     assert found == [(5, -0.041, 0), (5, -0.041, 0), (6, -0.04, 0), (10, 0.96, 1)]
 
@@ -268,17 +268,17 @@ def test_cart_pole_is_gymnasiums(factors: tuple[float, float], double: None):
     state, fallen = torch.tensor(theirs.state), False
     for step in range(200):
         push = int(state[2] + 0.3 * state[3] + 0.02 * state[0] + 0.05 * state[1] > 0)
-        seen, paid, fallen, _, _ = theirs.step(push)
+        seen, expected_reward, fallen, _, _ = theirs.step(push)
         action = one_hot(torch.tensor(push), 2, state.dtype)
         state, ours, reward, done = environment.step(task, state, action, torch.zeros(4))
         torch.testing.assert_close(ours.float(), torch.tensor(seen), atol=1e-5, rtol=1e-5)
-        assert (reward.item(), bool(done)) == (paid, fallen) == (1, False), step
+        assert (reward.item(), bool(done)) == (expected_reward, fallen) == (1, False), step
     while not fallen:  # pushed to one side
-        seen, paid, fallen, _, _ = theirs.step(1)
+        seen, expected_reward, fallen, _, _ = theirs.step(1)
         state, ours, reward, done = environment.step(
             task, state, torch.tensor([0.0, 1]), torch.zeros(4)
         )
-        assert (reward.item(), bool(done)) == (paid, fallen)
+        assert (reward.item(), bool(done)) == (expected_reward, fallen)
 
 
 @pytest.mark.parametrize("factors", [(1.0, 1.0), (0.5, 1.5)])
@@ -290,10 +290,10 @@ def test_pendulum_is_gymnasiums(factors: tuple[float, float], double: None):
     theirs.reset(seed=0)
     state = torch.tensor(theirs.state)
     for torque in 3 * torch.randn(200, 1, generator=seeded()):
-        seen, paid, _, _, _ = theirs.step(torque.numpy())
+        seen, expected_reward, _, _, _ = theirs.step(torque.numpy())
         state, ours, reward, done = environment.step(task, state, torque, torch.zeros(2))
         torch.testing.assert_close(ours.float(), torch.tensor(seen), atol=1e-5, rtol=1e-5)
-        assert reward.item() == pytest.approx(paid, abs=1e-5) and not done
+        assert reward.item() == pytest.approx(expected_reward, abs=1e-5) and not done
 
 
 def test_physics_are_the_usual_ones_times_a_factor():
@@ -310,7 +310,7 @@ def test_beginnings_are_gymnasiums():
     ours, theirs = CartPole(), gymnasium.make("CartPole-v1")
     task = tree_map(lambda leaf: leaf[0], ours.tasks(1, seeded()))
     noise = torch.rand(2000, 4, generator=seeded())
-    begun = vmap(lambda luck: ours.reset(task, luck)[1])(noise)
+    begun = vmap(lambda step_noise: ours.reset(task, step_noise)[1])(noise)
     known = torch.tensor([theirs.reset(seed=seed)[0].tolist() for seed in range(100)])
     assert kstest(begun[:, 1].numpy(), known[:, 1].numpy()).pvalue > 0.001
     assert begun.abs().max() <= 0.05 and known.abs().max() <= 0.05

@@ -140,7 +140,7 @@ def test_episodes_are_those_of_a_loop_by_hand(trial: bool) -> None:
                 memory += 1
             lengths.add(int(found.weight[t, e].sum()))
     assert 8 in lengths and len(lengths) > 2
-    hits = [success_rate(qs.Task(own, own)) for own in map(found_of(found), range(5))]
+    hits = [success_rate(qs.Task(single, single)) for single in map(found_of(found), range(5))]
     assert torch.stack(hits).tolist() == (found.reward > 0.9).any(-1).float().mean(1).tolist()
 
 
@@ -169,8 +169,8 @@ def test_many_at_once_are_each_by_itself() -> None:
         together = vmap(vmap(seen), in_dims=(None, 0))(tasks, noise)
         for i, row in enumerate(noise):
             for t in range(3):
-                own = seen(tree_map(lambda leaf: leaf[t], tasks), row[t])  # noqa: B023
-                same(own, tuple(leaf[i, t] for leaf in together))
+                single = seen(tree_map(lambda leaf: leaf[t], tasks), row[t])  # noqa: B023
+                same(single, tuple(leaf[i, t] for leaf in together))
 
 
 @pytest.mark.parametrize("deaths", [1, 2])

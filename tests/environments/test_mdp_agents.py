@@ -19,22 +19,22 @@ from quickstudy.environments import (
 def test_a_plan_is_the_best_of_all_policies() -> None:
     process = TabularMDP(2, 2, horizon=3)
     tasks = process.tasks(4, Generator().manual_seed(0))
-    for own, table in zip(unstack(tasks), plan(tasks, 3), strict=True):
-        worths = {}
+    for single, table in zip(unstack(tasks), plan(tasks, 3), strict=True):
+        q_values = {}
         for choices in product(range(2), repeat=6):  # an action for each step and state
             value = torch.zeros(2)
             for step in reversed(range(3)):
                 rows = [choices[2 * step + state] for state in range(2)]
                 value = torch.stack(
                     [
-                        own.means[s, a] + own.transitions[s, a] @ value
+                        single.means[s, a] + single.transitions[s, a] @ value
                         for s, a in enumerate(rows)
                     ]
                 )
-            worths[choices] = value[0].item()
-        best = max(worths.values())
-        assert abs(best - process.best_return(own).item()) < 1e-5
-        assert abs(worths[tuple(table.argmax(-1).flatten().tolist())] - best) < 1e-5
+            q_values[choices] = value[0].item()
+        best = max(q_values.values())
+        assert abs(best - process.best_return(single).item()) < 1e-5
+        assert abs(q_values[tuple(table.argmax(-1).flatten().tolist())] - best) < 1e-5
 
 
 def test_beliefs_are_posteriors() -> None:

@@ -35,9 +35,9 @@ def test_reaching_is_a_success_and_the_goal_is_not_seen() -> None:
         found = rollout(family, tasks, reach, Generator(), state=torch.stack(goals))
         assert found.observation.shape == (2, 1, 60, 39) and found.weight.all()
         assert (found.observation[..., -3:] == 0).all()
-        assert [success_rate(qs.Task(own, own)) for own in unstack(found)] == [1, 1]
+        assert [success_rate(qs.Task(single, single)) for single in unstack(found)] == [1, 1]
         missed = rollout(family, tasks, reach, Generator(), state=torch.stack(goals) * -1)
-        assert [success_rate(qs.Task(own, own)) for own in unstack(missed)] == [0, 0]
+        assert [success_rate(qs.Task(single, single)) for single in unstack(missed)] == [0, 0]
         # as its own environment has it
         env.set_task(benchmark.train_tasks[3])
         seen, _ = env.reset(seed=0)

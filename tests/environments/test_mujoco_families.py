@@ -62,8 +62,8 @@ def test_a_robot_is_gymnasiums(robot: Robot, name: str, options: Any, large: flo
     theirs.set_state(state.position.numpy(), state.velocity.numpy())
     torch.testing.assert_close(seen, torch.from_numpy(theirs._get_obs()))
     done = torch.tensor(0.0)
-    for luck in torch.rand(30, robot.action_size, generator=seeded(2)):
-        action = large * (2 * luck - 1)
+    for step_noise in torch.rand(30, robot.action_size, generator=seeded(2)):
+        action = large * (2 * step_noise - 1)
         clipped = action.clamp(-1, 1)
         place = theirs.data.qpos[0].item()
         known, paid, ended, _, info = theirs.step(clipped.numpy())
@@ -87,7 +87,7 @@ def test_a_robot_is_gymnasiums(robot: Robot, name: str, options: Any, large: flo
 def test_beginnings_are_gymnasiums(robot: Robot, name: str, options: Any) -> None:
     theirs = gymnasium.make(name, **options)
     noise = torch.rand(2000, robot.noise_size, generator=seeded())
-    begun = vmap(lambda luck: robot.reset((), luck)[1])(noise)
+    begun = vmap(lambda step_noise: robot.reset((), step_noise)[1])(noise)
     known = torch.stack([torch.from_numpy(theirs.reset(seed=i)[0]) for i in range(60)])
     for i in (0, -1):
         assert kstest(begun[:, i].numpy(), known[:, i].numpy()).pvalue > 0.001
@@ -100,16 +100,18 @@ def test_many_at_once_are_each_by_itself(robot: Robot, name: str, options: Any) 
     def seen(task: Any, noise: Tensor) -> Any:
         state, first = robot.reset(task, noise[0])
         found = [(first, first[0], first[0])]
-        for luck in noise[1:]:
-            state, *rest = robot.step(task, state, 2 * luck[: robot.action_size] - 1, luck)
+        for step_noise in noise[1:]:
+            state, *rest = robot.step(
+                task, state, 2 * step_noise[: robot.action_size] - 1, step_noise
+            )
             found.append((rest[0], rest[1], rest[2]))
         return tree_map(lambda *leaf: torch.stack(leaf), *found)
 
     together = vmap(vmap(seen, in_dims=(None, 0)))(tasks, noise)
     for t in range(3):
         for e in range(2):
-            own = seen(tree_map(lambda leaf: leaf[t], tasks), noise[t, e])  # noqa: B023
-            for a, b in zip(leaves(own), leaves(together), strict=True):
+            alone = seen(tree_map(lambda leaf: leaf[t], tasks), noise[t, e])  # noqa: B023
+            for a, b in zip(leaves(alone), leaves(together), strict=True):
                 assert torch.equal(a, b[t, e])
 
 
@@ -129,17 +131,19 @@ def test_factors_change_the_physics_as_gymnasiums_model_would() -> None:
     theirs.set_state(begun.position.numpy(), begun.velocity.numpy())
     state, plain, seen, other = begun, begun, torch.zeros(0), torch.zeros(0)
     ones = tree_map(torch.ones_like, task)
-    for luck in torch.rand(15, robot.action_size, generator=seeded(2)):
-        known = theirs.step(luck.numpy())[0]
-        state, seen, _, _ = robot.step(task, state, luck, torch.zeros(robot.noise_size))
-        plain, other, _, _ = robot.step(ones, plain, luck, torch.zeros(robot.noise_size))
+    for step_noise in torch.rand(15, robot.action_size, generator=seeded(2)):
+        known = theirs.step(step_noise.numpy())[0]
+        state, seen, _, _ = robot.step(task, state, step_noise, torch.zeros(robot.noise_size))
+        plain, other, _, _ = robot.step(ones, plain, step_noise, torch.zeros(robot.noise_size))
         torch.testing.assert_close(seen, torch.from_numpy(known), atol=1e-4, rtol=1e-4)
     assert (seen - other).abs().max() > 0.1
     for i in range(4):  # each of them does something
         one = ones._replace(**{Factors._fields[i]: task[i]})
         after = begun
-        for luck in torch.rand(15, robot.action_size, generator=seeded(2)):
-            after, seen, _, _ = robot.step(one, after, luck, torch.zeros(robot.noise_size))
+        for step_noise in torch.rand(15, robot.action_size, generator=seeded(2)):
+            after, seen, _, _ = robot.step(
+                one, after, step_noise, torch.zeros(robot.noise_size)
+            )
         assert (seen - other).abs().max() > 1e-3, Factors._fields[i]
 
 
@@ -189,5 +193,7 @@ def test_threads_change_nothing() -> None:
         state, _ = robot.reset((), noise)
         return robot.step(torch.ones(2), state, noise[:8], noise)[1]
 
-    ours, theirs = (vmap(lambda luck, r=robot: seen(r, luck))(noise) for robot in (one, two))
+    ours, theirs = (
+        vmap(lambda step_noise, r=robot: seen(r, step_noise))(noise) for robot in (one, two)
+    )
     assert torch.equal(ours, theirs)

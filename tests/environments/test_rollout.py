@@ -86,14 +86,14 @@ def test_in_a_trial_the_memory_goes_on_where_the_last_episode_ended():
 
 def test_a_trial_tells_of_the_last_action_across_episodes():
     trial, apart = countdown(True), countdown(False)
-    told: PolicyInput = trial.extras
-    assert told.done[:, :, 1:].max() == 0 and told.done[:, 0].max() == 0
-    assert told.done[:, 1, 0].tolist() == [1] * 5  # ended by itself, or cut off
+    inputs: PolicyInput = trial.extras
+    assert inputs.done[:, :, 1:].max() == 0 and inputs.done[:, 0].max() == 0
+    assert inputs.done[:, 1, 0].tolist() == [1] * 5  # ended by itself, or cut off
     for task, length in enumerate((1, 2, 3, 4, 4)):
-        assert told.action[task, 0, 0, 0] == told.reward[task, 0, 0] == 0
-        assert told.action[task, 1, 0, 0] == length - 1
-        assert told.reward[task, 1, 0] == task + 1 - length
-        assert told.observation[task, 1, 0, 0] == task + 1
+        assert inputs.action[task, 0, 0, 0] == inputs.reward[task, 0, 0] == 0
+        assert inputs.action[task, 1, 0, 0] == length - 1
+        assert inputs.reward[task, 1, 0] == task + 1 - length
+        assert inputs.observation[task, 1, 0, 0] == task + 1
     first: PolicyInput = apart.extras
     assert first.done.max() == first.action[:, :, 0].abs().max() == 0
 
@@ -160,9 +160,9 @@ def test_a_policy_may_draw_more_than_its_action(trial: bool):
     found = rollout(
         environment, tasks, policy, seeded(), episodes=2, trial=trial, extra_noise_size=3
     )
-    noise, told = found.extras
+    noise, inputs = found.extras
     assert noise.shape == (2, 2, 3, 5) and len(noise.unique()) == noise.numel()
-    assert found.action.shape == told.action.shape == (2, 2, 3, 2)
+    assert found.action.shape == inputs.action.shape == (2, 2, 3, 2)
 
 
 def test_a_rollout_of_nothing_is_refused():

@@ -332,6 +332,31 @@ def test_a_copy_shares_tensors_and_nothing_else() -> None:
     assert module.get_parameter("1.weight") is not None and not module._forward_hooks
 
 
+class Remembers(nn.Module):
+    """Counts calls, and keeps what it computes in the first of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.modes, self.scale = 0, list[bool](), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.modes.append(self.training)
+        self.scale = 2.0 if self.scale is None else self.scale
+        return self.scale * x
+
+
+def test_what_a_net_keeps_for_itself_is_kept() -> None:
+    module = Remembers()
+    learner = qs.PrototypicalNetwork(module)
+    model = qs.FewShotClassifier(learner).fit(X, Y)
+    calls = module.calls
+    model.predict(QUERIES)
+    assert module.calls == calls + 1 and module.scale == 2.0
+    assert set(module.modes) == {False} and len(module.modes) == module.calls
+    assert module.training
+
+
 def test_evaluating_yields_a_copy() -> None:
     learner = qs.PrototypicalNetwork(net()).train()
     with evaluating(learner) as copy:
@@ -355,6 +380,30 @@ def test_rollouts_are_those_of_the_learner_in_evaluation_mode(
     qs.evaluation.evaluate_rollouts(learner, tasks, n_tasks=4)
     assert modes == {False}
     assert learner.training and tasks.learner is learner
+
+
+@pytest.mark.parametrize("name", ["prototypes", "MAML", "R2D2"])
+def test_a_learner_whose_methods_threads_call(name: str) -> None:
+    learner = LEARNERS[name]().train()
+    classifier = qs.FewShotClassifier(learner).fit(X, Y)
+    labels = [Y, Y[::-1].copy(), np.roll(Y, 1)]
+    examples = [
+        qs.Examples(torch.tensor(X), torch.eye(4)[torch.tensor(y)], torch.ones(40))
+        for y in labels
+    ]
+
+    def answer(support: qs.Examples) -> np.ndarray:
+        with evaluating(learner) as copy:
+            return copy.predict(copy.adapt(support), torch.tensor(QUERIES)).numpy()
+
+    right = [answer(support) for support in examples] + [classifier.predict_proba(QUERIES)]
+    before = snapshot(learner)
+    calls = [functools.partial(answer, support) for support in examples]
+    runs = in_threads(*calls, lambda: classifier.predict_proba(QUERIES), repeats=20)
+    for answers, expected in zip(runs, right, strict=True):
+        for found in answers:
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert_unchanged(learner, before)
 
 
 def test_lines_in_threads() -> None:

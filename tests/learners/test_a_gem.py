@@ -74,7 +74,7 @@ def test_steps_are_those_of_a_loop():
     module, conflicts = net(), 0
     module.load_state_dict(state.params)
 
-    def slopes(examples: Examples) -> Tensor:
+    def grads(examples: Examples) -> Tensor:
         loss = nn.functional.cross_entropy(module(examples.x), examples.y)
         return torch.cat(
             [p.flatten() for p in torch.autograd.grad(loss, list(module.parameters()))]
@@ -82,7 +82,7 @@ def test_steps_are_those_of_a_loop():
 
     for salt, (x, y) in enumerate(zip(opposed.x.split(5), opposed.y.split(5), strict=True), 1):
         old = sample(state.buffer, 6, salt=salt)
-        g, r = slopes(Examples(x, y, torch.ones(len(x)))), slopes(old)
+        g, r = grads(Examples(x, y, torch.ones(len(x)))), grads(old)
         if g @ r < 0:
             conflicts += 1
             g = g - (g @ r) / (r @ r) * r

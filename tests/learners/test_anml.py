@@ -35,8 +35,8 @@ def test_with_an_open_gate_it_is_oml():
     torch.testing.assert_close(gated.adapt(one.support), plain.adapt(one.support))
     losses = [learner.loss(one) for learner in (gated, plain)]
     torch.testing.assert_close(*losses)
-    slopes = [torch.autograd.grad(loss, list(plain.parameters())) for loss in losses]
-    torch.testing.assert_close(*slopes)
+    grads = [torch.autograd.grad(loss, list(plain.parameters())) for loss in losses]
+    torch.testing.assert_close(*grads)
 
 
 def test_a_closed_gate_lets_nothing_be_learned_or_changed():
@@ -49,7 +49,7 @@ def test_a_closed_gate_lets_nothing_be_learned_or_changed():
     assert head.bias.abs().max() > 0.01  # the bias has no gate
     assert head.weight.abs().max() < 1e-40
     found = torch.autograd.grad(learner.loss(one), list(net.parameters()))
-    assert max(slope.abs().max() for slope in found) < 1e-40
+    assert max(grad.abs().max() for grad in found) < 1e-40
 
 
 def test_the_inner_loop_changes_the_prediction_net_and_not_the_gate():

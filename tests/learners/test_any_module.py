@@ -87,9 +87,9 @@ def test_vmap_and_loop_have_equal_losses_and_gradients(name: str, first_order: b
         learner.execution = execution
         wanted = [p for p in learner.parameters() if p.requires_grad]
         losses = learner(batch())
-        slopes = torch.autograd.grad(losses.sum(), wanted)
-        assert all(slope.any() for slope in slopes[-2:])
-        found.append([losses.detach(), *slopes])
+        grads = torch.autograd.grad(losses.sum(), wanted)
+        assert all(grad.any() for grad in grads[-2:])
+        found.append([losses.detach(), *grads])
     torch.testing.assert_close(found[0], found[1], rtol=1e-8, atol=1e-9)
 
 
@@ -151,11 +151,11 @@ def test_the_meta_gradient_of_cells_is_that_of_torch():
     cells = copy.deepcopy(theirs)
     use_cells(cells)
     theirs.execution = "loop"
-    slopes = [
+    grads = [
         torch.autograd.grad(learner(batch()).sum(), list(learner.parameters()))
         for learner in (theirs, cells)
     ]
-    torch.testing.assert_close(slopes[0], slopes[1])
+    torch.testing.assert_close(grads[0], grads[1])
 
 
 def test_cells_keep_names_files_and_dropout():
@@ -182,15 +182,15 @@ def test_what_cells_can_not_do_is_said():
 
 def matrices(net: nn.Module) -> Params:
     """What a net with factors of scale 0.7 is without any: products added to matrices."""
-    own = dict(net.named_parameters())
-    summed: Params = {name: p for name, p in own.items() if not is_low_rank(name)}
-    for name in own:
+    params = dict(net.named_parameters())
+    summed: Params = {name: p for name, p in params.items() if not is_low_rank(name)}
+    for name in params:
         if name.endswith("lora_A"):
             place = name.removesuffix("lora_A")
             matrix = f"{place}in_proj_weight"
-            matrix = matrix if matrix in own else f"{place}weight"
-            added = own[f"{place}lora_B"] @ own[name]
-            summed[matrix] = own[matrix] + 0.7 * added.view_as(own[matrix])
+            matrix = matrix if matrix in params else f"{place}weight"
+            added = params[f"{place}lora_B"] @ params[name]
+            summed[matrix] = params[matrix] + 0.7 * added.view_as(params[matrix])
     return summed
 
 
@@ -247,9 +247,11 @@ def test_adapting_factors_is_descent_on_them_by_hand(execution: Execution):
     def loss(task: Task) -> Tensor:
         factors = list(start)
         for _ in range(3):
-            misfit = nn.functional.cross_entropy(run(factors, task.support.x), task.support.y)
-            slopes = torch.autograd.grad(misfit, factors, create_graph=True)
-            factors = [p - LR * slope for p, slope in zip(factors, slopes, strict=True)]
+            inner_loss = nn.functional.cross_entropy(
+                run(factors, task.support.x), task.support.y
+            )
+            grads = torch.autograd.grad(inner_loss, factors, create_graph=True)
+            factors = [p - LR * grad for p, grad in zip(factors, grads, strict=True)]
         return nn.functional.cross_entropy(run(factors, task.query.x), task.query.y)
 
     expected = torch.stack(

@@ -74,10 +74,10 @@ def test_a_linear_head_ends_as_logistic_regression():
     learner = Baseline(nn.Flatten(), nn.Linear(8, 9), lr=0.15, steps=800, decay=decay)
     found = learner.predict(learner.adapt(support), query.x).softmax(-1).detach()
     # the bias decays too: to scikit-learn it is the weight of a ninth feature
-    known, asked = (F.pad(part.x, (0, 1), value=1.0).numpy() for part in (support, query))
-    other = LogisticRegression(C=1 / (decay * len(known)), fit_intercept=False, tol=1e-10)
-    other.fit(known, support.y.argmax(-1).numpy())
-    np.testing.assert_allclose(found, other.predict_proba(asked), atol=1e-6)
+    supports, queries = (F.pad(part.x, (0, 1), value=1.0).numpy() for part in (support, query))
+    other = LogisticRegression(C=1 / (decay * len(supports)), fit_intercept=False, tol=1e-10)
+    other.fit(supports, support.y.argmax(-1).numpy())
+    np.testing.assert_allclose(found, other.predict_proba(queries), atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [baseline, baseline_pp])

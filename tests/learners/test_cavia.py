@@ -58,9 +58,9 @@ def by_hand(net: nn.Module, *, steps: int, first_order: bool) -> tuple[Tensor, .
         support, query = tree_map(lambda leaf, i=i: leaf[i], tasks)
         context = torch.zeros(CONTEXT, requires_grad=True)
         for _ in range(steps):
-            misfit = F.cross_entropy(net(support.x, context), support.y)
-            (slope,) = torch.autograd.grad(misfit, context, create_graph=not first_order)
-            context = context - LR * slope
+            inner_loss = F.cross_entropy(net(support.x, context), support.y)
+            (grad,) = torch.autograd.grad(inner_loss, context, create_graph=not first_order)
+            context = context - LR * grad
         total = total + F.cross_entropy(net(query.x, context), query.y)
     return torch.autograd.grad(total, list(net.parameters()))
 

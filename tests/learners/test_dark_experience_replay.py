@@ -27,7 +27,7 @@ def net() -> nn.Module:
 
 def test_steps_are_those_of_a_loop():
     """With a memory that has a place for everything."""
-    module, said, seen = net(), list[Tensor](), 0
+    module, stored, seen = net(), list[Tensor](), 0
     optimizer = torch.optim.SGD(module.parameters(), 0.2)
     both = Examples.cat(*experiences())
     for x, y in zip(both.x.split(4), both.y.split(4), strict=True):
@@ -37,12 +37,12 @@ def test_steps_are_those_of_a_loop():
             count = torch.tensor(seen)
             first = integers(count, 5, count, salt=-1)
             second = integers(count, 5, count, salt=1)
-            loss = loss + 0.7 * F.mse_loss(module(both.x[first]), torch.cat(said)[first])
+            loss = loss + 0.7 * F.mse_loss(module(both.x[first]), torch.cat(stored)[first])
             loss = loss + 0.3 * F.cross_entropy(module(both.x[second]), both.y[second])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        said.append(now.detach())
+        stored.append(now.detach())
         seen += len(x)
     learner = DarkExperienceReplay(
         net(), lr=0.2, alpha=0.7, beta=0.3, batch_size=4, replay_batch_size=5, memory_size=30
@@ -51,7 +51,7 @@ def test_steps_are_those_of_a_loop():
     state = learner.adapt(second, learner.adapt(first))
     for name, value in module.named_parameters():
         torch.testing.assert_close(state.params[name], value)
-    torch.testing.assert_close(state.buffer.examples.logits[:seen], torch.cat(said))
+    torch.testing.assert_close(state.buffer.examples.logits[:seen], torch.cat(stored))
     torch.testing.assert_close(state.buffer.examples.examples.x[:seen], both.x)
 
 
@@ -83,15 +83,17 @@ def test_without_labels_only_logits_are_remembered():
     first, second = experiences()
     learner = DarkExperienceReplay(net(), beta=0, batch_size=4, memory_size=9)
     state = learner.adapt(first)
-    said = state.buffer.examples
+    stored = state.buffer.examples
 
-    def learned(said: LabelledLogits) -> Tensor:
-        buffer = state.buffer._replace(examples=said)
+    def learned(stored: LabelledLogits) -> Tensor:
+        buffer = state.buffer._replace(examples=stored)
         return learner.adapt(second, state._replace(buffer=buffer)).params["head.bias"]
 
-    other = said.examples._replace(y=said.examples.y.roll(1, 1))
-    assert torch.equal(learned(said), learned(said._replace(examples=other)))
-    assert not torch.allclose(learned(said), learned(said._replace(logits=said.logits + 1)))
+    other = stored.examples._replace(y=stored.examples.y.roll(1, 1))
+    assert torch.equal(learned(stored), learned(stored._replace(examples=other)))
+    assert not torch.allclose(
+        learned(stored), learned(stored._replace(logits=stored.logits + 1))
+    )
 
 
 def test_without_either_it_is_fine_tuning():

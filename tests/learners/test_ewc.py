@@ -70,11 +70,11 @@ def test_fisher_information_is_the_mean_square_of_slopes(empirical: bool):
     params = select_parameters(net)
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     for x, y, w in zip(*examples, strict=True):
-        said = net(x).log_softmax(-1)
-        for c, share in enumerate(y if empirical else said.exp().detach()):
-            slopes = torch.autograd.grad(said[c], [*params.values()], retain_graph=True)
-            for name, slope in zip(params, slopes, strict=True):
-                total[name] += w * share * slope.square() / examples.weight.sum()
+        log_probs = net(x).log_softmax(-1)
+        for c, share in enumerate(y if empirical else log_probs.exp().detach()):
+            grads = torch.autograd.grad(log_probs[c], [*params.values()], retain_graph=True)
+            for name, grad in zip(params, grads, strict=True):
+                total[name] += w * share * grad.square() / examples.weight.sum()
     found = EWC(net, empirical=empirical, fisher_batch=4).fisher(examples, params)
     equal(found, total)
 
@@ -111,8 +111,8 @@ def test_the_penalty_is_that_of_springs(decay: float | None):
     else:
         both = {k: decay * stiff[0][k] + stiff[1][k] for k in params}
         expected = spring(second.params, both, params)
-    slopes = torch.autograd.grad(3.0 * torch.as_tensor(expected), [*params.values()])
-    equal(pulled(learner, second, params), dict(zip(params, slopes, strict=True)))
+    grads = torch.autograd.grad(3.0 * torch.as_tensor(expected), [*params.values()])
+    equal(pulled(learner, second, params), dict(zip(params, grads, strict=True)))
 
 
 @pytest.mark.usefixtures("double")
@@ -171,5 +171,5 @@ def test_permuted_digits_are_forgotten_less():
     net = nn.Sequential(nn.Flatten(), MLP(64, 10, hidden=(32,)))
     settings = {"lr": 0.1, "epochs": 2}
     tuned = evaluate_stream(FineTuning(net, **settings), [make()]).report
-    held = evaluate_stream(EWC(net, **settings), [make()]).report
-    assert held.mean("forgetting") < tuned.mean("forgetting") - 0.05
+    protected = evaluate_stream(EWC(net, **settings), [make()]).report
+    assert protected.mean("forgetting") < tuned.mean("forgetting") - 0.05

@@ -23,30 +23,30 @@ def learner(**settings: float) -> FEAT:
     return FEAT(MLP(8, 4), 4, **settings).eval()
 
 
-def torch_attention(own: SetToSet) -> nn.MultiheadAttention:
+def torch_attention(attend: SetToSet) -> nn.MultiheadAttention:
     """The same attention, by torch's own module."""
-    width = own.out.in_features
+    width = attend.out.in_features
     other = nn.MultiheadAttention(width, 1, batch_first=True)
     with torch.no_grad():
         other.in_proj_weight.copy_(
-            torch.cat([own.query.weight, own.key.weight, own.value.weight])
+            torch.cat([attend.query.weight, attend.key.weight, attend.value.weight])
         )
         other.in_proj_bias.zero_()
-        other.out_proj.load_state_dict(own.out.state_dict())
+        other.out_proj.load_state_dict(attend.out.state_dict())
     return other.eval()
 
 
 def test_attention_is_that_of_torch() -> None:
-    own, x = SetToSet(6).eval(), torch.randn(5, 6)
-    attention = torch_attention(own)
+    attend, x = SetToSet(6).eval(), torch.randn(5, 6)
+    attention = torch_attention(attend)
     added = attention(x[None], x[None], x[None])[0][0]
     seen = torch.ones(5, dtype=torch.bool)
-    torch.testing.assert_close(own(x, seen), F.layer_norm(x + added, (6,)))
+    torch.testing.assert_close(attend(x, seen), F.layer_norm(x + added, (6,)))
 
     sees = torch.rand(5, 5) > 0.5
     mask = ~(sees | torch.eye(5, dtype=torch.bool))
     added = attention(x[None], x[None], x[None], attn_mask=mask)[0][0]
-    torch.testing.assert_close(own(x, sees), F.layer_norm(x + added, (6,)))
+    torch.testing.assert_close(attend(x, sees), F.layer_norm(x + added, (6,)))
 
 
 def test_prototypes_are_adapted_together_by_attention() -> None:
@@ -87,8 +87,9 @@ def test_the_loss_has_the_contrast_of_all_examples() -> None:
     attention = torch_attention(model.set_to_set)
     centres: list[Tensor] = []
     for c in range(3):
-        own = x[label == c][None]
-        centres.append(F.layer_norm(own + attention(own, own, own)[0], (4,))[0].mean(0))
+        rows = x[label == c][None]
+        attended = attention(rows, rows, rows)[0]
+        centres.append(F.layer_norm(rows + attended, (4,))[0].mean(0))
     distances = (x[:, None] - torch.stack(centres)).square().sum(-1)
     contrast = F.cross_entropy(-distances / 5, label)
     logits = model.predict(model.adapt(support), query.x)
@@ -113,8 +114,8 @@ def test_an_unseen_class_changes_nothing_of_the_others() -> None:
     logits = model.predict(model.adapt(known), query.x)
     assert (logits[:, 1] == -torch.inf).all()
     torch.testing.assert_close(logits[:, [0, 2]], model.predict(model.adapt(two), query.x))
-    asked = query._replace(weight=1 - query.y[:, 1])
-    model.loss(Task(known, asked)).backward()
+    weighted_query = query._replace(weight=1 - query.y[:, 1])
+    model.loss(Task(known, weighted_query)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 

@@ -68,12 +68,12 @@ def test_on_a_quadratic_it_is_the_linear_solve(strength: float):
     )
     system = curvature + strength * torch.eye(4)
     phi = torch.linalg.solve(system, curvature @ support + strength * theta)
-    slope = curvature @ (phi - query)
+    grad = curvature @ (phi - query)
     torch.testing.assert_close(learner.adapt(at(support))["at"], phi)
     loss = learner.loss(Task(at(support), at(query)))
-    torch.testing.assert_close(loss, 0.5 * (phi - query) @ slope)
+    torch.testing.assert_close(loss, 0.5 * (phi - query) @ grad)
     (found,) = torch.autograd.grad(loss, list(learner.parameters()))
-    torch.testing.assert_close(found, strength * torch.linalg.solve(system, slope))
+    torch.testing.assert_close(found, strength * torch.linalg.solve(system, grad))
 
 
 def task() -> Task[Examples]:
@@ -99,17 +99,17 @@ def test_it_is_the_solve_with_the_explicit_hessian(damped: bool):
 
     def loss(flat: Tensor, examples: Examples) -> Tensor:
         parts = flat.split([shape.numel() for shape in shapes.values()])
-        own = {n: part.view(shapes[n]) for n, part in zip(shapes, parts, strict=True)}
-        logits = functional_call(learner.net, own, (examples.x,))
+        point = {n: part.view(shapes[n]) for n, part in zip(shapes, parts, strict=True)}
+        logits = functional_call(learner.net, point, (examples.x,))
         return nn.functional.cross_entropy(logits, examples.y)
 
     flat = torch.cat([p.flatten() for p in params.values()]).requires_grad_()
     hessian = torch.autograd.functional.hessian(lambda p: loss(p, task().support), flat)
     assert isinstance(hessian, Tensor)
-    (slope,) = torch.autograd.grad(loss(flat, task().query), flat)
+    (grad,) = torch.autograd.grad(loss(flat, task().query), flat)
     one, strength = (2, 12) if damped else (1, 2)  # the damping of the released code
-    expected = torch.linalg.solve(one * torch.eye(len(flat)) + hessian / strength, slope)
-    found = torch.cat([slope.flatten() for slope in gradients(learner).values()])
+    expected = torch.linalg.solve(one * torch.eye(len(flat)) + hessian / strength, grad)
+    found = torch.cat([grad.flatten() for grad in gradients(learner).values()])
     torch.testing.assert_close(found, expected)
 
 
@@ -125,9 +125,11 @@ def test_at_the_minimum_it_is_differentiating_through_the_descent(head_only: boo
     for _ in range(CONVERGED["steps"]):
         logits = functional_call(learner.net, {**params, **fast}, (task().support.x,))
         pull = torch.stack([(p - params[name]).square().sum() for name, p in fast.items()])
-        misfit = nn.functional.cross_entropy(logits, task().support.y) + pull.sum()  # λ/2 = 1
-        slopes = torch.autograd.grad(misfit, [*fast.values()], create_graph=True)
-        fast = {n: p - 0.15 * s for (n, p), s in zip(fast.items(), slopes, strict=True)}
+        inner_loss = (
+            nn.functional.cross_entropy(logits, task().support.y) + pull.sum()
+        )  # λ/2 = 1
+        grads = torch.autograd.grad(inner_loss, [*fast.values()], create_graph=True)
+        fast = {n: p - 0.15 * s for (n, p), s in zip(fast.items(), grads, strict=True)}
     logits = functional_call(learner.net, {**params, **fast}, (task().query.x,))
     loss = nn.functional.cross_entropy(logits, task().query.y)
     expected = torch.autograd.grad(loss, list(params.values()))

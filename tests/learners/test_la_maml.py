@@ -23,13 +23,13 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
 
 
-def says(weights: list[Tensor], x: Tensor) -> Tensor:
+def net_logits(weights: list[Tensor], x: Tensor) -> Tensor:
     return F.linear(F.linear(x, *weights[:2]).tanh(), *weights[2:])
 
 
-def cut(slopes: list[Tensor], most: float) -> list[Tensor]:
-    norm = torch.cat([slope.flatten() for slope in slopes]).norm()
-    return [slope * min(1.0, most / float(norm)) for slope in slopes]
+def cut(grads: list[Tensor], most: float) -> list[Tensor]:
+    norm = torch.cat([grad.flatten() for grad in grads]).norm()
+    return [grad * min(1.0, most / float(norm)) for grad in grads]
 
 
 @pytest.mark.parametrize("first_order", [True, False])
@@ -68,11 +68,11 @@ def test_updates_are_those_of_plain_autograd(first_order: bool, lr: float | None
         alpha = [a.clone().requires_grad_() for a in alpha]
         fast, total = theta, torch.zeros(())
         for i in range(4):
-            loss = F.cross_entropy(says(fast, new.x[[i]]), new.y[[i]])
-            slopes = torch.autograd.grad(loss, fast, create_graph=True)
-            slopes = [s.detach() if first_order else s for s in slopes]
-            fast = [p - a.relu() * s for p, a, s in zip(fast, alpha, slopes, strict=True)]
-            total = total + F.cross_entropy(says(fast, x), y) / 4
+            loss = F.cross_entropy(net_logits(fast, new.x[[i]]), new.y[[i]])
+            grads = torch.autograd.grad(loss, fast, create_graph=True)
+            grads = [s.detach() if first_order else s for s in grads]
+            fast = [p - a.relu() * s for p, a, s in zip(fast, alpha, grads, strict=True)]
+            total = total + F.cross_entropy(net_logits(fast, x), y) / 4
         found = list(torch.autograd.grad(total, theta + alpha))
         of_theta, of_alpha = cut(found[:4], clip), cut(found[4:], clip)
         alpha = [(a - 0.3 * s).detach() for a, s in zip(alpha, of_alpha, strict=True)]
@@ -120,7 +120,7 @@ def test_a_start_can_be_meta_learned_through_it():
         return learner.criterion(learner.predict(learner.adapt(first), second.x), second)
 
     head = learner.net.get_parameter("head.weight")
-    (slope,) = torch.autograd.grad(loss(), [head])
+    (grad,) = torch.autograd.grad(loss(), [head])
     direction, eps = torch.randn_like(head), 1e-6
     values = []
     for sign in (1, -1):
@@ -128,5 +128,5 @@ def test_a_start_can_be_meta_learned_through_it():
         values.append(loss().detach())
         head.data -= sign * eps * direction
     torch.testing.assert_close(
-        (slope * direction).sum(), (values[0] - values[1]) / (2 * eps), rtol=1e-5, atol=1e-8
+        (grad * direction).sum(), (values[0] - values[1]) / (2 * eps), rtol=1e-5, atol=1e-8
     )

@@ -79,12 +79,12 @@ def test_what_was_said_of_classes_never_seen_does_not_count():
     examples, known = classes(6, 0, 1), torch.tensor([1.0, 1, 0, 0, 0])
     params = select_parameters(learner.net)
 
-    def cost(said: Tensor) -> Tensor:
-        return learner.objective(examples, said, known, params)
+    def cost(logits: Tensor) -> Tensor:
+        return learner.objective(examples, logits, known, params)
 
-    said = torch.randn(6, 5)
-    assert torch.equal(cost(said), cost(said + torch.tensor([0, 0, 5.0, -7, 2])))
-    assert not torch.allclose(cost(said), cost(said + torch.tensor([0.5, 0, 0, 0, 0])))
+    logits = torch.randn(6, 5)
+    assert torch.equal(cost(logits), cost(logits + torch.tensor([0, 0, 5.0, -7, 2])))
+    assert not torch.allclose(cost(logits), cost(logits + torch.tensor([0.5, 0, 0, 0, 0])))
 
 
 @pytest.mark.usefixtures("double")

@@ -87,8 +87,8 @@ def test_loss_and_its_gradient_are_those_of_lists():
     params = list(learner.parameters())
     expected, found = torch.stack(losses).mean(), learner.loss(one)
     torch.testing.assert_close(found, expected)
-    slopes = [torch.autograd.grad(value, params) for value in (found, expected)]
-    torch.testing.assert_close(slopes[0], slopes[1])
+    grads = [torch.autograd.grad(value, params) for value in (found, expected)]
+    torch.testing.assert_close(grads[0], grads[1])
     assert not learner.adapt(one.support).keys.requires_grad
 
 
@@ -115,13 +115,13 @@ def test_where_the_neighbour_is_wrong_the_oldest_is_forgotten():
 def test_empty_slots_are_filled_before_any_is_forgotten():
     state = None
     learner = LifeLongMemory(nn.Identity(), memory_size=3)
-    held = []
+    kept_classes = []
     for label in range(5):
         x = direction(60.0 * label)[None]
         one = Examples(x, torch.eye(5)[[label]], torch.ones(1))
         state = learner.adapt(one, state)
-        held.append(sorted(state.values.argmax(-1)[state.values.any(-1)].tolist()))
-    assert held == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
+        kept_classes.append(sorted(state.values.argmax(-1)[state.values.any(-1)].tolist()))
+    assert kept_classes == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
 
 
 def test_what_is_read_and_written_is_that_of_lists():
@@ -129,9 +129,9 @@ def test_what_is_read_and_written_is_that_of_lists():
     one: Task[Examples] = tree_map(lambda leaf: leaf[0].double(), drawn)
     learner, lists = LifeLongMemory(MLP(8, 4), memory_size=3, scale=2.0), Lists(3)
     found = learner.attention_weights(one)
-    told = len(one.support.x)
+    support_size = len(one.support.x)
     assert (
-        not found["write head"][told:].any()
+        not found["write head"][support_size:].any()
         and found["read head"].shape == found["write head"].shape
     )
     for step, x in enumerate(torch.cat([one.support.x, one.query.x])):
@@ -142,7 +142,7 @@ def test_what_is_read_and_written_is_that_of_lists():
         torch.testing.assert_close(
             found["read head"][step], powers / powers.sum().clamp_min(1e-9)
         )
-        if step < told:
+        if step < support_size:
             lists.write(q, int(one.support.y[step].argmax()))
             fresh = [float(age == 0) for _, _, age in lists.memory_size]
             assert found["write head"][step].tolist() == fresh
@@ -183,8 +183,8 @@ def test_compiled_it_is_the_same():
     batch = Blobs().sample(2, torch.Generator().manual_seed(0))
     batch = tree_map(lambda leaf: leaf.double(), batch)
     compiled = torch.compile(learner, fullgraph=True, backend="aot_eager")
-    slopes = [
+    grads = [
         torch.autograd.grad(run(batch).sum(), list(learner.parameters()))
         for run in (learner, compiled)
     ]
-    torch.testing.assert_close(slopes[0], slopes[1])
+    torch.testing.assert_close(grads[0], grads[1])

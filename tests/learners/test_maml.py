@@ -103,9 +103,9 @@ def by_hand(
                 n: p.detach().requires_grad_() if first_order else p for n, p in fast.items()
             }
             logits = functional_call(net, {**now, **start}, (task.support.x,))
-            misfit = nn.functional.cross_entropy(logits, task.support.y)
+            inner_loss = nn.functional.cross_entropy(logits, task.support.y)
             slopes = torch.autograd.grad(
-                misfit, [*start.values()], create_graph=not first_order
+                inner_loss, [*start.values()], create_graph=not first_order
             )
             fast = {
                 name: p - LR * slope

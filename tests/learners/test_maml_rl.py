@@ -112,7 +112,7 @@ def differences(objective: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     return found
 
 
-def slope(learner: MAMLRL, tasks: list[tuple[float, Any]]) -> Tensor:
+def grad(learner: MAMLRL, tasks: list[tuple[float, Any]]) -> Tensor:
     """Of minus the loss, summed with the chances of the tasks."""
     learner.zero_grad()
     for chance, task in tasks:
@@ -149,7 +149,7 @@ def test_curvature_credits_what_is_done_before_adaptation(
     support = expected(start, all_)
     fast, _ = learner.adapt(support)
     task = qs.Task(support, expected(fast["logits"], all_))
-    found, true = slope(learner, [(1.0, task)]), differences(objective, start)
+    found, true = grad(learner, [(1.0, task)]), differences(objective, start)
     assert torch.allclose(found, true, atol=1e-8) == exact
     assert found.abs().max() > 0.01
 
@@ -192,7 +192,7 @@ def test_e_mamls_term_makes_the_gradient_that_of_what_is_done_with_samples(
         (c.item(), qs.Task(s, expected(learner.adapt(s)[0]["logits"], all_)))
         for c, s in supports()
     ]
-    found, true = slope(learner, tasks), differences(objective, start)
+    found, true = grad(learner, tasks), differences(objective, start)
     assert torch.allclose(found, true, atol=1e-8) == exact
     assert (found - true).abs().max() > 1e-3 or exact
 
@@ -244,10 +244,10 @@ def test_the_meta_gradient_is_that_of_a_naive_loop(execution: Any) -> None:
 
     start = [net.log_std, *net.mean.parameters()]
     total = torch.tensor(0.0)
-    for own in unstack(task):
-        up = torch.autograd.grad(gain(own.support, start, False), start, create_graph=True)
-        fast = [p + 0.1 * slope for p, slope in zip(start, up, strict=True)]
-        total = total - gain(own.query, fast, True)
+    for single in unstack(task):
+        up = torch.autograd.grad(gain(single.support, start, False), start, create_graph=True)
+        fast = [p + 0.1 * grad for p, grad in zip(start, up, strict=True)]
+        total = total - gain(single.query, fast, True)
     for p, expected_ in zip(start, torch.autograd.grad(total / 3, start), strict=True):
         torch.testing.assert_close(p.grad, expected_)
 
@@ -258,12 +258,12 @@ def test_the_first_order_is_the_gradient_at_the_adapted_policy() -> None:
     learner(task).mean().backward()
     found = [p.grad for p in learner.parameters()]
     total = [torch.zeros_like(p) for p in learner.parameters()]
-    for own in unstack(task):
-        fast, _ = learner.adapt(own.support)
+    for single in unstack(task):
+        fast, _ = learner.adapt(single.support)
         fast = {name: p.detach().requires_grad_() for name, p in fast.items()}
-        dist_params = learner.predict((fast, ()), own.query.observation)
-        likely = learner.actions.log_prob(dist_params, own.query.action)
-        loss = -(likely.flatten() * advantages(own.query)).mean()
+        dist_params = learner.predict((fast, ()), single.query.observation)
+        likely = learner.actions.log_prob(dist_params, single.query.action)
+        loss = -(likely.flatten() * advantages(single.query)).mean()
         for p, part in zip(total, torch.autograd.grad(loss, list(fast.values())), strict=True):
             p += part / 3
     torch.testing.assert_close(found, total)
@@ -330,8 +330,8 @@ def test_e_mamls_term_is_that_of_two_loops() -> None:
         for p, q in zip(learner.parameters(), without.parameters(), strict=True):
             p.add_(0.05 * torch.randn_like(p))
             q.copy_(p)
-    for own in unstack(task):
-        support, query = own
+    for single in unstack(task):
+        support, query = single
         mean_return = query.reward.sum() / 4
         params = learner.predict(learner.initial_state(), support.observation)
         total = torch.tensor(0.0)
@@ -348,6 +348,6 @@ def test_e_mamls_term_is_that_of_two_loops() -> None:
             total = total + (new - old) * (mean_return - baseline)
         steps_per_episode = query.weight.sum() / 4
         term = total / steps_per_episode / learner._advantages(query)[1]
-        expected_ = without.loss(own) - 0.7 * term
-        torch.testing.assert_close(learner.loss(own), expected_)
+        expected_ = without.loss(single) - 0.7 * term
+        torch.testing.assert_close(learner.loss(single), expected_)
         assert (0.7 * term).abs() > 0.01

@@ -65,23 +65,26 @@ def naive(machine: LRUA, steps: Tensor) -> list[tuple[np.ndarray, ...]]:
         i, f, g, o = gates.reshape(4, -1)
         cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
         hidden = sigmoid(o) * np.tanh(cell)
-        said = (w["address.weight"] @ hidden + w["address.bias"]).reshape(heads, -1)
+        interface = (w["address.weight"] @ hidden + w["address.bias"]).reshape(heads, -1)
         least = sorted(range(slots), key=lambda slot: usage[slot])[:heads]
         writing = np.zeros((heads, slots))
         for h in range(heads):
-            gate = sigmoid(said[h, -1])
+            gate = sigmoid(interface[h, -1])
             for slot in range(slots):
                 stale = 1.0 if slot == least[h] else 0.0
                 writing[h, slot] = gate * reading[h, slot] + (1 - gate) * stale
         for slot in least:
             memory[slot] = 0
         for h in range(heads):
-            memory = memory + np.outer(writing[h], np.tanh(said[h, width : 2 * width]))
+            memory = memory + np.outer(writing[h], np.tanh(interface[h, width : 2 * width]))
         for h in range(heads):
-            key, strength = said[h, :width], 1 + math.log1p(math.exp(said[h, 2 * width]))
+            key, strength = (
+                interface[h, :width],
+                1 + math.log1p(math.exp(interface[h, 2 * width])),
+            )
             lengths = [math.sqrt(row @ row + 1e-6) for row in memory]
-            own = math.sqrt(key @ key + 1e-6)
-            like = [row @ key / (n * own) for row, n in zip(memory, lengths, strict=True)]
+            key_norm = math.sqrt(key @ key + 1e-6)
+            like = [row @ key / (n * key_norm) for row, n in zip(memory, lengths, strict=True)]
             weights = np.exp(strength * np.array(like))
             reading[h] = weights / weights.sum()
         read = reading @ memory
@@ -112,8 +115,8 @@ def by_hand(machine: LRUA, key: Tensor, add: Tensor, strength: float, gate: floa
     """Makes every step of one head say this, whatever is given."""
     nn.init.zeros_(machine.address.weight)
     with torch.no_grad():
-        said = torch.cat([key, add, torch.tensor([strength, gate])])
-        machine.address.bias.copy_(said.repeat(machine.heads))
+        interface = torch.cat([key, add, torch.tensor([strength, gate])])
+        machine.address.bias.copy_(interface.repeat(machine.heads))
 
 
 @torch.no_grad()
@@ -145,8 +148,8 @@ def test_there_are_at_least_as_many_slots_as_heads():
 def test_each_step_hears_the_label_of_the_one_before():
     mine, (sequence, query) = learner(), task()
     label = torch.cat([torch.zeros(1, 3), sequence.y[:-1]])
-    heard, last = mine.cell(torch.cat([mine.embed(sequence.x), label], -1))
-    close(torch.stack(mine.unroll(sequence)[0]), heard)
+    cell_outputs, last = mine.cell(torch.cat([mine.embed(sequence.x), label], -1))
+    close(torch.stack(mine.unroll(sequence)[0]), cell_outputs)
     given = torch.cat([mine.embed(query.x), sequence.y[-1].expand(12, -1)], -1)
     alone = [mine.cell.step(each, last)[0] for each in given]
     close(mine.predict(mine.adapt(sequence), query.x), torch.stack(alone))
@@ -159,10 +162,10 @@ def test_told_again_an_example_comes_with_its_label():
     )
     sequence, query = task()
     seen = mine.embed(sequence.x)
-    told = torch.cat([torch.zeros(1, 8), torch.cat([seen, sequence.y], 1)])
-    heard, last = mine.cell(torch.cat([seen, told[:-1]], -1))
-    close(torch.stack(mine.unroll(sequence)[0]), heard)
-    given = torch.cat([mine.embed(query.x), told[-1].expand(12, -1)], -1)
+    labels = torch.cat([torch.zeros(1, 8), torch.cat([seen, sequence.y], 1)])
+    cell_outputs, last = mine.cell(torch.cat([seen, labels[:-1]], -1))
+    close(torch.stack(mine.unroll(sequence)[0]), cell_outputs)
+    given = torch.cat([mine.embed(query.x), labels[-1].expand(12, -1)], -1)
     alone = [mine.cell.step(each, last)[0] for each in given]
     close(mine.predict(mine.adapt(sequence), query.x), torch.stack(alone))
 
@@ -196,8 +199,8 @@ def test_the_loss_is_of_guesses_before_they_are_told():
             for row in range(len(examples.x)):
                 now = part(examples, slice(row, row + 1))
                 known = mine.adapt(part(examples, slice(0))) if state is None else state
-                says = mine.predict(known, now.x).log_softmax(-1)
-                total -= float((says * now.y).sum()) / 18
+                log_probs = mine.predict(known, now.x).log_softmax(-1)
+                total -= float((log_probs * now.y).sum()) / 18
                 state = mine.adapt(now, state)
         assert float(mine.loss(one)) == pytest.approx(total, rel=1e-9)
 
@@ -205,8 +208,8 @@ def test_the_loss_is_of_guesses_before_they_are_told():
 @pytest.mark.parametrize("machine", [small, lambda: StackedLSTM(8, 3, hidden=6, layers=1)])
 def test_the_gradient_is_that_of_finite_differences(machine: Any):
     mine, one = MANN(MLP(8, 5), machine()), task()
-    slopes = torch.autograd.grad(mine.loss(one), list(mine.parameters()))
-    for p, slope in zip(mine.parameters(), slopes, strict=True):
+    grads = torch.autograd.grad(mine.loss(one), list(mine.parameters()))
+    for p, grad in zip(mine.parameters(), grads, strict=True):
         direction = torch.randn_like(p)
         with torch.no_grad():
             p.add_(1e-6 * direction)
@@ -214,7 +217,7 @@ def test_the_gradient_is_that_of_finite_differences(machine: Any):
             p.sub_(2e-6 * direction)
             below = mine.loss(one)
             p.add_(1e-6 * direction)
-        expected = (slope * direction).sum()
+        expected = (grad * direction).sum()
         torch.testing.assert_close((above - below) / 2e-6, expected, rtol=1e-5, atol=1e-8)
 
 
@@ -259,10 +262,10 @@ def test_presentations_are_those_of_a_loop():
 def test_a_tie_counts_as_guessing_and_padding_not_at_all():
     y = torch.eye(3)[[0, 0, 1, 0]]
     sequence = Examples(torch.zeros(4, 1), y, torch.tensor([1.0, 0, 1, 1]))
-    says = torch.tensor([[math.nan] * 3, [9.0, 0, 0], [-math.inf, 1, 1], [2, 1, 0]])
-    assert accuracy_at(1)(says, sequence).item() == pytest.approx((1 / 3 + 1 / 2) / 2)
-    assert accuracy_at(2)(says, sequence).item() == 1
-    assert accuracy_at(3)(says, sequence).isnan()
+    log_probs = torch.tensor([[math.nan] * 3, [9.0, 0, 0], [-math.inf, 1, 1], [2, 1, 0]])
+    assert accuracy_at(1)(log_probs, sequence).item() == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert accuracy_at(2)(log_probs, sequence).item() == 1
+    assert accuracy_at(3)(log_probs, sequence).isnan()
 
 
 def test_reports_are_paired_tabulated_and_drawn():
@@ -288,10 +291,12 @@ def test_reports_are_paired_tabulated_and_drawn():
 
 def test_it_is_another_protocol_than_that_of_evaluate():
     tasks, model = Presentations(Blobs()), PrototypicalNetwork(MLP(8, 5))
-    asked = {"1st": accuracy_at(1)}
-    report = evaluate(model, tasks, n_tasks=6, metrics=asked)
+    chosen_metrics = {"1st": accuracy_at(1)}
+    report = evaluate(model, tasks, n_tasks=6, metrics=chosen_metrics)
     with pytest.raises(ValueError, match="asked"):
-        report.paired_difference(evaluate_presentations(model, tasks, n_tasks=6, metrics=asked))
+        report.paired_difference(
+            evaluate_presentations(model, tasks, n_tasks=6, metrics=chosen_metrics)
+        )
 
 
 @pytest.mark.slow
@@ -300,8 +305,8 @@ def test_compiled_it_is_the_same():
     mine = learner()
     batch = Blobs(shots=1, queries=1).sample(2, Generator().manual_seed(0))
     compiled = torch.compile(mine, fullgraph=True, backend="aot_eager")
-    slopes = [
+    grads = [
         torch.autograd.grad(run(batch).sum(), list(mine.parameters()))
         for run in (mine, compiled)
     ]
-    torch.testing.assert_close(slopes[0], slopes[1])
+    torch.testing.assert_close(grads[0], grads[1])

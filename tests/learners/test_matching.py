@@ -68,8 +68,8 @@ def test_votes_far_apart_do_not_underflow_and_an_unseen_class_has_none():
     votes = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 0]], dtype=torch.float32)
     logits = log_votes(score, votes)
     assert logits.tolist() == [[0.0, -1e4, -math.inf]]
-    (slope,) = torch.autograd.grad(logits.log_softmax(-1)[0, 1], score)
-    assert slope.tolist() == [[-1.0, 1.0, 0.0]]
+    (grad,) = torch.autograd.grad(logits.log_softmax(-1)[0, 1], score)
+    assert grad.tolist() == [[-1.0, 1.0, 0.0]]
 
 
 def test_soft_labels_share_a_vote():
@@ -110,8 +110,8 @@ def test_queries_read_as_a_cell_of_torch_in_a_loop():
         for _ in range(3):
             scores = [(h @ g).exp() for g in real]
             r = torch.stack([s * g for s, g in zip(scores, real, strict=True)]).sum(0)
-            said, c = cell(torch.cat([embedded, r / sum(scores)]), (h, c))
-            h = said + embedded
+            hidden, c = cell(torch.cat([embedded, r / sum(scores)]), (h, c))
+            h = hidden + embedded
         torch.testing.assert_close(found[q], h)
 
 
@@ -149,8 +149,8 @@ def test_compiled_with_context_it_is_the_same():
     batch = Blobs().sample(2, torch.Generator().manual_seed(0))
     batch = tree_map(lambda leaf: leaf.double(), batch)
     compiled = torch.compile(learner, fullgraph=True, backend="aot_eager")
-    slopes = [
+    grads = [
         torch.autograd.grad(run(batch).sum(), list(learner.parameters()))
         for run in (learner, compiled)
     ]
-    torch.testing.assert_close(slopes[0], slopes[1])
+    torch.testing.assert_close(grads[0], grads[1])

@@ -119,13 +119,13 @@ def test_weightings_show_what_was_read() -> None:
     task = story()
     learner = story_memory_network(len(Stories.words), width=5, hops=2, latest=3)
     shown = learner.attention_weights(task)
-    told = int(task.support.weight.sum())
+    memories = int(task.support.weight.sum())
     assert list(shown) == ["hop 1", "hop 2"]
     for weighting in shown.values():
         written, read = weighting.split([len(task.support.x), len(task.query.x)])
         torch.testing.assert_close(written, torch.eye(len(written)))
         torch.testing.assert_close(read.sum(1), torch.ones(3))
-        assert read[:, told - 3 : told].all() and not read[:, : told - 3].any()
+        assert read[:, memories - 3 : memories].all() and not read[:, : memories - 3].any()
 
 
 def test_more_hops_find_what_one_cannot() -> None:
@@ -137,8 +137,8 @@ def test_more_hops_find_what_one_cannot() -> None:
     support = support._replace(y=torch.tensor([[0.0, 0], [1, 0], [0, 1]]))
     learner = MemoryNetwork(nn.Identity())
     query = torch.tensor([[[1.0, 0, 0], [0, 0, 0]]]) * 20
-    said = learner.predict(learner.adapt(support), query)
-    assert said.softmax(-1)[0, 1] > 0.99
+    predicted = learner.predict(learner.adapt(support), query)
+    assert predicted.softmax(-1)[0, 1] > 0.99
     alone = MemoryNetwork(nn.Identity())
     once = alone.predict(alone.adapt(support._replace(x=support.x[:, :1])), query[:, :1])
     torch.testing.assert_close(once.softmax(-1), torch.full((1, 2), 0.5))
@@ -147,10 +147,10 @@ def test_more_hops_find_what_one_cannot() -> None:
 def test_a_linear_start_is_of_the_loss_alone() -> None:
     task = story()
     learner = story_memory_network(len(Stories.words), width=5, hops=1, linear_until=2)
-    said = learner.predict(learner.adapt(task.support), task.query.x)
+    predicted = learner.predict(learner.adapt(task.support), task.query.x)
     usual = learner.loss(task)
     learner.set_step(1)
-    assert torch.equal(learner.predict(learner.adapt(task.support), task.query.x), said)
+    assert torch.equal(learner.predict(learner.adapt(task.support), task.query.x), predicted)
     keys, values = learner.embed(task.support.x).unbind(1)  # ages begin at 0
     u = learner.embed(task.query.x)[:, 0]
     u = u + sum((u @ m)[:, None] * c for m, c in zip(keys, values, strict=True))

@@ -104,16 +104,16 @@ def test_identities_make_it_maml(
     maml, learner = MAML(net(), **settings), MetaCurvature(net(), **settings)
     torch.testing.assert_close(learner(batch()), maml(batch()))
     found = gradients(learner)
-    for name, slope in gradients(maml).items():
-        torch.testing.assert_close(found[name], slope)
+    for name, grad in gradients(maml).items():
+        torch.testing.assert_close(found[name], grad)
 
 
 def test_identities_make_it_maml_with_convolutions():
     maml, learner = MAML(conv(), lr=LR, steps=2), MetaCurvature(conv(), lr=LR, steps=2)
     torch.testing.assert_close(learner(batch(IMAGES)), maml(batch(IMAGES)))
     found = gradients(learner, IMAGES)
-    for name, slope in gradients(maml, IMAGES).items():
-        torch.testing.assert_close(found[name], slope)
+    for name, grad in gradients(maml, IMAGES).items():
+        torch.testing.assert_close(found[name], grad)
 
 
 def by_hand(learner: MetaCurvature, tasks: Blobs) -> dict[str, Tensor]:
@@ -121,10 +121,10 @@ def by_hand(learner: MetaCurvature, tasks: Blobs) -> dict[str, Tensor]:
     matrices of the parameters' size."""
     params = dict(learner.net.named_parameters())
     large, matrices = {}, {}
-    for name in learner.names:
-        own = dict(learner.curvature.get_submodule(name).named_parameters())
-        matrices |= {f"curvature.{name}.{mode}": matrix for mode, matrix in own.items()}
-        large[name] = written_out([own[m] for m in ("out", "in", "filter") if m in own])
+    for name in learner.initial_params():
+        by_mode = dict(learner.curvature.get_submodule(name).named_parameters())
+        matrices |= {f"curvature.{name}.{mode}": matrix for mode, matrix in by_mode.items()}
+        large[name] = written_out([by_mode[m] for m in ("out", "in", "filter") if m in by_mode])
     total = torch.zeros(())
     for number in range(3):
         task = tree_map(lambda leaf, i=number: leaf[i], batch(tasks))
@@ -134,12 +134,14 @@ def by_hand(learner: MetaCurvature, tasks: Blobs) -> dict[str, Tensor]:
             if learner.first_order:
                 now = {name: p.detach().requires_grad_() for name, p in now.items()}
             logits = functional_call(learner.net, now, (task.support.x,))
-            misfit = nn.functional.cross_entropy(logits, task.support.y)
+            inner_loss = nn.functional.cross_entropy(logits, task.support.y)
             wanted = [now[name] for name in fast]
-            slopes = torch.autograd.grad(misfit, wanted, create_graph=not learner.first_order)
+            grads = torch.autograd.grad(
+                inner_loss, wanted, create_graph=not learner.first_order
+            )
             fast = {
-                name: p - learner.lr * (large[name] @ slope.flatten()).view(p.shape)
-                for (name, p), slope in zip(fast.items(), slopes, strict=True)
+                name: p - learner.lr * (large[name] @ grad.flatten()).view(p.shape)
+                for (name, p), grad in zip(fast.items(), grads, strict=True)
             }
         logits = functional_call(learner.net, {**params, **fast}, (task.query.x,))
         total = total + nn.functional.cross_entropy(logits, task.query.y)

@@ -36,7 +36,7 @@ def test_slopes_are_those_of_each_example() -> None:
         expected = torch.autograd.grad(loss(learner.second(hidden), y), learner.slow_weights())
         for mine, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(mine[i], theirs)
-    assert not any(slope.requires_grad for slope in found)  # constants to the meta-gradient
+    assert not any(grad.requires_grad for grad in found)  # constants to the meta-gradient
 
 
 def test_what_is_written_is_made_of_the_gradient_of_that_example() -> None:
@@ -52,16 +52,16 @@ def test_what_is_written_is_made_of_the_gradient_of_that_example() -> None:
         (gradient,) = torch.autograd.grad(loss(guess, y), learner.key.weight, retain_graph=True)
         gradients.append(preprocess(gradient).flatten(0, 1))
     with torch.no_grad():
-        told, _ = lstm(torch.stack(gradients))
-        representation = learner.d_output(told[-1])[:, 0].view(5, 6)
+        encoded, _ = lstm(torch.stack(gradients))
+        representation = learner.d_output(encoded[-1])[:, 0].view(5, 6)
     torch.testing.assert_close(state.representation, representation)
     for i, (x, y) in enumerate(zip(support.x, support.y, strict=True)):
         r = learner.key.weight @ seen[i] + representation @ seen[i]
         torch.testing.assert_close(state.keys[i], r)
         logits = learner.second(learner.first(learner.base(x)).relu())
-        slopes = torch.autograd.grad(loss(logits, y), learner.slow_weights())
-        for written, slope in zip(state.layers, slopes, strict=True):
-            for entry, g in zip(written[i].flatten(), slope.flatten(), strict=True):
+        grads = torch.autograd.grad(loss(logits, y), learner.slow_weights())
+        for written, grad in zip(state.layers, grads, strict=True):
+            for entry, g in zip(written[i].flatten(), grad.flatten(), strict=True):
                 torch.testing.assert_close(entry, learner.m(preprocess(g))[0])
 
 
@@ -87,8 +87,8 @@ def by_hand(learner: MetaNet, x: Tensor, fast: tuple[Tensor, Tensor]) -> Tensor:
 def test_a_query_reads_weights_of_its_own() -> None:
     learner, (support, query) = meta_net(), task()
     state = learner.adapt(support)
-    said = learner.predict(state, query.x)
-    for x, logits in zip(query.x, said, strict=True):
+    together = learner.predict(state, query.x)
+    for x, logits in zip(query.x, together, strict=True):
         seen = learner.represent(x)
         r = learner.key.weight @ seen + state.representation @ seen
         p = torch.stack([F.cosine_similarity(key, r, dim=0) for key in state.keys]).softmax(0)
@@ -111,8 +111,8 @@ def test_one_hot_attention_reads_the_weights_of_that_example() -> None:
     expected = torch.stack([by_hand(learner, x, third) for x in query.x])
     torch.testing.assert_close(learner.predict(state, query.x), expected)
     shown = learner.attention_weights(Task(support, query))["memory"]
-    own, third = torch.eye(6), torch.eye(6)[[2]].expand(len(query.x), -1)
-    torch.testing.assert_close(shown, torch.cat([own, third]))
+    one_hot, third = torch.eye(6), torch.eye(6)[[2]].expand(len(query.x), -1)
+    torch.testing.assert_close(shown, torch.cat([one_hot, third]))
 
 
 def test_without_fast_weights_it_is_the_slow_net() -> None:
@@ -136,6 +136,6 @@ def test_later_examples_are_read_too() -> None:
 
 def test_gradients_are_told_by_size_and_sign() -> None:
     e = math.exp(-7)
-    slopes = torch.tensor([0.0, 0.5 * e, -0.5 * e, math.exp(-3.5), -1.0])
+    grads = torch.tensor([0.0, 0.5 * e, -0.5 * e, math.exp(-3.5), -1.0])
     expected = torch.tensor([[-1, 0], [-1, 0.5], [-1, -0.5], [-0.5, 1], [0, -1]])
-    torch.testing.assert_close(preprocess(slopes), expected)
+    torch.testing.assert_close(preprocess(grads), expected)

@@ -46,14 +46,14 @@ def test_the_dual_is_that_of_a_general_solver():
         alpha = alpha.reshape(6, 3)
         return (alpha * (gram @ alpha)).sum() / 2 - (alpha * y).sum()
 
-    def slope(alpha):
+    def grad(alpha):
         return (gram @ alpha.reshape(6, 3) - y).ravel()
 
     sums = torch.eye(6).repeat_interleave(3, 1).numpy()
     found = minimize(
         dual,
         torch.zeros(18).numpy(),
-        jac=slope,
+        jac=grad,
         method="SLSQP",
         bounds=[(None, upper) for upper in bound.ravel()],
         constraints=LinearConstraint(sums, 0, 0),
@@ -91,8 +91,8 @@ def test_padding_and_weights_are_numbers_of_examples():
     found = []
     for examples in (weighted, repeated):
         x = support.x.clone().requires_grad_()
-        own = x if examples is weighted else x.repeat_interleave(times, 0)
-        W = svm(examples._replace(x=own))
+        inputs = x if examples is weighted else x.repeat_interleave(times, 0)
+        W = svm(examples._replace(x=inputs))
         found.append((W, *torch.autograd.grad(W.square().sum(), x)))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
     assert (found[0][1][times == 0] == 0).all()
@@ -110,8 +110,8 @@ def test_float32_is_enough(d: int, apart: float, size: float):
     rounded = tree_map(Tensor.float, exact)
     x = rounded.x.requires_grad_()
     W = svm(rounded._replace(x=x))
-    (slope,) = torch.autograd.grad(W.square().sum(), x)
-    assert W.dtype == torch.float32 and slope.isfinite().all()
+    (grad,) = torch.autograd.grad(W.square().sum(), x)
+    assert W.dtype == torch.float32 and grad.isfinite().all()
     best = primal(exact, svm(exact, steps=40), 0.1)
     assert primal(exact, W.detach().double(), 0.1) < 1.005 * best
 

@@ -73,8 +73,8 @@ def test_rates_that_are_all_the_same_make_it_maml(
     )
     torch.testing.assert_close(learner(batch()), maml(batch()))
     found = gradients(learner)
-    for name, slope in gradients(maml).items():
-        torch.testing.assert_close(found[name], slope)
+    for name, grad in gradients(maml).items():
+        torch.testing.assert_close(found[name], grad)
 
 
 def by_hand(
@@ -97,11 +97,11 @@ def by_hand(
                 now = {name: p.detach().requires_grad_() for name, p in now.items()}
             logits = functional_call(learner.net, now, (task.support.x,))
             support_loss = nn.functional.cross_entropy(logits, task.support.y)
-            slopes = torch.autograd.grad(
+            grads = torch.autograd.grad(
                 support_loss, [now[name] for name in rates], create_graph=not first_order
             )
-            steps_taken = zip(fast.items(), slopes, strict=True)
-            fast = {name: p - rates[name] * slope for (name, p), slope in steps_taken}
+            steps_taken = zip(fast.items(), grads, strict=True)
+            fast = {name: p - rates[name] * grad for (name, p), grad in steps_taken}
         logits = functional_call(learner.net, {**params, **fast}, (task.query.x,))
         total = total + nn.functional.cross_entropy(logits, task.query.y)
     wanted = {f"net.{name}": p for name, p in params.items()}
@@ -129,13 +129,13 @@ def test_the_gradient_of_a_rate_after_one_step_is_minus_the_product_of_the_two_s
     learner = MetaSGD(net(), lr=(LR, LR))
     task = tree_map(lambda leaf: leaf[0], batch())
 
-    def slopes(at: dict[str, Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
+    def grads(at: dict[str, Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
         at = {name: p.detach().requires_grad_() for name, p in at.items()}
         loss = nn.functional.cross_entropy(functional_call(learner.net, at, (x,)), y)
         return list(torch.autograd.grad(loss, list(at.values())))
 
-    before = slopes(learner.initial_params(), task.support.x, task.support.y)
-    after = slopes(learner.adapt(task.support), task.query.x, task.query.y)
+    before = grads(learner.initial_params(), task.support.x, task.support.y)
+    after = grads(learner.adapt(task.support), task.query.x, task.query.y)
     expected = [-s * q for s, q in zip(before, after, strict=True)]
     found = torch.autograd.grad(learner.loss(task), list(learner.rates.parameters()))
     torch.testing.assert_close(list(found), expected)

@@ -37,17 +37,17 @@ def close(a: Any, b: Any):
 
 
 def test_to_learn_is_to_read_and_to_predict_is_to_recite(learner: SequenceLearner):
-    given, asked = task()
-    whole, _ = learner.cell(torch.cat([given.x, torch.zeros(3, 5)]))
-    close(learner.predict(learner.adapt(given), asked.x), whole[4:])
+    shown, question = task()
+    whole, _ = learner.cell(torch.cat([shown.x, torch.zeros(3, 5)]))
+    close(learner.predict(learner.adapt(shown), question.x), whole[4:])
 
 
 def test_a_step_may_be_asked_for_alone(learner: SequenceLearner):
-    given, asked = task()
-    state = learner.adapt(given)
-    whole = learner.predict(state, asked.x)
-    close(learner.predict(state, asked.x[2:]), whole[2:])
-    close(learner.predict(state, asked.x[[1, 0]]), whole[[1, 0]])
+    shown, question = task()
+    state = learner.adapt(shown)
+    whole = learner.predict(state, question.x)
+    close(learner.predict(state, question.x[2:]), whole[2:])
+    close(learner.predict(state, question.x[[1, 0]]), whole[[1, 0]])
 
 
 def test_attention_weights_are_those_of_the_cell_at_the_selected_steps():
@@ -63,23 +63,23 @@ def test_attention_weights_are_those_of_the_cell_at_the_selected_steps():
 
 
 def test_padding_anywhere_is_not_read(learner: SequenceLearner):
-    given = task().support
+    shown = task().support
     junk = Examples(torch.randn(2, 5), torch.zeros(2, 4), torch.zeros(2))
-    parts = zip(given, junk, strict=True)
+    parts = zip(shown, junk, strict=True)
     padded = Examples(*(torch.cat([a[:2], b, a[2:], b]) for a, b in parts))
-    close(leaves(learner.adapt(padded)), leaves(learner.adapt(given)))
+    close(leaves(learner.adapt(padded)), leaves(learner.adapt(shown)))
 
 
 def test_reading_goes_on_from_a_state(learner: SequenceLearner):
-    given = task().support
-    first, second = (given.take(rows) for rows in (slice(2), slice(2, 4)))
-    close(leaves(learner.adapt(second, learner.adapt(first))), leaves(learner.adapt(given)))
+    shown = task().support
+    first, second = (shown.take(rows) for rows in (slice(2), slice(2, 4)))
+    close(leaves(learner.adapt(second, learner.adapt(first))), leaves(learner.adapt(shown)))
 
 
 def test_order_counts(learner: SequenceLearner):
-    given, asked = task()
-    back = Examples(*(column.flip(0) for column in given))
-    a, b = (learner.predict(learner.adapt(e), asked.x) for e in (given, back))
+    shown, question = task()
+    back = Examples(*(column.flip(0) for column in shown))
+    a, b = (learner.predict(learner.adapt(e), question.x) for e in (shown, back))
     assert (a - b).abs().max() > 1e-6
 
 
@@ -116,8 +116,8 @@ def test_slopes_are_those_of_finite_differences(learner: SequenceLearner):
         return torch.func.functional_call(learner, other, (batch,))
 
     learner.loss(episode).backward()
-    slope = sum(
+    grad = sum(
         (p.grad * direction[name]).sum() for name, p in params.items() if p.grad is not None
     )
     measured = (moved(1e-6) - moved(-1e-6)) / 2e-6
-    torch.testing.assert_close(torch.as_tensor(slope)[None], measured, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(torch.as_tensor(grad)[None], measured, rtol=1e-6, atol=1e-8)

@@ -154,8 +154,8 @@ def test_without_a_rate_the_head_stays():
 
 def test_a_head_is_trained_but_for_the_rows_that_start_anew():
     learner, one = OML(smooth(), 6, 5), task(ways=2)
-    slope = torch.autograd.grad(learner.loss(one), learner.head.weight)[0]
-    assert ((slope == 0).all(1) == one.support.y.any(0)).all()
+    grad = torch.autograd.grad(learner.loss(one), learner.head.weight)[0]
+    assert ((grad == 0).all(1) == one.support.y.any(0)).all()
 
 
 def test_weights_are_of_steps():

@@ -142,18 +142,20 @@ def test_loss_is_the_soft_bellman_error_the_actors_and_the_divergence() -> None:
         for i in range(6):
             s, then = query.observation[0, i], query.next_observation[0, i]
 
-            def chosen(seen: Tensor, luck: Tensor, z: Tensor = z) -> tuple[Tensor, Tensor]:
+            def chosen(
+                seen: Tensor, normal_noise: Tensor, z: Tensor = z
+            ) -> tuple[Tensor, Tensor]:
                 mean, log_std = learner.policy(torch.cat([seen, z]))
                 density = Normal(mean, log_std.exp())
-                u = mean + luck * log_std.exp()
+                u = mean + normal_noise * log_std.exp()
                 return u.tanh()[None], density.log_prob(u) - (1 - u.tanh() ** 2).log()
 
             after, log_prob = chosen(then, eps[i, 1, 0])
             values = [net(torch.cat([then, after, z]))[0] for net in learner.averaged.nets]
             going_on = 0.9 * (1 - query.done[0, i]) * (min(values) - log_prob)
             target = 3 * query.reward[0, i] + going_on
-            own = torch.cat([s, query.action[0, i] / 2, z])
-            total += sum((net(own)[0] - target) ** 2 for net in learner.critic.nets)
+            critic_input = torch.cat([s, query.action[0, i] / 2, z])
+            total += sum((net(critic_input)[0] - target) ** 2 for net in learner.critic.nets)
             action, log_prob = chosen(s, eps[i, 0, 0])
             q_value = min(net(torch.cat([s, action, z]))[0] for net in learner.critic.nets)
             total += log_prob - q_value
@@ -171,18 +173,18 @@ def test_each_net_learns_by_its_own_part_of_the_loss() -> None:
     tasks = unstack(batch(learner, environment, size=1))[0]
     critic, actor, kl_divergence = parts(learner, tasks)
 
-    def slopes(loss: Tensor, net: torch.nn.Module) -> list[Tensor]:
+    def grads(loss: Tensor, net: torch.nn.Module) -> list[Tensor]:
         return list(torch.autograd.grad(loss, list(net.parameters()), retain_graph=True))
 
     total = learner.loss(tasks)
     owners = {learner.encoder: critic + kl_divergence, learner.critic: critic}
     for net, part in {**owners, learner.policy: actor}.items():
-        for found, own in zip(slopes(total, net), slopes(part, net), strict=True):
-            torch.testing.assert_close(found, own)
+        for found, expected in zip(grads(total, net), grads(part, net), strict=True):
+            torch.testing.assert_close(found, expected)
             assert found.abs().max() > 0
     # what must not be: the parts do touch the other nets, where nothing stops them
-    assert slopes(actor, learner.critic)[0].abs().max() > 0
-    assert slopes(actor, learner.encoder)[0].abs().max() > 0
+    assert grads(actor, learner.critic)[0].abs().max() > 0
+    assert grads(actor, learner.encoder)[0].abs().max() > 0
     assert not any(p.requires_grad for p in learner.averaged.parameters())
 
 
@@ -228,7 +230,7 @@ def test_z_is_drawn_for_an_episode_and_held(trial: bool) -> None:
     environment = Navigation2D(horizon=4)
     learner = small(environment, bound=0.1)
     state, memory = (
-        tree_map(lambda x: x.expand(2, *x.shape), own) for own in learner.initial_state()
+        tree_map(lambda x: x.expand(2, *x.shape), part) for part in learner.initial_state()
     )
 
     def act(*inputs: Any) -> Any:
@@ -270,13 +272,13 @@ def test_greedy_is_without_noise_but_that_of_z() -> None:
 
 def test_what_is_told_of_rewards_is_for_the_context_alone() -> None:
     torch.manual_seed(0)
-    learner, told = small(Navigation2D()), seen(3)
+    learner, context = small(Navigation2D()), seen(3)
     torch.manual_seed(0)
     sparse = small(Navigation2D(), reward_transform=near_goal)
-    found = sparse.adapt(told)[0]
-    less = told._replace(reward=near_goal(told.reward))
+    found = sparse.adapt(context)[0]
+    less = context._replace(reward=near_goal(context.reward))
     torch.testing.assert_close(found, learner.adapt(less)[0])
-    assert not torch.allclose(found.weighted, learner.adapt(told)[0].weighted)
+    assert not torch.allclose(found.weighted, learner.adapt(context)[0].weighted)
 
 
 def test_actions_that_are_one_of_several_are_refused() -> None:
@@ -311,8 +313,8 @@ def test_of_one_task_it_learns_the_best_policy_and_its_values() -> None:
     q_value = learner.critic(torch.cat([seen, guess, z], -1))
     expected = (-20 * (guess - number).square()).expand(-1, 2)
     torch.testing.assert_close(q_value, expected, atol=0.5, rtol=0)
-    says = learner.policy(torch.cat([seen, z], -1))
-    action, _ = squashed_gaussian(says, torch.randn(200, 1))
+    policy_params = learner.policy(torch.cat([seen, z], -1))
+    action, _ = squashed_gaussian(policy_params, torch.randn(200, 1))
     torch.testing.assert_close(action.mean(), number, atol=0.05, rtol=0)
     torch.testing.assert_close(action.std(), torch.tensor(1 / 40).sqrt(), atol=0.05, rtol=0)
 

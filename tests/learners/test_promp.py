@@ -32,16 +32,18 @@ def test_the_loss_is_the_clipped_objective_and_a_penalty_for_having_moved() -> N
     def policy(dist_params: Tensor) -> torch.distributions.Normal:
         return torch.distributions.Normal(dist_params[..., :1], dist_params[..., 1:].exp())
 
-    for own, found in zip(unstack(task), learner(task), strict=True):
-        dist_params = learner.predict(learner.adapt(own.support), own.query.observation)
-        action = own.query.action
-        rho = policy(dist_params).log_prob(action) - policy(own.query.extras).log_prob(action)
+    for single, found in zip(unstack(task), learner(task), strict=True):
+        dist_params = learner.predict(learner.adapt(single.support), single.query.observation)
+        action = single.query.action
+        rho = policy(dist_params).log_prob(action) - policy(single.query.extras).log_prob(
+            action
+        )
         rho = rho.exp()[..., 0]
         # all see the same, so values are the mean return, shrunk a little by the penalty
-        advantage = own.query.reward - own.query.reward.mean() / (1 + 1e-5 / 3)
+        advantage = single.query.reward - single.query.reward.mean() / (1 + 1e-5 / 3)
         gain = torch.minimum(rho * advantage, rho.clamp(0.9, 1.1) * advantage).mean()
-        begun = policy(learner.predict(learner.initial_state(), own.support.observation))
-        moved = torch.distributions.kl_divergence(policy(own.support.extras), begun).mean()
+        begun = policy(learner.predict(learner.initial_state(), single.support.observation))
+        moved = torch.distributions.kl_divergence(policy(single.support.extras), begun).mean()
         assert moved > 0.01 and (rho - 1).abs().max() > 0.1
         torch.testing.assert_close(found, -gain + 0.7 * moved)
 
@@ -57,7 +59,7 @@ def test_a_greater_penalty_moves_the_policy_less() -> None:
             learner(task).mean().backward()
             optimizer.step()
         moved = qs.execution.over_tasks(
-            lambda own, it=learner: it.policy_shift(it.initial_state(), own.support)
+            lambda single, it=learner: it.policy_shift(it.initial_state(), single.support)
         )(task)
         far.append(moved.mean().item())
     assert far[0] > 1.5 * far[1] > 3 * far[2] > 0
@@ -67,10 +69,8 @@ def test_a_greater_penalty_moves_the_policy_less() -> None:
 def test_without_clip_and_penalty_it_is_maml_with_low_variance_curvature() -> None:
     learner, task = acted(clip=float("inf"), penalty=0.0)
     other = MAMLRL(Sides(), learner.net, surrogate=ratio_surrogate)
-    slopes = [
-        torch.autograd.grad(it(task).sum(), [*it.parameters()]) for it in (learner, other)
-    ]
-    torch.testing.assert_close(*slopes)
+    grads = [torch.autograd.grad(it(task).sum(), [*it.parameters()]) for it in (learner, other)]
+    torch.testing.assert_close(*grads)
 
 
 @pytest.mark.usefixtures("double")
@@ -79,21 +79,23 @@ def test_the_inner_step_weighs_what_has_become_likelier_since_the_policy_acted()
     with torch.no_grad():
         for p in learner.parameters():
             p += 0.5 * torch.randn_like(p)
-    own = unstack(task)[0].support
+    single = unstack(task)[0].support
     start, _ = learner.initial_state()
 
     def policy(dist_params: Tensor) -> torch.distributions.Normal:
         return torch.distributions.Normal(dist_params[..., :1], dist_params[..., 1:].exp())
 
-    dist_params = learner.predict((start, ()), own.observation)
-    rho = policy(dist_params).log_prob(own.action) - policy(own.extras).log_prob(own.action)
-    advantage = own.reward - own.reward.mean() / (1 + 1e-5 / 3)
+    dist_params = learner.predict((start, ()), single.observation)
+    rho = policy(dist_params).log_prob(single.action) - policy(single.extras).log_prob(
+        single.action
+    )
+    advantage = single.reward - single.reward.mean() / (1 + 1e-5 / 3)
     gain = (rho.exp()[..., 0] * advantage).mean()
-    slopes = torch.autograd.grad(gain, list(start.values()))
-    for p, slope, found in zip(
-        start.values(), slopes, learner.adapt(own)[0].values(), strict=True
+    grads = torch.autograd.grad(gain, list(start.values()))
+    for p, grad, found in zip(
+        start.values(), grads, learner.adapt(single)[0].values(), strict=True
     ):
-        torch.testing.assert_close(found, p + 0.1 * slope)
+        torch.testing.assert_close(found, p + 0.1 * grad)
 
 
 @pytest.mark.parametrize(("lr", "factor"), [(0.0, 0.5), (0.3, 2.0)])
@@ -119,7 +121,7 @@ def test_within_its_bounds_the_penalty_stays() -> None:
 
     optimizer.step(closure)
     far = qs.execution.over_tasks(
-        lambda own: learner.policy_shift(learner.initial_state(), own.support)
+        lambda single: learner.policy_shift(learner.initial_state(), single.support)
     )(task).mean()
     learner, task = acted()
     optimizer = qs.training.MultiEpoch(torch.optim.SGD(learner.parameters(), 0.1), 1)

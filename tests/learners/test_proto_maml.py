@@ -65,13 +65,13 @@ def by_hand(embed: nn.Module, *, steps: int, first_order: bool) -> tuple[Tensor,
             # copies: the slope of the body does not go through the head, which came of it
             here = [p.detach().requires_grad_() if first_order else p + 0 for p in fast]
             body = dict(zip(learned, here, strict=False))
-            said = functional_call(embed, body, (support.x,)) @ here[-2].T + here[-1]
-            misfit = F.cross_entropy(said, support.y)
-            slopes = torch.autograd.grad(misfit, here, create_graph=not first_order)
-            fast = [p - LR * slope for p, slope in zip(fast, slopes, strict=True)]
+            predicted = functional_call(embed, body, (support.x,)) @ here[-2].T + here[-1]
+            inner_loss = F.cross_entropy(predicted, support.y)
+            grads = torch.autograd.grad(inner_loss, here, create_graph=not first_order)
+            fast = [p - LR * grad for p, grad in zip(fast, grads, strict=True)]
         body = dict(zip(learned, fast, strict=False))
-        said = functional_call(embed, body, (query.x,)) @ fast[-2].T + fast[-1]
-        total = total + F.cross_entropy(said, query.y)
+        predicted = functional_call(embed, body, (query.x,)) @ fast[-2].T + fast[-1]
+        total = total + F.cross_entropy(predicted, query.y)
     return torch.autograd.grad(total, list(learned.values()))
 
 
@@ -160,17 +160,17 @@ def parts(known: int = 2) -> tuple[Examples, Examples]:
 
 def test_an_absent_class_has_probability_zero_and_counts_for_nothing():
     support, query = parts()[0], task().query
-    asked = tree_map(lambda leaf: leaf[query.y[:, 2] == 0], query)
-    losses, slopes = [], []
+    narrow_query = tree_map(lambda leaf: leaf[query.y[:, 2] == 0], query)
+    losses, grads = [], []
     for width in (2, 3):
         learner = ProtoMAML(embed(), lr=LR)
-        few, many = (part._replace(y=part.y[:, :width]) for part in (support, asked))
-        said = learner.predict(learner.adapt(few), many.x).softmax(-1)
-        assert (said[:, 2:] == 0).all()
+        few, many = (part._replace(y=part.y[:, :width]) for part in (support, narrow_query))
+        predicted = learner.predict(learner.adapt(few), many.x).softmax(-1)
+        assert (predicted[:, 2:] == 0).all()
         losses.append(learner.loss(Task(few, many)))
-        slopes.append(torch.autograd.grad(losses[-1], list(learner.parameters())))
+        grads.append(torch.autograd.grad(losses[-1], list(learner.parameters())))
     torch.testing.assert_close(*losses)
-    torch.testing.assert_close(*slopes)
+    torch.testing.assert_close(*grads)
 
 
 def test_a_class_that_comes_later_starts_from_its_prototype():
@@ -179,11 +179,11 @@ def test_a_class_that_comes_later_starts_from_its_prototype():
     before = learner.adapt(first)
     start = learner.prototypical_start(later, before)
     body = {name.removeprefix("embed."): p for name, p in before.params.items()}
-    own = {name: body[name] for name, _ in learner.embed.named_parameters()}
-    mean = functional_call(learner.embed, own, (later.x,)).mean(0)
+    embed_params = {name: body[name] for name, _ in learner.embed.named_parameters()}
+    mean = functional_call(learner.embed, embed_params, (later.x,)).mean(0)
     torch.testing.assert_close(start.params["W"][2], 2 * mean)
     torch.testing.assert_close(start.params["b"][2], -(mean @ mean))
-    for name in own:
+    for name in embed_params:
         assert torch.equal(start.params[f"embed.{name}"], before.params[f"embed.{name}"])
     assert torch.equal(start.params["W"][:2], before.params["W"][:2])
     after = learner.adapt(later, before)

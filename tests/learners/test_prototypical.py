@@ -24,10 +24,10 @@ def test_predictions_are_those_of_the_nearest_centroid(shots: int):
     learner = PrototypicalNetwork(net)
     with torch.no_grad():
         logits = learner.predict(learner.adapt(support), query.x)
-        known, asked = net(support.x).numpy(), net(query.x).numpy()
-    other = NearestCentroid().fit(known, support.y.argmax(-1).numpy())
-    assert (logits.argmax(-1).numpy() == other.predict(asked)).all()
-    distance = np.linalg.norm(asked[:, None] - other.centroids_[None], axis=-1)
+        supports, queries = net(support.x).numpy(), net(query.x).numpy()
+    other = NearestCentroid().fit(supports, support.y.argmax(-1).numpy())
+    assert (logits.argmax(-1).numpy() == other.predict(queries)).all()
+    distance = np.linalg.norm(queries[:, None] - other.centroids_[None], axis=-1)
     np.testing.assert_allclose(logits, -(distance**2), rtol=1e-10)
 
 
@@ -95,14 +95,14 @@ def test_an_unseen_class_has_probability_zero():
 def test_the_gradient_is_finite_with_an_unseen_class():
     support, query = task()
     support = without_class(support, 2)
-    slopes: list[Tensor] = []
-    for asked in (
+    grads: list[Tensor] = []
+    for weighted_query in (
         query._replace(weight=1 - query.y[:, 2]),  # padding may have the label of that class
         query.take(query.y[:, 2] == 0),
     ):
         embed = nn.Linear(8, 5, dtype=torch.float64)
         nn.init.eye_(embed.weight)
-        loss = PrototypicalNetwork(embed).loss(Task(support, asked))
-        slopes += torch.autograd.grad(loss, embed.weight)
-        assert loss.isfinite() and slopes[-1].isfinite().all() and slopes[-1].any()
-    torch.testing.assert_close(slopes[0], slopes[1])
+        loss = PrototypicalNetwork(embed).loss(Task(support, weighted_query))
+        grads += torch.autograd.grad(loss, embed.weight)
+        assert loss.isfinite() and grads[-1].isfinite().all() and grads[-1].any()
+    torch.testing.assert_close(grads[0], grads[1])

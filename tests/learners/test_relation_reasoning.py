@@ -29,8 +29,12 @@ def by_hand(learner: RelationReasoning, task: Task[Examples]) -> Tensor:
         for c in range(logits.shape[1]):
             total = torch.zeros(6)
             for x, y, weight in zip(*support, strict=True):
-                own = torch.tensor([1.0 if y.argmax() == c else 0.0])
-                pair = [learner.embed(x[None])[0], learner.embed(query.x[q : q + 1])[0], own]
+                same_class = torch.tensor([1.0 if y.argmax() == c else 0.0])
+                pair = [
+                    learner.embed(x[None])[0],
+                    learner.embed(query.x[q : q + 1])[0],
+                    same_class,
+                ]
                 total = total + weight * learner.g(torch.cat(pair)[None])[0]
             logits[q, c] = learner.f(total[None]).squeeze()
     return logits
@@ -50,8 +54,8 @@ class ProductIfOwn(nn.Module):
     """The inner product of support and query, of the asked class only."""
 
     def forward(self, pair: Tensor) -> Tensor:
-        support, query, own = pair[..., :8], pair[..., 8:16], pair[..., 16:]
-        return own * (support * query).sum(-1, keepdim=True)
+        support, query, same_class = pair[..., :8], pair[..., 8:16], pair[..., 16:]
+        return same_class * (support * query).sum(-1, keepdim=True)
 
 
 def test_a_g_that_multiplies_makes_votes_by_inner_product() -> None:

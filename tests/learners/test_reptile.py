@@ -46,16 +46,16 @@ def normed() -> nn.Module:
 
 def adapted(net: nn.Module, batches: list[Examples], adam: bool = True) -> nn.Module:
     """A copy of `net`, trained on `batches` by an optimizer of torch's."""
-    own = copy.deepcopy(net)
+    copied = copy.deepcopy(net)
     if adam:
-        steps = torch.optim.Adam(own.parameters(), lr=LR, betas=(0.0, 0.999))
+        steps = torch.optim.Adam(copied.parameters(), lr=LR, betas=(0.0, 0.999))
     else:
-        steps = torch.optim.SGD(own.parameters(), lr=LR)
+        steps = torch.optim.SGD(copied.parameters(), lr=LR)
     for x, y, _ in batches:
         steps.zero_grad()
-        nn.functional.cross_entropy(own(x), y).backward()
+        nn.functional.cross_entropy(copied(x), y).backward()
         steps.step()
-    return own
+    return copied
 
 
 @pytest.mark.parametrize("execution", ["vmap", "loop"])
@@ -129,7 +129,7 @@ def test_one_step_of_sgd_is_the_gradient_of_the_joint_loss():
     x, y, _ = batch().support
     joint = nn.functional.cross_entropy(learner.net(x).flatten(0, 1), y.flatten(0, 1))
     params = list(learner.parameters())
-    expected = [LR * slope for slope in torch.autograd.grad(joint, params)]
+    expected = [LR * grad for grad in torch.autograd.grad(joint, params)]
     found = torch.autograd.grad(learner(batch()).mean(), params)
     torch.testing.assert_close(list(found), expected)
 
@@ -138,16 +138,16 @@ def test_two_steps_lower_the_slope_of_the_second_by_the_hessian():
     # section 5.1: what is moved by, over the rate, is g₁ + g₂ - lr H₂ g₁ + O(lr²)
     support, model = one().support, net()
     params = list(model.parameters())
-    misfit = nn.functional.cross_entropy(model(support.x), support.y)
-    slopes = torch.autograd.grad(misfit, params, create_graph=True)
-    curved = sum(((g * g.detach()).sum() for g in slopes), torch.zeros(()))
+    inner_loss = nn.functional.cross_entropy(model(support.x), support.y)
+    grads = torch.autograd.grad(inner_loss, params, create_graph=True)
+    curved = sum(((g * g.detach()).sum() for g in grads), torch.zeros(()))
     bend = torch.autograd.grad(curved, params)  # H g
 
     rate = 1e-5
     learner = Reptile(model, lr=rate, steps=2, batch_size=None, optimizer=steepest_descent)
     found = torch.autograd.grad(learner.loss(one()), params)
-    for moved, slope, h in zip(found, slopes, bend, strict=True):
-        second = (2 * slope.detach() - moved / rate) / rate
+    for moved, grad, h in zip(found, grads, bend, strict=True):
+        second = (2 * grad.detach() - moved / rate) / rate
         torch.testing.assert_close(second, h, rtol=1e-3, atol=1e-4)
 
 

@@ -50,17 +50,17 @@ def test_what_was_said_is_said_again_and_remembered_over_episodes(environment: A
     learner, task = acted(environment, 3)
     assert task.query.weight.all() != isinstance(environment, Uneven)
     for t in range(3):
-        own = unstack(task)[t].query
-        expected = naive(learner, own)
+        single = unstack(task)[t].query
+        expected = naive(learner, single)
         dist_params, value, hidden = (torch.stack(rows) for rows in zip(*expected, strict=True))
         n = len(dist_params)
-        then = flatten_episodes(own).extras
+        then = flatten_episodes(single).extras
         torch.testing.assert_close(then.dist_params[:n], dist_params)
         torch.testing.assert_close(then.normalized_value[:n], value)
-        again = learner.predict(learner.initial_state(), own)
+        again = learner.predict(learner.initial_state(), single)
         torch.testing.assert_close(again[0][:n], dist_params)
         torch.testing.assert_close(again[1][:n], value)
-        torch.testing.assert_close(learner.adapt(own)[1], hidden[-1])
+        torch.testing.assert_close(learner.adapt(single)[1], hidden[-1])
 
 
 @pytest.mark.usefixtures("double")
@@ -70,13 +70,15 @@ def test_at_first_the_gradient_is_the_policy_gradient(environment: Any) -> None:
     learner(task).mean().backward()
     expected = torch.tensor(0.0)
     for t in range(3):
-        own = unstack(task)[t].query
-        real = own.weight > 0
-        reward, action = own.reward[real], own.action[real]
-        rows = naive(learner, own)
+        single = unstack(task)[t].query
+        real = single.weight > 0
+        reward, action = single.reward[real], single.action[real]
+        rows = naive(learner, single)
         # a normalised value is per step that may be left, the k-th counting 0.99^k
-        size = own.weight.numel()
-        left = [sum(0.99**k for k in range(size - i)) for i in own.weight.flatten().nonzero()]
+        size = single.weight.numel()
+        left = [
+            sum(0.99**k for k in range(size - i)) for i in single.weight.flatten().nonzero()
+        ]
         value = [row[1].item() * n for row, n in zip(rows, left, strict=True)] + [0.0]
         advantage, total = torch.tensor(0.0), torch.tensor(0.0)
         for i in reversed(range(len(rows))):
@@ -86,9 +88,9 @@ def test_at_first_the_gradient_is_the_policy_gradient(environment: Any) -> None:
             total = total - dist_params.log_prob(action[i].argmax()) * advantage
         expected = expected + total / len(rows) / 3
     names = [name for name, _ in learner.named_parameters() if not name.startswith("value")]
-    slopes = torch.autograd.grad(expected, [learner.get_parameter(name) for name in names])
-    for name, slope in zip(names, slopes, strict=True):
-        torch.testing.assert_close(learner.get_parameter(name).grad, slope)
+    grads = torch.autograd.grad(expected, [learner.get_parameter(name) for name in names])
+    for name, grad in zip(names, grads, strict=True):
+        torch.testing.assert_close(learner.get_parameter(name).grad, grad)
 
 
 @pytest.mark.usefixtures("double")

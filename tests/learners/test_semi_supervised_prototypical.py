@@ -121,16 +121,16 @@ def test_with_labels_only_it_is_a_prototypical_network(distractors: bool):
 def test_an_unseen_class_takes_nothing_and_the_gradient_is_finite():
     support, query = drawn(shots=1, unlabelled=3)
     weight = 1 - support.y[:, 2]  # no labelled example of the class 2
-    asked = query._replace(weight=1 - query.y[:, 2])
+    weighted_query = query._replace(weight=1 - query.y[:, 2])
     embed = nn.Linear(8, 5)
     learner = SemiSupervisedPrototypicalNetwork(embed)
     state = learner.adapt(support._replace(weight=weight))
     refined = learner.refined(state)
     assert refined.sizes[2] == 0
     assert refined.sizes.sum().item() == pytest.approx(weight.sum().item())
-    loss = learner.loss(Task(support._replace(weight=weight), asked))
-    slopes: tuple[Tensor, ...] = torch.autograd.grad(loss, embed.weight)
-    assert loss.isfinite() and slopes[0].isfinite().all() and slopes[0].any()
+    loss = learner.loss(Task(support._replace(weight=weight), weighted_query))
+    grads: tuple[Tensor, ...] = torch.autograd.grad(loss, embed.weight)
+    assert loss.isfinite() and grads[0].isfinite().all() and grads[0].any()
 
 
 def test_unlabelled_examples_help():

@@ -77,9 +77,9 @@ def test_one_shot_by_distance_is_the_nearest_neighbour():
     for learner in (contrastive_siamese(MLP(8, 5)), triplet_siamese(MLP(8, 5))):
         with torch.no_grad():
             found = learner.predict(learner.adapt(support), query.x).argmax(-1)
-            known, asked = learner.embed(support.x).numpy(), learner.embed(query.x).numpy()
-        other = KNeighborsClassifier(1).fit(known, support.y.argmax(-1).numpy())
-        assert (found.numpy() == other.predict(asked)).all()
+            supports, queries = learner.embed(support.x).numpy(), learner.embed(query.x).numpy()
+        other = KNeighborsClassifier(1).fit(supports, support.y.argmax(-1).numpy())
+        assert (found.numpy() == other.predict(queries)).all()
 
 
 def test_several_shots_by_distance_are_a_prototype_less_the_spread_of_its_class():
@@ -153,8 +153,8 @@ def test_similarity_is_that_of_every_pair(make: Callable[[], SiameseNetwork]):
 def test_an_unseen_class_is_impossible():
     support, query = task()
     learner = koch()
-    known = support._replace(weight=1 - support.y[:, 2])
-    logits = learner.predict(learner.adapt(known), query.x)
+    two_classes = support._replace(weight=1 - support.y[:, 2])
+    logits = learner.predict(learner.adapt(two_classes), query.x)
     assert (logits[:, 2] == -torch.inf).all() and logits[:, [0, 1, 3]].isfinite().all()
 
 

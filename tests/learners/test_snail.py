@@ -60,10 +60,10 @@ def test_all_queries_at_once_are_sequences_of_one_query_each(blocks: tuple[Block
     support, query = task()
     learner = SNAIL(MLP(8, 5), 5, 3, length=7, blocks=blocks)
     found = predictions(learner, Task(support, query))
-    told = torch.cat([support.y, torch.zeros(1, 3)])
+    labels = torch.cat([support.y, torch.zeros(1, 3)])
     for x, logits in zip(query.x, found, strict=True):
         embedded = learner.embed(torch.cat([support.x, x[None]]))
-        stream = torch.cat([embedded, told], -1)
+        stream = torch.cat([embedded, labels], -1)
         for layer in learner.layers:
             convolves = isinstance(layer, TemporalConvolution)
             stream = (convolved if convolves else attended)(layer, stream)  # pyright: ignore[reportArgumentType]
@@ -95,8 +95,8 @@ def test_convolutions_reach_back_over_the_length_and_no_further():
         x = torch.randn(examples, 8, requires_grad=True)
         y = torch.eye(3)[torch.arange(examples) % 3]
         state = learner.adapt(Examples(x, y, torch.ones(examples)))
-        (slope,) = torch.autograd.grad(learner.predict(state, torch.randn(2, 8)).sum(), x)
-        assert (slope != 0).any(-1).tolist() == seen
+        (grad,) = torch.autograd.grad(learner.predict(state, torch.randn(2, 8)).sum(), x)
+        assert (grad != 0).any(-1).tolist() == seen
 
 
 def test_padding_takes_no_step():
@@ -143,8 +143,8 @@ def test_compiled_it_is_the_same():
     batch = Blobs().sample(2, torch.Generator().manual_seed(0))
     batch = tree_map(lambda leaf: leaf.double(), batch)
     compiled = torch.compile(learner, fullgraph=True, backend="aot_eager")
-    slopes = [
+    grads = [
         torch.autograd.grad(run(batch).sum(), list(learner.parameters()))
         for run in (learner, compiled)
     ]
-    torch.testing.assert_close(slopes[0], slopes[1])
+    torch.testing.assert_close(grads[0], grads[1])

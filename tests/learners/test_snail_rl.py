@@ -54,13 +54,13 @@ def naive(learner: qs.SNAILPolicy, inputs: list[Any]) -> Tensor:
                 scores = [query @ layer.key(other) / math.sqrt(len(query)) for other in near]
                 weights = [score.exp() for score in scores]
                 read = [w * layer.value(other) for w, other in zip(weights, near, strict=True)]
-                said = torch.stack(read).sum(0) / torch.stack(weights).sum()
+                output = torch.stack(read).sum(0) / torch.stack(weights).sum()
             else:
                 assert isinstance(layer, TemporalConvolution)
                 then = rows[t - layer.dilation] if t >= layer.dilation else 0 * row
                 signal, gate = (layer.now(row) + layer.then.weight @ then).chunk(2)
-                said = signal.tanh() * gate.sigmoid()
-            new.append(torch.cat([row, said]))
+                output = signal.tanh() * gate.sigmoid()
+            new.append(torch.cat([row, output]))
         rows = new
     return torch.stack(rows)
 
@@ -72,58 +72,58 @@ def test_acting_is_reading_the_trial_at_once_is_sums_over_the_past(
     environment: Any, length: int | None
 ) -> None:
     learner, task = acted(environment, 4, length)
-    for own in unstack(task):
-        then = flatten_episodes(own.query)
+    for single in unstack(task):
+        then = flatten_episodes(single.query)
         n = int(then.weight.sum())
         steps = unstack(tree_map(lambda leaf: leaf[:n], then.extras.policy_input))  # noqa: B023
         expected = naive(learner, steps)
         for dist_params, normalized_value in (
             (then.extras.dist_params, then.extras.normalized_value),
-            learner.predict(learner.initial_state(), own.query),
-            learner.predict(((), learner._empty_memory(0)), own.query),
+            learner.predict(learner.initial_state(), single.query),
+            learner.predict(((), learner._empty_memory(0)), single.query),
         ):
             torch.testing.assert_close(dist_params[:n], learner.policy(expected))
             torch.testing.assert_close(normalized_value[:n], learner.value(expected)[:, 0])
-        _, memory = learner.adapt(own.query)
+        _, memory = learner.adapt(single.query)
         known = min(n, learner.length)
         assert memory.mask.tolist() == [0] * (learner.length - known) + [1] * known
         last, (keys, values) = learner.layers[-1], memory.layers[-1]
         assert isinstance(last, CausalAttention)
-        told = expected[n - known :, : -values.shape[1]]
-        torch.testing.assert_close(keys[learner.length - known :], last.key(told))
-        torch.testing.assert_close(values[learner.length - known :], last.value(told))
+        layer_inputs = expected[n - known :, : -values.shape[1]]
+        torch.testing.assert_close(keys[learner.length - known :], last.key(layer_inputs))
+        torch.testing.assert_close(values[learner.length - known :], last.value(layer_inputs))
 
 
 @pytest.mark.usefixtures("double")
 def test_what_comes_later_or_is_padding_changes_nothing() -> None:
     learner, task = acted(Uneven(), 4)
-    own = unstack(task)[0].query
-    dist_params, _ = learner.predict(learner.initial_state(), own)
-    n = int(own.weight.sum())
-    assert n < own.weight.numel()
-    policy_input = own.extras.policy_input
+    single = unstack(task)[0].query
+    dist_params, _ = learner.predict(learner.initial_state(), single)
+    n = int(single.weight.sum())
+    assert n < single.weight.numel()
+    policy_input = single.extras.policy_input
     junk = torch.where(
-        own.weight > 0, policy_input.reward, torch.randn_like(policy_input.reward)
+        single.weight > 0, policy_input.reward, torch.randn_like(policy_input.reward)
     )
-    changed = own._replace(
-        extras=own.extras._replace(policy_input=policy_input._replace(reward=junk))
+    changed = single._replace(
+        extras=single.extras._replace(policy_input=policy_input._replace(reward=junk))
     )
     torch.testing.assert_close(
         learner.predict(learner.initial_state(), changed)[0][:n], dist_params[:n]
     )
-    alike(learner.adapt(changed), learner.adapt(own))
-    slopes = torch.autograd.functional.jacobian(
+    alike(learner.adapt(changed), learner.adapt(single))
+    grads = torch.autograd.functional.jacobian(
         lambda reward: learner.predict(
             learner.initial_state(),
-            own._replace(
-                extras=own.extras._replace(policy_input=policy_input._replace(reward=reward))
+            single._replace(
+                extras=single.extras._replace(policy_input=policy_input._replace(reward=reward))
             ),
         )[0][:n].sum(-1),
         policy_input.reward,
     )
-    slopes = slopes.flatten(1)[:, (1 - own.weight.flatten()).argsort(stable=True)]
-    assert not slopes[:, :n].triu(1).any() and not slopes[:, n:].any()
-    assert (slopes[:, :n].tril() != 0)[1:, 0].all()  # and what is long ago counts
+    grads = grads.flatten(1)[:, (1 - single.weight.flatten()).argsort(stable=True)]
+    assert not grads[:, :n].triu(1).any() and not grads[:, n:].any()
+    assert (grads[:, :n].tril() != 0)[1:, 0].all()  # and what is long ago counts
 
 
 @pytest.mark.usefixtures("double")

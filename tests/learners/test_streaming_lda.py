@@ -62,13 +62,16 @@ def test_far_from_zero_nothing_is_lost():
 def test_fully_shrunk_the_nearest_mean_wins():
     support, queries, embed = stream(), torch.randn(20, 5), MLP(5, 6)
 
-    def says(learner: StreamingLDA | PrototypicalNetwork) -> Tensor:
+    def log_probs(learner: StreamingLDA | PrototypicalNetwork) -> Tensor:
         state = None
         for part in cut(support, *[4] * 10):
             state = learner.adapt(part, state)  # pyright: ignore[reportArgumentType]
         return learner.predict(state, queries)  # pyright: ignore[reportArgumentType]
 
-    found, nearest = says(StreamingLDA(embed, shrinkage=1.0)), says(PrototypicalNetwork(embed))
+    found, nearest = (
+        log_probs(StreamingLDA(embed, shrinkage=1.0)),
+        log_probs(PrototypicalNetwork(embed)),
+    )
     torch.testing.assert_close(found.log_softmax(-1), (nearest / 2).log_softmax(-1))
 
 

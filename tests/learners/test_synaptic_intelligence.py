@@ -42,22 +42,22 @@ def test_it_is_the_loop_of_the_paper():
         small = [torch.zeros_like(p) for p in weights]
         for _ in range(2):
             for x, y in zip(examples.x.split(4), examples.y.split(4), strict=True):
-                said = torch.func.functional_call(
+                logits = torch.func.functional_call(
                     net, dict(zip(names, weights, strict=True)), (x,)
                 )
-                loss = F.cross_entropy(said, y)
+                loss = F.cross_entropy(logits, y)
                 penalty = torch.stack(
                     [
                         (o * (b - p) ** 2).sum()
                         for o, b, p in zip(big, before, weights, strict=True)
                     ]
                 ).sum()
-                slopes = torch.autograd.grad(loss, weights)
+                grads = torch.autograd.grad(loss, weights)
                 penalties = torch.autograd.grad(c * penalty, weights)
                 for k, p in enumerate(weights):
                     with torch.no_grad():
-                        step = -lr * (slopes[k] + penalties[k])
-                        small[k] -= slopes[k] * step
+                        step = -lr * (grads[k] + penalties[k])
+                        small[k] -= grads[k] * step
                         p += step
         for k, p in enumerate(weights):
             moved = (p.detach() - before[k]) ** 2
@@ -114,5 +114,5 @@ def test_permuted_digits_are_forgotten_less():
     net = nn.Sequential(nn.Flatten(), MLP(64, 10, hidden=(32,)))
     settings = {"lr": 0.1, "epochs": 2}
     tuned = evaluate_stream(FineTuning(net, **settings), [make()]).report
-    held = evaluate_stream(SynapticIntelligence(net, **settings), [make()]).report
-    assert held.mean("forgetting") < tuned.mean("forgetting") - 0.05
+    protected = evaluate_stream(SynapticIntelligence(net, **settings), [make()]).report
+    assert protected.mean("forgetting") < tuned.mean("forgetting") - 0.05

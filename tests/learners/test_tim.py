@@ -96,8 +96,8 @@ def test_a_step_goes_down_the_slope_of_the_objective(task: Task[Examples]):
         return (0.1 * cross - information).item()
 
     steps = 1e-6 * torch.eye(w.numel()).view(-1, *w.shape)
-    slopes = torch.tensor([(objective(w + d) - objective(w - d)) / 2e-6 for d in steps])
-    moved = w - 1e-3 * slopes.view_as(w).sign()
+    grads = torch.tensor([(objective(w + d) - objective(w - d)) / 2e-6 for d in steps])
+    moved = w - 1e-3 * grads.view_as(w).sign()
     found = mine.predict(mine.adapt(task.support), task.query.x)
     torch.testing.assert_close(
         found, -7.5 * torch.cdist(q, moved).square(), rtol=1e-5, atol=1e-5

@@ -42,13 +42,13 @@ def test_logits_are_those_of_a_loop(task: Task[Examples], frozen: bool):
     with torch.no_grad():
         found = mine.predict(mine.adapt(support), query.x)
 
-    own = copy.deepcopy(net)
-    w, b = means(own, support).requires_grad_(), torch.zeros(4, requires_grad=True)
-    learned = [p for p in own.parameters() if p.requires_grad]
+    copied = copy.deepcopy(net)
+    w, b = means(copied, support).requires_grad_(), torch.zeros(4, requires_grad=True)
+    learned = [p for p in copied.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam([*learned, w, b], 0.01)
 
     def logits(x: Tensor) -> Tensor:
-        z = own(x).relu()
+        z = copied(x).relu()
         return z / z.norm(dim=1, keepdim=True) @ w.T + b
 
     for _ in range(6):

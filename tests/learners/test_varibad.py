@@ -84,21 +84,21 @@ WHAT = ("observation", "action", "reward", "next_observation")
 @pytest.mark.parametrize("environment", [OneArmPays(), Uneven(), Pendulum(horizon=3)])
 def test_acting_is_reading_the_trial_at_once_is_a_loop(environment: Any) -> None:
     learner, task = acted(environment, 4)
-    for own in unstack(task.query):
-        rows = naive(learner, own)
-        n, seen = len(rows), flatten_episodes(own)
+    for single in unstack(task.query):
+        rows = naive(learner, single)
+        n, seen = len(rows), flatten_episodes(single)
         for row, step in zip(rows, unstack(seen), strict=False):
             belief = torch.cat([row["belief"].mean, row["belief"].stddev.log()])
             torch.testing.assert_close(step.extras.belief, belief)
             dist_params = learner.policy(torch.cat([step.observation, belief]))
             torch.testing.assert_close(step.extras.record.dist_params, dist_params[:-1])
             torch.testing.assert_close(step.extras.record.normalized_value, dist_params[-1])
-        dist_params, normalized_value = learner.predict(learner.initial_state(), own)
+        dist_params, normalized_value = learner.predict(learner.initial_state(), single)
         torch.testing.assert_close(dist_params[:n], seen.extras.record.dist_params[:n])
         torch.testing.assert_close(
             normalized_value[:n], seen.extras.record.normalized_value[:n]
         )
-        torch.testing.assert_close(learner.adapt(own)[1], rows[-1]["hidden"])
+        torch.testing.assert_close(learner.adapt(single)[1], rows[-1]["hidden"])
 
 
 @pytest.mark.usefixtures("double")
@@ -108,12 +108,12 @@ def test_the_elbo_and_its_gradient_are_those_of_two_loops(
     environment: Any, observations: bool
 ) -> None:
     learner, task = acted(environment, 3, observations=observations, kl=0.3)
-    for own in unstack(task.query):
-        found, expected = learner._elbo(flatten_episodes(own)), naive_elbo(learner, own)
+    for single in unstack(task.query):
+        found, expected = learner._elbo(flatten_episodes(single)), naive_elbo(learner, single)
         torch.testing.assert_close(found, expected)
-        own = [p for name, p in learner.named_parameters() if "policy" not in name]
-        slopes = (torch.autograd.grad(value, own) for value in (found, expected))
-        for a, b in zip(*slopes, strict=True):
+        params = [p for name, p in learner.named_parameters() if "policy" not in name]
+        grads = (torch.autograd.grad(value, params) for value in (found, expected))
+        for a, b in zip(*grads, strict=True):
             torch.testing.assert_close(a, b)
 
 
@@ -121,11 +121,11 @@ def test_the_elbo_and_its_gradient_are_those_of_two_loops(
 def test_of_some_steps_alone_m_is_decoded() -> None:
     learner, task = acted(Uneven(), 3, decoded=2)
     chosen = set()
-    for own in unstack(task.query):
-        seen = flatten_episodes(own)
+    for single in unstack(task.query):
+        seen = flatten_episodes(single)
         lots = (seen.extras.noise[:, -1] - 2 * (1 - seen.weight)).tolist()
         ts = sorted(range(len(lots)), key=lots.__getitem__)[-2:]
-        torch.testing.assert_close(learner._elbo(seen), naive_elbo(learner, own, ts))
+        torch.testing.assert_close(learner._elbo(seen), naive_elbo(learner, single, ts))
         chosen.add(tuple(ts))
     assert len(chosen) > 1
 
@@ -138,27 +138,27 @@ def test_the_loss_is_of_ppo_by_the_beliefs_it_acted_by_and_of_the_elbo() -> None
             p.add_(0.1 * torch.randn_like(p))
     learner.kl = 0.3
     found = learner(task)
-    for own, loss in zip(unstack(task.query), found, strict=True):
-        seen, moments = flatten_episodes(own), own._replace(extras=own.extras.record)
+    for single, loss in zip(unstack(task.query), found, strict=True):
+        seen, moments = flatten_episodes(single), single._replace(extras=single.extras.record)
         dist_params = learner.policy(torch.cat([seen.observation, seen.extras.belief], -1))
         settings = PPOSettings(0.95, 0.95, 0.05, 0.5, 0.1)
         args = (learner.actions, dist_params[:, :-1], dist_params[:, -1], moments)
         policy = ppo(*args, settings)
-        torch.testing.assert_close(loss, policy - naive_elbo(learner, own))
+        torch.testing.assert_close(loss, policy - naive_elbo(learner, single))
 
 
 @pytest.mark.usefixtures("double")
 def test_neither_loss_has_a_gradient_in_the_others_nets() -> None:
     learner, task = acted(Uneven(), 4, observations=True)
-    own, named = unstack(task.query)[0], dict(learner.named_parameters())
-    dist_params, normalized_value = learner.predict(learner.initial_state(), own)
+    single, named = unstack(task.query)[0], dict(learner.named_parameters())
+    dist_params, normalized_value = learner.predict(learner.initial_state(), single)
     acting = dist_params.square().sum() + normalized_value.square().sum()
-    for value, theirs in ((acting, True), (learner._elbo(flatten_episodes(own)), False)):
-        slopes = torch.autograd.grad(
+    for value, theirs in ((acting, True), (learner._elbo(flatten_episodes(single)), False)):
+        grads = torch.autograd.grad(
             value, list(named.values()), allow_unused=True, retain_graph=True
         )
-        for name, slope in zip(named, slopes, strict=True):
-            assert (slope is not None) == (name.startswith("policy") == theirs), name
+        for name, grad in zip(named, grads, strict=True):
+            assert (grad is not None) == (name.startswith("policy") == theirs), name
     # and of the loss as a whole, what the policy learns by is PPO, whatever the decoders say
     weights = [p for name, p in named.items() if name.startswith("policy")]
     before = torch.autograd.grad(learner(task).sum(), weights)
@@ -193,10 +193,10 @@ def test_padding_changes_nothing_and_a_loop_finds_what_vmap_does(decoded: int | 
 @pytest.mark.usefixtures("double")
 def test_adapting_in_parts_is_adapting_at_once() -> None:
     learner, task = acted(Uneven(), 4)
-    for own in unstack(task.query):
-        first, then = (tree_map(lambda x, s=s: x[s], own) for s in (slice(2), slice(2, 4)))
+    for single in unstack(task.query):
+        first, then = (tree_map(lambda x, s=s: x[s], single) for s in (slice(2), slice(2, 4)))
         parts = learner.adapt(then, learner.adapt(first))
-        torch.testing.assert_close(parts[1], learner.adapt(own)[1])
+        torch.testing.assert_close(parts[1], learner.adapt(single)[1])
 
 
 def test_learns_to_try_the_arms_and_to_stay_and_then_is_sure() -> None:
@@ -222,7 +222,9 @@ def test_learns_to_try_the_arms_and_to_stay_and_then_is_sure() -> None:
         assert gain.mean - gain.interval > 0.5, gain
         # one pull tells what all pay: without that knowledge errors are 0.25
         task = rollouts.sample(300, Generator().manual_seed(seed)).query
-        elbo = torch.stack([learner._elbo(flatten_episodes(own)) for own in unstack(task)])
+        elbo = torch.stack(
+            [learner._elbo(flatten_episodes(single)) for single in unstack(task)]
+        )
         assert elbo.mean() > -0.1
 
 
@@ -248,16 +250,16 @@ def test_the_recipe_is_carried_out_and_resumes_to_the_bit(tmp_path: Path) -> Non
 
 
 def test_the_grid_by_hand() -> None:
-    grid, luck = HiddenGoal(3), torch.zeros(1)
+    grid, noise = HiddenGoal(3), torch.zeros(1)
     goals = grid.tasks(500, Generator().manual_seed(0))
     assert set(goals.tolist()) == {2, 5, 6, 7, 8}
     goal = torch.tensor(5)
-    state, seen = grid.reset(goal, luck)
+    state, seen = grid.reset(goal, noise)
     assert seen.tolist() == [1] + [0] * 8
     stay, up, down, left, right = torch.eye(5).unbind()
     found = []
     for action in (stay, up, left, down, right, right, right, stay, down):
-        state, seen, reward, done = grid.step(goal, state, action, luck)
+        state, seen, reward, done = grid.step(goal, state, action, noise)
         assert not done and seen[state] == 1 == seen.sum()
         found.append((int(state), round(reward.item(), 1)))
     cells = [(0, -0.1)] * 3 + [(3, -0.1), (4, -0.1), (5, 1), (5, 1), (5, 1), (8, -0.1)]

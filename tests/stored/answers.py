@@ -153,20 +153,20 @@ def of_optimizer(optimizer: Any, scheduler: Any = None) -> Answers:
 
 def of_estimator(kind: str, model: Any, data: str, stored: Path = STORED) -> Answers:
     """What an adapted model predicts."""
-    x, y, asked = labelled(data, stored)
+    x, y, queries = labelled(data, stored)
     if kind == "verifier":
         found = {name: getattr(model, name) for name in _RATES}
-        scores = model.decision_function(asked, x[:6])
-        return {**found, "scores": scores, "same": model.predict(asked, x[:6]).tolist()}
+        scores = model.decision_function(queries, x[:6])
+        return {**found, "scores": scores, "same": model.predict(queries, x[:6]).tolist()}
     if kind == "regressor":
-        return {"values": model.predict(asked), "flat": y.ndim == 1}
+        return {"values": model.predict(queries), "flat": y.ndim == 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = {"probabilities": model.predict_proba(asked)}
-        found["labels"] = model.predict(asked).tolist()
+        found = {"probabilities": model.predict_proba(queries)}
+        found["labels"] = model.predict(queries).tolist()
         found["classes"] = model.classes_.tolist()
         if kind == "classifier":
-            found["best logits"] = model.score_samples(asked)
+            found["best logits"] = model.score_samples(queries)
     if getattr(model, "unknown", None) is not None:
         found["threshold"] = model.threshold_
     if kind == "lifelong":
@@ -231,7 +231,9 @@ def of_stream_report(report: Any) -> Answers:
 def of_result(result: Json) -> Answers:
     """What a finished run measured, and what it is called."""
     rows = {
-        row: {metric: said["mean"] for metric, said in found.items() if metric not in _APART}
+        row: {
+            metric: numbers["mean"] for metric, numbers in found.items() if metric not in _APART
+        }
         for row, found in result["measured"].items()
     }
     cards = {row: found["card"] for row, found in result["measured"].items()}
@@ -260,8 +262,8 @@ def finished(folder: Path) -> Answers:
     run = runs.reopen(folder)
     again = {row: runs.measure(run, test, n_tasks=4) for row, test in _tests(run)}
     values = {row: dict(report.to_json()["values"]) for row, report in again.items()}
-    for said in values.values():
-        said.pop("milliseconds per example", None)
+    for numbers in values.values():
+        numbers.pop("milliseconds per example", None)
     return {**of_run(run), **of_result(runs.result(folder)), "measured again": values}
 
 
@@ -287,14 +289,16 @@ def glyphs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Letters, to learn from and to be asked about: X, y and rows, as bytes."""
     data = qs.datasets.glyphs().test.select([0, 1, 2])
     rows = [(data.y == c).nonzero().flatten() for c in range(3)]
-    given, asked = (torch.cat([own[part] for own in rows]) for part in (slice(2), slice(2, 4)))
-    return data.x[given].numpy(), LABELS[data.y[given].numpy()], data.x[asked].numpy()
+    given, queries = (
+        torch.cat([indices[part] for indices in rows]) for part in (slice(2), slice(2, 4))
+    )
+    return data.x[given].numpy(), LABELS[data.y[given].numpy()], data.x[queries].numpy()
 
 
 def of_glyphs(model: Any) -> Answers:
     """What a model that was adapted from a run says of letters."""
-    asked = glyphs()[-1]
+    queries = glyphs()[-1]
     return {
-        "probabilities": model.predict_proba(asked),
-        "labels": model.predict(asked).tolist(),
+        "probabilities": model.predict_proba(queries),
+        "labels": model.predict(queries).tolist(),
     }

@@ -41,13 +41,13 @@ def make(stored: Path) -> None:
 
     def put(place: str, answers: dict[str, Any]) -> None:
         facts[place] = {}
-        for name, said in answers.items():
-            if isinstance(said, np.ndarray):
-                said = torch.from_numpy(said)
-            if isinstance(said, Tensor):
-                tensors[f"{place}:{name}"] = said.detach().contiguous().clone()
+        for name, results in answers.items():
+            if isinstance(results, np.ndarray):
+                results = torch.from_numpy(results)
+            if isinstance(results, Tensor):
+                tensors[f"{place}:{name}"] = results.detach().contiguous().clone()
             else:
-                facts[place][name] = said
+                facts[place][name] = results
 
     tasks = _inputs(stored)
     for name in [*builders.LEARNERS, *builders.ACTORS]:
@@ -144,12 +144,12 @@ def _adapted(stored: Path, put: Put) -> None:
         path = stored / "adapted" / kind / f"{label}.safetensors"
         try:
             model.fit(x, y)
-            said = answers.of_estimator(kind, model, data, stored)
+            results = answers.of_estimator(kind, model, data, stored)
             model.save(path, description=label)
         except (ValueError, RuntimeError, IndexError, AttributeError) as error:
             path.unlink(missing_ok=True)
             return print(f"adapted/{kind}/{label}: {error}", file=sys.stderr)
-        put(f"adapted/{kind}/{label}", {"data": data, **said})
+        put(f"adapted/{kind}/{label}", {"data": data, **results})
 
     for name, (data, _) in builders.LEARNERS.items():
         if data in ("words", "repeated_words", "stories"):
@@ -293,8 +293,8 @@ def _run(stored: Path, name: str, put: Put) -> None:
         if status.step == 2:
             steps.close()  # as Ctrl-C does
     run = qs.recipe.reopen(whole.folder, which="last")
-    said = {**answers.of_run(run), "begun": 2, "losses": losses[2:]}
-    put(f"runs/{name}", said)
+    results = {**answers.of_run(run), "begun": 2, "losses": losses[2:]}
+    put(f"runs/{name}", results)
     shutil.rmtree(whole.folder)
 
 

@@ -13,10 +13,13 @@ from torch import Tensor
 import quickstudy as qs
 from quickstudy import runs
 from quickstudy.estimators.adapted_model import read_model
+from quickstudy.storage import CheckpointError
 from tests.stored import answers, builders
 from tests.stored.answers import STORED, Answers
 
 EXPECTED = answers.expected()
+# reopening says so: see tests/faults/test_resumed_runs.py
+pytestmark = pytest.mark.filterwarnings("ignore:.*quickstudy 0.1.0 trained it:UserWarning")
 
 
 def places(folder: str, *, more: bool = False) -> list[str]:
@@ -25,11 +28,11 @@ def places(folder: str, *, more: bool = False) -> list[str]:
     return [name for name in found if more or ", " not in name]
 
 
-def check(said: Answers, place: str, *, leaving_out: tuple[str, ...] = ()) -> None:
+def check(results: Answers, place: str, *, leaving_out: tuple[str, ...] = ()) -> None:
     expected = {k: v for k, v in EXPECTED[place].items() if k not in leaving_out}
-    assert set(said) == set(expected)
+    assert set(results) == set(expected)
     for name in expected:
-        same(said[name], expected[name], f"{place}: {name}")
+        same(results[name], expected[name], f"{place}: {name}")
 
 
 def same(a: Any, b: Any, what: str) -> None:
@@ -82,8 +85,8 @@ def test_an_adapted_model_predicts_what_it_did(place: str):
     path = STORED / "adapted" / f"{place}.safetensors"
     model = builders.ESTIMATORS[kind].load(path, learner)
     data = EXPECTED[f"adapted/{place}"]["data"]
-    said = {"data": data, **answers.of_estimator(kind, model, data)}
-    check(said, f"adapted/{place}")
+    results = {"data": data, **answers.of_estimator(kind, model, data)}
+    check(results, f"adapted/{place}")
 
 
 @pytest.mark.parametrize("name", builders.LIFELONG)
@@ -98,8 +101,8 @@ def test_a_lifelong_classifier_knows_what_it_did_and_learns_on(name: str, tmp_pa
     again = builders.lifelong(answers.opened(name), path)
     again.predict(x)
     for each in (model, again):
-        said = answers.of_estimator("lifelong", each, "blobs")
-        check(said, f"lifelong/{name}, and more")
+        results = answers.of_estimator("lifelong", each, "blobs")
+        check(results, f"lifelong/{name}, and more")
 
 
 @pytest.mark.parametrize("name", builders.LIBRARIES)
@@ -109,32 +112,31 @@ def test_a_library_finds_what_it_did(name: str):
     check(answers.of_library(library), f"libraries/{name}")
 
 
+def refused_and_run_anew(learner: Any, streams: Any, kept: Path, folder: Path, n_tasks: int):
+    """0.1.0 did not record the learner and the metric of an interrupted stream."""
+    shutil.copytree(kept, folder)
+    with pytest.raises(CheckpointError, match=r"of this version wrote\. Delete it"):
+        qs.evaluation.evaluate_stream(learner, streams, n_tasks=n_tasks, folder=folder)
+    for file in folder.iterdir():
+        file.unlink()
+    return qs.evaluation.evaluate_stream(learner, streams, n_tasks=n_tasks, folder=folder)
+
+
 @pytest.mark.parametrize("name", builders.LIFELONG[1:])
-def test_streams_that_were_interrupted_go_on(name: str, tmp_path: Path):
-    shutil.copytree(STORED / "streams" / name, tmp_path / "kept")
-    seen: list[int] = []
-
-    def note(found: qs.evaluation.StreamReport) -> None:
-        seen.append(int((~found.seconds[0].isnan()).sum()))
-
-    report = qs.evaluation.evaluate_stream(
-        answers.opened(name),
-        answers.stream("blobs"),
-        n_tasks=2,
-        folder=tmp_path / "kept",
-        progress=note,
-    )
-    assert seen == [2, 3]
+def test_streams_that_were_interrupted_are_refused_and_have_the_same_numbers(
+    name: str, tmp_path: Path
+):
+    learner, streams = answers.opened(name), answers.stream("blobs")
+    kept = STORED / "streams" / name
+    report = refused_and_run_anew(learner, streams, kept, tmp_path / "kept", 2)
     check(answers.of_stream_report(report), f"streams/{name}")
 
 
 @pytest.mark.parametrize("name", builders.STREAMS_OF_TASKS)
-def test_streams_of_tasks_go_on(name: str, tmp_path: Path):
-    shutil.copytree(STORED / "streams_of_tasks" / name, tmp_path / "kept")
+def test_streams_of_tasks_are_refused_and_have_the_same_numbers(name: str, tmp_path: Path):
     tasks = [list(islice(answers.stream("blobs").stream(1), 3))]
-    report = qs.evaluation.evaluate_stream(
-        answers.opened(name), tasks, folder=tmp_path / "kept"
-    )
+    kept = STORED / "streams_of_tasks" / name
+    report = refused_and_run_anew(answers.opened(name), tasks, kept, tmp_path / "kept", 1)
     check(answers.of_stream_report(report), f"streams_of_tasks/{name}")
 
 
@@ -167,18 +169,15 @@ def test_an_interrupted_run_goes_on(name: str, tmp_path: Path):
     check(answers.went_on(tmp_path / name, *builders.RUNS[name]), f"runs/{name}")
 
 
-def test_interrupted_streams_of_a_run_go_on(tmp_path: Path):
+def test_interrupted_streams_of_a_run_are_refused_and_have_the_same_numbers(tmp_path: Path):
     name = "streams_interrupted"
     shutil.copytree(STORED / "runs" / name, tmp_path / name)
     run = runs.start(*builders.RUNS[name], tmp_path / name)
-    seen: list[int] = []
-
-    def note(row: str, found: qs.evaluation.StreamReport) -> None:
-        seen.append(int((~found.seconds.isnan()).sum()))
-
-    result = runs.finish(run, on_experience=note)
-    assert seen[0] == 3
-    check(answers.of_result(result), f"runs/{name}")
+    with pytest.raises(CheckpointError, match=r"of this version wrote\. Delete it"):
+        runs.finish(run)
+    for file in (tmp_path / name / "streams").rglob("*.safetensors"):
+        file.unlink()
+    check(answers.of_result(runs.finish(run)), f"runs/{name}")
 
 
 def test_a_model_adapted_from_a_run_predicts_what_it_did(tmp_path: Path):

@@ -23,14 +23,16 @@ def test_the_answer_is_what_was_shown(ragged: bool):
     batch = Copy(6, length=(2, 5), ragged=ragged).sample(20, seeded())
     lengths = set[int]()
     for i in range(20):
-        shown, told, _ = rows(batch.support, i)
-        asked, answer, weight = rows(batch.query, i)
+        shown, labels, _ = rows(batch.support, i)
+        queries, answer, weight = rows(batch.query, i)
         length = len(shown) - 1
         lengths.add(length)
         assert torch.equal(shown[:-1, :6], answer) and set(answer.unique().tolist()) <= {0, 1}
         assert shown[:, 6].tolist() == [0] * length + [1] and not shown[-1, :6].any()
-        assert not told.any()
-        assert asked.argmax(-1).tolist() == list(range(length)) and (asked.sum(-1) == 1).all()
+        assert not labels.any()
+        assert (
+            queries.argmax(-1).tolist() == list(range(length)) and (queries.sum(-1) == 1).all()
+        )
         assert weight.tolist() == [1] * length + [0] * (len(weight) - length)
     assert lengths == {2, 3, 4, 5} if ragged else len(lengths) == 1
     if ragged:
@@ -45,16 +47,16 @@ def test_the_answer_is_repeated_and_ended(ragged: bool):
     batch = tasks.sample(60, seeded())
     seen = set[tuple[int, int]]()
     for i in range(60):
-        shown, told, _ = rows(batch.support, i)
-        asked, answer, _ = rows(batch.query, i)
+        shown, labels, _ = rows(batch.support, i)
+        queries, answer, _ = rows(batch.query, i)
         length = len(shown) - 1
         number = shown[-1, 4].item() * 2**0.5 + 3  # of 1 to 5: mean 3, variance 2
         repeats = round(number)
         assert number == pytest.approx(repeats, abs=1e-5) and not shown[:-1, 4].any()
-        assert shown[:, 3].tolist() == [0] * length + [1] and not told.any()
+        assert shown[:, 3].tolist() == [0] * length + [1] and not labels.any()
         expected = [[*shown[t, :3].tolist(), 0] for _ in range(repeats) for t in range(length)]
         assert answer.tolist() == [*expected, [0, 0, 0, 1]]
-        assert asked.argmax(-1).tolist() == list(range(length * repeats + 1))
+        assert queries.argmax(-1).tolist() == list(range(length * repeats + 1))
         seen.add((length, repeats))
     if ragged:
         assert seen == {(length, repeats) for length in (1, 2, 3) for repeats in (2, 3, 4)}

@@ -102,10 +102,12 @@ def test_classes_in_order_have_the_same_label_in_every_task(distractors: int) ->
     tasks = FewShot(data, 4, 1, 1, unlabelled=1, distractors=distractors, ordered=True)
     task = draw(tasks, size=200)
     classes = data.y[task.query.x[..., 0].long()]  # (T, 4)
-    own = classes.gather(1, task.query.y.argmax(1))  # by label
-    assert (own.diff(dim=1) > 0).all() and set(own.flatten().tolist()) == set(range(12))
+    by_label = classes.gather(1, task.query.y.argmax(1))  # by label
+    assert (by_label.diff(dim=1) > 0).all() and set(by_label.flatten().tolist()) == set(
+        range(12)
+    )
     known = data.y[task.support.x[..., 0].long()]
-    assert torch.equal(known.gather(1, task.support.y.argmax(1)), own)
+    assert torch.equal(known.gather(1, task.support.y.argmax(1)), by_label)
     all_six = FewShot(data, 6, 1, 1, within_groups=True, ordered=True)
     task = draw(all_six, size=60)
     classes = data.y[task.query.x[..., 0].long()]
@@ -128,13 +130,13 @@ def test_unlabelled_support_is_of_the_same_classes_and_of_distractors(
     ):
         x, y, weight = support
         real = weight == 1
-        told = y.any(-1)
-        assert not told[~real].any()
+        labelled = y.any(-1)
+        assert not labelled[~real].any()
         seen = [*x[real, 0].long().tolist(), *query[0][query[2] == 1, 0].long().tolist()]
         assert len(set(seen)) == len(seen)
-        known = set(data.y[x[told, 0].long()].tolist())
+        known = set(data.y[x[labelled, 0].long()].tolist())
         assert known == set(data.y[query[0][query[2] == 1, 0].long()].tolist())
-        loose = torch.bincount(data.y[x[real & ~told, 0].long()], minlength=12)
+        loose = torch.bincount(data.y[x[real & ~labelled, 0].long()], minlength=12)
         assert loose.tolist().count(3) == len(known) + distractors
         assert all(loose[c] == 3 for c in known) and set(loose.tolist()) == {0, 3}
     assert tasks.card()["unlabelled"] == 3

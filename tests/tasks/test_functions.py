@@ -15,8 +15,8 @@ def fit(task: Task, degree: int) -> tuple[Tensor, float]:
         return x.double() ** torch.arange(degree + 1)
 
     found = torch.linalg.lstsq(powers(task.support.x), task.support.y.double()).solution
-    misfits = [(powers(e.x) @ found - e.y).abs().max().item() for e in task]
-    return found[..., 0], max(misfits)
+    residuals = [(powers(e.x) @ found - e.y).abs().max().item() for e in task]
+    return found[..., 0], max(residuals)
 
 
 def check_uniform(values: Tensor, low: float, high: float) -> None:
@@ -30,8 +30,8 @@ def check_uniform(values: Tensor, low: float, high: float) -> None:
 @pytest.mark.parametrize("grid", [False, True])
 def test_lines_have_the_published_ranges(grid: bool):
     task = Line(20, 30, grid=grid).sample(4000, Generator().manual_seed(0))
-    (intercept, slope), misfit = fit(task, 1)[0].T, fit(task, 1)[1]
-    assert misfit < 1e-4
+    (intercept, slope), residual = fit(task, 1)[0].T, fit(task, 1)[1]
+    assert residual < 1e-4
     check_uniform(slope, -3, 3)
     check_uniform(intercept, -3, 3)
     check_uniform(task.support.x.flatten(), -5, 5)
@@ -40,9 +40,9 @@ def test_lines_have_the_published_ranges(grid: bool):
 @pytest.mark.parametrize("grid", [False, True])
 def test_parabolas_have_the_published_ranges(grid: bool):
     task = Parabola(20, 30, grid=grid).sample(4000, Generator().manual_seed(0))
-    found, misfit = fit(task, 2)
+    found, residual = fit(task, 2)
     constant, linear, curvature = found.T
-    assert misfit < 1e-4
+    assert residual < 1e-4
     check_uniform(curvature.abs(), 0.02, 0.15)
     assert abs((curvature > 0).double().mean() - 0.5) < 4 * 0.5 / 4000**0.5
     centre = -linear / (2 * curvature)

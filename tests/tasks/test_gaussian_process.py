@@ -124,8 +124,8 @@ def test_tasks_of_a_batch_share_sizes_unless_ragged():
     shared = sizes(GaussianProcess(), 20, 3).view(20, 3, 2)
     assert (shared == shared[:, :1]).all()
     assert len(shared[:, 0].unique(dim=0)) > 10
-    own = sizes(GaussianProcess(ragged=True), 1, 20)
-    assert len(own.unique(dim=0)) > 10
+    ragged_sizes = sizes(GaussianProcess(ragged=True), 1, 20)
+    assert len(ragged_sizes.unique(dim=0)) > 10
 
 
 def test_padding_is_zero_and_comes_last():
@@ -157,7 +157,7 @@ def test_the_card_says_the_parameters():
 
 
 @pytest.mark.parametrize(
-    "settings, says",
+    "settings, message",
     [
         ({"kernel": "linear"}, "use rbf, matern52, periodic"),
         ({"context": (3, 48)}, "raise `points`"),
@@ -165,6 +165,6 @@ def test_the_card_says_the_parameters():
         ({"noise": 0.0}, "above 0"),
     ],
 )
-def test_bad_settings_say_the_remedy(settings: Any, says: str):
-    with pytest.raises(ValueError, match=says):
+def test_bad_settings_say_the_remedy(settings: Any, message: str):
+    with pytest.raises(ValueError, match=message):
         GaussianProcess(**settings)

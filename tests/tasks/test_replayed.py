@@ -66,12 +66,12 @@ def set_time(learner: Known, number: int) -> None:
 def test_steps_are_what_happened_to_one_task_without_padding() -> None:
     _, replayed = some()
     for steps in replayed.sample(16, Generator().manual_seed(0)):
-        own, count = steps.observation.unbind(-1)
-        assert (own == own[:, :, :1]).all()
+        task_number, count = steps.observation.unbind(-1)
+        assert (task_number == task_number[:, :, :1]).all()
         after, taken = steps.next_observation.unbind(-1)
-        assert torch.equal(after, own) and torch.equal(taken, count + 1)
+        assert torch.equal(after, task_number) and torch.equal(taken, count + 1)
         assert torch.equal(steps.reward, 10 * taken) and steps.weight.all()
-        assert torch.equal(steps.done, (taken == 2 + own % 2).to(taken.dtype))
+        assert torch.equal(steps.done, (taken == 2 + task_number % 2).to(taken.dtype))
 
 
 def test_support_is_the_last_exploration_and_query_all_that_was_done() -> None:
@@ -141,9 +141,9 @@ def test_all_steps_are_as_likely() -> None:
 def test_noise_is_new_for_every_batch_and_step() -> None:
     _, replayed = some()
     generator = Generator().manual_seed(0)
-    luck = [replayed.sample(3, generator).query.extras for _ in range(2)]
-    assert luck[0].shape == (3, 1, 40, 2, 3)
-    assert len(torch.stack(luck).unique()) > 0.99 * 2 * luck[0].numel()
+    noise = [replayed.sample(3, generator).query.extras for _ in range(2)]
+    assert noise[0].shape == (3, 1, 40, 2, 3)
+    assert len(torch.stack(noise).unique()) > 0.99 * 2 * noise[0].numel()
 
 
 def test_a_batch_is_a_function_of_the_generator_and_what_is_kept() -> None:

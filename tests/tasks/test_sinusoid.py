@@ -22,18 +22,18 @@ def fit(task: Task) -> tuple[Tensor, Tensor, Tensor]:
         return torch.cat([torch.sin(x), torch.cos(x)], -1).double()
 
     solution = torch.linalg.lstsq(basis(task.support.x), task.support.y.double()).solution
-    misfit = torch.stack(
+    residual = torch.stack(
         [(basis(e.x) @ solution - e.y).abs().max() for e in (task.support, task.query)]
     )
     a, b = solution.squeeze(-1).unbind(-1)
-    return torch.hypot(a, b), torch.atan2(-b, a), misfit.max()
+    return torch.hypot(a, b), torch.atan2(-b, a), residual.max()
 
 
 @pytest.mark.parametrize("grid", [False, True])
 def test_support_and_query_lie_on_one_wave_of_the_published_parameters(grid: bool):
     task = Sinusoid(shots=20, queries=30, grid=grid).sample(4000, seeded())
-    amplitude, phase, misfit = fit(task)
-    assert misfit < 1e-4
+    amplitude, phase, residual = fit(task)
+    assert residual < 1e-4
     # uniform: the extremes are reached, and the mean is the middle (4 standard errors)
     for values, low, high in ((amplitude, 0.1, 5.0), (phase, 0.0, math.pi)):
         span = high - low

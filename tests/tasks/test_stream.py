@@ -9,14 +9,9 @@ import torch
 
 from quickstudy import datasets
 from quickstudy.datasets.labelled import Labelled, split_examples
-from quickstudy.tasks.scenarios import (
-    class_incremental,
-    permuted,
-    recurring,
-    rotate_images,
-    rotated,
-    split_domains,
-)
+from quickstudy.tasks.examples import rotate_images
+from quickstudy.tasks.recurring_classes import recurring
+from quickstudy.tasks.scenarios import class_incremental, permuted, rotated, split_domains
 from quickstudy.tasks.streams import Streams
 
 

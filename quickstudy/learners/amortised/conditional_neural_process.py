@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from quickstudy.core.criteria import Criterion, gaussian_nll
+from quickstudy.core.criteria import Criterion, check_outputs, gaussian_nll
 from quickstudy.core.linear import nonzero
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import merge
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import MLP
 
@@ -93,7 +94,7 @@ class ConditionalNeuralProcess(Learner[ConditionalNeuralProcessState]):
         criterion: Criterion = gaussian_nll,
     ):
         super().__init__(criterion)
-        self.floor = floor
+        self.floor, self.outputs = floor, outputs if encoder is None else None
         if encoder is None:
             encoder = MLP(inputs + outputs, width, hidden=[width] * 2)
         if decoder is None:
@@ -104,11 +105,11 @@ class ConditionalNeuralProcess(Learner[ConditionalNeuralProcessState]):
         self, support: Examples, state: ConditionalNeuralProcessState | None = None
     ) -> ConditionalNeuralProcessState:
         """Add the encoded examples to the sum of `state`."""
+        if self.outputs is not None:
+            check_outputs(support.y.new_empty(len(support.y), self.outputs), support.y)
         encoded = self.encoder(torch.cat([support.x, support.y], -1))  # (S, D)
         new = ConditionalNeuralProcessState(support.weight @ encoded, support.weight.sum())
-        return (
-            new if state is None else ConditionalNeuralProcessState(*map(torch.add, state, new))
-        )
+        return merge(torch.add, state, new)
 
     def predict(self, state: ConditionalNeuralProcessState, x: Tensor) -> Gaussian:
         """Return the distribution of the values at `x`; without examples, r is 0."""

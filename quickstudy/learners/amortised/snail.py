@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import append
 from quickstudy.learner import Learner
 from quickstudy.nets.temporal import Block, snail_layers
 
@@ -76,8 +77,7 @@ class SNAIL(Learner[Examples], Embeds):
         Raises:
             ValueError: the labels have more columns than `ways`.
         """
-        new = self.embedded(support, self.embed(support.x))
-        return new if state is None else Examples.cat(state, new)
+        return append(state, self.embedded(support, self.embed(support.x)))
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Return logits (Q, C) of each query as the next example."""

@@ -18,16 +18,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quickstudy.capabilities import Checkpointed, DescendsInSteps, HasInitialParams
+from quickstudy.capabilities import (
+    Checkpointed,
+    DescendsInSteps,
+    HasInitialParams,
+    TakesDenseTargets,
+)
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import Params
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
 from quickstudy.nets.backbones import Conv4
 
 
-class CAVIA(Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams):
+class CAVIA(
+    Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams, TakesDenseTargets
+):
     """The state of a task is its context vector (context,).
 
     Args:
@@ -64,19 +70,14 @@ class CAVIA(Learner[Tensor], Checkpointed, DescendsInSteps, HasInitialParams):
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(criterion)
-        self.net, self.context = net, context
-        self.lr, self.steps, self.first_order = lr, steps, first_order
-        self.checkpoint: Checkpoint | None = checkpoint
+        self.net, self.context, self.lr, self.steps = net, context, lr, steps
+        self.first_order, self.checkpoint = first_order, checkpoint
 
     def adapt(self, support: Examples, state: Tensor | None = None) -> Tensor:
         """Take `steps` of gradient descent on the support set, from zero or from `state`."""
-
-        def support_loss(fast: Params) -> Tensor:
-            return self.criterion(self.predict(fast["context"], support.x), support)
-
         start = self.initial_params() if state is None else state
         fast = descend(
-            support_loss,
+            lambda fast: self.criterion(self.predict(fast["context"], support.x), support),
             {"context": start},
             lr=self.lr,
             steps=self.steps,

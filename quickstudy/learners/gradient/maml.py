@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.capabilities import Checkpointed
 from quickstudy.core.criteria import Criterion, cross_entropy
@@ -25,6 +24,7 @@ from quickstudy.core.parameters import (
     Params,
     parameters_in,
 )
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import InnerOptimizer, descend, steepest_descent
 from quickstudy.learners.gradient.descent_learner import DescentLearner
@@ -72,9 +72,8 @@ class MAML(DescentLearner, Checkpointed):
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(net, steps, adapt_parameters, criterion)
-        self.lr, self.first_order = lr, first_order
+        self.lr, self.first_order, self.checkpoint = lr, first_order, checkpoint
         self.optimizer, self.truncate = optimizer, truncate
-        self.checkpoint: Checkpoint | None = checkpoint
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
         """Take `steps` of gradient descent on the support set.
@@ -83,12 +82,8 @@ class MAML(DescentLearner, Checkpointed):
         """
         start = self.initial_params() if state is None else state
         predict = _head_only(self.net, start, support.x) or partial(self.predict, x=support.x)
-
-        def support_loss(fast: Params) -> Tensor:
-            return self.criterion(predict(fast), support)
-
         return descend(
-            support_loss,
+            lambda fast: self.criterion(predict(fast), support),
             start,
             lr=self.lr,
             steps=self.steps,

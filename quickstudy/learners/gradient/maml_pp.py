@@ -17,18 +17,16 @@ Here all passes normalise by the batch. So does the released code, which never r
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from quickstudy.capabilities import DescendsInSteps, HasInitialParams
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.torch_private import RunningStatisticsNorm
 from quickstudy.inner_loop.descent import descend
-from quickstudy.learner import Learner
+from quickstudy.learners.gradient.descent_learner import DescentLearner
 
 
-class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
+class MAMLPlusPlus(DescentLearner):
     """The state of a task is the network's parameters, with the normalisation of the last step.
 
     With `multi_step_until=0, learn_rates=False, per_step_norm=False` this is MAML. `steps` may
@@ -75,18 +73,15 @@ class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
         first_order_until: int = 0,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
         if steps < 1:
             raise ValueError(f"steps={steps}: MAML++ needs at least one inner step.")
-        self.net, self.steps = net, steps
+        super().__init__(net, steps, None, criterion)
         self.multi_step_until, self.first_order_until = multi_step_until, first_order_until
         self.norms = nn.ParameterDict()
         for name, p in _of_norms(net).items() if per_step_norm else ():
             self.norms[name.replace(".", "/")] = p.detach().expand(steps, *p.shape).clone()
             p.requires_grad_(False)
-        self.adapted = [name for name, p in net.named_parameters() if p.requires_grad]
-        if not self.adapted:
-            raise ValueError("No parameter is left to adapt: unfreeze some of the net.")
+        self.adapted = [name for name, _ in net.named_parameters() if name not in self.norm(0)]
         rates = torch.full((steps, len(self.adapted)), lr)
         self.rates = nn.Parameter(rates, requires_grad=learn_rates)
         self.register_buffer("share", torch.zeros(()), persistent=False)
@@ -105,10 +100,6 @@ class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
             state = self.step(number, support, state)
         return state
 
-    def predict(self, state: Params, x: Tensor) -> Tensor:
-        """Return the outputs of the adapted network for `x`."""
-        return functional_call(self.net, state, (x,))
-
     def loss(self, task: Task[Examples]) -> Tensor:
         """Return the weighted sum of the query losses after every inner step."""
         if not self.is_multi_step:
@@ -116,20 +107,16 @@ class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
         state, losses = self.initial_params(), []
         for number in range(self.steps):
             state = self.step(number, task.support, state)
-            losses.append(self.criterion(self.predict(state, task.query.x), task.query))
+            losses.append(self.batch_loss(task.query, state))
         return (1 - self.share) * torch.stack(losses).mean() + self.share * losses[-1]
 
     def step(self, number: int, support: Examples, state: Params) -> Params:
         """Return the state after inner step `number`, counted from 0."""
         row = min(number, len(self.rates) - 1)
         norm = self.norm(row)
-
-        def support_loss(fast: Params) -> Tensor:
-            return self.criterion(self.predict(fast | norm, support.x), support)
-
         return norm | descend(
-            support_loss,
-            {name: state[name] for name in self.adapted},
+            lambda fast: self.batch_loss(support, fast | norm),
+            {name: state[name] for name in self.adapted if name in state},
             lr=dict(zip(self.adapted, self.rates[row], strict=True)),
             steps=1,
             first_order=self.is_first_order,
@@ -141,8 +128,7 @@ class MAMLPlusPlus(Learner[Params], DescendsInSteps, HasInitialParams):
 
     def initial_params(self) -> Params:
         """Return the state before the first inner step."""
-        params = dict(self.net.named_parameters())
-        return self.norm(0) | {name: params[name] for name in self.adapted}
+        return self.norm(0) | super().initial_params()
 
 
 def _of_norms(net: nn.Module) -> Params:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Checkpointed
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params
+from quickstudy.core.parameters import ParameterSelection, Params, adaptable_parameters
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import Memory, descend, steepest_descent
 from quickstudy.learners.gradient.descent_learner import DescentLearner
@@ -68,12 +68,11 @@ class MetaCurvature(DescentLearner, Checkpointed):
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(net, steps, adapt_parameters, criterion)
-        self.lr, self.first_order = lr, first_order
-        self.checkpoint: Checkpoint | None = checkpoint
+        self.lr, self.first_order, self.checkpoint = lr, first_order, checkpoint
         self.curvature = parameter_tree(
             {
                 f"{name}.{mode}": torch.eye(size, dtype=p.dtype, device=p.device)
-                for name, p in self.initial_params().items()
+                for name, p in adaptable_parameters(net, adapt_parameters).items()
                 for mode, size in modes(p).items()
             }
         )

@@ -17,7 +17,7 @@ from torch import nn
 
 from quickstudy.capabilities import Checkpointed
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params
+from quickstudy.core.parameters import ParameterSelection, Params, adaptable_parameters
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learners.gradient.descent_learner import DescentLearner
@@ -61,11 +61,13 @@ class MetaSGD(DescentLearner, Checkpointed):
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(net, steps, adapt_parameters, criterion)
-        self.first_order = first_order
-        self.checkpoint: Checkpoint | None = checkpoint
+        self.first_order, self.checkpoint = first_order, checkpoint
         rate = torch.empty(()).uniform_(*lr).item()
         self.rates = parameter_tree(
-            {name: torch.full_like(p, rate) for name, p in self.initial_params().items()}
+            {
+                name: torch.full_like(p, rate)
+                for name, p in adaptable_parameters(net, adapt_parameters).items()
+            }
         )
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:

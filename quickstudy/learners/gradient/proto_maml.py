@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.capabilities import Checkpointed, DescendsInSteps, Embeds
-from quickstudy.core.linear import nonzero
-from quickstudy.core.parameters import Params
+from quickstudy.core.parameters import Params, is_trainable
+from quickstudy.core.prototypes import class_means, keep_known
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
@@ -77,9 +77,8 @@ class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
         checkpoint: Checkpoint | None = None,
     ):
         super().__init__()
-        self.embed = embed
-        self.lr, self.steps, self.first_order = lr, steps, first_order
-        self.checkpoint: Checkpoint | None = checkpoint
+        self.embed, self.lr, self.steps = embed, lr, steps
+        self.first_order, self.checkpoint = first_order, checkpoint
 
     def adapt(self, support: Examples, state: ProtoMAMLState | None = None) -> ProtoMAMLState:
         """Take `steps` of gradient descent on the support set, from the prototypes or `state`.
@@ -112,19 +111,16 @@ class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
         self, support: Examples, state: ProtoMAMLState | None = None
     ) -> ProtoMAMLState:
         """Return the state before the first inner step."""
-        body: Params = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        body: Params = {name: p for name, p in self.named_parameters() if is_trainable(p)}
         if state is not None:
             body = {name: state.params[name] for name in body}
-        member = support.y * support.weight[:, None]  # (S, C)
-        sizes = member.sum(0)
-        mean = member.T @ self._embed(body, support.x) / nonzero(sizes)[:, None]
-        W, b = 2 * mean, -mean.square().sum(-1)
+        mean = class_means(self._embed(body, support.x), support)  # (C, D)
+        head: Params = {"W": 2 * mean, "b": -mean.square().sum(-1)}
+        sizes = support.weight @ support.y
         if state is not None:
-            has_examples = state.sizes > 0
-            W = torch.where(has_examples[:, None], state.params["W"], W)
-            b = torch.where(has_examples, state.params["b"], b)
+            head = keep_known(head, state.params, state.sizes)
             sizes = sizes + state.sizes
-        return ProtoMAMLState({**body, "W": W, "b": b}, sizes)
+        return ProtoMAMLState(body | head, sizes)
 
     def _embed(self, params: Params, x: Tensor) -> Tensor:
         body = {

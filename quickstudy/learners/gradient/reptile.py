@@ -17,15 +17,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
-from quickstudy.capabilities import DescendsInSteps
+from quickstudy.capabilities import DescendsInSteps, TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import with_gradient
-from quickstudy.core.parameters import Params, select_parameters
+from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import InnerOptimizer, adam, descend
-from quickstudy.learner import Learner
+from quickstudy.learner import ParameterLearner
 
 
 class ReptileState(NamedTuple):
@@ -44,7 +44,7 @@ class ReptileState(NamedTuple):
     support: Tensor  # (S, *features)  support inputs; S = 0 if transductive
 
 
-class Reptile(Learner[ReptileState], DescendsInSteps):
+class Reptile(ParameterLearner[ReptileState], DescendsInSteps, TakesDenseTargets):
     """Adapts every trainable parameter of the network.
 
     Args:
@@ -80,12 +80,10 @@ class Reptile(Learner[ReptileState], DescendsInSteps):
         transductive: bool = True,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net = net
+        super().__init__(net, criterion=criterion)
         self.lr, self.steps, self.batch_size = lr, steps, batch_size
         self.optimizer = adam((0.0, 0.999)) if optimizer is None else optimizer
         self.transductive = transductive
-        self.initial_params()  # raises if the net has no trainable parameter
 
     def adapt(self, support: Examples, state: ReptileState | None = None) -> ReptileState:
         """Take `steps` of descent on the support set, from the initialisation or `state`.
@@ -93,15 +91,10 @@ class Reptile(Learner[ReptileState], DescendsInSteps):
         Both are constants.
         """
         batches = iter(self._batches(support))
-
-        def support_loss(params: Params) -> Tensor:  # called once a step
-            batch = next(batches)
-            return self.criterion(functional_call(self.net, params, (batch.x,)), batch)
-
         if state is None:
             state = ReptileState(self.initial_params(), support.x[:0])
         params = descend(
-            support_loss,
+            lambda params: self.batch_loss(next(batches), params),  # called once a step
             {name: p.detach() for name, p in state.params.items()},
             lr=self.lr,
             steps=self.steps,
@@ -114,11 +107,11 @@ class Reptile(Learner[ReptileState], DescendsInSteps):
     def predict(self, state: ReptileState, x: Tensor) -> Tensor:
         """Return the outputs of the adapted network for `x`."""
         if self.transductive:
-            return functional_call(self.net, state.params, (x,))
+            return super().predict(state, x)
 
         def predict_one(query: Tensor) -> Tensor:
             inputs = torch.cat([state.support, query[None]])
-            return functional_call(self.net, state.params, (inputs,))[-1]
+            return self.logits(state.params, inputs)[-1]
 
         return vmap(predict_one, randomness="different")(x)
 
@@ -130,10 +123,6 @@ class Reptile(Learner[ReptileState], DescendsInSteps):
             value = self.criterion(self.predict(state, task.query.x), task.query)
             differences = {name: p - state.params[name] for name, p in initial.items()}
         return with_gradient(value, initial, differences)
-
-    def initial_params(self) -> Params:
-        """Return the trainable parameters, by name."""
-        return select_parameters(self.net)
 
     def _batches(self, support: Examples) -> list[Examples]:
         if self.batch_size is None or self.batch_size >= len(support.x):

@@ -3,7 +3,7 @@
 `net_learner` has what learners of one net share, `replay_buffer` mini-batches and memories of
 past examples. A new file has one learner whose `adapt` takes its own state back and whose state
 is a named tuple `<Learner>State`; if it changes the parameters of a net, it derives from
-`NetLearner`.
+`NetLearner`, or from `ReplayLearner` if it keeps a sample of the past.
 """
 
 from quickstudy.learners.lifelong.a_gem import AGEM

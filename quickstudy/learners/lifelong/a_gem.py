@@ -20,12 +20,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import gradient
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
-from quickstudy.learners.lifelong.net_learner import NetLearner
+from quickstudy.learners.lifelong.net_learner import ReplayLearner
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
     empty_buffer,
@@ -51,7 +50,7 @@ class AGEMState(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class AGEM(NetLearner[AGEMState], HasMemorySize):
+class AGEM(ReplayLearner[AGEMState]):
     """A net that learns a stream by steps that do not raise the loss on a sample of its past.
 
     Args:
@@ -92,11 +91,12 @@ class AGEM(NetLearner[AGEMState], HasMemorySize):
             net,
             lr=lr,
             batch_size=batch_size,
+            replay_batch_size=replay_batch_size,
+            memory_size=memory_size,
             epochs=epochs,
             adapt_parameters=adapt_parameters,
             criterion=criterion,
         )
-        self.replay_batch_size, self.memory_size = replay_batch_size, memory_size
 
     def adapt(self, support: Examples, state: AGEMState | None = None) -> AGEMState:
         """Return the parameters after an experience, and the memory with its examples."""

@@ -19,17 +19,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.criteria import Criterion, cross_entropy, weighted_mean
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
-from quickstudy.learners.lifelong.net_learner import NetLearner
+from quickstudy.learners.lifelong.net_learner import ReplayLearner
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
     empty_buffer,
     mask_if_empty,
-    minibatches,
     reservoir,
+    salted_minibatches,
     sample,
     sgd_step,
 )
@@ -71,7 +70,7 @@ class DERState(NamedTuple):
     buffer: Buffer[LabelledLogits]
 
 
-class DarkExperienceReplay(NetLearner[DERState], HasMemorySize):
+class DarkExperienceReplay(ReplayLearner[DERState]):
     """A net that learns a stream and keeps its logits on the past.
 
     With `alpha=0`, `beta=|R| / |B|` and a learning rate of |B| / (|B| + |R|) times that of
@@ -121,12 +120,13 @@ class DarkExperienceReplay(NetLearner[DERState], HasMemorySize):
             net,
             lr=lr,
             batch_size=batch_size,
+            replay_batch_size=replay_batch_size,
+            memory_size=memory_size,
             epochs=epochs,
             adapt_parameters=adapt_parameters,
             criterion=criterion,
         )
-        self.alpha, self.beta, self.memory_size = alpha, beta, memory_size
-        self.replay_batch_size = batch_size if replay_batch_size is None else replay_batch_size
+        self.alpha, self.beta = alpha, beta
 
     def adapt(self, support: Examples, state: DERState | None = None) -> DERState:
         """Return the parameters after an experience, and the memory with its examples."""
@@ -134,16 +134,13 @@ class DarkExperienceReplay(NetLearner[DERState], HasMemorySize):
             self.initial_params(),
             empty_buffer(LabelledLogits(support, support.y), self.memory_size),
         )
-        later_steps = 0  # after the first pass, in which nothing is added to the memory
-        for epoch in range(self.epochs):
-            for new in minibatches(support, self.batch_size):
-                later_steps += epoch > 0
-                past = sample(buffer, self.replay_batch_size, salt=-1 - later_steps)
-                old = sample(buffer, self.replay_batch_size, salt=1 + later_steps).examples
-                logits = self.logits(params, new.x)
-                params = sgd_step(partial(self.objective, new, past, old), params, self.lr)
-                if epoch == 0:
-                    buffer = reservoir(buffer, LabelledLogits(new, logits))
+        for new, salt in salted_minibatches(support, self.batch_size, self.epochs):
+            past = sample(buffer, self.replay_batch_size, salt=-salt)
+            old = sample(buffer, self.replay_batch_size, salt=salt).examples
+            logits = self.logits(params, new.x)
+            params = sgd_step(partial(self.objective, new, past, old), params, self.lr)
+            if salt == 1:
+                buffer = reservoir(buffer, LabelledLogits(new, logits))
         return DERState(params, buffer)
 
     def objective(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
 from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.linear import nonzero
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
 from quickstudy.core.tree import tree_map
@@ -113,19 +114,17 @@ class EWC(NetLearner[EWCState]):
     def adapt(self, support: Examples, state: EWCState | None = None) -> EWCState:
         """Return the parameters after an experience, and the penalty for the next."""
         if state is None:
-            params = self.initial_params()
-            zero = tree_map(torch.zeros_like, params)
-            state = EWCState(params, zero, zero)
+            zero = tree_map(torch.zeros_like, self.initial_params())
+            state = EWCState(self.initial_params(), zero, zero)
         params, precision, pull = state
         for batch in list(minibatches(support, self.batch_size)) * self.epochs:
             params = sgd_step(partial(self.objective, batch, state), params, self.lr)
         fisher = self.fisher(support, params)
+        factor = 1 if self.decay is None else 1 - (1 - self.decay) * any_weight(support)
+        precision = {k: factor * p + fisher[k] for k, p in precision.items()}
         if self.decay is None:
-            precision = {k: p + fisher[k] for k, p in precision.items()}
             pull = {k: p + fisher[k] * params[k] for k, p in pull.items()}
         else:
-            factor = 1 - (1 - self.decay) * any_weight(support)
-            precision = {k: factor * p + fisher[k] for k, p in precision.items()}
             pull = {k: p * params[k] for k, p in precision.items()}
         return EWCState(params, precision, pull)
 
@@ -158,15 +157,15 @@ class EWC(NetLearner[EWCState]):
             h = jacrev(grad(loss))(z)  # (C, C)
             return {name: (j * torch.tensordot(h, j, 1)).sum(0) for name, j in jacobian.items()}
 
-        total = tree_map(torch.zeros_like, params)
-        for batch in minibatches(examples, self.fisher_batch):
+        mean = tree_map(torch.zeros_like, params)
+        share = examples.weight / nonzero(examples.weight.sum())
+        for batch in minibatches(examples._replace(weight=share), self.fisher_batch):
             each = vmap(fisher_of_one, randomness="different")(batch.x, batch.y)
-            total = {
+            mean = {
                 name: value + torch.tensordot(batch.weight, each[name], 1)
-                for name, value in total.items()
+                for name, value in mean.items()
             }
-        size = examples.weight.sum().clamp_min(1e-12)
-        return {name: value / size for name, value in total.items()}
+        return mean
 
 
 def online_ewc(net: nn.Module, *, decay: float = 0.95, **settings: Any) -> EWC:

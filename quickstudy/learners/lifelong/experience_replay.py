@@ -12,19 +12,15 @@ stream may be cut anywhere. All epochs have the same order.
 from functools import partial
 from typing import NamedTuple
 
-from torch import nn
-
-from quickstudy.capabilities import HasMemorySize
-from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params
+from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples
-from quickstudy.learners.lifelong.net_learner import NetLearner
+from quickstudy.learners.lifelong.net_learner import ReplayLearner
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
     empty_buffer,
     mask_if_empty,
-    minibatches,
     reservoir,
+    salted_minibatches,
     sample,
     sgd_step,
 )
@@ -46,7 +42,7 @@ class ExperienceReplayState(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class ExperienceReplay(NetLearner[ExperienceReplayState], HasMemorySize):
+class ExperienceReplay(ReplayLearner[ExperienceReplayState]):
     """A net that learns a stream and rehearses its past.
 
     Args:
@@ -73,29 +69,6 @@ class ExperienceReplay(NetLearner[ExperienceReplayState], HasMemorySize):
         tensor(4)
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        *,
-        lr: float = 0.1,
-        batch_size: int = 10,
-        replay_batch_size: int | None = None,
-        memory_size: int = 200,
-        epochs: int = 1,
-        adapt_parameters: ParameterSelection = None,
-        criterion: Criterion = cross_entropy,
-    ):
-        super().__init__(
-            net,
-            lr=lr,
-            batch_size=batch_size,
-            epochs=epochs,
-            adapt_parameters=adapt_parameters,
-            criterion=criterion,
-        )
-        self.replay_batch_size = batch_size if replay_batch_size is None else replay_batch_size
-        self.memory_size = memory_size
-
     def adapt(
         self, support: Examples, state: ExperienceReplayState | None = None
     ) -> ExperienceReplayState:
@@ -103,13 +76,10 @@ class ExperienceReplay(NetLearner[ExperienceReplayState], HasMemorySize):
         params, buffer = state or ExperienceReplayState(
             self.initial_params(), empty_buffer(support, self.memory_size)
         )
-        later_steps = 0  # after the first pass, in which nothing is added to the memory
-        for epoch in range(self.epochs):
-            for new in minibatches(support, self.batch_size):
-                later_steps += epoch > 0
-                old = sample(buffer, self.replay_batch_size, salt=1 + later_steps)
-                both = Examples.cat(new, mask_if_empty(old, new))
-                params = sgd_step(partial(self.batch_loss, both), params, self.lr)
-                if epoch == 0:
-                    buffer = reservoir(buffer, new)
+        for new, salt in salted_minibatches(support, self.batch_size, self.epochs):
+            old = sample(buffer, self.replay_batch_size, salt=salt)
+            both = Examples.cat(new, mask_if_empty(old, new))
+            params = sgd_step(partial(self.batch_loss, both), params, self.lr)
+            if salt == 1:
+                buffer = reservoir(buffer, new)
         return ExperienceReplayState(params, buffer)

@@ -14,13 +14,14 @@ See also: Avalanche calls this strategy `Naive`.
 
 from functools import partial
 
+from quickstudy.capabilities import TakesDenseTargets
 from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples
 from quickstudy.learners.lifelong.net_learner import NetLearner
 from quickstudy.learners.lifelong.replay_buffer import minibatches, sgd_step
 
 
-class FineTuning(NetLearner[Params]):
+class FineTuning(NetLearner[Params], TakesDenseTargets):
     """Stochastic gradient descent over a stream; the state is the parameters.
 
     Meta-trained with a loss on the past, it learns initial parameters that forget less.

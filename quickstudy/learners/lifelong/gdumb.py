@@ -27,7 +27,11 @@ from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
 from quickstudy.learners.lifelong.net_learner import NetLearner
-from quickstudy.learners.lifelong.replay_buffer import sgd_step, shuffled_minibatches
+from quickstudy.learners.lifelong.replay_buffer import (
+    empty_buffer,
+    sgd_step,
+    shuffled_minibatches,
+)
 
 EMPTY_FIRST = 2.0  # the priority of the first empty place, above all uniform numbers
 
@@ -134,8 +138,8 @@ def empty_memory(like: Examples, memory_size: int) -> BalancedMemory:
         >>> memory.examples.x.shape, memory.offered
         (torch.Size([4, 5]), tensor([0, 0, 0]))
     """
-    places = Examples(*(leaf.new_zeros(memory_size, *leaf.shape[1:]) for leaf in like))
-    return BalancedMemory(places, like.y.new_zeros(like.y.shape[-1], dtype=torch.int64))
+    offered = like.y.new_zeros(like.y.shape[-1], dtype=torch.int64)
+    return BalancedMemory(empty_buffer(like, memory_size).examples, offered)
 
 
 def greedy(memory: BalancedMemory, new: Examples) -> BalancedMemory:

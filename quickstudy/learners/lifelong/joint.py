@@ -8,8 +8,10 @@ stream, so this is a bound and no practical method.
 from functools import partial
 from typing import NamedTuple
 
+from quickstudy.capabilities import TakesDenseTargets
 from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import append
 from quickstudy.learners.lifelong.net_learner import NetLearner
 from quickstudy.learners.lifelong.replay_buffer import sgd_step, shuffled_minibatches
 
@@ -30,7 +32,7 @@ class JointState(NamedTuple):
     examples: Examples
 
 
-class Joint(NetLearner[JointState]):
+class Joint(NetLearner[JointState], TakesDenseTargets):
     """Descent from the initial parameters on all examples so far.
 
     Args:
@@ -55,7 +57,7 @@ class Joint(NetLearner[JointState]):
 
     def adapt(self, support: Examples, state: JointState | None = None) -> JointState:
         """Return all examples so far, and the parameters after training on them."""
-        examples = support if state is None else Examples.cat(state.examples, support)
+        examples = append(state and state.examples, support)
         params = self.initial_params()
         for batch in shuffled_minibatches(examples, self.batch_size, self.epochs):
             params = sgd_step(partial(self.batch_loss, batch), params, self.lr)

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.criteria import Criterion, cross_entropy, weighted_mean
 from quickstudy.core.gradients import gradient
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import tree_map
 from quickstudy.inner_loop.descent import descend
-from quickstudy.learners.lifelong.net_learner import NetLearner
+from quickstudy.learners.lifelong.net_learner import ReplayLearner
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
     empty_buffer,
@@ -57,7 +57,7 @@ class LaMAMLState(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class LaMAML(NetLearner[LaMAMLState], HasMemorySize):
+class LaMAML(ReplayLearner[LaMAMLState]):
     """A net that learns a stream, and a learning rate for every parameter as well.
 
     Args:
@@ -103,19 +103,24 @@ class LaMAML(NetLearner[LaMAMLState], HasMemorySize):
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(
-            net, batch_size=batch_size, adapt_parameters=adapt_parameters, criterion=criterion
+            net,
+            batch_size=batch_size,
+            replay_batch_size=replay_batch_size,
+            memory_size=memory_size,
+            adapt_parameters=adapt_parameters,
+            criterion=criterion,
         )
         self.alpha, self.eta, self.lr, self.glances = alpha, eta, lr, glances
-        self.replay_batch_size, self.memory_size = replay_batch_size, memory_size
         self.clip, self.first_order = clip, first_order
 
     def adapt(self, support: Examples, state: LaMAMLState | None = None) -> LaMAMLState:
         """Return parameters and rates after an experience, and the memory with its examples."""
-        if state is None:
-            params = self.initial_params()
-            rates = {name: torch.full_like(p, self.alpha) for name, p in params.items()}
-            state = LaMAMLState(params, rates, empty_buffer(support, self.memory_size))
-        params, rates, buffer = state
+        initial = self.initial_params()
+        params, rates, buffer = state or LaMAMLState(
+            initial,
+            tree_map(lambda p: torch.full_like(p, self.alpha), initial),
+            empty_buffer(support, self.memory_size),
+        )
         for new in minibatches(support, self.batch_size):
             for glance in range(self.glances):
                 old = sample(buffer, self.replay_batch_size, salt=1 + glance)

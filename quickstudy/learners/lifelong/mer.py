@@ -19,12 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
 from quickstudy.core.tree import tree_map
-from quickstudy.learners.lifelong.net_learner import NetLearner
+from quickstudy.learners.lifelong.net_learner import ReplayLearner
 from quickstudy.learners.lifelong.replay_buffer import (
     Buffer,
     empty_buffer,
@@ -52,7 +51,7 @@ class MERState(NamedTuple):
     buffer: Buffer[Examples]
 
 
-class MER(NetLearner[MERState], HasMemorySize):
+class MER(ReplayLearner[MERState]):
     """A net that learns a stream, an example at a time, by Reptile on it and on its past.
 
     An example costs `n_batches * (1 + replay_batch_size)` steps. The defaults are those
@@ -93,10 +92,15 @@ class MER(NetLearner[MERState], HasMemorySize):
         criterion: Criterion = cross_entropy,
     ):
         super().__init__(
-            net, lr=lr, batch_size=1, adapt_parameters=adapt_parameters, criterion=criterion
+            net,
+            lr=lr,
+            batch_size=1,
+            replay_batch_size=replay_batch_size,
+            memory_size=memory_size,
+            adapt_parameters=adapt_parameters,
+            criterion=criterion,
         )
         self.beta, self.gamma, self.n_batches = beta, gamma, n_batches
-        self.replay_batch_size, self.memory_size = replay_batch_size, memory_size
 
     def adapt(self, support: Examples, state: MERState | None = None) -> MERState:
         """Return the parameters after an experience, and the memory with its examples."""

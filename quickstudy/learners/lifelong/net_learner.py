@@ -1,19 +1,14 @@
 """The base of learners that change the parameters of one net by descent over mini-batches."""
 
-from typing import Any, TypeVar
+from torch import nn
 
-from torch import Tensor, nn
-from torch.func import functional_call
-
+from quickstudy.capabilities import HasMemorySize, TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
-from quickstudy.core.task import Examples
-from quickstudy.learner import Learner
-
-State = TypeVar("State")
+from quickstudy.core.parameters import ParameterSelection
+from quickstudy.learner import ParameterLearner, State
 
 
-class NetLearner(Learner[State]):
+class NetLearner(ParameterLearner[State]):
     """A net that learns a stream; its state is its parameters, or has them as `params`.
 
     Abstract: a subclass defines `adapt`.
@@ -45,22 +40,51 @@ class NetLearner(Learner[State]):
         adapt_parameters: ParameterSelection = None,
         criterion: Criterion = cross_entropy,
     ):
-        super().__init__(criterion)
-        self.net, self.lr, self.batch_size, self.epochs = net, lr, batch_size, epochs
-        self.adapt_parameters = adapt_parameters
+        super().__init__(net, adapt_parameters, criterion)
+        self.lr, self.batch_size, self.epochs = lr, batch_size, epochs
 
-    def initial_params(self) -> Params:
-        """Return the parameters before the first experience."""
-        return select_parameters(self.net, self.adapt_parameters)
 
-    def logits(self, params: Params, x: Tensor) -> Tensor:
-        """Return the outputs (N, C) of the net with these parameters."""
-        return functional_call(self.net, params, (x,))
+class ReplayLearner(NetLearner[State], HasMemorySize, TakesDenseTargets):
+    """A net that learns a stream and keeps a sample of its past as `buffer` of its state.
 
-    def predict(self, state: Any, x: Tensor) -> Tensor:
-        """Return logits (Q, C) of all classes."""
-        return self.logits(state if isinstance(state, dict) else state.params, x)
+    Abstract: a subclass defines `adapt`.
 
-    def batch_loss(self, examples: Examples, params: Params) -> Tensor:
-        """Return the criterion of the net with these parameters."""
-        return self.criterion(self.logits(params, examples.x), examples)
+    Args:
+        net: any module, (N, *features) -> (N, C).
+        lr: the learning rate.
+        batch_size: examples of a mini-batch.
+        replay_batch_size: examples of a sample of the memory; None: as many as in a mini-batch.
+        memory_size: places of the memory.
+        epochs: passes over each experience.
+        adapt_parameters: which parameters are learned; see `select_parameters`.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.ExperienceReplay(torch.nn.Linear(4, 3), batch_size=5)
+        >>> isinstance(learner, ReplayLearner), learner.replay_batch_size
+        (True, 5)
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        lr: float = 0.1,
+        batch_size: int = 10,
+        replay_batch_size: int | None = None,
+        memory_size: int = 200,
+        epochs: int = 1,
+        adapt_parameters: ParameterSelection = None,
+        criterion: Criterion = cross_entropy,
+    ):
+        super().__init__(
+            net,
+            lr=lr,
+            batch_size=batch_size,
+            epochs=epochs,
+            adapt_parameters=adapt_parameters,
+            criterion=criterion,
+        )
+        self.replay_batch_size = batch_size if replay_batch_size is None else replay_batch_size
+        self.memory_size = memory_size

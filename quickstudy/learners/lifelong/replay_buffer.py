@@ -77,6 +77,25 @@ def minibatches(examples: Examples, size: int) -> Iterator[Examples]:
         yield examples.take(slice(start, start + size))
 
 
+def salted_minibatches(
+    examples: Examples, size: int, epochs: int
+) -> Iterator[tuple[Examples, int]]:
+    """Yield the mini-batches of all epochs, each with a salt of `sample`.
+
+    It is 1 in the first epoch, which fills a memory, and another for each later mini-batch.
+
+    Examples:
+        >>> import torch
+        >>> from quickstudy import Examples
+        >>> examples = Examples(torch.ones(5, 2), torch.ones(5, 3), torch.ones(5))
+        >>> [salt for _, salt in salted_minibatches(examples, 3, epochs=3)]
+        [1, 1, 2, 3, 4, 5]
+    """
+    batches = list(minibatches(examples, size))
+    for number, batch in enumerate(batches * epochs):
+        yield batch, max(1, number - len(batches) + 2)
+
+
 def shuffled(examples: Examples, key: Tensor) -> Examples:
     """Return the examples in the random order of a key. Padding comes last and does not change
     the order of the others.

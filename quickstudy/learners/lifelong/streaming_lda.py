@@ -9,7 +9,8 @@ $$z_c = \mu_c^\top \Lambda f(x) - \tfrac12 \mu_c^\top \Lambda \mu_c, \qquad
 
 Differs from the paper: Σ is the pooled covariance within classes. The paper's update (eq. 3)
 weighs an example's square by how many came before it, not by how many of its class. Sums of
-chunks are merged as Chan, Golub & LeVeque (1979) do.
+chunks are merged as Chan, Golub & LeVeque (1979) do, in double precision. Features are measured
+from the mean of all examples, so that a common offset costs no digits.
 """
 
 from typing import NamedTuple
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
-from quickstudy.core.linear import without_autocast
+from quickstudy.core.linear import double, nonzero, without_autocast
 from quickstudy.core.prototypes import class_means
 from quickstudy.core.task import Examples
+from quickstudy.core.tree import tree_map
 from quickstudy.learner import Learner
 
 
@@ -79,15 +81,18 @@ class StreamingLDA(Learner[StreamingLDAState], Embeds):
             return new if state is None else merge(state, new)
 
     def predict(self, state: StreamingLDAState, x: Tensor) -> Tensor:
-        """Return logits (Q, C); -inf for an unseen class."""
-        features = self.embed(x).to(state.means)
+        """Return logits (Q, C), up to a number for each query; -inf for an unseen class."""
+        features = double(self.embed(x))
+        means, sizes, scatter = tree_map(double, state)
         with without_autocast(features):
-            size = state.sizes.sum().clamp_min(1e-12)
-            eye = torch.eye(len(state.scatter), dtype=size.dtype, device=size.device)
-            covariance = (1 - self.shrinkage) * state.scatter / size + self.shrinkage * eye
-            weight = torch.linalg.solve(covariance, state.means.T).T  # (C, D)
-            logits = F.linear(features, weight, -(weight * state.means).sum(-1) / 2)
-        return logits.masked_fill(state.sizes == 0, -torch.inf)
+            total = nonzero(sizes.sum())
+            origin = sizes @ means / total  # moves a query's logits together
+            means = means - origin
+            eye = torch.eye(len(scatter), dtype=total.dtype, device=total.device)
+            covariance = (1 - self.shrinkage) * scatter / total + self.shrinkage * eye
+            weight = torch.linalg.solve(covariance, means.T).T  # (C, D)
+            logits = F.linear(features - origin, weight, -(weight * means).sum(-1) / 2)
+        return logits.to(state.means).masked_fill(state.sizes == 0, -torch.inf)
 
 
 def moments(features: Tensor, examples: Examples) -> StreamingLDAState:
@@ -100,10 +105,12 @@ def moments(features: Tensor, examples: Examples) -> StreamingLDAState:
         >>> moments(x, Examples(x, torch.ones(2, 1), torch.ones(2)))
         StreamingLDAState(means=tensor([[2.]]), sizes=tensor([2.]), scatter=tensor([[2.]]))
     """
-    means = class_means(features, examples)
-    deviations = features - examples.y @ means
-    scatter = (examples.weight[:, None] * deviations).T @ deviations
-    return StreamingLDAState(means, examples.weight @ examples.y, scatter)
+    x, y, weight = double(features), double(examples.y), double(examples.weight)
+    means = class_means(x, examples)
+    deviations = x - y @ means
+    scatter = (weight[:, None] * deviations).T @ deviations
+    state = StreamingLDAState(means, weight @ y, scatter)
+    return tree_map(lambda leaf: leaf.to(features), state)
 
 
 def merge(a: StreamingLDAState, b: StreamingLDAState) -> StreamingLDAState:
@@ -118,9 +125,12 @@ def merge(a: StreamingLDAState, b: StreamingLDAState) -> StreamingLDAState:
         >>> merge(a, b)
         StreamingLDAState(means=tensor([[2.]]), sizes=tensor([2.]), scatter=tensor([[2.]]))
     """
+    dtype = a.means.dtype
+    a, b = tree_map(double, a), tree_map(double, b)
     sizes = a.sizes + b.sizes
-    fraction = b.sizes / sizes.clamp_min(1e-12)  # (C,)  of b
+    fraction = b.sizes / nonzero(sizes)  # (C,)  of b
     difference = b.means - a.means
     between = ((a.sizes * fraction)[:, None] * difference).T @ difference
     means = a.means + fraction[:, None] * difference
-    return StreamingLDAState(means, sizes, a.scatter + b.scatter + between)
+    state = StreamingLDAState(means, sizes, a.scatter + b.scatter + between)
+    return tree_map(lambda leaf: leaf.to(dtype), state)

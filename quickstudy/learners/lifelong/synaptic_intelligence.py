@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from quickstudy.capabilities import TakesDenseTargets
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import gradient
 from quickstudy.core.parameters import ParameterSelection, Params
@@ -47,7 +48,7 @@ class SIState(NamedTuple):
     importance: Params  # Ω
 
 
-class SynapticIntelligence(NetLearner[SIState]):
+class SynapticIntelligence(NetLearner[SIState], TakesDenseTargets):
     """Descent whose path measures the importance of each weight.
 
     Args:

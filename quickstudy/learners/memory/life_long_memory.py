@@ -22,7 +22,6 @@ of the nearest key, with its softmax as confidence; here all keys vote with thei
 authors' code, the similarity to a value that is not in the memory is 0.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -32,8 +31,9 @@ from torch.nn import functional as F
 from quickstudy.capabilities import Embeds, HasAttentionWeights, HasMemorySize
 from quickstudy.core.attention import attention, log_votes
 from quickstudy.core.criteria import weighted_mean
+from quickstudy.core.similarity import unit
 from quickstudy.core.task import Examples, Task
-from quickstudy.core.tree import tree_map
+from quickstudy.core.tree import scan, tree_map
 from quickstudy.learner import Learner
 
 
@@ -118,7 +118,7 @@ class LifeLongMemory(Learner[LifeLongMemoryState], Embeds, HasAttentionWeights, 
 
     def queries(self, x: Tensor) -> Tensor:
         """Embed inputs to unit length: (N, *features) -> (N, D)."""
-        return F.normalize(self.embed(x), dim=-1)
+        return unit(self.embed(x))
 
     def attention_weights(self, task: Task[Examples]) -> dict[str, Tensor]:
         """Return the weights over slots of reading and writing (S + Q, M).
@@ -148,11 +148,7 @@ class LifeLongMemory(Learner[LifeLongMemoryState], Embeds, HasAttentionWeights, 
             keys = queries.new_zeros(self.memory_size, queries.shape[-1])
             values = y.new_zeros(self.memory_size, y.shape[-1])
             memory = LifeLongMemoryState(keys, values, queries.new_zeros(self.memory_size))
-        memories = [memory]
-        for query, value, weight in zip(queries, y, examples.weight, strict=True):
-            written = write(memories[-1], query, value)
-            memories.append(tree_map(partial(torch.where, weight > 0), written, memories[-1]))
-        return memories
+        return scan(write, memory, queries, y, weight=examples.weight)
 
 
 def write(memory: LifeLongMemoryState, query: Tensor, value: Tensor) -> LifeLongMemoryState:

@@ -17,7 +17,6 @@ several heads, each has its own least used slot, and all of these are erased bef
 `MANN(show_label_with_input=True)` repeats each example with its label (not in the paper).
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds, HasAttentionWeights
+from quickstudy.core.criteria import check_outputs
 from quickstudy.core.task import Examples, Task
-from quickstudy.core.tree import tree_map
+from quickstudy.core.tree import scan, tree_map
 from quickstudy.learner import Learner
 from quickstudy.nets.cells import LSTMCell, RecurrentCell, content_addressing, interpolation
 
@@ -118,11 +118,9 @@ class LRUA(RecurrentCell[LRUAState]):
 
     def initial_state(self) -> LRUAState:
         """Return the state before the first step: an empty and unused memory."""
-        zeros = self.output.weight.new_zeros
-        slots, heads, width = self.slots, self.heads, self.parts[0]
-        weights = zeros(heads, slots)
-        memory, read = zeros(slots, width), zeros(heads, width)
-        controller = self.controller.initial_state()
+        zeros, slots, heads = self.output.weight.new_zeros, self.slots, self.heads
+        weights, memory = zeros(heads, slots), zeros(slots, self.parts[0])
+        read, controller = zeros(heads, self.parts[0]), self.controller.initial_state()
         return LRUAState(memory, zeros(slots), weights, weights, read, controller)
 
     def step(self, x: Tensor, state: LRUAState) -> tuple[Tensor, LRUAState]:
@@ -192,8 +190,7 @@ class MANN(Learner[MANNState], Embeds, HasAttentionWeights):
         show_label_with_input: bool = False,
     ):
         super().__init__()
-        self.embed, self.cell = embed, cell
-        self.show_label_with_input = show_label_with_input
+        self.embed, self.cell, self.show_label_with_input = embed, cell, show_label_with_input
 
     def adapt(self, support: Examples, state: MANNState | None = None) -> MANNState:
         """Read the examples, one after the other."""
@@ -217,20 +214,26 @@ class MANN(Learner[MANNState], Embeds, HasAttentionWeights):
         Returns:
             Logits (C,) of every example, predicted before its label is shown, and the N + 1
             states before, between and after the examples.
+
+        Raises:
+            OutputMismatch: the cell has inputs for labels of another number of columns.
         """
         embedded, labels = self.embed(examples.x), examples.y
+        copies = 1 + self.show_label_with_input  # of an embedding in the inputs
+        outputs = self.cell.inputs - copies * embedded.shape[-1]
+        check_outputs(labels.new_empty(len(labels), max(outputs, 0)), labels)
         if self.show_label_with_input:
             labels = torch.cat([embedded, labels], -1)
         if state is None:
             state = MANNState(self.cell.initial_state(), labels.new_zeros(labels.shape[-1]))
-        logits, states = [], [state]
-        for x, label, weight in zip(embedded, labels, examples.weight, strict=True):
-            before = states[-1]
+        logits = list[Tensor]()
+
+        def step(before: MANNState, x: Tensor, label: Tensor) -> MANNState:
             output, cell = self.cell.step(torch.cat([x, before.last_label]), before.cell)
-            after = MANNState(cell, label)
-            states.append(tree_map(partial(torch.where, weight > 0), after, before))
             logits.append(output)
-        return logits, states
+            return MANNState(cell, label)
+
+        return logits, scan(step, state, embedded, labels, weight=examples.weight)
 
     def attention_weights(self, task: Task[Examples]) -> dict[str, Tensor]:
         """Return the read and write weights of each head over support and query set (S + Q, M).
@@ -240,12 +243,11 @@ class MANN(Learner[MANNState], Embeds, HasAttentionWeights):
         if not isinstance(self.cell, LRUA):
             return {}
         _, (_, *states) = self.unroll(Examples.cat(task.support, task.query))
-        weights = {}
-        for head in range(self.cell.heads):
-            weights[f"read head {head + 1}"] = torch.stack(
-                [s.cell.reading[head] for s in states]
+        return {
+            f"{access} head {head + 1}": torch.stack([weights[head] for weights in steps])
+            for head in range(self.cell.heads)
+            for access, steps in (
+                ("read", [state.cell.reading for state in states]),
+                ("write", [state.cell.writing for state in states]),
             )
-            weights[f"write head {head + 1}"] = torch.stack(
-                [s.cell.writing[head] for s in states]
-            )
-        return weights
+        }

@@ -26,6 +26,7 @@ from quickstudy.capabilities import ComparesEmbeddings, HasAttentionWeights
 from quickstudy.core.attention import attention, log_votes
 from quickstudy.core.similarity import ScaledSimilarity, Similarity
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import append
 from quickstudy.learner import Learner
 
 
@@ -102,12 +103,8 @@ class MemoryNetwork(Learner[MemoryNetworkState], ComparesEmbeddings, HasAttentio
         self, support: Examples, state: MemoryNetworkState | None = None
     ) -> MemoryNetworkState:
         """Embed the examples and append them to those of `state`."""
-        new = MemoryNetworkState(self.embed(support.x), support.y, support.weight)
-        return (
-            new
-            if state is None
-            else MemoryNetworkState(*map(torch.cat, zip(state, new, strict=True)))
-        )
+        written = self.embed(support.x)
+        return append(state, MemoryNetworkState(written, support.y, support.weight))
 
     def predict(self, state: MemoryNetworkState, x: Tensor) -> Tensor:
         """Return logits (Q, C); without `answer`, -inf for a class without examples."""

@@ -34,7 +34,7 @@ from quickstudy.core.attention import attention
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples, Task
-from quickstudy.core.tree import tree_map
+from quickstudy.core.tree import append, scan, tree_map
 from quickstudy.learner import Learner
 from quickstudy.nets.cells import LSTMCell
 
@@ -110,17 +110,15 @@ class MetaNet(Learner[MetaNetState], HasAttentionWeights):
     def adapt(self, support: Examples, state: MetaNetState | None = None) -> MetaNetState:
         """Append the examples to the memory of `state`, with the same Q* if there is one."""
         features, inputs = self.represent(support.x), self.base(support.x)
-        if state is None:
-            grads = self.example_grads(self.classify_keys, self.key.weight, features, support)
-            representation = self.generate_representation(grads, support.weight)
-        else:
-            representation = state.representation
+        representation = (
+            self.generate_representation(features, support)
+            if state is None
+            else state.representation
+        )
         grads = self.example_grads(self.logits, self.slow_weights(), inputs, support)
         layers = tree_map(lambda grad: self.m(preprocess(grad))[..., 0], grads)
-        new: Any = (self.keys(features, representation), layers, support.weight)
-        if state is not None:
-            new = tree_map(lambda *parts: torch.cat(parts), state[1:], new)
-        return MetaNetState(representation, *new)
+        new = self.keys(features, representation), layers, support.weight
+        return MetaNetState(representation, *append(state and state[1:], new))
 
     def predict(self, state: MetaNetState, x: Tensor) -> Tensor:
         """Return predictions (Q, C), each with the fast weights that the query reads."""
@@ -183,14 +181,16 @@ class MetaNet(Learner[MetaNetState], HasAttentionWeights):
 
         return vmap(grad(loss), (None, 0, 0))(slow, inputs, examples.y)
 
-    def generate_representation(self, grads: Tensor, weight: Tensor) -> Tensor:
-        """Apply d to gradients (S, hidden, width), one after the other; return Q*."""
-        shape = grads.shape[1:]
-        state = tree_map(lambda part: part.expand(*shape, -1), self.d.initial_state())
-        for entries, is_real in zip(preprocess(grads), weight > 0, strict=True):
-            _, new = self.d.step(entries, state)
-            state = tree_map(partial(torch.where, is_real), new, state)
-        return self.d_output(state[0])[..., 0]
+    def generate_representation(self, features: Tensor, examples: Examples) -> Tensor:
+        """Apply d to the gradients of Q (S, hidden, width), one after the other; return Q*."""
+        grads = self.example_grads(self.classify_keys, self.key.weight, features, examples)
+        first = self.d.initial_state()
+        state = tree_map(lambda part: part.expand(*grads.shape[1:], -1), first)
+        entries = preprocess(grads)
+        *_, last = scan(
+            lambda before, x: self.d.step(x, before)[1], state, entries, weight=examples.weight
+        )
+        return self.d_output(last[0])[..., 0]
 
 
 def preprocess(grad: Tensor, p: float = 7.0) -> Tensor:

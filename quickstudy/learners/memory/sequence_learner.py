@@ -13,7 +13,6 @@ about the cell.
 """
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,15 +20,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quickstudy.capabilities import HasAttentionWeights
-from quickstudy.core.criteria import Criterion, weighted_mean
+from quickstudy.core.criteria import Criterion, check_outputs, weighted_mean
 from quickstudy.core.task import Examples, Task
-from quickstudy.core.tree import tree_map
+from quickstudy.core.tree import scan
 from quickstudy.learner import Learner
 from quickstudy.nets.cells import NTM, RecurrentCell
 
 
 def bit_cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
     """Return the mean over examples of the negative log-probability of a row of bits, in bits.
+
+    Logits and bits are (N, ..., C), of which C is summed over.
 
     Examples:
         >>> import torch
@@ -38,12 +39,13 @@ def bit_cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
         >>> bit_cross_entropy(torch.zeros(2, 3), examples).round()
         tensor(3.)
     """
+    check_outputs(logits, examples.y)
     nats = F.binary_cross_entropy_with_logits(logits, examples.y, reduction="none")
     return weighted_mean(nats.sum(-1), examples.weight) / math.log(2)
 
 
 def bit_errors(logits: Tensor, examples: Examples) -> Tensor:
-    """Return the number of wrong bits in all examples together.
+    """Return the number of wrong bits in all examples together; NaN if a logit is.
 
     Examples:
         >>> import torch
@@ -52,8 +54,10 @@ def bit_errors(logits: Tensor, examples: Examples) -> Tensor:
         >>> bit_errors(torch.tensor([[5.0, -5, 5], [5, 5, 5]]), examples)
         tensor(1.)
     """
-    wrong = (logits > 0) != (examples.y > 0.5)
-    return (wrong.sum(-1) * examples.weight).sum()
+    check_outputs(logits, examples.y)
+    wrong = ((logits > 0) != (examples.y > 0.5)).to(logits.dtype)
+    errors = torch.where(logits.isnan(), torch.nan, wrong).flatten(1).sum(-1)
+    return torch.where(examples.weight > 0, errors * examples.weight, 0).sum()
 
 
 class SequenceLearner(Learner[Any], HasAttentionWeights):
@@ -80,10 +84,12 @@ class SequenceLearner(Learner[Any], HasAttentionWeights):
     def adapt(self, support: Examples, state: Any = None) -> Any:
         """Read the examples, one after the other; return the state of the cell."""
         state = self.cell.initial_state() if state is None else state
-        for x, weight in zip(support.x.unbind(), support.weight.unbind(), strict=True):
-            _, new = self.cell.step(x, state)
-            state = tree_map(partial(torch.where, weight > 0), new, state)
-        return state
+        return scan(
+            lambda before, x: self.cell.step(x, before)[1],
+            state,
+            support.x,
+            weight=support.weight,
+        )[-1]
 
     def predict(self, state: Any, x: Tensor) -> Tensor:
         """Return logits (Q, C) of the steps that the one-hot rows of x (Q, steps) select.

@@ -18,16 +18,14 @@ from torch import Tensor, nn
 
 from quickstudy.core.task import Task
 from quickstudy.core.tree import tree_map
-from quickstudy.environments.actions import action_distribution
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Episodes, PolicyInput
-from quickstudy.nets.recurrent import chrono_init, use_cells
-from quickstudy.rl.actor import Actor
-from quickstudy.rl.ppo import PPOSettings, Schedule, StepRecord, ppo
-from quickstudy.rl.trials import flatten_episodes, last_real_step, policy_features
+from quickstudy.rl.ppo import Schedule, StepRecord, ppo
+from quickstudy.rl.trial_actors import RecurrentActor
+from quickstudy.rl.trials import flatten_episodes
 
 
-class RL2(Actor):
+class RL2(RecurrentActor):
     """Learns to explore and to learn in the memory of a recurrent policy. Train it on
     `Rollouts(..., trial=True)`, by an optimizer in `MultiEpoch`.
 
@@ -67,25 +65,10 @@ class RL2(Actor):
         value_coef: float = 0.5,
         entropy_coef: float | Schedule = 0.01,
     ):
-        super().__init__()
-        self.actions = action_distribution(environment)
-        inputs = environment.observation_size + environment.action_size + 2
-        self.memory = use_cells(nn.GRU(inputs, hidden))
-        if timescale is not None:
-            chrono_init(self.memory, timescale)
+        schedules = discount, gae_lambda, clip, value_coef, entropy_coef
+        super().__init__(environment, schedules, hidden, timescale)
         self.policy = nn.Linear(hidden, self.actions.outputs)
         self.value = nn.Linear(hidden, 1)
-        self.schedules = discount, gae_lambda, clip, value_coef, entropy_coef
-        self.set_step(0)
-
-    def set_step(self, done: int) -> None:
-        """Set discount, λ and the coefficient of entropy to their values after `done`
-        meta-steps."""
-        self.settings = PPOSettings.at_step(done, self.schedules)
-
-    def initial_state(self) -> tuple[tuple[()], Tensor]:
-        """Return a hidden state (hidden,) of zeros."""
-        return (), self.policy.weight.new_zeros(self.policy.in_features)
 
     def act(
         self, state: tuple[()], memory: Tensor, policy_input: PolicyInput, noise: Tensor
@@ -95,15 +78,6 @@ class RL2(Actor):
         dist_params, value = self.policy(hidden), self.value(hidden)[0]
         action = self.actions.sample(dist_params, noise)
         return hidden, action, StepRecord(policy_input, dist_params, value)
-
-    def adapt(
-        self, support: Episodes, state: tuple[tuple[()], Tensor] | None = None
-    ) -> tuple[tuple[()], Tensor]:
-        """Return the hidden state after the episodes (E, H), one after the other."""
-        _, memory = self.initial_state() if state is None else state
-        steps = flatten_episodes(support)
-        hidden = self._hidden(steps.extras.policy_input, memory)
-        return (), last_real_step(hidden, steps.weight)
 
     def predict(self, state: tuple[tuple[()], Tensor], x: Any) -> tuple[Tensor, Tensor]:
         """Return the parameters of the action distribution (N, ·) and the normalised values
@@ -115,7 +89,3 @@ class RL2(Actor):
         """The PPO loss, see `rl.ppo`."""
         outputs = self.predict(self.initial_state(), task.query)
         return ppo(self.actions, *outputs, task.query, self.settings)
-
-    def _hidden(self, inputs: PolicyInput, memory: Tensor) -> Tensor:
-        """The hidden state (N, hidden) at each of N steps."""
-        return self.memory(policy_features(inputs), memory[None])[0]

@@ -23,12 +23,11 @@ from torch import Tensor, nn
 
 from quickstudy.core.task import Task
 from quickstudy.core.tree import tree_map
-from quickstudy.environments.actions import action_distribution
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Episodes, PolicyInput
 from quickstudy.nets.temporal import Block, snail_layers
-from quickstudy.rl.actor import Actor
-from quickstudy.rl.ppo import PPOSettings, Schedule, StepRecord, ppo
+from quickstudy.rl.ppo import Schedule, StepRecord, ppo
+from quickstudy.rl.trial_actors import TrialActor
 from quickstudy.rl.trials import flatten_episodes, policy_features
 
 
@@ -47,7 +46,7 @@ class Memory(NamedTuple):
     layers: tuple[Any, ...]  # keys (L, K) and values (L, V), or a convolution's last inputs
 
 
-class SNAILPolicy(Actor):
+class SNAILPolicy(TrialActor):
     """Learns to explore and to learn, by attention to the past of a trial. Train it on
     `Rollouts(..., trial=True)`, by an optimizer in `MultiEpoch`.
 
@@ -90,20 +89,13 @@ class SNAILPolicy(Actor):
         value_coef: float = 0.5,
         entropy_coef: float | Schedule = 0.01,
     ):
-        super().__init__()
-        self.length, self.actions = length, action_distribution(environment)
+        super().__init__(environment, (discount, gae_lambda, clip, value_coef, entropy_coef))
+        self.length = length
         inputs = environment.observation_size + environment.action_size + 2
         self.observation_layer = nn.Linear(inputs, width)
-        self.layers, inputs = snail_layers(width, blocks, reach or length)
+        self.layers, inputs = snail_layers(width, blocks, length if reach is None else reach)
         self.policy = nn.Linear(inputs, self.actions.outputs)
         self.value = nn.Linear(inputs, 1)
-        self.schedules = discount, gae_lambda, clip, value_coef, entropy_coef
-        self.set_step(0)
-
-    def set_step(self, done: int) -> None:
-        """Set discount, λ and the coefficient of entropy to their values after `done`
-        meta-steps."""
-        self.settings = PPOSettings.at_step(done, self.schedules)
 
     def initial_state(self) -> tuple[tuple[()], Memory]:
         """Return a memory in which all L steps are missing."""

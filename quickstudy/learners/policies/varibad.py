@@ -30,14 +30,13 @@ from torch.nn import functional as F
 from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.task import Task
 from quickstudy.core.tree import tree_map
-from quickstudy.environments.actions import DiagonalGaussian, action_distribution
+from quickstudy.environments.actions import DiagonalGaussian
 from quickstudy.environments.environment import Environment
 from quickstudy.environments.rollout import Episodes, PolicyInput
 from quickstudy.nets.backbones import MLP
-from quickstudy.nets.recurrent import chrono_init, use_cells
-from quickstudy.rl.actor import Actor
-from quickstudy.rl.ppo import PPOSettings, StepRecord, ppo
-from quickstudy.rl.trials import flatten_episodes, last_real_step, policy_features
+from quickstudy.rl.ppo import StepRecord, ppo
+from quickstudy.rl.trial_actors import RecurrentActor
+from quickstudy.rl.trials import flatten_episodes
 
 
 class BeliefStep(NamedTuple):
@@ -57,8 +56,13 @@ class BeliefStep(NamedTuple):
     belief: Tensor  # (2L,)  means and log standard deviations of m, which the policy read
     noise: Tensor  # (L + 1,)  uniform: L to sample m, one to choose which steps are decoded
 
+    @property
+    def policy_input(self) -> PolicyInput:
+        """The policy's input."""
+        return self.record.policy_input
 
-class VariBAD(Actor):
+
+class VariBAD(RecurrentActor):
     """Infers a belief about the task, and acts on it. Train it on `Rollouts(..., trial=True)`,
     by an optimizer in `MultiEpoch`.
 
@@ -109,27 +113,19 @@ class VariBAD(Actor):
         value_coef: float = 0.5,
         entropy_coef: float = 0.1,
     ):
-        super().__init__()
+        settings = discount, gae_lambda, clip, value_coef, entropy_coef
+        super().__init__(environment, settings, hidden, timescale)
+        if decoded is not None and decoded < 1:
+            raise ValueError(f"decoded={decoded}: decode at one step or more, or None for all.")
         o, a = environment.observation_size, environment.action_size
         self.action_size, self.extra_noise_size = a, latent + 1
-        self.actions, self.beliefs = (
-            action_distribution(environment),
-            DiagonalGaussian(2 * latent),
-        )
-        self.memory = use_cells(nn.GRU(o + a + 2, hidden))
-        if timescale is not None:
-            chrono_init(self.memory, timescale)
+        self.beliefs = DiagonalGaussian(2 * latent)
         self.belief = nn.Linear(hidden, 2 * latent)
         outputs = self.actions.outputs + 1
         self.policy = MLP(o + 2 * latent, outputs, hidden=policy, activation=nn.Tanh)
         self.rewards = Decoder(latent, o + a + o, 1, decoder)
         self.observations = Decoder(latent, o + a, o, decoder) if observations else None
-        self.settings = PPOSettings(discount, gae_lambda, clip, value_coef, entropy_coef)
         self.decoded, self.kl = decoded, kl
-
-    def initial_state(self) -> tuple[tuple[()], Tensor]:
-        """Return a hidden state (hidden,) of zeros."""
-        return (), self.belief.weight.new_zeros(self.belief.in_features)
 
     def act(
         self, state: tuple[()], memory: Tensor, policy_input: PolicyInput, noise: Tensor
@@ -142,20 +138,11 @@ class VariBAD(Actor):
         record = StepRecord(policy_input, dist_params, value)
         return hidden, action, BeliefStep(record, belief, noise[self.action_size :])
 
-    def adapt(
-        self, support: Episodes, state: tuple[tuple[()], Tensor] | None = None
-    ) -> tuple[tuple[()], Tensor]:
-        """Return the hidden state after the episodes (E, H), one after the other."""
-        _, memory = self.initial_state() if state is None else state
-        steps = flatten_episodes(support)
-        hidden = self._hidden(steps.extras.record.policy_input, memory)
-        return (), last_real_step(hidden, steps.weight)
-
     def predict(self, state: tuple[tuple[()], Tensor], x: Any) -> tuple[Tensor, Tensor]:
         """Return the parameters of the action distribution (N, ·) and the normalised values
         (N,), at the steps of `flatten_episodes(x)`; `x` are `Episodes` (E, H)."""
         steps = flatten_episodes(x)
-        hidden = self._hidden(steps.extras.record.policy_input, state[1])
+        hidden = self._hidden(steps.extras.policy_input, state[1])
         return self._policy(steps.observation, self.belief(hidden))
 
     def loss(self, task: Task[Episodes]) -> Tensor:
@@ -168,17 +155,15 @@ class VariBAD(Actor):
 
     def _elbo(self, steps: Episodes) -> Tensor:
         """The ELBO () of steps (N,) that `flatten_episodes` ordered."""
-        inputs, noise, weight = (
-            steps.extras.record.policy_input,
-            steps.extras.noise,
-            steps.weight,
-        )
-        belief = self.belief(self._hidden(inputs, self.initial_state()[1]))  # (N, 2L)
+        noise, weight = steps.extras.noise, steps.weight
+        hidden = self._hidden(steps.extras.policy_input, self.initial_state()[1])
+        belief = self.belief(hidden)  # (N, 2L)
         prior = torch.cat([torch.zeros_like(belief[:1]), belief[:-1]])  # N(0, I) at first
         kl = weighted_mean(self.beliefs.kl_divergence(belief, prior), weight)
 
         priority = noise[:, -1] + weight  # random among the real steps, then padding
-        decoded = priority.topk(min(self.decoded or len(weight), len(weight))).indices  # (K,)
+        most = len(weight) if self.decoded is None else min(self.decoded, len(weight))
+        decoded = priority.topk(most).indices  # (K,)
         m = self.beliefs.sample(belief, noise[:, :-1])[decoded]  # (K, L)
         moves = torch.cat([steps.observation, steps.action], -1)
         reward = self.rewards(m, torch.cat([moves, steps.next_observation], -1))[..., 0]
@@ -188,10 +173,6 @@ class VariBAD(Actor):
             error = error + next_error.sum(-1)
         error = weighted_mean(error @ weight, weight[decoded])
         return -(error + self.kl * kl) / weight.sum()
-
-    def _hidden(self, inputs: PolicyInput, memory: Tensor) -> Tensor:
-        """The hidden state (N, hidden) at each of N steps."""
-        return self.memory(policy_features(inputs), memory[None])[0]
 
     def _policy(self, observation: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
         """The parameters of the action distribution (..., ·) and the normalised values

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.parameters import Params
-from quickstudy.core.prototypes import class_means
+from quickstudy.core.prototypes import class_means, keep_known
+from quickstudy.core.similarity import cosine_similarity
 from quickstudy.core.task import Examples, Task
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
@@ -90,7 +91,7 @@ class Baseline(Learner[BaselineState], Embeds):
 
         def support_loss(params: Params) -> Tensor:
             squares = torch.stack([p.square().sum() for p in params.values()]).sum()
-            logits = _masked(self._logits(params, features), start.sizes)
+            logits = self._logits(params, features).masked_fill(start.sizes == 0, -torch.inf)
             return self.criterion(logits, support) + self.decay / 2 * squares
 
         params = descend(
@@ -100,7 +101,8 @@ class Baseline(Learner[BaselineState], Embeds):
 
     def predict(self, state: BaselineState, x: Tensor) -> Tensor:
         """Return logits (Q, C) of the task's head; -inf for a class without examples."""
-        return _masked(self._logits(state.params, self.embed(x)), state.sizes)
+        logits = self._logits(state.params, self.embed(x))
+        return logits.masked_fill(state.sizes == 0, -torch.inf)
 
     def loss(self, task: Task[Examples]) -> Tensor:
         """Return the loss of the training head on the query set, without adaptation.
@@ -113,32 +115,20 @@ class Baseline(Learner[BaselineState], Embeds):
     def _logits(self, head: Params, features: Tensor) -> Tensor:
         if self.scale is None:
             return F.linear(features, head["weight"], head["bias"])
-        cosines = F.normalize(features, dim=-1) @ F.normalize(head["weight"], dim=-1).T
-        return self.scale * cosines
+        return self.scale * cosine_similarity(features, head["weight"])
 
     def _start(
         self, features: Tensor, support: Examples, state: BaselineState | None
     ) -> BaselineState:
         """Return the head before descent; classes that `state` has keep its parameters."""
-        mean, sizes = class_means(features, support), _sizes(support)
+        mean, sizes = class_means(features, support), support.weight @ support.y
         start: Params = {"weight": mean}
         if self.scale is None:
             start = {"weight": torch.zeros_like(mean), "bias": torch.zeros_like(sizes)}
         if state is None:
             return BaselineState(start, sizes)
-        has_examples = state.sizes > 0  # (C,)
-        for name, p in state.params.items():
-            has = has_examples.view(-1, *[1] * (p.ndim - 1))
-            start[name] = torch.where(has, p, start[name])
-        return BaselineState(start, sizes + state.sizes)
-
-
-def _sizes(examples: Examples) -> Tensor:
-    return examples.weight @ examples.y  # (C,)
-
-
-def _masked(logits: Tensor, sizes: Tensor) -> Tensor:
-    return logits.masked_fill(sizes == 0, -torch.inf)
+        params = keep_known(start, state.params, state.sizes)
+        return BaselineState(params, sizes + state.sizes)
 
 
 def baseline(embed: nn.Module, width: int, classes: int, **settings: Any) -> Baseline:

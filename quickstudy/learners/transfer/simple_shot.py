@@ -14,10 +14,10 @@ batch normalisation; the paper computes it in another pass through the training 
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.prototypes import Prototypes, class_logits, class_sums
+from quickstudy.core.similarity import unit
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 
@@ -85,4 +85,4 @@ class SimpleShot(Learner[Prototypes], Embeds):
             mean = self.centre.running_mean
             assert mean is not None  # it tracks running statistics
             features = features - mean
-        return features if self.transform == "UN" else F.normalize(features, dim=-1)
+        return features if self.transform == "UN" else unit(features)

@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.parameters import Params
 from quickstudy.core.prototypes import class_means
-from quickstudy.core.similarity import squared_distance
+from quickstudy.core.similarity import squared_distance, unit
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import append
 from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learner import Learner
 
@@ -89,8 +89,7 @@ class TIM(Learner[TIMState], Embeds):
 
     def adapt(self, support: Examples, state: TIMState | None = None) -> TIMState:
         """Embed the examples and append them to those of `state`."""
-        new = TIMState(self._features(support.x), support.y, support.weight)
-        return new if state is None else TIMState(*map(torch.cat, zip(state, new, strict=True)))
+        return append(state, TIMState(self._features(support.x), support.y, support.weight))
 
     def predict(self, state: TIMState, x: Tensor) -> Tensor:
         """Return logits (Q, C) after descent on support set and queries.
@@ -124,7 +123,7 @@ class TIM(Learner[TIMState], Embeds):
         return self.criterion(self.head(self.embed(task.query.x)), task.query)
 
     def _features(self, x: Tensor) -> Tensor:
-        return F.normalize(self.embed(x), dim=-1)
+        return unit(self.embed(x))
 
     def _logits(self, w: Tensor, z: Tensor, has_examples: Tensor) -> Tensor:
         logits = -self.temperature / 2 * squared_distance(z, w)
@@ -139,7 +138,8 @@ def conditional_entropy(p: Tensor) -> Tensor:
         >>> conditional_entropy(torch.tensor([[0.5, 0.5]]))
         tensor(0.6931)
     """
-    return -(p * _log(p)).sum(-1).mean()
+    log = p.clamp_min(torch.finfo(p.dtype).tiny).log()  # 0 log 0 is 0
+    return -(p * log).sum(-1).mean()
 
 
 def marginal_entropy(p: Tensor) -> Tensor:
@@ -150,9 +150,4 @@ def marginal_entropy(p: Tensor) -> Tensor:
         >>> marginal_entropy(torch.eye(2))
         tensor(0.6931)
     """
-    mean = p.mean(0)
-    return -(mean * _log(mean)).sum()
-
-
-def _log(p: Tensor) -> Tensor:
-    return p.clamp_min(1e-12).log()  # 0 log 0 is 0, and so is its slope here
+    return conditional_entropy(p.mean(0, keepdim=True))

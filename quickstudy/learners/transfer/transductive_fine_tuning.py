@@ -14,12 +14,13 @@ Differs from the paper: each of the 25 steps uses the sum of both terms.
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional as F
 
-from quickstudy.core.parameters import Params
+from quickstudy.core.parameters import Params, is_trainable
 from quickstudy.core.prototypes import class_means
+from quickstudy.core.similarity import unit
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import append
 from quickstudy.inner_loop.descent import adam, descend
 from quickstudy.learner import Learner
 from quickstudy.learners.transfer.tim import conditional_entropy
@@ -50,12 +51,11 @@ class TransductiveFineTuning(Learner[Examples]):
 
     def __init__(self, net: nn.Module, *, lr: float = 5e-5, steps: int = 25):
         super().__init__()
-        self.net = net
-        self.lr, self.steps = lr, steps
+        self.net, self.lr, self.steps = net, lr, steps
 
     def adapt(self, support: Examples, state: Examples | None = None) -> Examples:
         """Append the examples to those of `state`."""
-        return support if state is None else Examples.cat(state, support)
+        return append(state, support)
 
     def predict(self, state: Examples, x: Tensor) -> Tensor:
         """Return logits (Q, C) of the net fine-tuned to support set and queries.
@@ -65,7 +65,7 @@ class TransductiveFineTuning(Learner[Examples]):
         has_examples = state.weight @ state.y > 0  # (C,)
 
         def logits(params: Params, x: Tensor) -> Tensor:
-            z = F.normalize(self._features(params, x), dim=-1)
+            z = unit(self._features(params, x))
             return (z @ params["w"].T + params["b"]).masked_fill(~has_examples, -torch.inf)
 
         def objective(params: Params) -> Tensor:
@@ -93,9 +93,9 @@ class TransductiveFineTuning(Learner[Examples]):
         net: Params = {
             f"net.{name}": p.detach()
             for name, p in self.net.named_parameters()
-            if p.requires_grad
+            if is_trainable(p)
         }
-        w = F.normalize(class_means(self._features(net, support.x), support), dim=-1)
+        w = unit(class_means(self._features(net, support.x), support))
         return {**net, "w": w, "b": torch.zeros_like(w[:, 0])}
 
     def _features(self, params: Params, x: Tensor) -> Tensor:
