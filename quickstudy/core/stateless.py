@@ -75,4 +75,4 @@ def _guarded_forward(ctx: Any, *args: Any) -> Any:
     return _forward_of_checkpoint(ctx, *args)
 
 
-CheckpointFunction.forward = staticmethod(_guarded_forward)
+CheckpointFunction.forward = staticmethod(_guarded_forward)  # pyright: ignore
