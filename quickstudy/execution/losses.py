@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.capabilities import Checkpointed
+from quickstudy.core.exact_derivatives import exact_derivatives
 from quickstudy.core.parameters import is_trainable
 from quickstudy.core.stateless import no_checkpointing
 from quickstudy.core.task import Task, TaskBatch
@@ -65,7 +66,8 @@ def running_statistics(learner: nn.Module) -> dict[str, Tensor]:
 
 
 def _losses(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
-    with _weights_channels_last(learner), _borrowed_for_checkpoints(learner):
+    exact = exact_derivatives(learner)
+    with exact, _weights_channels_last(learner), _borrowed_for_checkpoints(learner):
         statistics = running_statistics(learner) if learner.training else {}
         if not statistics:
             return _batch_losses(learner, attrgetter("loss"), tasks)
