@@ -6,14 +6,14 @@ from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from quickstudy.capabilities import LendsParameters
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.losses import losses_over_tasks
-from quickstudy.nets.exact_norm import make_exact
 
 State = TypeVar("State")
 
@@ -45,10 +45,6 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     Capabilities beyond `adapt` and `predict` are declared by the base classes in
     `quickstudy.capabilities`.
-
-    Assigning a module to a learner replaces the class of PyTorch's normalisation layers in it
-    by a subclass with exact second derivatives (`quickstudy.nets.exact_norm`). So
-    `type(net[1]) is nn.BatchNorm1d` becomes False, and `isinstance` stays True.
 
     Examples:
         >>> import torch
@@ -90,12 +86,6 @@ class Learner(nn.Module, ABC, Generic[State]):
             criterion = criterion.func
         return criterion is cross_entropy or getattr(criterion, "classifies", False)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # PyTorch's own normalisation layers have wrong second derivatives under vmap
-        if isinstance(value, nn.Module):
-            make_exact(value)
-        super().__setattr__(name, value)
-
     @abstractmethod
     def adapt(self, support: Any, state: State | None = None) -> State:
         """Return the state after `support`, starting from `state` (None: from nothing)."""
@@ -127,7 +117,7 @@ class Learner(nn.Module, ABC, Generic[State]):
         return losses_over_tasks(self, tasks)
 
 
-class ParameterLearner(Learner[State]):
+class ParameterLearner(Learner[State], LendsParameters):
     """The base of learners whose state is the parameters of one net, or has them as `params`.
 
     Abstract: a subclass defines `adapt`.
@@ -160,8 +150,12 @@ class ParameterLearner(Learner[State]):
         select_parameters(net, adapt_parameters)  # raises if there are none
 
     def initial_params(self) -> Params:
-        """Return the parameters before adaptation, by name."""
+        """Return the parameters before adaptation, by name: those that are not frozen now."""
         return select_parameters(self.net, self.adapt_parameters)
+
+    def lent_parameters(self) -> tuple[nn.Module, Params]:
+        """Return the net and the parameters that adaptation changes."""
+        return self.net, self.initial_params()
 
     def logits(self, params: Params, x: Tensor) -> Tensor:
         """Return the outputs of the net with these parameters."""

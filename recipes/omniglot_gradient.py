@@ -107,6 +107,7 @@ def recipe(
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     choice = LEARNERS[learner]
     steps = choice.steps if steps is None else steps
+    inner_lr = choice.inner_lr if inner_lr is None else inner_lr
     data = qs.datasets.omniglot(convention="characters")
 
     def tasks(split: qs.datasets.Labelled) -> qs.FewShot:
@@ -115,7 +116,7 @@ def recipe(
     net = qs.nets.Conv4(None if learner == "proto_maml" else ways, pool="stride")
     model = choice.make(
         qs.nets.use_batch_statistics(net),
-        lr=first_rates if learner == "meta_sgd" else inner_lr or choice.inner_lr,
+        lr=first_rates if learner == "meta_sgd" else inner_lr,
         steps=inner_steps,
         first_order=first_order or learner == "fomaml",
     )

@@ -145,6 +145,10 @@ def recipe(
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     defaults = LEARNERS[learner]
     steps = defaults.steps if steps is None else steps
+    ways = defaults.ways if ways is None else ways
+    shots = defaults.shots if shots is None else shots
+    queries = defaults.queries if queries is None else queries
+    meta_batch_size = defaults.meta_batch_size if meta_batch_size is None else meta_batch_size
     data = qs.datasets.omniglot(convention="vinyals")
     embed = qs.nets.Conv4()
 
@@ -172,7 +176,7 @@ def recipe(
     if learner not in ("r2d2", "meta_opt_net"):
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model.execution = "loop"  # one large episode a step, or convolutions in bfloat16
-    optimizer = torch.optim.Adam(model.parameters(), lr or defaults.lr)
+    optimizer = torch.optim.Adam(model.parameters(), defaults.lr if lr is None else lr)
 
     def test(ways: int, shots: int) -> Benchmark:
         tasks = qs.FewShot(data.test, ways, shots, 15, rotations="classes")
@@ -182,16 +186,16 @@ def recipe(
         model,
         qs.FewShot(
             data.train,
-            ways or defaults.ways,
-            shots or defaults.shots,
-            queries or defaults.queries,
+            ways,
+            shots,
+            queries,
             rotations="classes",
         ),
         qs.FewShot(data.validation, 20, 1, 5, rotations="classes"),
         {f"{n}-way {k}-shot": test(n, k) for n in (5, 20) for k in (1, 5)},
         optimizer,
         steps,
-        meta_batch_size or defaults.meta_batch_size,
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-5),
         precision=torch.bfloat16 if bfloat16 else None,
         validate_every=defaults.validate_every or max(1, steps // 15),

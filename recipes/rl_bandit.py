@@ -72,7 +72,10 @@ def recipe(
     if learner not in get_args(Name):
         raise ValueError(f"learner={learner!r}: choose one of {', '.join(get_args(Name))}.")
     bandit, few, long = BernoulliBandit(arms), hidden // 4, pulls > 20
-    steps = steps or (600 if long else 3000)
+    if steps is None:
+        steps = 600 if long else 3000
+    if meta_batch_size is None:
+        meta_batch_size = 256 if long else 5120 // pulls
     credit: dict[str, Any] = {}
     if long:
         ends = steps // 3
@@ -102,7 +105,7 @@ def recipe(
         },
         optimizer,
         steps,
-        meta_batch_size or (256 if long else 5120 // pulls),
+        meta_batch_size,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=1.0,
         evaluate_fn=partial(qs.evaluation.evaluate_rollouts, meta_batch_size=1000),

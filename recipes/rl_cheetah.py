@@ -163,8 +163,9 @@ def recipe(
             model = FromScratch(cheetah, net, lr=scratch_lr, steps=scratch_steps, decay=decay)
         case _:
             model = qs.MAMLRL(cheetah, net, lr=inner_lr, gae_lambda=decay)
-    rate = lr or (3e-3 if learner == "promp" else 1e-3)
-    adam = torch.optim.Adam(model.parameters(), rate)
+    if lr is None:
+        lr = 3e-3 if learner == "promp" else 1e-3
+    adam = torch.optim.Adam(model.parameters(), lr)
     rollouts = qs.tasks.Rollouts(
         cheetah, model, episodes=explore if learner == "pearl" else episodes
     )
@@ -181,11 +182,7 @@ def recipe(
             rollouts, {"greedy": True}, n_tasks=100, evaluate_fn=qs.evaluation.evaluate_rollouts
         )
         tests[f"{ROWS[task]}, likeliest actions"] = likeliest
-        steps, meta_batch_size, optimizer = (
-            steps or collections * every,
-            meta_batch_size or 8,
-            adam,
-        )
+        optimizer, usual = adam, (collections * every, 8)
     else:
         train = rollouts
         optimizer = (
@@ -193,7 +190,9 @@ def recipe(
             if learner == "promp"
             else qs.training.TRPO(model, max_divergence=max_divergence, fisher_tasks=5)
         )
-        steps, meta_batch_size = steps or 126, meta_batch_size or 20
+        usual = 126, 20
+    steps = usual[0] if steps is None else steps
+    meta_batch_size = usual[1] if meta_batch_size is None else meta_batch_size
     return Experiment(
         model,
         train,

@@ -68,7 +68,9 @@ def recipe(
     else:
         actor = qs.RL2(grid, **settings)
     trials = qs.tasks.Rollouts(grid, actor, episodes=episodes, trial=True)
-    adam = torch.optim.Adam(actor.parameters(), lr or (2e-3 if learner == "varibad" else 4e-3))
+    if lr is None:
+        lr = 2e-3 if learner == "varibad" else 4e-3
+    adam = torch.optim.Adam(actor.parameters(), lr)
     optimizer = qs.training.MultiEpoch(adam, 4, minibatches=4)
     metrics: dict[str, Callable[[qs.Task[Episodes]], Tensor]]
     metrics = {"total reward": total_reward}

@@ -1,9 +1,13 @@
 """The command line: `quickstudy --help`."""
 
 import importlib
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +37,7 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
 RECIPE_COMMANDS = ("train", "stream")  # whose options are the settings of a recipe
+SIGTERM_CODE = 128 + signal.SIGTERM
 USAGE = """usage: quickstudy COMMAND [OPTIONS]
 
 Learning to learn, on PyTorch.
@@ -47,8 +52,8 @@ COMMAND --debug shows the traceback of an error."""
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit.
 
-    The exit code is 0 on success, 2 after an error, which is printed as one sentence, and 130
-    after Ctrl-C.
+    The exit code is 0 on success, 2 after an error, which is printed as one sentence, 130 after
+    Ctrl-C and 143 after SIGTERM.
 
     Examples:
         >>> try:
@@ -62,13 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     try:
-        _dispatch(given)
-    except KeyboardInterrupt:
-        again = "quickstudy " + " ".join(given)
-        resumable = given[:1] in (["train"], ["stream"], ["demo"])
-        hint = f". Progress is saved. Continue with: {again}" if resumable else "."
-        print(f"Stopped{hint}", file=sys.stderr)
-        sys.exit(130)
+        with _as_program():
+            _dispatch(given)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+        if code in (130, SIGTERM_CODE):
+            again = "quickstudy " + " ".join(given)
+            resumable = given[:1] in (["train"], ["stream"], ["demo"])
+            hint = f". Progress is saved. Continue with: {again}" if resumable else "."
+            print(f"Stopped{hint}", file=sys.stderr)
+        sys.exit(code)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
@@ -80,6 +88,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"{kind}: {error}{hint}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
+
+
+@contextmanager
+def _as_program() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit(143), which closes files, and print warnings as a line."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(SIGTERM_CODE))
+    form = warnings.formatwarning
+    warnings.formatwarning = lambda message, *place, **line: f"Warning: {message}\n"
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        warnings.formatwarning = form
 
 
 def _dispatch(given: list[str]) -> None:

@@ -82,6 +82,8 @@ def demo(
         steps: Steps of meta-training. Default: those of the recipes.
         n_tasks: Number of tasks behind each number.
     """
+    if n_tasks < 1:
+        raise ValueError(f"n_tasks={n_tasks}: give at least one task.")
     folder = Path(out)
     settings = {"seed": seed} | ({} if steps is None else {"steps": steps})
     trained = {title: _trained(name, settings, folder) for title, name in RECIPES.items()}

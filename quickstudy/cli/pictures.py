@@ -137,3 +137,5 @@ def _read(file: Path, shape: Sequence[int]) -> np.ndarray:
             return to_pixels(image, (height, width), channels)  # pyright: ignore[reportArgumentType]
     except UnidentifiedImageError:
         raise ValueError(f"{file} is not an image that Pillow can read.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error

@@ -44,7 +44,7 @@ def predict(
     """
     facts = read_model(model)[0]["facts"]
     with without_dynamo():
-        base = runs.reopen(run or facts["run"])
+        base = runs.reopen(facts["run"] if run is None else run)
     learner = base.experiment.learner
     about, state = restore(model, learner, "FewShotClassifier")
     pixels = read_images(images, image_shape(base), invert=facts["invert"])

@@ -1,6 +1,7 @@
 """Results of runs: `quickstudy evaluate`, `quickstudy compare` and `quickstudy report`."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from quickstudy.evaluation.formatting import format_mean
 from quickstudy.reports.write import write
 from quickstudy.runs import compare_runs
 from quickstudy.runs import result as read_result
+from quickstudy.tasks.examples import DatasetTasks
 from quickstudy.tasks.few_shot import FewShot
 
 
@@ -23,7 +25,7 @@ def evaluate(
     run: RunFolder,
     *,
     dataset: str | None = None,
-    split: Literal["train", "validation", "test"] = "test",
+    split: Literal["train", "validation", "test"] | None = None,
     ways: int | None = None,
     shots: int | None = None,
     queries: int | None = None,
@@ -41,7 +43,7 @@ def evaluate(
     Args:
         dataset: Name of a data set (`quickstudy list`), or a folder of folders of images, one
             per class.
-        split: Part of the data set.
+        split: Part of the data set. Default: test.
         ways: Classes per task.
         shots: Examples per class to learn from.
         queries: Examples per class to predict.
@@ -51,13 +53,15 @@ def evaluate(
     """
     base = runs.reopen(run, device=device)
     benchmarks = dict(base.experiment.benchmarks)
-    if dataset or split != "test" or ways or shots or queries:
-        benchmarks = {"custom tasks": _custom(base, dataset, split, ways, shots, queries)}
+    chosen = dataset, split, ways, shots, queries
+    if any(option is not None for option in chosen):
+        benchmarks = {"custom tasks": _custom(base, *chosen)}
     reports = {}
     for name, benchmark in benchmarks.items():
-        with console.bar(name, n_tasks or benchmark.n_tasks) as advance:
+        total = benchmark.n_tasks if n_tasks is None else n_tasks
+        with console.bar(name, total) as advance:
             reports[name] = runs.measure(
-                base, benchmark, n_tasks=n_tasks, seed=seed, progress=advance
+                base, benchmark, n_tasks=total, seed=seed, progress=advance
             )
     if as_json:
         return print(dumps({name: report.to_json() for name, report in reports.items()}))
@@ -136,7 +140,7 @@ def metric_text(metric: str, mean: float | None, interval: float | None = None) 
 def _custom(
     run: runs.Run,
     dataset: str | None,
-    split: str,
+    split: str | None,
     ways: int | None,
     shots: int | None,
     queries: int | None,
@@ -149,33 +153,46 @@ def _custom(
             f"Recipe {run.recipe} has no few-shot classification tasks to change. Leave out "
             "--dataset, --split, --ways, --shots and --queries."
         )
-    if dataset is not None:
-        data = _data(dataset, split, tuple(like.dataset.x.shape[1:]))
+    if dataset is None:
+        experiment = run.experiment
+        parts = {"train": experiment.train, "validation": experiment.validation}
+        source = like if split is None else parts.get(split, like)
+        if not isinstance(source, DatasetTasks):
+            raise ValueError(
+                f"The tasks of recipe {run.recipe} for {split} are of no one data set: leave "
+                "out --split, or name a --dataset."
+            )
+        data = source.dataset
     else:
-        parts = {"train": run.experiment.train, "validation": run.experiment.validation}
-        tasks = parts.get(split, like)
-        data = tasks.dataset if isinstance(tasks, FewShot) else like.dataset
+        data = _data(dataset, split, tuple(like.dataset.x.shape[1:]))
     tasks = FewShot(
         data,
-        ways or like.ways[1],
-        shots or like.shots[1],
-        queries or like.queries,
+        like.ways if ways is None else ways,
+        like.shots if shots is None else shots,
+        like.queries if queries is None else queries,
+        unlabelled=like.unlabelled,
+        distractors=like.distractors,
+        imbalanced=like.imbalanced,
         rotations=like.rotations if dataset is None else None,
+        within_groups=like.within_groups and dataset is None,
+        ordered=like.ordered,
         normalise=like.normalise,
+        augment=like.augment,
     )
-    return runs.Benchmark(
-        tasks, first.settings, first.metrics, first.n_tasks, first.meta_batch_size
-    )
+    return replace(first, tasks=tasks)
 
 
-def _data(name: str, split: str, shape: tuple[int, ...]) -> Labelled:
+def _data(name: str, split: str | None, shape: tuple[int, ...]) -> Labelled:
     """A data set by name, or a folder of images, as images of `shape`."""
-    if Path(name).is_dir():
-        return read_folder(Path(name), shape)
-    if name not in catalogue.DATASETS:
+    if name and Path(name).is_dir():
+        data = read_folder(Path(name), shape)
+    elif name not in catalogue.DATASETS:
         raise catalogue.no_such("data set or folder", name, catalogue.DATASETS)
-    data = datasets.digits(size=shape[1]) if name == "digits" else getattr(datasets, name)()
-    part = data if isinstance(data, Labelled) else getattr(data, split)
+    else:
+        data = datasets.digits(size=shape[1]) if name == "digits" else getattr(datasets, name)()
+    if isinstance(data, Labelled) and split is not None:
+        raise ValueError(f"{name} has no parts: leave out --split.")
+    part = data if isinstance(data, Labelled) else getattr(data, split or "test")
     if tuple(part.x.shape[1:]) != shape:
         raise ValueError(
             f"The images of {name} are {tuple(part.x.shape[1:])}, the learner takes {shape}."

@@ -98,6 +98,25 @@ class TaskDistribution(ABC):
         return {"tasks": type(self).__name__}
 
 
+def check_seed(seed: int) -> int:
+    """Return a seed, if it is one.
+
+    Raises:
+        ValueError: it is not from 0 to 2**32 - 1. A larger one would be the same as another
+            seed and process.
+
+    Examples:
+        >>> check_seed(3)
+        3
+        >>> check_seed(2**64)
+        Traceback (most recent call last):
+        ValueError: seed=18446744073709551616: give a whole number from 0 to 4294967295.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: give a whole number from 0 to {2**32 - 1}.")
+    return seed
+
+
 def seeds(seed: int, rank: int, step: int) -> tuple[int, int]:
     """Return the two seeds of one step of one process.
 
@@ -111,7 +130,7 @@ def seeds(seed: int, rank: int, step: int) -> tuple[int, int]:
         >>> noise - tasks
         1
     """
-    state = np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)
+    state = np.random.SeedSequence([check_seed(seed), rank, step]).generate_state(1, np.uint64)
     tasks = int(state[0] >> 1)
     return tasks, tasks + 1
 

@@ -4,6 +4,7 @@ Tested with torch 2.8 to 2.13. If a later version renames one of these, change t
 """
 
 from torch import Tensor
+from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import (
     get_unwrapped,
     is_functorch_wrapped_tensor,
@@ -13,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as RunningStatisticsNorm
 from torch.nn.modules.conv import _ConvNd as ConvBase
 from torch.nn.modules.dropout import _DropoutNd as DropoutBase
-from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNormBase
 from torch.nn.utils.stateless import _reparametrize_module as reparametrized
 from torch.overrides import _get_current_function_mode_stack as function_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -22,13 +22,13 @@ __all__ = [
     "BatchNormBase",
     "ConvBase",
     "DropoutBase",
-    "InstanceNormBase",
     "RunningStatisticsNorm",
     "all_tasks",
     "function_modes",
     "in_transform",
     "is_functorch_wrapped_tensor",
     "reparametrized",
+    "saved_tensors_hooks_are_on",
     "tree_leaves",
     "tree_map_only",
 ]
@@ -45,6 +45,18 @@ def in_transform() -> bool:
         tensor(1.)
     """
     return peek_interpreter_stack() is not None
+
+
+def saved_tensors_hooks_are_on() -> bool:
+    """Return whether this thread has hooks of saved tensors, such as those of `save_on_cpu`.
+
+    Examples:
+        >>> import torch
+        >>> with torch.autograd.graph.save_on_cpu():
+        ...     print(saved_tensors_hooks_are_on())
+        True
+    """
+    return _top_saved_tensors_default_hooks(True) is not None
 
 
 def all_tasks(tensor: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Data files: folders that are searched, downloads, and atomic writes."""
 
+import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -174,6 +175,19 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
     """
     with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as data:
         return {name: data[name] for name in data.files}
+
+
+def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    """The sha256 of arrays with their names, types and shapes.
+
+    Examples:
+        >>> arrays_sha256({"label": np.arange(3, dtype=np.int64)})[:12]
+        '4359ad8e54ba'
+    """
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def load_tree(path: Path) -> dict[str, bytes]:

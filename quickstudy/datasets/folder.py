@@ -13,11 +13,19 @@ import torch
 from PIL import Image
 from PIL import __version__ as PIL_VERSION
 
-from quickstudy.datasets.files import bar, cache, reading, replacing
+from quickstudy.datasets.files import bar, cache, damaged, reading, replacing
 from quickstudy.datasets.labelled import Labelled, Splits
-from quickstudy.datasets.pictures import Channels, Size, check_shape, to_pixels
+from quickstudy.datasets.pictures import (
+    Channels,
+    Size,
+    UnknownRangeError,
+    check_shape,
+    to_pixels,
+)
+from quickstudy.storage.files import file_sha256
 
 BOMB = Image.DecompressionBombError  # far more pixels than bytes: an attack, or no picture
+FORMAT = 2  # of the cache, and of what `to_pixels` makes
 RESIDENT = 2**24  # bytes of pixels above which a conversion is kept on disk and mapped
 
 
@@ -69,9 +77,14 @@ def folder(
         record = cache() / "folders" / f"{stem}.json"  # written last: the other is whole
         if not (record.exists() and mapped.exists()):
             unreadable = _write(mapped, images, shape)
+            about = {"unreadable": unreadable, "sha256": file_sha256(mapped)}
             with replacing(record) as file:
-                file.write(json.dumps(unreadable).encode())
-        unreadable = json.loads(record.read_text())
+                file.write(json.dumps(about).encode())
+        with reading(record):
+            about = json.loads(record.read_text())
+            unreadable = about["unreadable"]
+        if file_sha256(mapped) != about["sha256"]:
+            raise damaged(mapped, "its sha256 is another")
         with reading(mapped):  # "c": torch wants a writable array; the file stays as it is
             x = np.load(mapped, mmap_mode="c")[: len(files) - len(unreadable)]
     _refuse(files, unreadable, skip_unreadable)
@@ -145,6 +158,8 @@ def _decoded(files: list[Path], size: Size, channels: Channels) -> Iterator[np.n
         try:
             with Image.open(file) as image:
                 return to_pixels(image, size, channels)
+        except UnknownRangeError as error:  # a picture that nobody wants to miss unknowingly
+            raise UnknownRangeError(f"{file}: {error}") from error
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, BOMB):
             return None
 
@@ -176,7 +191,8 @@ def _write(
 
 def _key(path: Path, files: list[Path], shape: tuple[int, ...]) -> str:
     """Return a key that changes with the files and their conversion."""
-    digest = hashlib.sha256(repr((PIL_VERSION, str(path.resolve()), shape)).encode())
+    conversion = FORMAT, PIL_VERSION, str(path.resolve()), shape
+    digest = hashlib.sha256(repr(conversion).encode())
     for file in files:
         facts = file.stat()
         digest.update(

@@ -8,6 +8,7 @@ import hashlib
 import unicodedata
 import warnings
 from collections import defaultdict
+from contextlib import suppress
 from functools import cache as remember
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,7 +22,7 @@ from PIL import __version__ as PIL_VERSION
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from quickstudy.datasets.files import bar, cache, load_npz, replacing
+from quickstudy.datasets.files import arrays_sha256, bar, cache, load_npz, replacing
 from quickstudy.datasets.labelled import Labelled, Splits
 
 SCRIPTS = {
@@ -64,13 +65,19 @@ def _glyphs() -> Splits:
     for file in (*_fonts(), Path(__file__)):
         key.update(file.read_bytes())
     path = cache() / "glyphs" / f"{key.hexdigest()[:16]}.npz"
-    try:
+    data: dict[str, np.ndarray] = {}
+    with suppress(ValueError):  # not made yet, or damaged
         data = load_npz(path)
-    except ValueError:  # not made yet, or damaged
+    if str(data.pop("sha256", "")) != arrays_sha256(data):
         data = _draw()
         try:
             with replacing(path) as file:
-                np.savez_compressed(file, images=data["images"], letters=data["letters"])
+                np.savez_compressed(
+                    file,
+                    images=data["images"],
+                    letters=data["letters"],
+                    sha256=np.array(arrays_sha256(data)),
+                )
         except OSError as error:
             warnings.warn(f"{error} The glyphs will be drawn again next time.", stacklevel=3)
     letters = data["letters"].tolist()

@@ -231,6 +231,8 @@ def split_classes(
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions={fractions} must be three positive numbers of sum 1.")
+    if by not in ("class", "group"):
+        raise ValueError(f"by={by!r}: give 'class' or 'group'.")
     if by == "group" and data.groups is None:
         raise ValueError(f"{data.name} has no groups: split by='class'.")
     units = data.group_names if by == "group" else data.classes

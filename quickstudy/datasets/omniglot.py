@@ -11,6 +11,7 @@ letter per character, t for train, v for validation, e for test.
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -56,6 +57,8 @@ PIXELS = {  # sha256 of the drawings, from whatever files they were read
     28: "6dfd492ef340d25783f1b7457d92c74311ca80afdb18d95de9094f9345689912",
     105: "75a36f7ce605ee617d0c45021613841aec979e079f71594e885aba52a7c003ce",
 }
+LABELS = "a92facab5392af94e23d744074f59464ba8b83dcc14fda41488ce9a2a244a05c"
+RUN_PIXELS_AND_ANSWERS = "2a4e019542b6e6dec1644c9127ae154403775501c2127ea68e543dcd85a705ee"
 
 
 class Drawings(NamedTuple):
@@ -156,6 +159,10 @@ def omniglot_runs(*, size: Size = 28, root: Path | str | None = None) -> Task[Ex
             answers.append([shown.index(answer) for _, answer in pairs])
         inks = [np.array(p, np.uint8).reshape(20, 20, 105, 105) for p in (support, query)]
         labels = torch.tensor(answers).view(20, 20)
+    digest = hashlib.sha256(b"".join(np.packbits(ink).tobytes() for ink in inks))
+    digest.update(str(answers).encode())
+    if digest.hexdigest() != RUN_PIXELS_AND_ANSWERS:
+        raise damaged(path, "its drawings or labels are not the published ones")
     chosen = torch.arange(20).expand(20, 20), labels
     return Task(*(_examples(ink, y, size) for ink, y in zip(inks, chosen, strict=True)))
 
@@ -245,7 +252,14 @@ def _convert(root: Path | str | None) -> dict[int, Drawings]:
 def _checked(drawings: Drawings, size: int, path: Path) -> Drawings:
     if hashlib.sha256(drawings.pixels.tobytes()).hexdigest() != PIXELS[size]:
         raise damaged(path, "its drawings are not the published ones")
+    about = zip(drawings.alphabet, drawings.character, drawings.background, strict=True)
+    if _lines_sha256(f"{name} {number} {int(part)}" for name, number, part in about) != LABELS:
+        raise damaged(path, "its labels are not the published ones")
     return drawings
+
+
+def _lines_sha256(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _official(root: Path | str | None, remote: Remote) -> Path:

@@ -336,7 +336,8 @@ def stop(workers: Iterable[InProcess | WorkerProcess], patience: float = 5) -> N
 
 def _work(pipe: Any, wrapped: Any) -> None:
     """Serve requests until one is `close`, or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles these
+        signal.signal(number, signal.SIG_IGN)
     parent, bundle = multiprocessing.parent_process(), wrapped.fn
     assert parent is not None
     while pipe in wait([pipe, parent.sentinel]):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from quickstudy.core.exact_derivatives import exact_derivatives
 from quickstudy.core.torch_private import ConvBase
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.execution.ram import retain_freed_memory
@@ -27,7 +28,8 @@ def over_tasks(
     `execution` and `chunk` change speed and memory, never the result: "vmap" computes all tasks
     at once (`chunk`: that many at once), "loop" one after the other. Attention is computed by
     PyTorch's MATH backend, the only one with a second derivative and a batching rule. The fused
-    operations of torch's encoder layers are off.
+    operations of torch's encoder layers are off. Second derivatives of normalisations are exact
+    (`quickstudy.core.exact_derivatives`).
 
     Examples:
         >>> import torch
@@ -47,7 +49,7 @@ def over_tasks(
 
     def batched(*batch: Any) -> Any:
         unfused = nullcontext() if torch.compiler.is_compiling() else no_fused_layers()
-        with sdpa_kernel(SDPBackend.MATH), unfused:
+        with sdpa_kernel(SDPBackend.MATH), unfused, exact_derivatives():
             return run(*batch)
 
     return batched

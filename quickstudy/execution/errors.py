@@ -4,14 +4,18 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from quickstudy.capabilities import TakesDenseTargets
-from quickstudy.core.task import Examples, TaskBatch
+from quickstudy.core.stateless import CHECKPOINTING
+from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, is_functorch_wrapped_tensor
-from quickstudy.core.tree import leaves
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.execution.fit_memory import what_fits
+from quickstudy.execution.lent_parameters import require_lent_parameters
 from quickstudy.execution.ram import ran_out
 
 
@@ -49,6 +53,8 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
     for part in tasks:
         if isinstance(part, Examples) and part.y.ndim > 3:
             _require_dense(learner, part.y)
+    if isinstance(tasks, Task) and isinstance(tasks.support, Examples):
+        require_lent_parameters(learner, tree_map(itemgetter(0), tasks.support.x))
     inputs = [leaf for leaf in leaves(tasks) if not leaf.is_inference()]
     versions = [leaf._version for leaf in inputs]
     try:
@@ -126,6 +132,8 @@ def explain(
         sentence = None if tasks is None else what_fits(learner, tasks)
         return sentence or "Too many tasks at once for the memory: set learner.chunk to fewer."
     path, module = _innermost(error, learner)
+    if _is_from_checkpoint(error):
+        return f"{named(path, module)} {CHECKPOINTING}"
     for pattern, sentence in _EXPLANATIONS:
         match = re.search(pattern, str(error))
         if match is None:
@@ -182,6 +190,12 @@ def _innermost(error: Exception, learner: nn.Module) -> tuple[str, nn.Module]:
             path, innermost = paths[id(running)], running
         step = step.tb_next
     return path, innermost
+
+
+def _is_from_checkpoint(error: Exception) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    files = {frame.f_code.co_filename for frame, _ in frames}
+    return checkpoint.__code__.co_filename in files or "torch.utils.checkpoint" in str(error)
 
 
 _EXPLANATIONS = (  # PyTorch's message, the explanation

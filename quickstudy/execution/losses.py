@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.capabilities import Checkpointed
+from quickstudy.core.parameters import is_trainable
+from quickstudy.core.stateless import no_checkpointing
 from quickstudy.core.task import Task, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, in_transform, reparametrized
 from quickstudy.core.tree import leaves
@@ -84,7 +86,8 @@ def _loss_and_statistics(
     learner: "Learner[Any]", task: Task[Any], statistics: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     updated = {name: value.clone() for name, value in statistics.items()}
-    with reparametrized(learner, updated):  # `functional_call`, of `loss` instead of forward
+    # `functional_call`, of `loss` instead of forward
+    with reparametrized(learner, updated), no_checkpointing():
         return learner.loss(task), updated
 
 
@@ -133,7 +136,7 @@ def _weights_channels_last(learner: "Learner[Any]") -> Iterator[None]:
         # by `to`: `contiguous` takes weights of one channel as they are
         name: p.to(memory_format=torch.channels_last)
         for name, p in learner.named_parameters()
-        if p.ndim == 4 and p.device.type == "cpu"
+        if p.ndim == 4 and p.device.type == "cpu" and is_trainable(p)
     }
     with reparametrized(learner, weights) if weights else nullcontext():
         yield

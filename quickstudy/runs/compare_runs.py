@@ -123,7 +123,7 @@ def table(comparison: Comparison) -> list[list[str]]:
             f"{entry.steps:,}",
             "not stored" if entry.tasks is None else f"{entry.tasks:,}",
             f"{entry.seconds:,.0f} s on {_machine(entry.hardware)}",
-            f"{cost:.3g} ms" if cost else "not measured",
+            "not measured" if cost is None else f"{cost:.3g} ms",
         ]
 
     metric = comparison.metric.replace("_", " ").capitalize()
@@ -172,7 +172,7 @@ def _entry(
         difference,
         unpaired,
         result["steps"],
-        size and size * result["steps"],
+        None if size is None else size * result["steps"],
         result["seconds"],
         result.get("milliseconds", {}).get(test),
         result["hardware"],

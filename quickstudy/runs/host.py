@@ -1,4 +1,4 @@
-"""The machine that a run is on: its hardware, its clock, and Ctrl-C."""
+"""The machine that a run is on: its hardware, its clock, Ctrl-C and SIGTERM."""
 
 import os
 import platform
@@ -64,33 +64,37 @@ class Clock:
 
 
 @contextmanager
-def interrupts_deferred() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether Ctrl-C was pressed. It does not interrupt by itself.
+def interrupts_deferred() -> Iterator[Callable[[], BaseException | None]]:
+    """Give a function that returns the exception of Ctrl-C or SIGTERM, once one of them came.
 
-    Half a step must not be saved. A second Ctrl-C interrupts at once, and nothing is saved.
+    Half a step must not be saved, so that neither interrupts by itself. The second one does at
+    once, and nothing is saved.
 
     Examples:
         >>> import signal
         >>> with interrupts_deferred() as interrupted:
-        ...     signal.raise_signal(signal.SIGINT)
+        ...     signal.raise_signal(signal.SIGTERM)
         ...     interrupted()
-        True
+        SystemExit(143)
     """
-    pressed: list[int] = []
+    received: list[BaseException] = []
 
     def note(number: int, frame: object) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
+        received.append(
+            KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+        )
+        if len(received) > 1:
+            raise received[-1]
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: None
         return
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(pressed)
+        yield lambda: received[0] if received else None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _processor() -> str:

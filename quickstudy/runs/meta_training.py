@@ -43,12 +43,13 @@ def go(
 ) -> Iterator[Status]:
     """Meta-train, and yield after each step.
 
-    The run is saved at each validation, every two minutes, and when it is interrupted. A run of
-    no steps saves the initial weights. Under `torchrun`, every process draws its own tasks and
-    the first one saves.
+    The run is saved at each validation, every two minutes, and when Ctrl-C or SIGTERM stops it
+    (KeyboardInterrupt or SystemExit(143) after the step). A run of no steps saves the initial
+    weights. Under `torchrun`, every process draws its own tasks and the first one saves.
 
     Raises:
         FloatingPointError: the loss is not finite.
+        ValueError: an unknown `execution`.
 
     Examples:
         >>> import tempfile
@@ -81,9 +82,9 @@ def go(
                 loss = session.step(step)
                 report = session.validate()
                 session.save_if_due(report)
-                if interrupted():
+                if (interruption := interrupted()) is not None:
                     session.save()
-                    raise KeyboardInterrupt
+                    raise interruption
                 yield Status(step.number, loss, session.tasks, session.clock.here(), report)
         except GeneratorExit:  # raised at the yield, so between two steps
             session.save()
@@ -179,6 +180,7 @@ class _Session:
             score=run.history[-1]["score"] if validated else None,
             recipe=run.recipe,
             settings=run.settings,
+            origins=run.origins,
             seconds=self.clock.total(),
             history=run.history,
         )
@@ -188,6 +190,8 @@ def _wrapped(
     experiment: Experiment, execution: Execution | Literal["compiled"] | None
 ) -> nn.Module:
     learner: nn.Module = experiment.learner
+    if execution not in (None, "vmap", "loop", "compiled"):
+        raise ValueError(f"execution={execution!r}: give 'vmap', 'loop' or 'compiled'.")
     if execution in ("vmap", "loop"):
         experiment.learner.execution = execution
     if experiment.embed_together:

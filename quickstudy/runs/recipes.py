@@ -53,6 +53,10 @@ class Benchmark:
 class Experiment:
     """Everything that a recipe decides. `steps` and `meta_batch_size` are of meta-training.
 
+    Raises:
+        ValueError: there is no benchmark, a number is too small, or `better` is neither "max"
+            nor "min".
+
     Examples:
         >>> import torch
         >>> import quickstudy as qs
@@ -81,6 +85,16 @@ class Experiment:
     evaluate_fn: Callable[..., Report] = evaluate  # of validation
     embed_together: bool = False  # see `EmbedTogether`
     on_reopen: Callable[[], None] | None = None  # called once a run is reopened
+
+    def __post_init__(self):
+        if self.better not in ("max", "min"):
+            raise ValueError(f"better={self.better!r}: give 'max' or 'min'.")
+        if not self.benchmarks:
+            raise ValueError("This experiment has no benchmarks: give one to report on.")
+        least = {"steps": 0, "meta_batch_size": 1, "validate_every": 1, "n_validation_tasks": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}={getattr(self, name)}: give {low} or more.")
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from quickstudy.runs.recipes import Benchmark, settings_applied
 from quickstudy.runs.runs import Run, reopen
 from quickstudy.storage import renamed
 from quickstudy.storage.checkpoints import read_facts
+from quickstudy.storage.files import replace_file
 from quickstudy.tasks.few_shot import FewShot
 from quickstudy.tasks.rollouts import Rollouts
 from quickstudy.tasks.streams import Streams
@@ -58,7 +59,7 @@ def result(place: str | Path) -> Json:
         place: the run's folder, or the file that the result was stored in.
 
     Raises:
-        ValueError: the run is not finished.
+        ValueError: the run is not finished, or the file is damaged.
 
     Examples:
         >>> import quickstudy as qs
@@ -70,7 +71,13 @@ def result(place: str | Path) -> Json:
     path = path if path.is_file() else path / "result.json"
     if not path.exists():
         raise ValueError(f"{place} has no result.json: finish the run by `quickstudy train`.")
-    return renamed.result(json.loads(path.read_text()), recipes.names())
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return renamed.result(content, recipes.names())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it, and run `quickstudy train` again."
+        ) from error
 
 
 def stream_file(folder: str | Path, row: str) -> Path:
@@ -146,13 +153,13 @@ def finish(
         for metric, values in report.values.items():
             rows[row][metric]["values"] = pack(values)
         if reports:
-            file.write_text(json.dumps(reports[0].to_json()) + "\n")
+            replace_file(file, f"{json.dumps(reports[0].to_json())}\n".encode())
             seconds = reports[0].seconds.nansum(1).mean().item()
             milliseconds[row] = round(seconds * 1000, 4)  # to learn a stream
         elif not isinstance(benchmark.tasks, Rollouts):  # these have no queries
             milliseconds[row] = _milliseconds(best.experiment.learner, benchmark)
     content = {
-        "name": name or recipes.result_name(module, run.settings),
+        "name": recipes.result_name(module, run.settings) if name is None else name,
         "recipe": Path(run.recipe).stem,
         "about": inspect.getdoc(module),
         "paper": recipes.published(module, run.settings),
@@ -168,7 +175,7 @@ def finish(
         "hardware": hardware(),
         "history": last["history"],
     }
-    (run.folder / "result.json").write_text(json.dumps(content, indent=1) + "\n")
+    replace_file(run.folder / "result.json", f"{json.dumps(content, indent=1)}\n".encode())
     return content
 
 
@@ -197,18 +204,19 @@ def measure(
         >>> learner = qs.MAML(qs.nets.MLP(1, 1, hidden=(4,)), criterion=qs.squared_error)
         >>> tasks, adam = qs.Sinusoid(5, 5), torch.optim.Adam(learner.parameters())
         >>> benchmark = qs.runs.Benchmark(tasks, n_tasks=4)
-        >>> experiment = qs.runs.Experiment(learner, tasks, tasks, {}, adam, 100, 2)
+        >>> rows = {"10-shot": benchmark}
+        >>> experiment = qs.runs.Experiment(learner, tasks, tasks, rows, adam, 100, 2)
         >>> run = qs.runs.Run(Path("runs/mine"), "mine", {}, experiment)
         >>> qs.runs.measure(run, benchmark).card["selection"]
         'step 0'
     """
-    n_tasks = n_tasks or benchmark.n_tasks
+    n_tasks = benchmark.n_tasks if n_tasks is None else n_tasks
     evaluate_fn, metrics = benchmark.evaluate_fn, benchmark.metrics
     if isinstance(benchmark.tasks, Streams):
         evaluate_fn = stream_report if evaluate_fn is evaluate else evaluate_fn
         evaluate_fn = partial(evaluate_fn, folder=folder, on_experience=on_experience)
     else:
-        metrics = metrics or run.experiment.metrics
+        metrics = run.experiment.metrics if metrics is None else metrics
     among = f", best of {len(run.history)} validations" if run.history else ""
     learner, tasks = _embedded(run.experiment.learner, benchmark.tasks, n_tasks)
     with settings_applied(learner, benchmark.settings):

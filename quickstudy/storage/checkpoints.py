@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -46,6 +47,9 @@ _TEMPORARY = r"(\.[0-9a-f]{8})?\.tmp"
 _OURS = re.compile(
     rf"(learner|optimizer)-[0-9a-f]{{8}}\.safetensors({_TEMPORARY})?|run\.json{_TEMPORARY}"
 )
+# the entries of a schedule's state that are settings
+_LENGTHS = {"T_max", "T_0", "T_mult", "total_steps", "total_iters", "step_size"}
+_LENGTHS |= {"milestones", "_milestones"}
 
 
 def save(
@@ -160,6 +164,9 @@ def load(
     for label, target in ("optimizer", optimizer), ("scheduler", scheduler):
         if target is not None:
             _check_class(folder, label, target, content[label])
+    schedule = {} if scheduler is None else unpack(content["scheduler"]["state"], extra)
+    if scheduler is not None:
+        _check_schedule(folder, scheduler.state_dict(), schedule)
     if optimizer is not None:
         groups = content["optimizer"]["parameters"]
         groups = [[today.get(name, name) for name in group] for group in groups]
@@ -170,7 +177,7 @@ def load(
             )
         optimizer.load_state_dict(unpack(content["optimizer"]["state"], extra))
     if scheduler is not None:
-        scheduler.load_state_dict(unpack(content["scheduler"]["state"], extra))
+        scheduler.load_state_dict(schedule)
     bare = unwrapped(learner)
     bare.load_state_dict({key: tensors[plain_name(key)] for key in bare.state_dict()})
     return content["facts"]
@@ -191,6 +198,23 @@ def read_facts(folder: str | Path) -> dict[str, Json]:
         {'step': 3, 'seed': 0}
     """
     return _read(Path(folder))["facts"]
+
+
+def read_versions(folder: str | Path) -> dict[str, str]:
+    """Return the versions of quickstudy and torch that wrote a checkpoint.
+
+    Raises:
+        CheckpointError: as `read_facts`.
+
+    Examples:
+        >>> import tempfile
+        >>> import quickstudy as qs
+        >>> folder = tempfile.mkdtemp()
+        >>> qs.save(folder, qs.MAML(qs.nets.MLP(1, 1)))
+        >>> list(read_versions(folder))
+        ['quickstudy', 'torch']
+    """
+    return _read(Path(folder))["versions"]
 
 
 def _parameters(optimizer: Optimizer, learner: nn.Module) -> list[list[str]]:
@@ -233,6 +257,18 @@ def _check_class(folder: Path, label: str, target: object, saved: Json) -> None:
             f"The {label} of the checkpoint {folder} is of class {saved['class']}, not "
             f"{class_name(target)}: make one of that class, or load without it."
         )
+
+
+def _check_schedule(folder: Path, here: dict[str, Any], there: dict[str, Any]) -> None:
+    """Raise if two schedules have other lengths: loading would keep the stored one's."""
+    for name in sorted(_LENGTHS & here.keys() & there.keys()):
+        if here[name] != there[name]:
+            raise CheckpointError(
+                f"The schedule of the checkpoint {folder} has {name}={there[name]}, and this "
+                f"one has {here[name]}: build it as it was then, or load without it."
+            )
+    for parts in zip(here.get("_schedulers", ()), there.get("_schedulers", ()), strict=False):
+        _check_schedule(folder, *parts)
 
 
 # Files

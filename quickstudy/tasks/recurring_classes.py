@@ -51,6 +51,8 @@ def recurring(
     """
     if not 0 <= stay < 1:
         raise ValueError(f"stay={stay} is a probability: give a number from 0 to below 1.")
+    if examples < 1:
+        raise ValueError(f"examples={examples}: an experience has at least one example.")
     if drift and train.x.ndim != 4:
         raise ValueError("Only images (channels, height, width) can drift: leave drift=0.")
     card = stream_card("recurring classes", train, test, tasks, seed)

@@ -51,14 +51,14 @@ def class_incremental(
         >>> [sorted(set(task.support.y.argmax(1).tolist())) for task in stream]
         [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     """
-    generator = Generator().manual_seed(seed)
-    count = len(train.classes) // per_task if tasks is None else tasks
-    card = stream_card("class-incremental", train, test, count, seed)
-    if not 1 <= count * per_task <= len(train.classes) or per_task < 1:
+    count = len(train.classes) // max(1, per_task) if tasks is None else tasks
+    if not 1 <= per_task <= count * per_task <= len(train.classes):
         raise ValueError(
             f"{count} tasks of {per_task} classes were requested, but {train.name} has "
             f"{len(train.classes)}. Lower `tasks` or `per_task`."
         )
+    card = stream_card("class-incremental", train, test, count, seed)
+    generator = Generator().manual_seed(seed)
     order = torch.randperm(len(train.classes), generator=generator)[: count * per_task]
     parts = order.split(per_task)
     support = [
@@ -74,7 +74,7 @@ def class_incremental(
         support = list(torch.cat(support)[time.argsort()].split(sizes))
     card |= {
         "classes of each": per_task,
-        **({"examples of a class": examples} if examples else {}),
+        **({} if examples is None else {"examples of a class": examples}),
         **({"blur": blur} if blur else {}),
     }
     return stream_by_class(train, test, support, parts, order, card, normalise=normalise)
@@ -133,13 +133,13 @@ def permuted(
         >>> torch.equal(first.y, second.y), torch.equal(first.x, second.x)
         (True, False)
     """
+    card = stream_card("domain-incremental, permuted", train, test, tasks, seed)
     generator = Generator().manual_seed(seed)
     orders = [torch.randperm(train.x[0].numel(), generator=generator) for _ in range(tasks)]
 
     def permute(number: int, x: Tensor) -> Tensor:
         return x.flatten(1)[:, orders[number]].reshape(x.shape)
 
-    card = stream_card("domain-incremental, permuted", train, test, tasks, seed)
     return _domains(card, train, test, examples, permute, normalise)
 
 
@@ -181,6 +181,7 @@ def rotated(
             f"{train.name} has examples of shape {tuple(train.x.shape[1:])}: only images "
             "(channels, height, width) can be rotated."
         )
+    card = stream_card("domain-incremental, rotated", train, test, tasks, seed)
     parts = torch.rand(tasks, generator=Generator().manual_seed(seed))
     angles = (torch.arange(tasks) + parts) * (most / tasks)
 
@@ -212,16 +213,16 @@ def _domains(
         (torch.randperm(len(train), generator=generator)[:examples], query)
         for _ in range(card["experiences"])
     ]
-    card |= {"examples of each": examples} if examples else {}
+    card |= {} if examples is None else {"examples of each": examples}
     return Stream(train, test, rows, card, change=change, normalise=normalise)
 
 
 def _rows_of(data: Labelled, c: Tensor, examples: int | None, generator: Generator) -> Tensor:
     """Return the rows of a class, in random order."""
-    rows = (data.y == c).nonzero().flatten()
-    if len(rows) < (examples or 1):
+    rows, least = (data.y == c).nonzero().flatten(), 1 if examples is None else examples
+    if not 1 <= least <= len(rows):
         raise ValueError(
             f"Class {data.classes[int(c)]!r} of {data.name} has {len(rows)} examples, and "
-            f"{examples or 1} are needed: lower `examples`, or leave it out."
+            f"{least} are needed: give `examples` from 1 on, or leave it out."
         )
     return shuffled(rows, generator)[:examples]

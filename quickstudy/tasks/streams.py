@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution
+from quickstudy.core.task import Examples, Json, Task, TaskBatch, TaskDistribution, check_seed
 from quickstudy.core.tree import tree_map
 from quickstudy.datasets.labelled import Labelled
 from quickstudy.tasks.examples import Normalise, prepare
@@ -193,7 +193,8 @@ def stream_card(
     """Return what the cards of all streams have.
 
     Raises:
-        ValueError: the two data sets have other classes, or in another order.
+        ValueError: the two data sets have other classes, or in another order; there are no
+            experiences; or the seed is none.
 
     Examples:
         >>> import quickstudy as qs
@@ -201,6 +202,8 @@ def stream_card(
         >>> stream_card("rotated", train, test, tasks=20, seed=0)["experiences"]
         20
     """
+    if tasks < 1:
+        raise ValueError(f"tasks={tasks}: a stream has at least one experience.")
     if train.classes != test.classes:
         raise ValueError(
             f"The training data ({train.name}) and the test data ({test.name}) must have the "
@@ -211,5 +214,5 @@ def stream_card(
         "dataset": train.name,
         "hash": f"{train.hash} {test.hash}",
         "experiences": tasks,
-        "seed": seed,
+        "seed": check_seed(seed),
     }

@@ -53,7 +53,8 @@ def check_actor(rollouts: Rollouts, tasks: TaskDistribution | None = None) -> No
         >>> learner = qs.SNAILPolicy(arms, length=3, width=4, blocks=(4, (4, 4)))
         >>> check_actor(Rollouts(arms, learner, episodes=3, trial=True))
     """
-    run_checks(ACTOR_CHECKS, ActorCase(rollouts, tasks or rollouts), rollouts.learner)
+    tasks = rollouts if tasks is None else tasks
+    run_checks(ACTOR_CHECKS, ActorCase(rollouts, tasks), rollouts.learner)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from tests.stored import answers, builders
 from tests.stored.answers import STORED, Answers
 
 EXPECTED = answers.expected()
+# reopening says so: see tests/faults/test_resumed_runs.py
+pytestmark = pytest.mark.filterwarnings("ignore:.*quickstudy 0.1.0 trained it:UserWarning")
 
 
 def places(folder: str, *, more: bool = False) -> list[str]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.capabilities import Checkpointed
 from quickstudy.core.criteria import Criterion, cross_entropy
@@ -25,6 +24,7 @@ from quickstudy.core.parameters import (
     Params,
     parameters_in,
 )
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import InnerOptimizer, descend, steepest_descent
 from quickstudy.learners.gradient.descent_learner import DescentLearner

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from quickstudy.capabilities import Checkpointed, DescendsInSteps, Embeds
-from quickstudy.core.parameters import Params
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, Embeds, LendsParameters
+from quickstudy.core.parameters import Params, is_trainable
 from quickstudy.core.prototypes import class_means, keep_known
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learner import Learner
@@ -42,7 +42,9 @@ class ProtoMAMLState(NamedTuple):
     sizes: Tensor  # (C,)  number of examples of each class
 
 
-class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
+class ProtoMAML(
+    Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds, LendsParameters
+):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -111,7 +113,7 @@ class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
         self, support: Examples, state: ProtoMAMLState | None = None
     ) -> ProtoMAMLState:
         """Return the state before the first inner step."""
-        body: Params = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        body: Params = {name: p for name, p in self.named_parameters() if is_trainable(p)}
         if state is not None:
             body = {name: state.params[name] for name in body}
         mean = class_means(self._embed(body, support.x), support)  # (C, D)
@@ -121,6 +123,12 @@ class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
             head = keep_known(head, state.params, state.sizes)
             sizes = sizes + state.sizes
         return ProtoMAMLState(body | head, sizes)
+
+    def lent_parameters(self) -> tuple[nn.Module, Params]:
+        """Return the embedding and its parameters that are not frozen."""
+        return self.embed, {
+            name: p for name, p in self.embed.named_parameters() if is_trainable(p)
+        }
 
     def _embed(self, params: Params, x: Tensor) -> Tensor:
         body = {

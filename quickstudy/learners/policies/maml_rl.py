@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Task
 from quickstudy.environments.actions import action_distribution
 from quickstudy.environments.environment import Environment
@@ -96,7 +96,8 @@ class MAMLRL(Actor):
     ):
         super().__init__()
         self.actions, self.net = action_distribution(environment), net
-        self.names = frozenset(select_parameters(net, adapt_parameters))
+        self.adapt_parameters = adapt_parameters
+        select_parameters(net, adapt_parameters)  # raises if there are none
         self.lr, self.first_order, self.surrogate = lr, first_order, surrogate
         self.exploration, self.clip = exploration, clip
         self.register_buffer("penalty", None if penalty is None else torch.tensor(penalty))
@@ -104,7 +105,7 @@ class MAMLRL(Actor):
 
     def initial_state(self) -> State:
         """Return the parameters that adaptation starts from, by name; there is no memory."""
-        return {name: p for name, p in self.net.named_parameters() if name in self.names}, ()
+        return select_parameters(self.net, self.adapt_parameters), ()
 
     def act(
         self, state: Params, memory: tuple[()], policy_input: PolicyInput, noise: Tensor
@@ -173,7 +174,9 @@ class MAMLRL(Actor):
         if not self.normalise:
             return advantage, torch.ones_like(weight[0, 0])
         advantage = advantage - weighted_mean(advantage, weight)
-        std = weighted_mean(advantage.square(), weight).sqrt().clamp_min(1e-8)
+        std = weighted_mean(advantage.square(), weight).sqrt()
+        std = torch.maximum(std, 1e-8 * reward.abs().amax())  # of equal returns it is rounding
+        std = std.where(std > 0, 1)
         return advantage / std, std
 
     def _log_ratio(self, state: State, episodes: Episodes) -> Tensor:

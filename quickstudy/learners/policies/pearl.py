@@ -28,10 +28,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import softplus
 
 from quickstudy.core.criteria import weighted_mean
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Task
 from quickstudy.core.tree import tree_map
 from quickstudy.environments.environment import Environment, normal

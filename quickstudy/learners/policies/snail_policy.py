@@ -93,7 +93,7 @@ class SNAILPolicy(TrialActor):
         self.length = length
         inputs = environment.observation_size + environment.action_size + 2
         self.observation_layer = nn.Linear(inputs, width)
-        self.layers, inputs = snail_layers(width, blocks, reach or length)
+        self.layers, inputs = snail_layers(width, blocks, length if reach is None else reach)
         self.policy = nn.Linear(inputs, self.actions.outputs)
         self.value = nn.Linear(inputs, 1)
 

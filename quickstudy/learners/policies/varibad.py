@@ -113,6 +113,8 @@ class VariBAD(RecurrentActor):
         value_coef: float = 0.5,
         entropy_coef: float = 0.1,
     ):
+        if decoded is not None and decoded < 1:
+            raise ValueError(f"decoded={decoded}: decode at one step or more, or None for all.")
         settings = discount, gae_lambda, clip, value_coef, entropy_coef
         super().__init__(environment, settings, hidden, timescale)
         o, a = environment.observation_size, environment.action_size
@@ -160,7 +162,8 @@ class VariBAD(RecurrentActor):
         kl = weighted_mean(self.beliefs.kl_divergence(belief, prior), weight)
 
         priority = noise[:, -1] + weight  # random among the real steps, then padding
-        decoded = priority.topk(min(self.decoded or len(weight), len(weight))).indices  # (K,)
+        most = len(weight) if self.decoded is None else min(self.decoded, len(weight))
+        decoded = priority.topk(most).indices  # (K,)
         m = self.beliefs.sample(belief, noise[:, :-1])[decoded]  # (K, L)
         moves = torch.cat([steps.observation, steps.action], -1)
         reward = self.rewards(m, torch.cat([moves, steps.next_observation], -1))[..., 0]

@@ -14,11 +14,11 @@ Differs from the paper: each of the 25 steps uses the sum of both terms.
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from quickstudy.core.parameters import Params
+from quickstudy.core.parameters import Params, is_trainable
 from quickstudy.core.prototypes import class_means
 from quickstudy.core.similarity import unit
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import append
 from quickstudy.inner_loop.descent import adam, descend
@@ -93,7 +93,7 @@ class TransductiveFineTuning(Learner[Examples]):
         net: Params = {
             f"net.{name}": p.detach()
             for name, p in self.net.named_parameters()
-            if p.requires_grad
+            if is_trainable(p)
         }
         w = unit(class_means(self._features(net, support.x), support))
         return {**net, "w": w, "b": torch.zeros_like(w[:, 0])}

@@ -1,0 +1,57 @@
+"""Calls of a module with other parameters than its own."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
+from torch.func import functional_call as torch_functional_call
+
+from quickstudy.core.exact_derivatives import exact_derivatives
+from quickstudy.core.torch_private import saved_tensors_hooks_are_on
+
+CHECKPOINTING = (
+    "uses activation checkpointing (torch.utils.checkpoint), which would compute activations "
+    "again with the net's own parameters instead of the adapted ones: switch it off (memory is "
+    "saved by the learner's `chunk` and, where it has one, `checkpoint`)."
+)
+
+
+def functional_call(
+    module: nn.Module, params: Mapping[str, Tensor], args: Any, kwargs: Any = None
+) -> Any:
+    """Call `module` with `params` in the place of its own, as the function of torch.func does.
+
+    Second derivatives are exact: see `quickstudy.core.exact_derivatives`.
+
+    Raises:
+        RuntimeError: the module uses activation checkpointing.
+
+    Examples:
+        >>> scale = nn.Linear(1, 1, bias=False)
+        >>> functional_call(scale, {"weight": torch.ones(1, 1)}, torch.ones(1)).item()
+        1.0
+    """
+    with exact_derivatives(), no_checkpointing():
+        return torch_functional_call(module, dict(params), args, kwargs)
+
+
+@contextmanager
+def no_checkpointing() -> Iterator[None]:
+    """Refuse activation checkpointing while this context lasts, as parameters are lent.
+
+    Examples:
+        >>> from torch.utils.checkpoint import checkpoint
+        >>> with no_checkpointing():  # doctest: +ELLIPSIS
+        ...     checkpoint(torch.sin, torch.ones(1, requires_grad=True), use_reentrant=False)
+        Traceback (most recent call last):
+        RuntimeError: The net uses activation checkpointing ...
+    """
+    if torch.compiler.is_compiling() or saved_tensors_hooks_are_on():
+        refused = nullcontext()
+    else:
+        refused = disable_saved_tensors_hooks(f"The net {CHECKPOINTING}")
+    with refused:
+        yield
