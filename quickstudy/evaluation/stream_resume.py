@@ -10,7 +10,7 @@ from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.stream_measures import Row
 from quickstudy.learner import Learner
 from quickstudy.storage import state_file
-from quickstudy.storage.files import CheckpointError
+from quickstudy.storage.files import CheckpointError, to_json
 from quickstudy.storage.tree_json import pack_state, unpack_state
 
 KIND = "stream"
@@ -82,7 +82,8 @@ def load_histories(
         writer="`evaluate_stream` of this version",
         again="Delete it to start this stream again.",
     )
-    others = [name for name, value in key.items() if about["key"].get(name) != value]
+    stored = about["key"]
+    others = [name for name, value in key.items() if stored.get(name) != to_json(name, value)]
     if others:
         raise CheckpointError(
             f"{path} was measured with another {', '.join(others)}: choose another folder, or "
