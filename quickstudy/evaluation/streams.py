@@ -14,7 +14,7 @@ from quickstudy.evaluation.protocol import Metric, named_metric
 from quickstudy.evaluation.report import Report, json_numbers, warn_of_nan
 from quickstudy.evaluation.stream_loop import StreamStep, run_streams, stream_metrics
 from quickstudy.evaluation.stream_measures import Row, StreamReport
-from quickstudy.evaluation.stream_resume import load_histories, save_histories
+from quickstudy.evaluation.stream_resume import can_continue, load_histories, save_histories
 from quickstudy.learner import Learner
 from quickstudy.storage.files import versions
 from quickstudy.storage.fingerprint import fingerprint
@@ -153,7 +153,7 @@ def evaluate_stream(
         group_histories: list[list[Row]] = [[] for _ in group.streams]
         state = None
         key["streams"] = group.sha256() if path is not None else ""
-        if path is not None and path.exists():
+        if path is not None and can_continue(path):
             group_histories, state = load_histories(path, key, learner)
         histories += group_histories
         done = group_histories[0][-1]["number"] if group_histories[0] else 0
