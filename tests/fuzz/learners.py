@@ -199,6 +199,7 @@ class Drawn(NamedTuple):
     batch: Task[Examples]
     smooth: bool
     apart: bool
+    zoo: bool = False  # on its own tasks, whose inputs may be codes of words
 
     def task(self, number: int = 0) -> Task[Examples]:
         return tree_map(lambda leaf: leaf[number], self.batch)
@@ -255,7 +256,8 @@ def _of_the_zoo(rng: Rng) -> tuple[str, Callable[[], Drawn]]:
             repeats=False,
             exact_gradient=False,
         )
-        return Drawn(kind, learner, batch, False, "padding counts" not in entry.declared)
+        apart = "padding counts" not in entry.declared
+        return Drawn(kind, learner, batch, smooth=False, apart=apart, zoo=True)
 
     return f"{name} of the zoo, {count} tasks", make
 
@@ -372,7 +374,11 @@ def padding_counts_for_nothing(case: Drawn, rng: Rng) -> None:
     applies(case.apart)
     rows = torch.from_numpy(rng.integers(0, len(support.x), 2))
     junk = support.take(rows)
-    junk = Examples(junk.x * 3 - 1, junk.y.roll(1, -1), torch.zeros_like(junk.weight))
+    junk = Examples(
+        junk.x if case.zoo else junk.x * 3 - 1,
+        junk.y.roll(1, -1),
+        torch.zeros_like(junk.weight),
+    )
     padded = Examples.cat(support, junk)
     same(
         [predict(case.learner, padded, query.x)],
@@ -571,6 +577,7 @@ def odd_sizes_are_right_or_refused(case: Drawn, rng: Rng) -> None:
 def nan_is_reported(case: Drawn, rng: Rng) -> None:
     """A task with NaN among its inputs is NaN in a report, and there is a warning."""
     number = int(rng.integers(len(case.batch.query.x)))
+    applies(case.batch.query.x.is_floating_point())
     x = case.batch.query.x.clone()
     x[number] = math.nan
     tasks = Task(case.batch.support, case.batch.query._replace(x=x))
