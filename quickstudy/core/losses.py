@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quickstudy.core.criteria import weighted_mean
+from quickstudy.core.linear import nonzero
 from quickstudy.core.similarity import squared_distance
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -219,7 +220,7 @@ def info_nce(
     similarity = _masked(same + other > 0, unit @ unit.T / temperature)
     nats = torch.where(same > 0, similarity.logsumexp(1, keepdim=True) - similarity, 0)
     positives = same.sum(1)
-    anchor_loss = (nats * same).sum(1) / positives.clamp_min(1e-12)
+    anchor_loss = (nats * same).sum(1) / nonzero(positives)
     return weighted_mean(anchor_loss, weight * (positives > 0))
 
 

@@ -76,8 +76,8 @@ def evaluate(
         UserWarning: a number is NaN, as predictions are: the learner diverged.
 
     Raises:
-        ValueError: `n_tasks` or `meta_batch_size` is below 1, or a metric is not one number
-            for a task.
+        ValueError: `n_tasks` or `meta_batch_size` is below 1, there is no metric, or one fails
+            under `vmap`, or is not one number for a task.
 
     Examples:
         >>> import quickstudy as qs
@@ -88,6 +88,8 @@ def evaluate(
         (['accuracy'], False)
     """
     metrics = default_metrics(learner) if metrics is None else metrics
+    if not metrics:
+        raise ValueError("metrics={} measures nothing: give at least one metric, or None.")
     metrics = {name: named_metric(name, metric, learner) for name, metric in metrics.items()}
 
     def measure(task: Task[Examples]) -> dict[str, Tensor]:

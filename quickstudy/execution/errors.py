@@ -4,16 +4,18 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from quickstudy.capabilities import TakesDenseTargets
 from quickstudy.core.stateless import CHECKPOINTING
-from quickstudy.core.task import Examples, TaskBatch
+from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, is_functorch_wrapped_tensor
-from quickstudy.core.tree import leaves
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.execution.fit_memory import what_fits
+from quickstudy.execution.lent_parameters import require_lent_parameters
 from quickstudy.execution.ram import ran_out
 
 
@@ -53,6 +55,8 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
     for part in tasks:
         if isinstance(part, Examples) and part.y.ndim > 3:
             _require_dense(learner, part.y)
+    if isinstance(tasks, Task) and isinstance(tasks.support, Examples):
+        require_lent_parameters(learner, tree_map(itemgetter(0), tasks.support.x))
     inputs = [leaf for leaf in leaves(tasks) if not leaf.is_inference()]
     versions = [leaf._version for leaf in inputs]
     try:
