@@ -216,7 +216,8 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _weight_norm_interface(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
-    norms = torch.norm_except_dim(v, 2, dim)
+    axes = [axis for axis in range(v.ndim) if dim == -1 or axis != dim]
+    norms = v.square().sum(axes, keepdim=True).sqrt()
     return v * (g / norms), norms
 
 

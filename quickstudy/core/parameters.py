@@ -24,13 +24,19 @@ def select_parameters(net: nn.Module, adapt_parameters: ParameterSelection = Non
             that returns whether to adapt it; None: all.
 
     Raises:
-        ValueError: the net lacks a name, or no parameter is left to adapt.
+        ValueError: the net lacks a name, has lazy layers that it was not called with yet, or no
+            parameter is left to adapt.
 
     Examples:
         >>> import quickstudy as qs
         >>> list(select_parameters(qs.nets.MLP(2, 1, hidden=(3,)), ["head"]))
         ['head.weight', 'head.bias']
     """
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in net.parameters()):
+        raise ValueError(
+            "The net has lazy layers, whose parameters have no sizes yet: call it once, on "
+            "inputs like those of the tasks, before it is given to a learner."
+        )
     if adapt_parameters is not None and not callable(adapt_parameters):
         adapt_parameters = parameters_in(net, adapt_parameters).__contains__
     params = dict(net.named_parameters())

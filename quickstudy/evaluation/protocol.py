@@ -229,7 +229,10 @@ def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
     def predictions(task: Task[Examples]) -> Any:
         state = learner.adapt(task.support)
         x = task.query.x
-        return learner.predict(state, x), learner.predict(state, x[: (len(x) + 1) // 2])
+        half = (len(leaves(x)[0]) + 1) // 2
+        return learner.predict(state, x), learner.predict(
+            state, tree_map(lambda leaf: leaf[:half], x)
+        )
 
     first = tree_map(lambda leaf: leaf[:1], batch)
     with explained(learner, first), inference(learner) as (execution, chunk):

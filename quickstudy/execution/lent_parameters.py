@@ -43,7 +43,8 @@ def require_lent_parameters(learner: nn.Module, inputs: Any) -> None:
         Traceback (most recent call last):
         ValueError: The outputs of Closure do not change with the parameters that MAML ...
     """
-    if not isinstance(learner, LendsParameters) or in_transform():
+    unable = in_transform() or torch.is_inference_mode_enabled()
+    if unable or not isinstance(learner, LendsParameters):
         return
     net, adapted = learner.lent_parameters()
     own = next(iter(net.parameters()), None)
@@ -80,8 +81,15 @@ _CHECKED: WeakIdKeyDictionary = WeakIdKeyDictionary()  # names, by the first par
 
 def _outputs(net: nn.Module, params: Params, inputs: Any) -> list[Tensor]:
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    attributes = [(module, dict(vars(module))) for module in net.modules()]
     torch.manual_seed(0)  # the same dropout
-    outputs = functional_call(net, params | buffers, (tree_map(torch.clone, inputs),))
+    try:
+        outputs = functional_call(net, params | buffers, (tree_map(torch.clone, inputs),))
+    finally:
+        for module, before in attributes:
+            for name in vars(module).keys() - before.keys():
+                del vars(module)[name]
+            vars(module).update(before)
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 

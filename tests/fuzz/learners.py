@@ -475,14 +475,19 @@ def nothing_is_changed(case: Drawn, rng: Rng) -> None:
     same(leaves(after), leaves(before), "parameters or data were changed", exactly=True)
 
 
-def threads_predict_the_same(case: Drawn, rng: Rng) -> None:
+def threads_evaluate_the_same(case: Drawn, rng: Rng) -> None:
+    """Evaluations may share a learner; each works on a copy that shares its tensors."""
+    tasks = qs.tasks.Fixed(case.batch)
+    size = len(case.batch.query.weight)
+
+    def losses(_: int) -> list[Tensor]:
+        return [*evaluate(case.learner, tasks, n_tasks=size).values.values()]
+
+    expected = losses(0)
     case.learner.train(bool(rng.integers(2)))
-    support, query = case.task()
-    expected = predict(case.learner.eval(), support, query.x)
     with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(predict, case.learner, support, query.x) for _ in range(8)]
-        for job in jobs:
-            same([job.result()], [expected], "a thread predicts otherwise")
+        for found in pool.map(losses, range(6)):
+            same(found, expected, "a thread evaluates otherwise")
 
 
 def copies_are_equal(case: Drawn, rng: Rng) -> None:
@@ -684,7 +689,7 @@ PROPERTIES: dict[str, Callable[..., None]] = {
     "float32 is near float64": single_precision_is_near_double,
     "finite differences": gradient_is_that_of_finite_differences,
     "nothing is changed": nothing_is_changed,
-    "threads": threads_predict_the_same,
+    "threads": threads_evaluate_the_same,
     "copies": copies_are_equal,
     "inference mode": inference_mode_is_no_grad,
     "frozen after wrapping": freezing_after_wrapping_counts,

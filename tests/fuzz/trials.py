@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 import quickstudy
+from quickstudy.core.stateless import CHECKPOINTING
 
 FIGURES = Path(__file__).with_name("figures.json")
 PACKAGE = str(Path(quickstudy.__file__).parent)
@@ -130,6 +131,8 @@ def is_refusal(error: Exception) -> bool:
     raised_here = last.filename.startswith(PACKAGE) and (last.line or "").startswith("raise")
     validated = any(place in last.filename for place in VALIDATORS)
     sentence = len(str(error).split()) > 3
+    if isinstance(error, RuntimeError) and CHECKPOINTING in str(error):
+        return True  # PyTorch raises the sentence that it was given
     return (
         isinstance(error, ValueError | TypeError)
         and through
