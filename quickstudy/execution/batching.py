@@ -10,6 +10,7 @@ from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core.exact_derivatives import exact_derivatives
+from quickstudy.core.stateless import no_checkpointing
 from quickstudy.core.torch_private import ConvBase
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.execution.ram import retain_freed_memory
@@ -49,7 +50,10 @@ def over_tasks(
 
     def batched(*batch: Any) -> Any:
         unfused = nullcontext() if torch.compiler.is_compiling() else no_fused_layers()
-        with sdpa_kernel(SDPBackend.MATH), unfused, exact_derivatives():
+        # recomputed activations of tasks under vmap have no gradient
+        trains = execution == "vmap" and torch.is_grad_enabled()
+        refused = no_checkpointing() if trains else nullcontext()
+        with sdpa_kernel(SDPBackend.MATH), unfused, exact_derivatives(), refused:
             return run(*batch)
 
     return batched
