@@ -10,6 +10,7 @@ from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core.exact_derivatives import exact_derivatives
+from quickstudy.core.stateless import no_checkpointing
 from quickstudy.core.threads import MATH_ATTENTION, ProcessSetting, replica, written_back
 from quickstudy.core.torch_private import ConvBase, reparametrized
 from quickstudy.core.tree import tree_map, unstack
@@ -50,7 +51,10 @@ def over_tasks(
         raise ValueError(f"execution={execution!r} is neither 'vmap' nor 'loop'.")
 
     def batched(*batch: Any) -> Any:
-        with differentiable_attention(), exact_derivatives():
+        # recomputed activations of tasks under vmap have no gradient
+        trains = execution == "vmap" and torch.is_grad_enabled()
+        refused = no_checkpointing() if trains else nullcontext()
+        with differentiable_attention(), exact_derivatives(), refused:
             return run(*batch)
 
     return batched

@@ -55,6 +55,8 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
         Traceback (most recent call last):
         ValueError: The tasks' own tensors were changed in place: ...
     """
+    if any(len(leaf) == 0 for leaf in leaves(tasks)[:1]):
+        raise ValueError("The batch holds no task: draw one or more.")
     for part in tasks:
         if isinstance(part, Examples) and part.y.ndim > 3:
             _require_dense(learner, part.y)
@@ -248,6 +250,17 @@ _EXPLANATIONS = (  # PyTorch's message, the explanation
         "data pointer of Tensor that doesn't have storage|Can't call numpy",
         "{module} takes a tensor out of PyTorch (to NumPy, for example), where neither a "
         "gradient nor a batch of tasks can follow: compute it by operations of torch.",
+    ),
+    (
+        "same dtype|type .* should be the same|expected scalar type|bool tensor|type int64_t|"
+        "not implemented for '(?:Bool|Long)'",
+        "{module} got tensors of several dtypes: give x, y and weight of the tasks the dtype "
+        "of the learner's parameters.",
+    ),
+    (
+        r"(mat1 and mat2 shapes cannot be multiplied.*\)|to have \d+ channels.* instead)",
+        "{module} does not fit the examples' shape ({operation}): give it layers of these "
+        "sizes, or reshape x.",
     ),
     (
         r"autograd\.Function",

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 import quickstudy
+from quickstudy.core.stateless import CHECKPOINTING
 
 FIGURES = Path(__file__).with_name("figures.json")
 PACKAGE = str(Path(quickstudy.__file__).parent)
@@ -124,13 +125,20 @@ def tried(
 
 def is_refusal(error: Exception) -> bool:
     """Whether an error was raised on purpose, by quickstudy or by a validator it called."""
-    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    through = any(file.startswith(PACKAGE) for file in files)
-    on_purpose = files[-1].startswith(PACKAGE) or any(
-        place in files[-1] for place in VALIDATORS
-    )
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1]
+    through = any(frame.filename.startswith(PACKAGE) for frame in frames)
+    raised_here = last.filename.startswith(PACKAGE) and (last.line or "").startswith("raise")
+    validated = any(place in last.filename for place in VALIDATORS)
     sentence = len(str(error).split()) > 3
-    return isinstance(error, ValueError | TypeError) and through and on_purpose and sentence
+    if isinstance(error, RuntimeError) and CHECKPOINTING in str(error):
+        return True  # PyTorch raises the sentence that it was given
+    return (
+        isinstance(error, ValueError | TypeError)
+        and through
+        and sentence
+        and (raised_here or validated)
+    )
 
 
 def described(error: Exception) -> str:
@@ -141,7 +149,7 @@ def described(error: Exception) -> str:
     places = [
         f"{frame.filename.removeprefix(PACKAGE + '/')}:{frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename.startswith(PACKAGE)
+        if frame.filename.startswith(PACKAGE) and frame.name != "__torch_function__"
     ]
     return f"{text} ({places[-1] if places else 'outside of quickstudy'})"
 
