@@ -23,6 +23,7 @@ from quickstudy.estimators.adapted_model import (
     reference_tensor,
     restore,
 )
+from quickstudy.estimators.arrays import visible_values
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.files import class_name, to_json
@@ -139,6 +140,7 @@ class FewShotEstimator(BaseEstimator, ABC):
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool, **checks: Any
     ) -> tuple[Tensor, np.ndarray, Tensor]:
         """Return x (S, *features), targets and weights (S,) of the examples of weight > 0."""
+        X, y = visible_values(X, "X"), visible_values(y, "y")
         X, y = validate_data(self, X, y, reset=reset, allow_nd=True, **checks)
         weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         keep = weight > 0
@@ -198,7 +200,7 @@ class FewShotEstimator(BaseEstimator, ABC):
     def _predictions(self, X: Any) -> Tensor:
         """Return the predictions of `X`, (N, C), in double precision on the CPU."""
         check_is_fitted(self, "state_")
-        X = validate_data(self, X, reset=False, allow_nd=True)
+        X = validate_data(self, visible_values(X, "X"), reset=False, allow_nd=True)
         return predictions(self.learner_, self.state_, self._inputs(X, reset=False), self.seed_)
 
     def __sklearn_tags__(self) -> Tags:
