@@ -231,6 +231,7 @@ BROKEN: list[tuple[type[Sound], str, set[Trait]]] = [
     (OwnDtype, "dtype_follows_the_parameters", set()),
     (OwnDevice, "device_follows_the_parameters", set()),
     (CountsEvaluations, "evaluation_leaves_no_trace", set()),
+    (CountsEvaluations, "threads_change_nothing", set()),
     (RandomOfItsOwn, "one_seed_gives_the_same_numbers", set()),
     (HidesNaN, "nan_is_not_hidden", set()),
     (SumsSteps, "dense_targets_are_averaged", set()),

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quickstudy.core.criteria import weighted_mean
-from quickstudy.core.linear import nonzero
-from quickstudy.core.similarity import squared_distance
+from quickstudy.core.linear import double, nonzero
+from quickstudy.core.similarity import cosine_similarity, squared_distance
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 Miner: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -37,6 +37,16 @@ def pairs(y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return both * same, both * (1 - same)
 
 
+def relative(weight: Tensor) -> Tensor:
+    """Return weights (N,) over the largest of them, so that products of several are numbers.
+
+    Examples:
+        >>> relative(torch.tensor([1e-30, 5e-31]))
+        tensor([1.0000, 0.5000])
+    """
+    return weight / nonzero(weight.amax())
+
+
 def contrastive(
     embeddings: Tensor, y: Tensor, weight: Tensor, *, margin: float = 1.0
 ) -> Tensor:
@@ -52,7 +62,7 @@ def contrastive(
         >>> contrastive(x, y, torch.ones(2))
         tensor(4.5000)
     """
-    same, other = pairs(y, weight)
+    same, other = pairs(y, relative(weight))
     square = squared_distance(embeddings, embeddings)
     apart = square > 0  # at 0 the root has no gradient: zero is used
     distance = torch.where(apart, torch.where(apart, square, 1).sqrt(), 0)
@@ -137,7 +147,7 @@ def triplet(
         >>> triplet(x, y, torch.ones(3), margin=1.0)
         tensor(9.)
     """
-    gap, weight = miner(squared_distance(embeddings, embeddings), *pairs(y, weight))
+    gap, weight = miner(squared_distance(embeddings, embeddings), *pairs(y, relative(weight)))
     violation = (gap + margin).relu()
     return weighted_mean(violation, weight * (violation > 0))
 
@@ -175,8 +185,7 @@ def update_centers(
         tensor([[1.]])
     """
     member = y * weight[:, None]  # (N, C)
-    sizes = member.sum(0)[:, None]  # (C, 1)
-    change = (sizes * centers - member.T @ embeddings) / (1 + sizes)
+    change = member.T @ (y @ centers - embeddings) / (1 + member.sum(0)[:, None])
     return (centers - rate * change).detach()
 
 
@@ -194,8 +203,9 @@ def n_pairs(embeddings: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         >>> n_pairs(x, y, torch.ones(3))  # log 2
         tensor(0.6931)
     """
-    same, other = pairs(y, weight)
-    similarity = embeddings @ embeddings.T
+    same, other = pairs(y, relative(weight))
+    # of differences on one anchor only, which a shift of the others leaves as they are
+    similarity = embeddings @ (embeddings - embeddings.detach().mean(0)).T
     negatives = torch.logsumexp(_masked(other > 0, similarity), 1, keepdim=True)
     return weighted_mean(F.softplus(negatives - similarity), same)
 
@@ -215,13 +225,13 @@ def info_nce(
         >>> info_nce(x, y, torch.ones(3))  # log 2
         tensor(0.6931)
     """
-    same, other = pairs(y, weight)
-    unit = F.normalize(embeddings, dim=-1)
-    similarity = _masked(same + other > 0, unit @ unit.T / temperature)
+    same, other = pairs(y, relative(weight))
+    exact = double(embeddings)
+    similarity = _masked(same + other > 0, cosine_similarity(exact, exact) / temperature)
     nats = torch.where(same > 0, similarity.logsumexp(1, keepdim=True) - similarity, 0)
     positives = same.sum(1)
     anchor_loss = (nats * same).sum(1) / nonzero(positives)
-    return weighted_mean(anchor_loss, weight * (positives > 0))
+    return weighted_mean(anchor_loss.to(embeddings.dtype), weight * (positives > 0))
 
 
 def _masked(mask: Tensor, values: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def select_parameters(net: nn.Module, adapt_parameters: ParameterSelection = Non
     if adapt_parameters is not None and not callable(adapt_parameters):
         adapt_parameters = parameters_in(net, adapt_parameters).__contains__
     params = dict(net.named_parameters())
-    selected = {
+    selected: Params = {
         name: p
         for name, p in params.items()
         if is_trainable(p) and (adapt_parameters is None or adapt_parameters(name))

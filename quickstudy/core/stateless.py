@@ -36,7 +36,7 @@ def functional_call(
         >>> functional_call(scale, {"weight": torch.ones(1, 1)}, torch.ones(1)).item()
         1.0
     """
-    with exact_derivatives(), no_checkpointing():
+    with exact_derivatives(module), no_checkpointing():
         return torch_functional_call(module, dict(params), args, kwargs)
 
 
@@ -75,4 +75,4 @@ def _guarded_forward(ctx: Any, *args: Any) -> Any:
     return _forward_of_checkpoint(ctx, *args)
 
 
-CheckpointFunction.forward = staticmethod(_guarded_forward)
+CheckpointFunction.forward = staticmethod(_guarded_forward)  # pyright: ignore

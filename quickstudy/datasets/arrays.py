@@ -93,14 +93,15 @@ def from_torch(
         classes: names by label; None: `dataset.classes` if there, or else the labels.
 
     Raises:
-        ValueError: examples differ in shape; what `arrays` raises.
+        ValueError: an item is no pair, or its label no single one; examples differ in shape;
+            what `arrays` raises.
 
     Examples:
         >>> from_torch([(torch.zeros(2), 0), (torch.ones(2), 1)], name="pairs")
         Labelled(pairs, all: 2 examples float32 (2,) of 2 classes)
     """
-    pairs = (dataset[i] for i in range(len(dataset)))
     name = type(dataset).__name__ if name is None else name
+    pairs = (_pair(dataset[i], name) for i in range(len(dataset)))
     classes = getattr(dataset, "classes", None) if classes is None else classes
     return _collect(pairs, size, channels, classes, name)
 
@@ -150,6 +151,15 @@ def huggingface(
     )
 
 
+def _pair(item: Any, name: str) -> tuple[Any, Any]:
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise ValueError(
+            f"An item of {name} is a {type(item).__name__}, and no pair of an example and a "
+            "label: choose the two, as in `from_torch([(item[0], item[1]) for item in data])`."
+        )
+    return item[0], item[1]
+
+
 def _collect(
     pairs: Any,
     size: Size | None,
@@ -163,6 +173,11 @@ def _collect(
             shape = (example.height, example.width) if size is None else size
             example = to_pixels(example, shape, channels)
         x.append(torch.as_tensor(np.asarray(example)))
+        if np.asarray(label).size != 1:
+            raise ValueError(
+                f"A label of {name} is of shape {np.asarray(label).shape}: give one label per "
+                "example, label.argmax() if it is a one-hot row."
+            )
         y.append(label.item() if isinstance(label, Tensor) else label)
         if x[-1].shape != x[0].shape:
             raise ValueError(

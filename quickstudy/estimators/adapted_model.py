@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from quickstudy.core.similarity import exact_comparisons
 from quickstudy.core.task import Json
-from quickstudy.evaluation.protocol import evaluating
+from quickstudy.core.threads import MATH_ATTENTION, evaluation_copy, seeded, written_back
+from quickstudy.evaluation.protocol import AnyLearner, evaluating
 from quickstudy.learner import Learner
 from quickstudy.storage.files import CheckpointError, class_name
 from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types
@@ -95,27 +96,39 @@ def restore(
 
 
 @contextmanager
-def deterministic(learner: Learner[Any], seed: int) -> Iterator[None]:
-    """Run in evaluation mode, without a graph, with random numbers of `seed` alone.
+def deterministic(learner: AnyLearner, seed: int | None) -> Iterator[AnyLearner]:
+    """Yield a copy of the learner in evaluation mode, with random numbers of `seed` alone.
+
+    No graph is built meanwhile.
+
+    Args:
+        seed: None for a learner that draws no random numbers: torch's random state is not
+            touched, so any number of threads may predict at once.
 
     Examples:
         >>> import quickstudy as qs
         >>> learner = qs.PrototypicalNetwork(torch.nn.Dropout())
-        >>> with deterministic(learner, seed=0):
-        ...     print(learner.training, torch.is_grad_enabled())
-        False False
+        >>> with deterministic(learner, seed=0) as copy:
+        ...     print(copy.training, learner.training, torch.is_grad_enabled())
+        False True False
     """
-    # the attention backend is the one that `over_tasks` uses
-    with evaluating(learner), sdpa_kernel(SDPBackend.MATH):
-        torch.manual_seed(seed)
-        yield
+    with torch.no_grad(), exact_comparisons(), MATH_ATTENTION:  # as in `over_tasks`
+        if seed is None:
+            with written_back(learner, evaluation_copy(learner)) as copy:
+                yield copy
+        else:
+            with evaluating(learner) as copy, seeded(seed):
+                yield copy
 
 
-def predictions(learner: Learner[Any], state: Any, x: Tensor, seed: int) -> Tensor:
+def predictions(learner: Learner[Any], state: Any, x: Tensor, seed: int | None) -> Tensor:
     """Return the predictions of `x`, (N, C), in double precision on the CPU.
 
+    `seed` is as in `deterministic`.
+
     Raises:
-        ValueError: A prediction is NaN.
+        ValueError: A prediction is NaN or infinite, -infinity for some of the columns aside; or
+            memory does not suffice.
 
     Examples:
         >>> import quickstudy as qs
@@ -125,14 +138,36 @@ def predictions(learner: Learner[Any], state: Any, x: Tensor, seed: int) -> Tens
         >>> predictions(learner, state, torch.tensor([[0.5]]), seed=0).argmax(-1)
         tensor([0])
     """
-    with deterministic(learner, seed):
-        outputs = point_prediction(learner.predict(state, x))
-    if outputs.isnan().any():
+    try:
+        with deterministic(learner, seed) as copy:
+            outputs = point_prediction(copy.predict(state, x))
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in f"{error} {class_name(error)}".lower():
+            raise
         raise ValueError(
-            f"{class_name(learner)} predicts NaN: its adaptation diverged. Scale X as in "
-            "meta-training, or lower the learner's inner learning rate."
+            f"The predictions of {len(x):,} examples at once do not fit into memory: predict "
+            "fewer at a time, such as X[:500]."
+        ) from error
+    if not outputs.amax(-1).isfinite().all():
+        raise ValueError(
+            f"{class_name(learner)} predicts no finite number: its adaptation diverged, or X "
+            "is too large. Scale X as in meta-training, or lower the inner learning rate."
         )
     return outputs.cpu().double()
+
+
+def random_state(learner: Learner[Any]) -> Tensor:
+    """Return the state of torch's random numbers, those of the learner's device included.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> random_state(qs.MAML(qs.nets.MLP(4, 3))).equal(torch.get_rng_state())
+        True
+    """
+    device, state = reference_tensor(learner).device, torch.get_rng_state()
+    return (
+        torch.cat([state, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else state
+    )
 
 
 def reference_tensor(learner: Learner[Any]) -> Tensor:

@@ -2,6 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,10 +22,15 @@ from quickstudy.estimators.adapted_model import (
     deterministic,
     point_prediction,
     predictions,
+    random_state,
     reference_tensor,
     restore,
 )
+<<<<<<< HEAD
 from quickstudy.estimators.arrays import visible_values
+=======
+from quickstudy.estimators.labels import exact_labels
+>>>>>>> main
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.files import class_name, to_json
@@ -62,6 +69,9 @@ class FewShotEstimator(BaseEstimator, ABC):
     state_: Any
     shape_: tuple[int, ...]  # of an example, as the learner takes it
     seed_: int
+    _is_bytes: bool | None  # whether `fit` was given bytes
+    _is_fraction: bool | None  # whether all examples had values in [0, 1], bytes aside
+    _seed: int | None  # of predictions; None if the learner draws no random numbers
 
     def save(self, path: str | Path, **facts: Json) -> None:
         """Write the adapted state, without the learner, to one safetensors file.
@@ -84,6 +94,8 @@ class FewShotEstimator(BaseEstimator, ABC):
             "features": self.n_features_in_,
             "feature_names": getattr(self, "feature_names_in_", np.array([])).tolist(),
             "seed": self.seed_,
+            "bytes": self._is_bytes,
+            "fractions": self._is_fraction,
             "targets": self._metadata(),
             "facts": {name: to_json(name, value) for name, value in facts.items()},
         }
@@ -107,12 +119,19 @@ class FewShotEstimator(BaseEstimator, ABC):
     def _restore(self, path: str | Path) -> dict[str, Json]:
         """Restore the fitted state from a file; return the file's metadata."""
         self.learner_ = self._default_learner() if self.learner is None else self.learner
-        metadata, self.state_ = restore(path, self.learner_, class_name(self))
+        metadata, state = restore(path, self.learner_, class_name(self))
         self.shape_, self.seed_ = tuple(metadata["shape"]), metadata["seed"]
+        self._seed = self.seed_
+        # older files do not say; then everything is accepted
+        self._is_bytes, self._is_fraction = (
+            metadata.get("bytes"),
+            metadata.get("fractions", True),
+        )
         self.n_features_in_ = metadata["features"]
         if metadata["feature_names"]:
             self.feature_names_in_ = np.array(metadata["feature_names"], dtype=object)
         self._restore_metadata(metadata["targets"])
+        self.state_ = state  # last, as other threads take an estimator with a state as fitted
         return metadata
 
     def _default_learner(self) -> Learner[Any]:
@@ -134,6 +153,7 @@ class FewShotEstimator(BaseEstimator, ABC):
             vars(self).pop("state_", None)
             self.learner_ = self._default_learner() if self.learner is None else self.learner
             self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+            self._seed = self.seed_
         return first
 
     def _validated(
@@ -148,13 +168,17 @@ class FewShotEstimator(BaseEstimator, ABC):
             raise ValueError("Every sample_weight is 0: give at least one example a weight.")
         if not keep.all():
             X, y, weight = X[keep], y[keep], weight[keep]
-        return self._inputs(X, reset=reset), y, self._tensor(weight, "sample_weight")
+        x, weight = self._inputs(X, reset=reset), self._tensor(weight, "sample_weight")
+        if (weight < torch.finfo(weight.dtype).tiny).any():
+            raise ValueError(f"sample_weight is too small for {weight.dtype}: scale it.")
+        self._is_fraction = self._is_fraction and _is_fraction(X)
+        return x, y, weight
 
     def _validated_labels(
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
     ) -> tuple[Tensor, np.ndarray, Tensor]:
         """Return x, labels of classes and weights, as `_validated`."""
-        x, labels, weight = self._validated(X, y, sample_weight, reset=reset)
+        x, labels, weight = self._validated(X, exact_labels(y), sample_weight, reset=reset)
         check_classification_targets(labels)
         return x, labels, weight
 
@@ -174,7 +198,16 @@ class FewShotEstimator(BaseEstimator, ABC):
                 f"{self.shape_}: give X that shape."
             )
         x = self._tensor(X, "X").reshape(len(X), *shape)
-        return x / 255 if X.dtype == np.uint8 else x
+        is_bytes = X.dtype == np.uint8
+        if reset:
+            self._is_bytes, self._is_fraction = is_bytes, _is_fraction(X)
+        elif (is_bytes and not self._is_fraction) or (self._is_bytes and not _is_fraction(X)):
+            raise ValueError(
+                f"{class_name(self)} was fitted on {'bytes' if self._is_bytes else 'numbers'}, "
+                f"and X has {X.dtype}. Bytes (uint8) are divided by 255, and other numbers are "
+                "not: give bytes always, or numbers of one scale always."
+            )
+        return x / 255 if is_bytes else x
 
     def _tensor(self, values: np.ndarray, name: str) -> Tensor:
         """Return numbers in the dtype and on the device of the learner's parameters."""
@@ -186,9 +219,24 @@ class FewShotEstimator(BaseEstimator, ABC):
 
     def _adapt(self, support: Examples, state: Any = None) -> tuple[Any, int]:
         """Return the state after `support`, and the number of columns of its predictions."""
-        with deterministic(self.learner_, self.seed_):
-            state = self.learner_.adapt(support, state)
-            return state, point_prediction(self.learner_.predict(state, support.x[:2])).shape[1]
+        with self._copy_of_learner(measure=True) as learner:
+            state = learner.adapt(support, state)
+            return state, point_prediction(learner.predict(state, support.x[:2])).shape[1]
+
+    @contextmanager
+    def _copy_of_learner(self, *, measure: bool = False) -> Iterator[Learner[Any]]:
+        """Yield a copy of the learner in evaluation mode, with random numbers of the seed.
+
+        Args:
+            measure: whether to find out if the learner draws random numbers. If it does not,
+                predictions leave torch's random state alone from then on.
+        """
+        with deterministic(self.learner_, self.seed_ if measure else self._seed) as copy:
+            before = random_state(self.learner_)
+            yield copy
+            if measure:
+                unchanged = random_state(self.learner_).equal(before)
+                self._seed = None if unchanged else self.seed_
 
     def _shape_error(self, verb: str, targets: str, reason: Exception) -> ValueError:
         return ValueError(
@@ -200,10 +248,22 @@ class FewShotEstimator(BaseEstimator, ABC):
     def _predictions(self, X: Any) -> Tensor:
         """Return the predictions of `X`, (N, C), in double precision on the CPU."""
         check_is_fitted(self, "state_")
+<<<<<<< HEAD
         X = validate_data(self, visible_values(X, "X"), reset=False, allow_nd=True)
         return predictions(self.learner_, self.state_, self._inputs(X, reset=False), self.seed_)
+=======
+        X = validate_data(self, X, reset=False, allow_nd=True)
+        return predictions(self.learner_, self.state_, self._inputs(X, reset=False), self._seed)
+>>>>>>> main
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _is_fraction(X: np.ndarray) -> bool:
+    """Return whether X is of bytes, which become fractions, or of fractions."""
+    if X.dtype.kind not in "fb":
+        return X.dtype == np.uint8
+    return bool(X.min() >= 0 and X.max() <= 1)

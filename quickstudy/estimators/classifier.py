@@ -9,33 +9,17 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils.multiclass import unique_labels
 from torch import Tensor
 
 from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Json
-from quickstudy.estimators.adapted_model import deterministic
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
+from quickstudy.estimators.labels import join_labels
 from quickstudy.estimators.open_set import calibrate_threshold, check_unknown_label
 from quickstudy.estimators.widths import adapt_from_scratch, grow, one_hot_examples
 from quickstudy.evaluation.pairwise import require_distance
 from quickstudy.learner import Learner
 from quickstudy.storage.files import CheckpointError, class_name
-
-
-def join_labels(*groups: Any) -> np.ndarray:
-    """Return the labels of all groups in one array. A group may be empty or None.
-
-    Raises:
-        ValueError: text is mixed with numbers.
-
-    Examples:
-        >>> join_labels(np.array([3, 1]), None, [2]).tolist()
-        [3, 1, 2]
-    """
-    arrays = [np.asarray(group) for group in groups if group is not None and len(group)]
-    unique_labels(*arrays)  # raises where text is mixed with numbers
-    return np.concatenate(arrays)
 
 
 class ClassColumns(ClassifierMixin, FewShotEstimator):
@@ -185,8 +169,8 @@ class FewShotClassifier(ClassColumns):
             def best_logits(left_out: np.ndarray) -> Tensor:
                 kept = x[~left_out], index[~left_out], weight[~left_out]
                 state, _ = self._adapt(one_hot_examples(*kept, self._width))
-                with deterministic(self.learner_, self.seed_):
-                    return self.learner_.predict(state, x[left_out])[:, self._columns].amax(-1)
+                with self._copy_of_learner() as learner:
+                    return learner.predict(state, x[left_out])[:, self._columns].amax(-1)
 
             self.threshold_ = calibrate_threshold(index, best_logits)
         return self
@@ -226,7 +210,8 @@ class FewShotClassifier(ClassColumns):
         if self.unknown is None:
             return super().predict(X)
         best, columns = (part.numpy() for part in self._logits(X).max(-1))
-        return np.where(best >= self.threshold_, self.classes_[columns], [self.unknown])
+        labels = join_labels(self.classes_, [self.unknown])
+        return labels[np.where(best >= self.threshold_, columns, -1)]
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Return the best logit of each example (N,): lower for examples of no known class."""
@@ -237,6 +222,7 @@ class FewShotClassifier(ClassColumns):
     ) -> None:
         """Adapt to examples; `classes` are all labels in the order of their columns."""
         columns = np.argsort(classes)  # of the sorted classes
+        labels = labels.astype(classes.dtype)
         index = columns[np.searchsorted(classes[columns], labels)]  # (S,)
         if not hasattr(self, "state_"):
             state, width = self._adapt_from_scratch(x, index, weight, len(classes))

@@ -39,8 +39,8 @@ def embeddings(learner: Learner[Any], X: Any) -> np.ndarray:
     """
     X = np.asarray(check_array(visible_values(X, "X"), dtype=None, allow_nd=True))  # pyright: ignore[reportArgumentType]
     x = torch.from_numpy(X.astype(np.float64)).to(reference_tensor(learner))
-    with evaluating(learner):
-        embedded = embed(learner, x / 255 if X.dtype == np.uint8 else x)
+    with evaluating(learner) as copy:
+        embedded = embed(copy, x / 255 if X.dtype == np.uint8 else x)
     return embedded.cpu().double().numpy()
 
 

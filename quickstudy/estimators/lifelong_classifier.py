@@ -15,8 +15,8 @@ from torch import Tensor
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.task import Json
 from quickstudy.core.tree import leaves
-from quickstudy.estimators.adapted_model import deterministic
-from quickstudy.estimators.classifier import ClassColumns, join_labels
+from quickstudy.estimators.classifier import ClassColumns
+from quickstudy.estimators.labels import join_labels
 from quickstudy.estimators.widths import grow, map_class_axes, one_hot_examples
 from quickstudy.learner import Learner
 from quickstudy.storage.files import class_name
@@ -133,11 +133,16 @@ class LifelongClassifier(ClassColumns):
         if first:
             self.classes_, self._column_of, self.n_samples_seen_ = labels[:0], {}, 0
         present = np.unique(join_labels(self.classes_[:1], labels, classes))
+        if present.dtype != self.classes_.dtype:
+            self.classes_ = join_labels(self.classes_, present)[: len(self.classes_)]
+            self._column_of = _columns_of(self.classes_)
         new = present[[label not in self._column_of for label in present.tolist()]]
         if len(new):
             self.classes_ = join_labels(self.classes_, new)
             self._column_of = _columns_of(self.classes_)
-        index = np.array([self._column_of[label] for label in labels.tolist()])
+        index = np.array(
+            [self._column_of[label] for label in labels.astype(present.dtype).tolist()]
+        )
         self.state_, self._width = self._adapted(x, index, weight)
         if self.budget is not None and _bytes(self.state_) > self.budget * MEGABYTE:
             raise ValueError(
@@ -178,10 +183,8 @@ class LifelongClassifier(ClassColumns):
         classes, local = np.unique(index, return_inverse=True)
         rows = torch.from_numpy(classes).to(x.device)
         before = map_class_axes(lambda leaf, axis: leaf[rows], state, axes)
-        with deterministic(self.learner_, self.seed_):
-            after = self.learner_.adapt(
-                one_hot_examples(x, local, weight, len(classes)), before
-            )
+        with self._copy_of_learner() as learner:
+            after = learner.adapt(one_hot_examples(x, local, weight, len(classes)), before)
         self._check_finite(after)
 
         def write(part: Any) -> Any:

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.multiclass import unique_labels
 from torch import Tensor
+
+from quickstudy.estimators.labels import join_labels
 
 ROUNDS = 20  # of leaving out, at most
 PASSING = 0.95  # share of the left-out examples that pass the threshold
@@ -16,13 +17,13 @@ def check_unknown_label(unknown: Any, classes: np.ndarray) -> None:
     """Raise an error if the label for unknown examples is the label of a class.
 
     Raises:
-        ValueError: it is, or it is text where classes are numbers, or the reverse.
+        ValueError: it is, or no array holds it and the labels, as of text and numbers.
 
     Examples:
         >>> check_unknown_label(-1, np.array([0, 1]))
     """
-    unique_labels(classes, [unknown])  # raises where text is mixed with numbers
-    if unknown in classes:
+    *known, label = join_labels(classes, [unknown]).tolist()
+    if label in known:
         raise ValueError(
             f"unknown={unknown!r} is the label of a class: leave out its examples, or give "
             "another label."

@@ -12,6 +12,7 @@ from quickstudy.core.task import Examples, Json
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.learner import Learner
 from quickstudy.learners.heads.ridge import RidgeRegression
+from quickstudy.storage.files import class_name
 
 
 class FewShotRegressor(RegressorMixin, FewShotEstimator):
@@ -89,6 +90,10 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Return values of the shape that `y` had in `fit`: (N,) or (N, values)."""
         values = self._predictions(X).numpy()
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{class_name(self.learner_)} predicts an infinite value: scale X as in fit."
+            )
         return values[:, 0] if self._flat else values
 
     def _default_learner(self) -> Learner[Any]:

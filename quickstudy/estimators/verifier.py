@@ -16,8 +16,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from quickstudy.core.task import Json
+<<<<<<< HEAD
 from quickstudy.estimators.adapted_model import deterministic
 from quickstudy.estimators.arrays import visible_values
+=======
+>>>>>>> main
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.estimators.error_rates import equal_error_rate, pair_labels, roc
 from quickstudy.evaluation.pairwise import compares, similarities, similarity
@@ -148,13 +151,13 @@ class FewShotVerifier(FewShotEstimator):
                 "`pair_logits`: give a learner that compares, such as SiameseNetwork."
             )
         try:
-            with deterministic(self.learner_, self.seed_):
-                scores = compare(self.learner_, a, b).cpu().double()
+            with self._copy_of_learner(measure=not hasattr(self, "state_")) as learner:
+                scores = compare(learner, a, b).cpu().double()
         except SHAPE_ERRORS as error:
             raise self._shape_error("compare", "", error) from error
-        if scores.isnan().any():
+        if not scores.isfinite().all():
             raise ValueError(
-                f"{class_name(self.learner_)} gives two examples the similarity NaN: scale X "
+                f"{class_name(self.learner_)} gives two examples no finite similarity: scale X "
                 "as in meta-training."
             )
         return scores.numpy()

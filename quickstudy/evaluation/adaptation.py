@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import DescendsInSteps
 from quickstudy.core.task import Examples, Task, TaskDistribution, seeds
+from quickstudy.core.threads import seeded
 from quickstudy.core.torch_private import is_functorch_wrapped_tensor
 from quickstudy.core.tree import leaves, unstack
 from quickstudy.evaluation.protocol import (
@@ -124,7 +125,7 @@ def adaptation_trace(
         name = getattr(learner.criterion, "__name__", "loss")
         metrics = {name: learner.criterion, **default_metrics(learner)}
     reports = []
-    try:
+    with evaluating(learner) as learner:
         for learner.steps in range(last + 1):
             reports.append(
                 evaluate(
@@ -136,9 +137,7 @@ def adaptation_trace(
                     metrics=metrics,
                 )
             )
-        with evaluating(learner):
-            changes = list(_changes(learner, tasks, last, n_tasks, meta_batch_size, seed))
-    finally:
+        changes = list(_changes(learner, tasks, last, n_tasks, meta_batch_size, seed))
         learner.steps = before
     moved, similarity = (_stacked(part) for part in zip(*changes, strict=True))
     moved = {name: m for name, m in moved.items() if name in similarity or m.any()}
@@ -180,15 +179,12 @@ def _changes(
     assert isinstance(learner, DescendsInSteps)
     stream = held_out_batches(learner, tasks, n_tasks, meta_batch_size, seed=seed)
     for number, batch in enumerate(stream):
-        states = []
-        with explained(learner, batch):
-            for learner.steps in range(last + 1):
-                # the seed that `evaluate` uses
-                torch.manual_seed(seeds(seed, HELD_OUT_RANK, number)[1])
-                with inference(learner) as (execution, chunk):
-                    states.append(
-                        unstack(over_tasks(learner.adapt, execution, chunk)(batch.support))
-                    )
+        states, noise = [], seeds(seed, HELD_OUT_RANK, number)[1]  # as `evaluate` has
+        for learner.steps in range(last + 1):
+            with seeded(noise), inference(learner) as (fast, execution, chunk):
+                with explained(fast, batch):
+                    adapted = over_tasks(fast.adapt, execution, chunk)(batch.support)
+                states.append(unstack(adapted))
         for task, *path in zip(unstack(batch), *states, strict=True):
             start = _parts(learner, path[0], task)
             rows = [_compared(start, _parts(learner, state, task)) for state in path]

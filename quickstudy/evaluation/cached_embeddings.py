@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.threads import seeded
 from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.execution.batching import inference, over_tasks
@@ -51,17 +52,17 @@ def embed_once(
         (Identity(), torch.Size([1, 2, 2]))
     """
     require_embed(learner, "evaluate it on the tasks themselves")
-    head = head_of(learner)
     cache: dict[Any, Tensor] = {}
     embedded: list[FewShot] = []
-    with evaluating(learner):
+    with evaluating(learner) as copy:
+        head = head_of(copy)
         for original in tasks:
             key = original.dataset, original.rotations is None, original.normalise
             if key not in cache:
-                with inference(learner):
-                    cache[key] = _embeddings(learner, original)
+                with inference(copy) as (fast, *_):
+                    cache[key] = _embeddings(fast, original)
             embedded.append(original.with_inputs(cache[key]))
-            state, prediction = _outcome(learner, original)
+            state, prediction = _outcome(copy, original)
             head_state, head_prediction = _outcome(head, embedded[-1])
             # a net that is adapted has its parameters in the state
             if len(leaves(head_state)) != len(leaves(state)) or not _close(
@@ -71,7 +72,7 @@ def embed_once(
                     f"{type(learner).__name__} changes its net with the task, or does more "
                     "with images than to embed them: evaluate it on the tasks themselves."
                 )
-    return head, *embedded
+    return head_of(learner), *embedded
 
 
 def _embeddings(learner: Learner[Any], tasks: FewShot) -> Tensor:
@@ -93,16 +94,15 @@ def _embeddings(learner: Learner[Any], tasks: FewShot) -> Tensor:
 
 def _outcome(learner: Learner[Any], tasks: FewShot) -> tuple[Any, Any]:
     """Return the states of two tasks, and the predictions of their queries."""
-
-    def adapted(task: Task[Examples]) -> tuple[Any, Any]:
-        state = learner.adapt(task.support)
-        return state, learner.predict(state, task.query.x)
-
     batch = tree_map(
         lambda x: x.to(device_of(learner)), tasks.sample(2, Generator().manual_seed(0))
     )
-    torch.manual_seed(0)
-    with explained(learner, batch), inference(learner) as (execution, chunk):
+    with seeded(0), inference(learner) as (fast, execution, chunk), explained(fast, batch):
+
+        def adapted(task: Task[Examples]) -> tuple[Any, Any]:
+            state = fast.adapt(task.support)
+            return state, fast.predict(state, task.query.x)
+
         return over_tasks(adapted, execution, chunk)(batch)
 
 

@@ -17,7 +17,7 @@ from quickstudy.capabilities import (
     Embeds,
     PredictsSimilarities,
 )
-from quickstudy.core.similarity import Similarity, negative_squared_distance
+from quickstudy.core.similarity import Similarity, compare, negative_squared_distance
 from quickstudy.learner import Learner
 
 State = TypeVar("State")
@@ -75,8 +75,8 @@ def similarity(learner: Learner[Any], a: Tensor, b: Tensor) -> Tensor:
     if isinstance(learner, ComparesInputs):
         pairs = zip(a.split(CHUNK), b.split(CHUNK), strict=True)
         return torch.cat([learner.pair_logits(*pair) for pair in pairs])
-    compare = _similarity_of_embeddings(learner)
-    pair = vmap(lambda x, y: compare(x[None], y[None])[0, 0])
+    similarity = _similarity_of_embeddings(learner)
+    pair = vmap(lambda x, y: compare(similarity, x[None], y[None])[0, 0])
     return pair(embed(learner, a), embed(learner, b))
 
 
@@ -94,8 +94,9 @@ def similarities(learner: Learner[Any], a: Tensor, b: Tensor) -> Tensor:
     """
     if isinstance(learner, ComparesInputs) and not isinstance(learner, Embeds):
         return torch.cat([learner.pair_logits(x.expand_as(b), b)[None] for x in a.split(1)])
-    compare, keys = _similarity_of_embeddings(learner), embed(learner, b)
-    return torch.cat([compare(part, keys) for part in embed(learner, a).split(CHUNK)])
+    similarity, keys = _similarity_of_embeddings(learner), embed(learner, b)
+    parts = embed(learner, a).split(CHUNK)
+    return torch.cat([compare(similarity, part, keys) for part in parts])
 
 
 def compares(learner: Learner[Any]) -> bool:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,39 +11,35 @@ from torch import Tensor
 from quickstudy.core.criteria import OutputMismatch, accuracy
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskBatch, TaskDistribution, batches, seeds
+from quickstudy.core.threads import FORKED_RANDOM_STATE, evaluation_copy, seeded, written_back
 from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.report import Report, warn_of_nan
 from quickstudy.execution.batching import inference, over_tasks
 from quickstudy.execution.errors import ExplainedError, explain, explained
 from quickstudy.learner import Learner
 
+AnyLearner = TypeVar("AnyLearner", bound=Learner[Any])
 Metric = Callable[[Any, Examples], Tensor]
 
 HELD_OUT_RANK = 2**32 - 1  # the rank of no training process, so tasks differ from its tasks
 
 
 @contextmanager
-def evaluating(learner: Learner[Any]) -> Iterator[None]:
-    """Switch to evaluation mode without a graph; restore modes and random state at the end.
+def evaluating(learner: AnyLearner) -> Iterator[AnyLearner]:
+    """Yield a copy of the learner in evaluation mode, which shares its tensors.
+
+    No graph is built meanwhile, and torch's random state is restored at the end.
 
     Examples:
         >>> import quickstudy as qs
         >>> learner = qs.MAML(qs.nets.MLP(4, 3))
-        >>> with evaluating(learner):
-        ...     print(learner.training, torch.is_grad_enabled())
-        False False
-        >>> learner.training
-        True
+        >>> with evaluating(learner) as copy:
+        ...     print(copy.training, learner.training, torch.is_grad_enabled())
+        False True False
     """
-    training = {module: module.training for module in learner.modules()}
-    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        learner.eval()
-        with torch.no_grad(), torch.random.fork_rng(cuda):
-            yield
-    finally:
-        for module, mode in training.items():  # each its own: some may be kept in eval mode
-            module.training = mode
+    copied = written_back(learner, evaluation_copy(learner))
+    with torch.no_grad(), FORKED_RANDOM_STATE, copied as copy:
+        yield copy
 
 
 def evaluate(
@@ -92,21 +89,23 @@ def evaluate(
         raise ValueError("metrics={} measures nothing: give at least one metric, or None.")
     metrics = {name: named_metric(name, metric, learner) for name, metric in metrics.items()}
 
-    def measure(task: Task[Examples]) -> dict[str, Tensor]:
+    def measure(learner: Learner[Any], task: Task[Examples]) -> dict[str, Tensor]:
         prediction = learner.predict(learner.adapt(task.support), task.query.x)
         return {name: metric(prediction, task.query) for name, metric in metrics.items()}
 
     transductive = False
     parts: list[dict[str, Tensor]] = []
-    with evaluating(learner):
+    with evaluating(learner) as learner:
         for batch in held_out_batches(
             learner, tasks, n_tasks, meta_batch_size, seed=seed, progress=progress
         ):
-            torch.manual_seed(seeds(seed, HELD_OUT_RANK, len(parts))[1])
-            if not parts:
-                transductive = is_transductive(learner, batch)
-            with explained(learner, batch), inference(learner) as (execution, chunk):
-                parts.append(over_tasks(measure, execution, chunk)(batch))
+            noise = seeds(seed, HELD_OUT_RANK, len(parts))[1]
+            with seeded(noise), inference(learner) as (fast, execution, chunk):
+                if not parts:
+                    transductive = is_transductive(learner, batch)
+                with explained(fast, batch):
+                    run = over_tasks(partial(measure, fast), execution, chunk)
+                    parts.append(run(batch))
     values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in metrics}
     warn_of_nan(values)
     card = {
@@ -226,16 +225,16 @@ def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
     if learner.transductive:
         return True
 
-    def predictions(task: Task[Examples]) -> Any:
-        state = learner.adapt(task.support)
-        x = task.query.x
-        half = (len(leaves(x)[0]) + 1) // 2
-        return learner.predict(state, x), learner.predict(
-            state, tree_map(lambda leaf: leaf[:half], x)
-        )
-
     first = tree_map(lambda leaf: leaf[:1], batch)
-    with explained(learner, first), inference(learner) as (execution, chunk):
+    with inference(learner) as (fast, execution, chunk), explained(fast, first):
+
+        def predictions(task: Task[Examples]) -> Any:
+            state, x = fast.adapt(task.support), task.query.x
+            half = (len(leaves(x)[0]) + 1) // 2
+            return fast.predict(state, x), fast.predict(
+                state, tree_map(lambda leaf: leaf[:half], x)
+            )
+
         all_queries, half = over_tasks(predictions, execution, chunk)(first)
     return any(
         not torch.allclose(

@@ -115,9 +115,9 @@ def evaluate_rollouts(
     def measure(task: Task[Episodes]) -> dict[str, Tensor]:
         return {name: metric(task) for name, metric in metrics.items()}
 
-    with evaluating(learner):
+    with evaluating(tasks.learner) as copy:
         for batch in held_out_batches(
-            learner, tasks, n_tasks, meta_batch_size, seed=seed, progress=progress
+            copy, tasks.by(copy), n_tasks, meta_batch_size, seed=seed, progress=progress
         ):
             parts.append(over_tasks(measure)(batch))
     values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in metrics}

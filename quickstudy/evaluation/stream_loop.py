@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.task import Examples, Task, TaskBatch, seeds
+from quickstudy.core.threads import seeded
 from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.protocol import (
     HELD_OUT_RANK,
@@ -135,34 +136,35 @@ def run_streams(
         if len(known_tests) < number:
             known_tests.append(batch.query)
         execution = learner.execution if len(batch.support.x) > 1 else "loop"
-        with evaluating(learner), explained(learner, batch):
+        with evaluating(learner) as copy, explained(copy, batch):
             if transductive is None:
                 few = batch.support.take((slice(None), slice(10)))
-                transductive = is_transductive(learner, Task(few, batch.query))
+                transductive = is_transductive(copy, Task(few, batch.query))
             scores = partial(
                 _scores,
-                over_tasks(learner.predict, execution),
+                over_tasks(copy.predict, execution),
                 over_tasks(metric, execution),
                 tests=known_tests,
                 task_incremental=task_incremental,
                 transductive=transductive,
             )
             if number == 1 and tests:
-                torch.manual_seed(seeds(seed, HELD_OUT_RANK, 0)[1])
-                nothing = batch.support._replace(weight=batch.support.weight * 0)
-                initial = over_tasks(learner.adapt, execution)(nothing)
-                yield StreamStep(0, initial, scores(initial), 0.0, 0)
+                with seeded(seeds(seed, HELD_OUT_RANK, 0)[1]):
+                    nothing = batch.support._replace(weight=batch.support.weight * 0)
+                    initial = over_tasks(copy.adapt, execution)(nothing)
+                    measured = scores(initial)
+                yield StreamStep(0, initial, measured, 0.0, 0)
             # after all that a resumed evaluation does once more
-            torch.manual_seed(seeds(seed, HELD_OUT_RANK, number)[1])
-            start = time.perf_counter()
-            previous = () if state is None else (state,)
-            state = over_tasks(learner.adapt, execution)(batch.support, *previous)
-            seconds = time.perf_counter() - start
-            if number % every == 0 or number == len(tests):
-                measured = scores(state)
-            else:
-                shape = len(batch.support.x), len(known_tests)
-                measured = torch.full(shape, torch.nan, dtype=torch.float64)
+            with seeded(seeds(seed, HELD_OUT_RANK, number)[1]):
+                start = time.perf_counter()
+                previous = () if state is None else (state,)
+                state = over_tasks(copy.adapt, execution)(batch.support, *previous)
+                seconds = time.perf_counter() - start
+                if number % every == 0 or number == len(tests):
+                    measured = scores(state)
+                else:
+                    shape = len(batch.support.x), len(known_tests)
+                    measured = torch.full(shape, torch.nan, dtype=torch.float64)
         yield StreamStep(number, state, measured, seconds, int(batch.support.weight.sum()))
 
 

@@ -1,8 +1,8 @@
 """A function of one task as a function of a batch of tasks."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,13 +11,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core.exact_derivatives import exact_derivatives
 from quickstudy.core.stateless import no_checkpointing
-from quickstudy.core.torch_private import ConvBase
+from quickstudy.core.threads import MATH_ATTENTION, ProcessSetting, replica, written_back
+from quickstudy.core.torch_private import ConvBase, reparametrized
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.execution.ram import retain_freed_memory
 
 if TYPE_CHECKING:
     from quickstudy.learner import Learner
 
+L = TypeVar("L", bound="Learner[Any]")
 Execution: TypeAlias = Literal["vmap", "loop"]
 
 
@@ -49,11 +51,10 @@ def over_tasks(
         raise ValueError(f"execution={execution!r} is neither 'vmap' nor 'loop'.")
 
     def batched(*batch: Any) -> Any:
-        unfused = nullcontext() if torch.compiler.is_compiling() else no_fused_layers()
         # recomputed activations of tasks under vmap have no gradient
         trains = execution == "vmap" and torch.is_grad_enabled()
         refused = no_checkpointing() if trains else nullcontext()
-        with sdpa_kernel(SDPBackend.MATH), unfused, exact_derivatives(), refused:
+        with differentiable_attention(), exact_derivatives(), refused:
             return run(*batch)
 
     return batched
@@ -73,15 +74,27 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def no_fused_layers() -> Iterator[None]:
-    """Switch off the fused inference of torch's encoder layers, which has no batching rule.
+def differentiable_attention() -> Iterator[None]:
+    """Compute attention by PyTorch's MATH backend, and encoder layers unfused.
+
+    Only these have a second derivative and a batching rule. The settings are of the process.
 
     Examples:
         >>> import torch
-        >>> with no_fused_layers():
+        >>> with differentiable_attention():
         ...     print(torch.backends.mha.get_fastpath_enabled())
         False
     """
+    if torch.compiler.is_compiling():
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        with MATH_ATTENTION, _UNFUSED_LAYERS:
+            yield
+
+
+@contextmanager
+def _unfused_layers() -> Iterator[None]:
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -90,32 +103,36 @@ def no_fused_layers() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-@contextmanager
-def inference(learner: "Learner[Any]") -> Iterator[tuple[Execution, int | None]]:
-    """Prepare a learner for much prediction without gradients; yield `execution` and `chunk`.
+_UNFUSED_LAYERS = ProcessSetting(_unfused_layers)
 
-    They are the learner's own, with one exception: convolutions on a CPU are computed task by
-    task, with channels last in memory while this context lasts. (The activations of many tasks
-    leave the cache, and allocations above 32 MB come back from the system as fresh pages each
-    time.) Set `learner.chunk` to have tasks computed together all the same.
+
+@contextmanager
+def inference(learner: L) -> Iterator[tuple[L, Execution, int | None]]:
+    """Prepare a learner for much prediction without gradients.
+
+    Yields:
+        The learner, its `execution` and its `chunk`. There is one exception: convolutions on a
+        CPU are computed task by task, by a copy of the learner whose weights have channels last
+        in memory. (The activations of many tasks leave the cache, and allocations above 32 MB
+        come back from the system as fresh pages each time.) Set `learner.chunk` to have tasks
+        computed together all the same.
 
     Examples:
         >>> import quickstudy as qs
-        >>> with inference(qs.PrototypicalNetwork(qs.nets.Conv4())) as settings:
+        >>> with inference(qs.PrototypicalNetwork(qs.nets.Conv4())) as (_, *settings):
         ...     print(settings)
-        ('loop', None)
+        ['loop', None]
     """
-    weights = [p for p in learner.parameters() if p.ndim == 4 and p.device.type == "cpu"]
+    weights = {
+        # by `to`: `contiguous` takes weights of one channel as they are
+        name: p.detach().to(memory_format=torch.channels_last).requires_grad_(p.requires_grad)
+        for name, p in learner.named_parameters()
+        if p.ndim == 4 and p.device.type == "cpu" and learner.chunk is None
+    }
     convolves = any(isinstance(module, ConvBase) for module in learner.modules())
-    if not (weights and convolves and learner.chunk is None):
-        yield learner.execution, learner.chunk
+    if not (weights and convolves):
+        yield learner, learner.execution, learner.chunk
         return
     retain_freed_memory()
-    before = [p.data for p in weights]
-    try:
-        for p in weights:  # by `to`: `contiguous` takes weights of one channel as they are
-            p.data = p.data.to(memory_format=torch.channels_last)
-        yield "loop", None
-    finally:
-        for p, data in zip(weights, before, strict=True):
-            p.data = data
+    with written_back(learner, replica(learner)) as fast, reparametrized(fast, weights):
+        yield fast, "loop", None

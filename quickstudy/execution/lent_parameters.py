@@ -48,7 +48,8 @@ def require_lent_parameters(learner: nn.Module, inputs: Any) -> None:
         return
     net, adapted = learner.lent_parameters()
     own = next(iter(net.parameters()), None)
-    if own is None or not adapted or adapted.keys() <= _CHECKED.get(own, set()):
+    checked: set[str] = _CHECKED.get(own) or set()
+    if own is None or adapted.keys() <= checked:
         return
     try:
         with torch.enable_grad(), torch.random.fork_rng(_cuda_devices(own)):
@@ -66,7 +67,7 @@ def require_lent_parameters(learner: nn.Module, inputs: Any) -> None:
             f"{type(learner).__name__} adapts ({_few(adapted)}): let its forward read them "
             f"{remedy}, not from a closure or a copy, and without no_grad or detach."
         )
-    _CHECKED[own] = _CHECKED.get(own, set()) | adapted.keys()
+    _CHECKED[own] = checked | adapted.keys()
     if finite and missed:
         warnings.warn(
             f"The outputs of {kind} do not depend on {_few(missed)}, which "

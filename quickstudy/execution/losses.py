@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.capabilities import Checkpointed
+from quickstudy.core.exact_derivatives import exact_derivatives
 from quickstudy.core.parameters import is_trainable
 from quickstudy.core.stateless import no_checkpointing
 from quickstudy.core.task import Task, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, in_transform, reparametrized
 from quickstudy.core.tree import leaves
-from quickstudy.execution.batching import no_fused_layers, over_tasks
+from quickstudy.execution.batching import differentiable_attention, over_tasks
 from quickstudy.execution.chunked import by_chunk
 from quickstudy.execution.errors import explained
 from quickstudy.inner_loop.capture import keep_borrowed
@@ -66,7 +66,8 @@ def running_statistics(learner: nn.Module) -> dict[str, Tensor]:
 
 
 def _losses(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
-    with _weights_channels_last(learner), _borrowed_for_checkpoints(learner):
+    exact = exact_derivatives(learner)
+    with exact, _weights_channels_last(learner), _borrowed_for_checkpoints(learner):
         statistics = running_statistics(learner) if learner.training else {}
         if not statistics:
             return _batch_losses(learner, attrgetter("loss"), tasks)
@@ -120,8 +121,7 @@ def _batch_losses(
         or in_transform()  # which may ask for more than first derivatives
     ):
         return batch_loss(learner, learner.chunk)(*batch)
-    # settings of the whole process: threads that set and reset them would disturb each other
-    with sdpa_kernel(SDPBackend.MATH), no_fused_layers():
+    with differentiable_attention():
         return by_chunk(learner, batch_loss, batch, chunk, learner.threads, extra=batch[-1])
 
 

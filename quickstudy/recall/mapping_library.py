@@ -149,10 +149,10 @@ class MappingLibrary:
             )
         support = self._store.to_device(support)
         self._store.check_base()
-        with evaluating(self.learner):
-            state = self.learner.adapt(support) if state is None else state
-            prediction = self.learner.predict(state, support.x)
-            metrics = default_metrics(self.learner)
+        with evaluating(self.learner) as learner:
+            state = learner.adapt(support) if state is None else state
+            prediction = learner.predict(state, support.x)
+            metrics = default_metrics(learner)
             fit = {key: metric(prediction, support).item() for key, metric in metrics.items()}
         if not all(leaf.isfinite().all() for leaf in leaves(state)):
             raise ValueError(
@@ -238,8 +238,7 @@ class MappingLibrary:
         """
         support, x = self._store.to_device((support, x))
         names, shares, states = self._attend(support, k, among, initial=False)
-        learner = self.learner
-        with evaluating(learner):
+        with evaluating(self.learner) as learner:
             predict = over_tasks(lambda state: learner.predict(state, x), learner.execution)
             predictions = predict(states)  # (K, Q, C)
         if not isinstance(predictions, Tensor):
@@ -271,7 +270,7 @@ class MappingLibrary:
         """
         if not tasks:
             raise ValueError("There are no tasks to fit the attention on: give at least one.")
-        learner, total = self.learner, torch.zeros(len(TEMPERATURES), dtype=torch.float64)
+        total = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
         for name, task in tasks.items():
             support, query = self._store.to_device(task)
             others = [other for other in self.names() if other != name]
@@ -282,7 +281,7 @@ class MappingLibrary:
                 state = learner.adapt(support, mean_state(share, states))  # noqa: B023
                 return learner.criterion(learner.predict(state, query.x), query)  # noqa: B023
 
-            with evaluating(learner):
+            with evaluating(self.learner) as learner:
                 total += over_tasks(query_loss, learner.execution)(shares).cpu().double()
         temperature = TEMPERATURES[int(total.nan_to_num(torch.inf).argmin())]
         self._store.save_temperature(temperature, len(tasks))

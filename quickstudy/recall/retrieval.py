@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds, HasInitialParams
+from quickstudy.core.linear import nonzero
 from quickstudy.core.task import Examples, Json
 from quickstudy.core.tree import tree_map
 from quickstudy.evaluation import pairwise
@@ -90,7 +91,7 @@ def task_embedding(learner: Learner[Any], support: Examples) -> Tensor:
         [2.0, 1.0]
     """
     if isinstance(learner, Embeds):
-        share = support.weight / support.weight.sum().clamp_min(1e-12)
+        share = support.weight / nonzero(support.weight.sum())
         return share @ pairwise.embed(learner, support.x)
     initial = initial_params(learner)
     if initial is not None:

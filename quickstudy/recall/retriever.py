@@ -42,16 +42,17 @@ class Retriever:
 
     def __init__(self, store: MappingStore, learner: Learner[Any], embed: Embed | None = None):
         self.store, self.learner = store, learner
-        self.embed = partial(task_embedding, learner) if embed is None else embed
+        self.embed = embed
         self._cached_index: Index | None = None
 
     def index(self) -> Index:
         """Return the index of the last versions, built again when `forget` was called."""
-        if self._cached_index is None:
+        index = self._cached_index  # once, as another thread may call `forget`
+        if index is None:
             names = self.store.names()
             entries = [self.store.last(name) for name in names]
-            self._cached_index = build_index(names, entries, self.store.device())
-        return self._cached_index
+            index = self._cached_index = build_index(names, entries, self.store.device())
+        return index
 
     def forget(self) -> None:
         """Build the index again when it is next needed: the store has changed."""
@@ -63,8 +64,9 @@ class Retriever:
         Raises:
             ValueError: it is not finite, or of another length than those of the others.
         """
-        with evaluating(self.learner):
-            embedding = self.embed(support).flatten()
+        with evaluating(self.learner) as learner:
+            embed = partial(task_embedding, learner) if self.embed is None else self.embed
+            embedding = embed(support).flatten()
         others = self.index().directions
         fits = not len(others) or others.shape[1] == len(embedding)
         if not (fits and embedding.isfinite().all()):
@@ -95,11 +97,11 @@ class Retriever:
         if k < 1:
             raise ValueError(f"k={k}: retrieve at least one mapping.")
         names, states = list[str | None](), list[Any]()
-        with evaluating(self.learner):
-            start = initial_params(self.learner)
+        with evaluating(self.learner) as learner:
+            start = initial_params(learner)
             layout, index = self.store.layout(start), self.index()
             if layout not in index.layouts and index.names:  # a start unlike the states
-                start, layout = None, self.store.layout(self.learner.adapt(support))
+                start, layout = None, self.store.layout(learner.adapt(support))
             if initial and start is not None:
                 names.append(None)
                 states.append(start)
@@ -113,7 +115,7 @@ class Retriever:
                     "another number of classes, cannot): add one of a task that is like it."
                 )
             stacked = tree_map(lambda *leaf: torch.stack(leaf), *states)
-            losses = support_losses(self.learner, stacked, support, self.learner.execution)
+            losses = support_losses(learner, stacked, support, learner.execution)
             return names, stacked, losses
 
     def _retrieved(

@@ -140,11 +140,10 @@ class TaskMemory(Learner[Any], Checkpointed, DescendsInSteps):
             ValueError: the learner's states have another form than its initial parameters.
         """
         tasks = tree_map(lambda leaf: leaf.to(self.states.device), tasks)
-        learner = self.learner
         with (
-            evaluating(self),
+            evaluating(self.learner) as copy,
+            inference(copy) as (learner, execution, chunk),
             explained(learner, tasks),
-            inference(learner) as (execution, chunk),
         ):
             states = over_tasks(learner.adapt, execution, chunk)(tasks.support)
         if type(states) is not type(_initial_params(learner)):

@@ -28,7 +28,7 @@ def draw_attention(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
     """
     if not isinstance(learner, HasAttentionWeights):
         return ""
-    with first_batch(learner, benchmark, seed=seed) as batch:
+    with first_batch(learner, benchmark, seed=seed) as (learner, batch):
         (task,) = unpadded(batch, 1)
         heads = {name: w.cpu() for name, w in learner.attention_weights(task).items()}
     if not heads:

@@ -36,7 +36,7 @@ def draw_embedding(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
     """
     from quickstudy.estimators.error_rates import equal_error_rate, roc  # loads scikit-learn
 
-    with first_batch(learner, benchmark, seed=seed) as batch:
+    with first_batch(learner, benchmark, seed=seed) as (learner, batch):
         y = batch.query.y
         classes = y.shape[-1] > 1 and bool(((y == 0) | (y == 1)).all())
         if not (classes and isinstance(learner, Embeds)):

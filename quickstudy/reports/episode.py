@@ -32,7 +32,7 @@ def draw_episode(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) 
         >>> html.count('class="right"') + html.count('class="wrong"')
         6
     """
-    with first_batch(learner, benchmark, seed=seed) as batch:
+    with first_batch(learner, benchmark, seed=seed) as (learner, batch):
         if not learner.classifies or batch.support.x.ndim != 5:
             return ""
         task: TaskBatch = tree_map(lambda leaf: leaf[:1], batch)

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task, TaskBatch, batches
 from quickstudy.core.tree import tree_map, unstack
-from quickstudy.evaluation.protocol import evaluating
-from quickstudy.learner import Learner
+from quickstudy.evaluation.protocol import AnyLearner, evaluating
 from quickstudy.runs import Benchmark, settings_applied
 
 NOTE = "The first tasks of the test, not picked."
@@ -16,27 +14,28 @@ NOTE = "The first tasks of the test, not picked."
 
 @contextmanager
 def first_batch(
-    learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
-) -> Iterator[TaskBatch]:
-    """Yield the first batch that `evaluate` draws with `seed`, on the device of the learner.
+    learner: AnyLearner, benchmark: Benchmark, *, seed: int = 1
+) -> Iterator[tuple[AnyLearner, TaskBatch]]:
+    """Draw the first batch that `evaluate` draws with `seed`. No graph is built meanwhile.
 
-    Meanwhile the learner has the settings of the benchmark and is in evaluation mode, and no
-    graph is built.
+    Yields:
+        A copy of the learner in evaluation mode with the settings of the benchmark, and the
+        batch, on the learner's device.
 
     Examples:
         >>> import torch
         >>> import quickstudy as qs
         >>> learner = qs.MAML(torch.nn.Linear(1, 1), steps=1, criterion=qs.squared_error)
         >>> benchmark = Benchmark(qs.Sinusoid(5, 15), {"steps": 10}, meta_batch_size=4)
-        >>> with first_batch(learner, benchmark) as batch:
-        ...     print(tuple(batch.support.x.shape), learner.steps, learner.training)
+        >>> with first_batch(learner, benchmark) as (copy, batch):
+        ...     print(tuple(batch.support.x.shape), copy.steps, copy.training)
         (4, 5, 1) 10 False
     """
-    with settings_applied(learner, benchmark.settings), evaluating(learner):
+    with evaluating(learner) as copy, settings_applied(copy, benchmark.settings):
         batch = next(
             iter(batches(benchmark.tasks, benchmark.meta_batch_size, steps=1, seed=seed))
         )
-        yield tree_map(lambda leaf: leaf.to(device_of(learner)), batch)
+        yield copy, tree_map(lambda leaf: leaf.to(device_of(learner)), batch)
 
 
 def unpadded(batch: TaskBatch, n_tasks: int) -> list[Task[Examples]]:

@@ -30,7 +30,7 @@ def draw_functions(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
         >>> 'alt="function 1"' in draw_functions(learner, benchmark)
         True
     """
-    with first_batch(learner, benchmark, seed=seed) as batch:
+    with first_batch(learner, benchmark, seed=seed) as (learner, batch):
         if not batch.support.x.shape[2:] == batch.query.y.shape[2:] == (1,):
             return ""
         shown: TaskBatch = tree_map(lambda leaf: leaf[:FUNCTIONS], batch)

@@ -33,7 +33,7 @@ def draw_retrieval(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1
     if not isinstance(learner, TaskMemory) or learner.limit == 0 or not learner.count:
         return ""
     rows, plots, pictures = list[list[str]](), "", ""
-    with first_batch(learner, benchmark, seed=seed) as batch:
+    with first_batch(learner, benchmark, seed=seed) as (learner, batch):
         batch = tree_map(lambda leaf: leaf[:TASKS].to(learner.states.device), batch)
         for number, support in enumerate(unstack(batch.support), 1):
             places, shares = learner.retrieved(support)

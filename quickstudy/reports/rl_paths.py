@@ -52,8 +52,8 @@ def draw_paths(learner: Learner[Any], benchmark: Benchmark, *, seed: int = 1) ->
         return ""
     # rollouts draw these tasks first, so they are the tasks of the batch
     worlds = tasks.environment.tasks(TASKS, Generator().manual_seed(seed))
-    with settings_applied(learner, benchmark.settings), evaluating(learner):
-        batch = tasks.sample(TASKS, Generator().manual_seed(seed))
+    with evaluating(tasks.learner) as copy, settings_applied(copy, benchmark.settings):
+        batch = tasks.by(copy).sample(TASKS, Generator().manual_seed(seed))
     drawn: list[str] = []
     for i in range(TASKS):
         world, support, query = (

@@ -19,7 +19,7 @@ from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Json, Task, TaskDistribution, batches
 from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.cached_embeddings import embed_once
-from quickstudy.evaluation.protocol import evaluate
+from quickstudy.evaluation.protocol import evaluate, evaluating
 from quickstudy.evaluation.report import Report, pack
 from quickstudy.evaluation.stream_measures import StreamReport
 from quickstudy.evaluation.streams import stream_report
@@ -260,16 +260,14 @@ def _milliseconds(learner: Learner[Any], benchmark: Benchmark, *, repeats: int =
     batch = tree_map(lambda leaf: leaf.to(device), batch)
     least = math.inf
 
-    def predictions(task: Task[Any]) -> Any:
+    def predictions(learner: Learner[Any], task: Task[Any]) -> Any:
         return learner.predict(learner.adapt(task.support), task.query.x)
 
-    learner.eval()
-    applied = settings_applied(learner, benchmark.settings)
-    with applied, torch.no_grad(), torch.random.fork_rng():
+    with evaluating(learner) as copy, settings_applied(copy, benchmark.settings):
         for _ in range(repeats):
             start = time.perf_counter()
-            with inference(learner) as (execution, chunk):
-                over_tasks(predictions, execution, chunk)(batch)
+            with inference(copy) as (fast, execution, chunk):
+                over_tasks(partial(predictions, fast), execution, chunk)(batch)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             least = min(least, time.perf_counter() - start)

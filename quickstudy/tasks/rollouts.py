@@ -45,6 +45,10 @@ class Rollouts(TaskDistribution):
         self.environment, self.learner = environment, learner
         self.episodes, self.trial = episodes, trial
 
+    def by(self, learner: Actor) -> "Rollouts":
+        """Return the same tasks with another learner, such as a copy in evaluation mode."""
+        return Rollouts(self.environment, learner, episodes=self.episodes, trial=self.trial)
+
     def sample(self, n_tasks: int, generator: Generator) -> Task[Episodes]:
         """Sample `n_tasks` tasks and act in them: `Episodes` (T, E, H, ...), on the learner's
         device."""

@@ -32,6 +32,12 @@ from quickstudy.testing._checks import (
     save_and_load,
 )
 from quickstudy.testing._criterion_checks import dense_targets_are_averaged, nan_is_not_hidden
+from quickstudy.testing._net_checks import (
+    inference_mode_changes_nothing,
+    inputs_may_be_nests,
+    parameters_frozen_later_stay,
+)
+from quickstudy.testing._thread_checks import threads_change_nothing
 from quickstudy.training.loop import train
 
 # a check is no function to call: `check_...` runs it and shows its docstring as the remedy
@@ -422,9 +428,13 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     dtype_follows_the_parameters,
     device_follows_the_parameters,
     evaluation_leaves_no_trace,
+    threads_change_nothing,
     one_seed_gives_the_same_numbers,
     nan_is_not_hidden,
     dense_targets_are_averaged,
+    parameters_frozen_later_stay,
+    inference_mode_changes_nothing,
+    inputs_may_be_nests,
     a_metric_improves,
 )
 """The checks of `check_learner`."""

@@ -22,6 +22,7 @@ from quickstudy.nets import use_cells
 from quickstudy.testing.learners import Blobs
 
 STEP = 2e-5
+WEIGHT_NORM: Any = vars(torch)["_weight_norm"]
 
 
 def batch(size: int = 2) -> TaskBatch:
@@ -250,7 +251,7 @@ MODULES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
     ),
     "torch._weight_norm": (
         VECTOR,
-        lambda: Call(lambda x, v, g: x @ torch._weight_norm(v, g, 0), (6, 6), (6, 1)),
+        lambda: Call(lambda x, v, g: x @ WEIGHT_NORM(v, g, 0), (6, 6), (6, 1)),
     ),
     "spectral_norm": (VECTOR, lambda: parametrizations.spectral_norm(nn.Linear(6, 6)).eval()),
     "old spectral_norm": (VECTOR, lambda: old_spectral_norm(nn.Linear(6, 6)).eval()),

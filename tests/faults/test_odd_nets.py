@@ -48,8 +48,8 @@ class Two(nn.Module):
 class Pairs(qs.TaskDistribution):
     """Blobs, of which a net sees the halves by name."""
 
-    def sample(self, size: int, generator: torch.Generator) -> qs.Task:
-        parts = Blobs().sample(size, generator)
+    def sample(self, n_tasks: int, generator: torch.Generator) -> qs.Task:
+        parts = Blobs().sample(n_tasks, generator)
         return qs.Task(
             *(p._replace(x={"a": p.x[..., :4], "b": p.x[..., 4:]}) for p in parts)  # pyright: ignore
         )
@@ -61,7 +61,7 @@ def test_inputs_may_be_dictionaries(make: Any) -> None:
     with torch.no_grad():
         joined.weight.copy_(torch.cat([named.a.weight, named.b.weight], 1))
         joined.bias.copy_(named.a.bias + named.b.bias)
-    settings = {"steps": 0} if make is qs.MAML else {}
+    settings: dict[str, Any] = {"steps": 0} if make is qs.MAML else {}
     values = [
         qs.evaluate(make(net, **settings), tasks, n_tasks=4).values["accuracy"]
         for net, tasks in ((named, Pairs()), (joined, Blobs()))
@@ -172,7 +172,7 @@ def test_layers_that_are_frozen_later_stay(execution: Execution) -> None:
     """Against a learner that was made of the frozen net, convolutions and all."""
     torch.manual_seed(0)
 
-    def make(frozen: bool) -> nn.Module:
+    def make(frozen: bool) -> nn.Sequential:
         net = nn.Sequential(
             nn.Unflatten(1, (1, 2, 4)),
             nn.Conv2d(1, 4, 2),

@@ -24,6 +24,7 @@ from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import with_gradient
 from quickstudy.core.parameters import Params
 from quickstudy.core.task import Examples, Task
+from quickstudy.core.tree import tree_map
 from quickstudy.inner_loop.descent import InnerOptimizer, adam, descend
 from quickstudy.learner import ParameterLearner
 
@@ -92,7 +93,8 @@ class Reptile(ParameterLearner[ReptileState], DescendsInSteps, TakesDenseTargets
         """
         batches = iter(self._batches(support))
         if state is None:
-            state = ReptileState(self.initial_params(), support.x[:0])
+            none = tree_map(lambda leaf: leaf[:0], support.x)
+            state = ReptileState(self.initial_params(), none)
         params = descend(
             lambda params: self.batch_loss(next(batches), params),  # called once a step
             {name: p.detach() for name, p in state.params.items()},
@@ -101,8 +103,10 @@ class Reptile(ParameterLearner[ReptileState], DescendsInSteps, TakesDenseTargets
             first_order=True,
             optimizer=self.optimizer,
         )
-        inputs = support.x[:0] if self.transductive else support.x
-        return ReptileState(params, torch.cat([state.support, inputs]))
+        if self.transductive:
+            return state._replace(params=params)
+        inputs = tree_map(lambda *parts: torch.cat(parts), state.support, support.x)
+        return ReptileState(params, inputs)
 
     def predict(self, state: ReptileState, x: Tensor) -> Tensor:
         """Return the outputs of the adapted network for `x`."""
@@ -110,7 +114,7 @@ class Reptile(ParameterLearner[ReptileState], DescendsInSteps, TakesDenseTargets
             return super().predict(state, x)
 
         def predict_one(query: Tensor) -> Tensor:
-            inputs = torch.cat([state.support, query[None]])
+            inputs = tree_map(lambda a, b: torch.cat([a, b[None]]), state.support, query)
             return self.logits(state.params, inputs)[-1]
 
         return vmap(predict_one, randomness="different")(x)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import Criterion, cross_entropy
+from quickstudy.core.linear import nonzero
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
 from quickstudy.learners.heads.r2d2 import (
@@ -57,13 +58,14 @@ def svm(examples: Examples, C: float = 0.1, steps: int = 15) -> Tensor:
         >>> (x @ W).argmax(-1)
         tensor([0, 1])
     """
-    y, weight = examples.y.T, examples.weight  # (C, S)
+    largest = nonzero(examples.weight.amax())  # moved to C, as products of weights underflow
+    y, weight, unit_cost = examples.y.T, examples.weight / largest, C * largest  # y (C, S)
     x = weight[:, None] * examples.x  # (S, D)
-    gram, cost = C * (x @ x.T), weight * y
+    gram, cost = unit_cost * (x @ x.T), weight * y
     with torch.no_grad():
         p, newton = _solve(gram.detach(), y, cost, steps)
     step, _ = newton((y - p) @ gram - cost)
-    return C * x.T @ (y - p - step + step.detach()).T
+    return unit_cost * x.T @ (y - p - step + step.detach()).T
 
 
 class MetaOptNet(Learner[FittedHead], Embeds):
@@ -96,7 +98,7 @@ class MetaOptNet(Learner[FittedHead], Embeds):
     ):
         super().__init__(criterion)
         self.embed, self.base = embed, base
-        self.scale = nn.Parameter(torch.tensor(scale))
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
 
     def adapt(self, support: Examples, state: FittedHead | None = None) -> FittedHead:
         """Fit the base learner to the examples and those of `state`."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.linear import without_autocast
+from quickstudy.core.linear import double, without_autocast
 from quickstudy.core.parameters import log_parameter
 from quickstudy.core.task import Examples
 from quickstudy.core.tree import append
@@ -82,7 +82,7 @@ class R2D2(Learner[FittedHead], Embeds):
         super().__init__(criterion)
         self.embed = embed
         self.log_penalty = log_parameter("penalty", penalty)
-        self.scale = nn.Parameter(torch.tensor(scale))
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
         self.shift = nn.Parameter(torch.tensor(0.0))
 
     def adapt(self, support: Examples, state: FittedHead | None = None) -> FittedHead:
@@ -174,7 +174,8 @@ def fit(
 ) -> FittedHead:
     """Apply `base` to the examples of `state` and the support set, embedded as `x`.
 
-    It computes in the dtype of `x` even under autocast, because solvers need full precision.
+    It computes in float64, even under autocast: products of embeddings far from the origin are
+    nearly equal. W has the dtype of `x`.
 
     Examples:
         >>> import torch
@@ -186,7 +187,7 @@ def fit(
     """
     examples = append(state and state.examples, support._replace(x=x))
     with without_autocast(x):
-        return FittedHead(examples, base(examples))
+        return FittedHead(examples, base(Examples(*map(double, examples))).to(x))
 
 
 def scores(state: FittedHead, x: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ def scores(state: FittedHead, x: Tensor) -> Tensor:
         tensor([[3., 6.]])
     """
     with without_autocast(x):
-        return x.to(state.W) @ state.W
+        return (double(x) @ double(state.W)).to(state.W)
 
 
 def append_one(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import Criterion, squared_error
+from quickstudy.core.linear import double, nonzero
 from quickstudy.core.parameters import log_parameter
 from quickstudy.core.task import Examples
 from quickstudy.learner import Learner
@@ -69,8 +70,8 @@ class RidgeRegression(Learner[RidgeState], Embeds):
         """Merge the moments of the examples with those of `state`."""
         x, y, weight = self.embed(support.x), support.y, support.weight  # (S, D), (S, C), (S,)
         size = weight.sum()
-        share = weight / size.clamp_min(1e-12)
-        mean_x, mean_y = share @ x, share @ y
+        share = double(weight) / nonzero(size)
+        mean_x, mean_y = ((share @ double(part)).to(part) for part in (x, y))
         x, y = x - mean_x, y - mean_y
         xw = (x * weight[:, None]).T  # (D, S)
         new = RidgeState(size, mean_x, mean_y, xw @ x, xw @ y)
@@ -78,8 +79,9 @@ class RidgeRegression(Learner[RidgeState], Embeds):
 
     def predict(self, state: RidgeState, x: Tensor) -> Tensor:
         """Return values (Q, C); zeros before the first example."""
-        penalty = self.log_penalty.exp() * torch.eye(len(state.xx)).to(state.xx)
-        W = torch.linalg.solve(state.xx + penalty, state.xy)  # (D, C)
+        xx, xy = double(state.xx), double(state.xy)
+        penalty = self.log_penalty.exp() * torch.eye(len(xx)).to(xx)
+        W = torch.linalg.solve(xx + penalty, xy).to(state.xy)  # (D, C)
         return (self.embed(x) - state.mean_x) @ W + state.mean_y
 
 
@@ -87,7 +89,7 @@ def _merge(a: RidgeState, b: RidgeState) -> RidgeState:
     """Merge the moments of two sets of examples (Chan, Golub & LeVeque, 1983,
     doi:10.1080/00031305.1983.10483115); unlike raw sums, precise far from the origin too."""
     size = a.size + b.size
-    share = b.size / size.clamp_min(1e-12)
+    share = b.size / nonzero(size)
     step_x, step_y = b.mean_x - a.mean_x, b.mean_y - a.mean_y
     between = a.size * share * step_x  # (D,)
     return RidgeState(

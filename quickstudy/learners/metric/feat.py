@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.prototypes import Prototypes, class_logits, class_sums
-from quickstudy.core.similarity import squared_distance
+from quickstudy.core.similarity import compare, negative_squared_distance
 from quickstudy.core.task import Examples, Task
 from quickstudy.learner import Learner
 
@@ -90,7 +90,7 @@ class FEAT(Learner[Prototypes], Embeds):
 
     def _query_logits(self, state: Prototypes, embedded: Tensor) -> Tensor:
         adapted = self.set_to_set(state.means, state.sizes > 0)  # (C, D)
-        logits = -squared_distance(embedded, adapted) / self.temperature
+        logits = compare(negative_squared_distance, embedded, adapted) / self.temperature
         return logits.masked_fill(state.sizes == 0, -torch.inf)
 
     def _contrast_logits(self, embedded: Examples) -> Tensor:
@@ -126,6 +126,7 @@ class SetToSet(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return the adapted set."""
         mask = mask | torch.eye(len(x), dtype=torch.bool, device=x.device)
-        scores = self.query(x) @ self.key(x).T / x.shape[-1] ** 0.5  # (N, N)
+        keys = self.key(x - x.detach().mean(0))  # a shift of all keys changes no softmax
+        scores = self.query(x) @ keys.T / x.shape[-1] ** 0.5  # (N, N)
         attention = scores.masked_fill(~mask, -torch.inf).softmax(-1)
         return self.norm(x + self.dropout(self.out(attention @ self.value(x))))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import ComparesEmbeddings
 from quickstudy.core.attention import log_votes
-from quickstudy.core.similarity import Similarity, cosine_similarity
+from quickstudy.core.similarity import Similarity, compare, cosine_similarity
 from quickstudy.core.task import Examples
 from quickstudy.core.tree import append
 from quickstudy.learner import Learner
@@ -87,7 +87,8 @@ class MatchingNetwork(Learner[MatchingState], ComparesEmbeddings):
         keys, queries = state.keys, self.embed(x)
         if self.context is not None:
             keys, queries = self.context(keys, state.weight, queries)
-        return log_votes(self.similarity(queries, keys), state.y * state.weight[:, None])
+        scores = compare(self.similarity, queries, keys)
+        return log_votes(scores, state.y * state.weight[:, None])
 
 
 class FullContext(nn.Module):

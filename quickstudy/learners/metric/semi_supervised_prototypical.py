@@ -95,7 +95,7 @@ class SemiSupervisedPrototypicalNetwork(Learner[SemiSupervisedState], Embeds):
         return prototypes
 
     def _assignments(self, x: Tensor, prototypes: Prototypes) -> Tensor:
-        logits = class_logits(x, prototypes)
+        logits = class_logits(x, prototypes).to(x)
         if self.log_radius is None:
             return logits.softmax(-1)
         # the radius of a class is 1, as in the paper

@@ -25,7 +25,13 @@ from torch.nn import functional as F
 from quickstudy.capabilities import ComparesEmbeddings, ComparesInputs, PredictsSimilarities
 from quickstudy.core import losses
 from quickstudy.core.criteria import weighted_mean
-from quickstudy.core.similarity import Similarity, negative_squared_distance
+from quickstudy.core.linear import nonzero
+from quickstudy.core.similarity import (
+    Similarity,
+    compare,
+    negative_squared_distance,
+    unit,
+)
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import append
 from quickstudy.learner import Learner
@@ -81,8 +87,8 @@ class SiameseNetwork(
         """
         member = state.y * state.weight[:, None]  # (S, C)
         sizes = member.sum(0)
-        similarities = self.similarity(self.embed(x), state.x)  # (Q, S)
-        logits = similarities @ member / sizes.clamp_min(1e-12)
+        similarities = compare(self.similarity, self.embed(x), state.x)  # (Q, S)
+        logits = similarities @ member.to(similarities) / nonzero(sizes)
         return logits.masked_fill(sizes == 0, -torch.inf)
 
     def loss(self, task: Task[Examples]) -> Tensor:
@@ -99,7 +105,7 @@ class SiameseNetwork(
         With `WeightedL1` it is the logit that both are of one class.
         """
         both = self.embed(torch.cat([a, b])).unflatten(0, (2, len(a)))
-        return torch.vmap(self.similarity)(*both[:, :, None]).flatten()
+        return torch.vmap(partial(compare, self.similarity))(*both[:, :, None]).flatten()
 
 
 class WeightedL1(nn.Module):
@@ -135,7 +141,7 @@ class L2Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the directions of the rows of `x`."""
-        return F.normalize(x, dim=-1)
+        return unit(x)
 
 
 def pair_cross_entropy(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -148,7 +154,7 @@ def pair_cross_entropy(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         >>> pair_cross_entropy(torch.zeros(3, 3), torch.eye(2)[[0, 0, 1]], torch.ones(3))
         tensor(0.6931)
     """
-    same, other = losses.pairs(y, weight)
+    same, other = losses.pairs(y, losses.relative(weight))
     positive = weighted_mean(F.softplus(-logits), same)
     return 0.5 * (positive + weighted_mean(F.softplus(logits), other))
 
