@@ -26,11 +26,8 @@ from quickstudy.estimators.adapted_model import (
     reference_tensor,
     restore,
 )
-<<<<<<< HEAD
 from quickstudy.estimators.arrays import visible_values
-=======
 from quickstudy.estimators.labels import exact_labels
->>>>>>> main
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
 from quickstudy.storage.files import class_name, to_json
@@ -248,13 +245,8 @@ class FewShotEstimator(BaseEstimator, ABC):
     def _predictions(self, X: Any) -> Tensor:
         """Return the predictions of `X`, (N, C), in double precision on the CPU."""
         check_is_fitted(self, "state_")
-<<<<<<< HEAD
         X = validate_data(self, visible_values(X, "X"), reset=False, allow_nd=True)
-        return predictions(self.learner_, self.state_, self._inputs(X, reset=False), self.seed_)
-=======
-        X = validate_data(self, X, reset=False, allow_nd=True)
         return predictions(self.learner_, self.state_, self._inputs(X, reset=False), self._seed)
->>>>>>> main
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -16,11 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from quickstudy.core.task import Json
-<<<<<<< HEAD
-from quickstudy.estimators.adapted_model import deterministic
 from quickstudy.estimators.arrays import visible_values
-=======
->>>>>>> main
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.estimators.error_rates import equal_error_rate, pair_labels, roc
 from quickstudy.evaluation.pairwise import compares, similarities, similarity
