@@ -175,7 +175,9 @@ class FewShotEstimator(BaseEstimator, ABC):
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
     ) -> tuple[Tensor, np.ndarray, Tensor]:
         """Return x, labels of classes and weights, as `_validated`."""
-        x, labels, weight = self._validated(X, exact_labels(y), sample_weight, reset=reset)
+        x, labels, weight = self._validated(
+            X, exact_labels(visible_values(y, "y")), sample_weight, reset=reset
+        )
         check_classification_targets(labels)
         return x, labels, weight
 
