@@ -26,6 +26,7 @@ from quickstudy.estimators.adapted_model import (
     reference_tensor,
     restore,
 )
+from quickstudy.estimators.arrays import visible_values
 from quickstudy.estimators.labels import exact_labels
 from quickstudy.learner import Learner
 from quickstudy.learners.metric.prototypical import PrototypicalNetwork
@@ -156,6 +157,7 @@ class FewShotEstimator(BaseEstimator, ABC):
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool, **checks: Any
     ) -> tuple[Tensor, np.ndarray, Tensor]:
         """Return x (S, *features), targets and weights (S,) of the examples of weight > 0."""
+        X, y = visible_values(X, "X"), visible_values(y, "y")
         X, y = validate_data(self, X, y, reset=reset, allow_nd=True, **checks)
         weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         keep = weight > 0
@@ -173,7 +175,9 @@ class FewShotEstimator(BaseEstimator, ABC):
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
     ) -> tuple[Tensor, np.ndarray, Tensor]:
         """Return x, labels of classes and weights, as `_validated`."""
-        x, labels, weight = self._validated(X, exact_labels(y), sample_weight, reset=reset)
+        x, labels, weight = self._validated(
+            X, exact_labels(visible_values(y, "y")), sample_weight, reset=reset
+        )
         check_classification_targets(labels)
         return x, labels, weight
 
@@ -243,7 +247,7 @@ class FewShotEstimator(BaseEstimator, ABC):
     def _predictions(self, X: Any) -> Tensor:
         """Return the predictions of `X`, (N, C), in double precision on the CPU."""
         check_is_fitted(self, "state_")
-        X = validate_data(self, X, reset=False, allow_nd=True)
+        X = validate_data(self, visible_values(X, "X"), reset=False, allow_nd=True)
         return predictions(self.learner_, self.state_, self._inputs(X, reset=False), self._seed)
 
     def __sklearn_tags__(self) -> Tags:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.task import Examples, TaskDistribution
 from quickstudy.estimators.adapted_model import reference_tensor
+from quickstudy.estimators.arrays import visible_values
 from quickstudy.evaluation.pairwise import LoopedLearner, embed
 from quickstudy.evaluation.protocol import Metric, evaluate, evaluating
 from quickstudy.evaluation.report import Report
@@ -36,7 +37,7 @@ def embeddings(learner: Learner[Any], X: Any) -> np.ndarray:
         >>> embeddings(learner, np.ones((3, 2, 2))).shape
         (3, 4)
     """
-    X = np.asarray(check_array(X, dtype=None, allow_nd=True))  # pyright: ignore[reportArgumentType]
+    X = np.asarray(check_array(visible_values(X, "X"), dtype=None, allow_nd=True))  # pyright: ignore[reportArgumentType]
     x = torch.from_numpy(X.astype(np.float64)).to(reference_tensor(learner))
     with evaluating(learner) as copy:
         embedded = embed(copy, x / 255 if X.dtype == np.uint8 else x)

@@ -62,6 +62,10 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         x, y, weight = self._validated(
             X, y, sample_weight, reset=first, multi_output=True, y_numeric=True
         )
+        if y.dtype.kind not in "biuf":
+            raise ValueError(
+                f"y holds {y.dtype}, not numbers: give a FewShotClassifier labels."
+            )
         target = self._tensor(y, "y").reshape(len(y), -1)  # (S, C)
         count = target.shape[1]
         if not first and count != self._width:

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from quickstudy.core.task import Json
+from quickstudy.estimators.arrays import visible_values
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.estimators.error_rates import equal_error_rate, pair_labels, roc
 from quickstudy.evaluation.pairwise import compares, similarities, similarity
@@ -125,7 +126,10 @@ class FewShotVerifier(FewShotEstimator):
     def _validated_pairs(self, A: Any, B: Any, *, reset: bool) -> tuple[Tensor, Tensor]:
         a, b = (
             self._inputs(
-                np.asarray(validate_data(self, X, reset=new, allow_nd=True)), reset=new
+                np.asarray(
+                    validate_data(self, visible_values(X, "X"), reset=new, allow_nd=True)
+                ),
+                reset=new,
             )
             for X, new in ((A, reset), (B, False))
         )
