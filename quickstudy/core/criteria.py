@@ -111,7 +111,7 @@ def cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
     """
     y, weight = examples.y, examples.weight
     check_outputs(logits, y, classes=True)
-    labelled = (y > 0) & (weight > 0).view(-1, *[1] * (y.ndim - 1))
+    labelled = (y > 0) & (weight > 0).view(len(y), *[1] * (y.ndim - 1))
     log_prob = torch.where(labelled, y * logits.log_softmax(-1), 0)  # (N, ..., C)
     return weighted_mean(-log_prob.sum(-1), weight)
 

@@ -402,6 +402,7 @@ def order_does_not_matter(case: Drawn, rng: Rng) -> None:
 def classes_are_only_names(case: Drawn, rng: Rng) -> None:
     applies(case.kind.classes_alike)
     support, query = case.task()
+    applies(bool((support.y.sum(-1) == 1).all()))
     order = torch.from_numpy(rng.permutation(support.y.shape[-1]))
     renamed = predict(case.learner, support._replace(y=support.y[:, order]), query.x)
     before = predict(case.learner, support, query.x)[:, order]
@@ -558,6 +559,8 @@ def other_dtypes_are_cast_or_refused(case: Drawn, rng: Rng) -> None:
 def odd_sizes_are_right_or_refused(case: Drawn, rng: Rng) -> None:
     support, query = case.task()
     kind = str(rng.choice(["no support", "no query", "one query", "one example", "no task"]))
+    if kind in ("no support", "no query"):
+        applies(case.zoo or _takes_no_example(next(case.learner.children()), support.x))
     match kind:
         case "no support":
             prediction = predict(case.learner, support.take(slice(0)), query.x)
@@ -577,6 +580,16 @@ def odd_sizes_are_right_or_refused(case: Drawn, rng: Rng) -> None:
         case _:
             losses = case.learner(tree_map(lambda leaf: leaf[:0], case.batch))
             require(losses.shape == (0,), f"losses of no task have shape {losses.shape}")
+
+
+def _takes_no_example(net: nn.Module, x: Tensor) -> bool:
+    try:
+        net(x[:0])
+    except (RuntimeError, IndexError, ValueError):  # PyTorch's normalisations, for example
+        return False
+    except TypeError:  # it takes a context, too
+        return True
+    return True
 
 
 def nan_is_reported(case: Drawn, rng: Rng) -> None:

@@ -96,7 +96,7 @@ class FEAT(Learner[Prototypes], Embeds):
     def _contrast_logits(self, embedded: Examples) -> Tensor:
         """Return logits (N, C) from class means; each class is adapted as its own set."""
         same = (embedded.y @ embedded.y.T > 0) & (embedded.weight > 0)  # (N, N)
-        adapted = class_sums(self.set_to_set(embedded.x, same), embedded)
+        adapted = class_sums(self.set_to_set(embedded.x, same, embedded.weight), embedded)
         return class_logits(embedded.x, adapted) / self.contrast_temperature
 
 
@@ -104,7 +104,7 @@ class SetToSet(nn.Module):
     """T: the self-attention layer of a Transformer with one head and no positions.
 
     (N, D) -> (N, D). `mask`, (N, N) or (N,) for all rows, is True for the elements that a row
-    attends to. Every element attends to itself.
+    attends to. Every element attends to itself. An element of weight 2 counts as two.
 
     Examples:
         >>> import torch
@@ -123,10 +123,12 @@ class SetToSet(nn.Module):
         for layer in (self.query, self.key, self.value, self.out):
             nn.init.xavier_normal_(layer.weight)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the adapted set."""
         mask = mask | torch.eye(len(x), dtype=torch.bool, device=x.device)
         keys = self.key(x - x.detach().mean(0))  # a shift of all keys changes no softmax
         scores = self.query(x) @ keys.T / x.shape[-1] ** 0.5  # (N, N)
+        if weight is not None:
+            scores = scores + torch.where(weight > 0, weight, 1).log()
         attention = scores.masked_fill(~mask, -torch.inf).softmax(-1)
         return self.norm(x + self.dropout(self.out(attention @ self.value(x))))
