@@ -130,7 +130,7 @@ def test_convolutions_are_evaluated_with_channels_last():
         weight = copy.embed.get_submodule("body.4").weight
         assert weight.is_contiguous(memory_format=torch.channels_last)
         assert copy.embed.get_submodule("body.0").weight.stride(1) == 1  # it has one channel
-        assert [p.data_ptr() for p in learner.parameters()] == plain
+    assert [p.data_ptr() for p in learner.parameters()] == plain
     learner.chunk = 2
     with inference(learner) as (copy, execution, chunk):
         assert (execution, chunk) == ("vmap", 2)
@@ -140,16 +140,18 @@ def test_convolutions_are_evaluated_with_channels_last():
     torch.testing.assert_close(
         evaluate(learner, IMAGES, n_tasks=5, meta_batch_size=4).values["accuracy"], together
     )
-    with inference(PrototypicalNetwork(mlp())) as way:
-        assert way == ("vmap", None)
+    plain_learner = PrototypicalNetwork(mlp())
+    with inference(plain_learner) as settings:
+        assert settings == (plain_learner, "vmap", None)
 
 
-def test_weights_come_back_after_an_error():
+def test_weights_of_the_learner_stay_where_they_are():
     learner = PrototypicalNetwork(Conv4(channels=4, size=16))
     weight = learner.embed.get_parameter("body.4.weight")
     before = weight.data_ptr()
-    with pytest.raises(KeyError), inference(learner):
-        assert weight.data_ptr() != before
+    with pytest.raises(KeyError), inference(learner) as (copy, *_):
+        assert copy.embed.get_submodule("body.4").weight.data_ptr() != before
+        assert weight.data_ptr() == before
         raise KeyError
     assert weight.data_ptr() == before
 
