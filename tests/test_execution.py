@@ -125,30 +125,33 @@ def test_convolutions_are_evaluated_with_channels_last():
     torch.manual_seed(0)
     learner = PrototypicalNetwork(Conv4(channels=4, size=16))
     plain = [p.data_ptr() for p in learner.parameters()]
-    weight = learner.embed.get_parameter("body.4.weight")
-    with inference(learner) as (execution, chunk):
+    with inference(learner) as (copy, execution, chunk):
         assert (execution, chunk) == ("loop", None)
+        weight = copy.embed.get_submodule("body.4").weight
         assert weight.is_contiguous(memory_format=torch.channels_last)
-        assert learner.embed.get_parameter("body.0.weight").stride(1) == 1  # it has one channel
+        assert copy.embed.get_submodule("body.0").weight.stride(1) == 1  # it has one channel
     assert [p.data_ptr() for p in learner.parameters()] == plain
     learner.chunk = 2
-    with inference(learner) as (execution, chunk):
-        assert (execution, chunk) == ("vmap", 2) and weight.is_contiguous()
+    with inference(learner) as (copy, execution, chunk):
+        assert (execution, chunk) == ("vmap", 2)
+        assert copy.embed.get_submodule("body.4").weight.is_contiguous()
     together = evaluate(learner, IMAGES, n_tasks=5, meta_batch_size=4).values["accuracy"]
     learner.chunk = None
     torch.testing.assert_close(
         evaluate(learner, IMAGES, n_tasks=5, meta_batch_size=4).values["accuracy"], together
     )
-    with inference(PrototypicalNetwork(mlp())) as way:
-        assert way == ("vmap", None)
+    plain_learner = PrototypicalNetwork(mlp())
+    with inference(plain_learner) as settings:
+        assert settings == (plain_learner, "vmap", None)
 
 
-def test_weights_come_back_after_an_error():
+def test_weights_of_the_learner_stay_where_they_are():
     learner = PrototypicalNetwork(Conv4(channels=4, size=16))
     weight = learner.embed.get_parameter("body.4.weight")
     before = weight.data_ptr()
-    with pytest.raises(KeyError), inference(learner):
-        assert weight.data_ptr() != before
+    with pytest.raises(KeyError), inference(learner) as (copy, *_):
+        assert copy.embed.get_submodule("body.4").weight.data_ptr() != before
+        assert weight.data_ptr() == before
         raise KeyError
     assert weight.data_ptr() == before
 
@@ -235,7 +238,7 @@ def test_a_plan_says_that_random_numbers_cannot_be_compared():
 
 def test_a_plan_names_what_is_done_task_by_task():
     class Net(nn.Bilinear):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
             return super().forward(x, x)
 
     net = Net(8, 8, 3)

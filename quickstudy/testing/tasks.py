@@ -110,7 +110,7 @@ def shapes_agree(case: TaskCase) -> None:
     support and query set. Add axes by `[..., None]`."""
     columns = set[int]()
     for name, examples in case.examples().items():
-        x, y, weight = (tuple(leaf.shape) for leaf in examples)
+        x, y, weight = (list(leaf.shape) for leaf in examples)
         agree = len(x) > 2 and len(y) > 2 and x[:2] == y[:2] == weight
         require(agree, f"{name} have x {x}, y {y} and weight {weight}")
         columns.add(y[-1])
