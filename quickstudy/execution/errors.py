@@ -252,8 +252,8 @@ _EXPLANATIONS = (  # PyTorch's message, the explanation
         "gradient nor a batch of tasks can follow: compute it by operations of torch.",
     ),
     (
-        "same dtype|type .* should be the same|expected scalar type|bool tensor|type int64_t|"
-        "not implemented for '(?:Bool|Long)'",
+        "same dtype|type .* should be the same|expected scalar type|type int64_t|"
+        "bool (?:tensor|input)|not implemented for '(?:Bool|Long)'",
         "{module} got tensors of several dtypes: give x, y and weight of the tasks the dtype "
         "of the learner's parameters.",
     ),

@@ -230,6 +230,8 @@ def _on_an_odd_net(rng: Rng) -> tuple[str, Callable[[], Drawn]]:
     batch, words = draw_tasks(rng, shape)
 
     def make() -> Drawn:
+        # PyTorch's gradient of PReLU has no batching rule for classes within examples
+        applies(name != "ewc" or "prelu" not in odd.about)
         learner = kind.make(odd.net).double().eval()
         return Drawn(kind, learner, batch, odd.smooth, odd.apart)
 
@@ -320,8 +322,10 @@ def vmap_is_a_loop(case: Drawn, rng: Rng) -> None:
         grads = [p.grad for p in case.learner.parameters() if p.grad is not None]
         return [losses.detach(), *(grad.clone() for grad in grads)]
 
-    same(outcome("vmap"), outcome("loop"), "vmap and loop differ")
-    same(outcome("vmap", 2), outcome("loop"), "chunks and loop differ")
+    tolerance = 1e-6 if case.kind.exact_gradient else 1e-5  # of solvers, for example
+    expected = outcome("loop")
+    same(outcome("vmap"), expected, "vmap and loop differ", tolerance=tolerance)
+    same(outcome("vmap", 2), expected, "chunks and loop differ", tolerance=tolerance)
 
 
 def tasks_are_apart(case: Drawn, rng: Rng) -> None:
@@ -359,7 +363,8 @@ def query_weights_are_repetitions(case: Drawn, rng: Rng) -> None:
 
 def scale_of_query_weights_does_not_matter(case: Drawn, rng: Rng) -> None:
     support, query = case.task()
-    applies(case.kind.repeats)
+    # FEAT's contrast is over both sets, so the scale of one matters
+    applies(case.kind.repeats and not isinstance(case.learner, FEAT))
     weight = torch.from_numpy(rng.random(len(query.x)) + 0.1)
     factor = 10.0 ** int(rng.integers(-60, 60))
     same(

@@ -50,6 +50,9 @@ def svm(examples: Examples, C: float = 0.1, steps: int = 15) -> Tensor:
         C: cost of a violation of the margin, multiplied by the example's weight.
         steps: of the solver.
 
+    Raises:
+        ValueError: there is no example.
+
     Examples:
         >>> import torch
         >>> import quickstudy as qs
@@ -58,6 +61,8 @@ def svm(examples: Examples, C: float = 0.1, steps: int = 15) -> Tensor:
         >>> (x @ W).argmax(-1)
         tensor([0, 1])
     """
+    if not len(examples.x):
+        raise ValueError("A support vector machine needs an example: give one or more.")
     largest = nonzero(examples.weight.amax())  # moved to C, as products of weights underflow
     y, weight, unit_cost = examples.y.T, examples.weight / largest, C * largest  # y (C, S)
     x = weight[:, None] * examples.x  # (S, D)
