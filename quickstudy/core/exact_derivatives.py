@@ -7,9 +7,6 @@ and no error. `torch._weight_norm` treats its norms so on a CPU, under `vmap` or
 
 While `exact_derivatives` lasts, these functions are replaced where they are called. A layer of
 the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTorch.
-
-Outside of torch.func's transforms (tasks in a loop), normalising by the batch at hand has its
-own second derivative, which reads and writes a quarter of the memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from quickstudy.core.batch_statistics import normalise_by_batch
 from quickstudy.core.torch_private import in_transform
 
 
@@ -122,7 +119,7 @@ def _batch_norm(
     statistics = (running_mean, running_var)
     by_batch = training and running_mean is None and input.numel() > input.shape[1]
     if by_batch and weight is not None and bias is not None and _is_plain_autograd():
-        return _BatchStatistics.apply(input, weight, bias, eps)
+        return normalise_by_batch(input, weight, bias, eps)
     if not _is_applied_apart(weight) and (bias is None or weight is not None):
         return F.batch_norm(input, *statistics, weight, bias, training, momentum, eps)
     y = F.batch_norm(input, *statistics, None, None, training, momentum, eps)
@@ -275,93 +272,6 @@ def _per_channel(p: Tensor | None, x: Tensor) -> Tensor | None:
 
 def _is_plain_autograd() -> bool:
     return not torch.compiler.is_compiling() and not in_transform()
-
-
-def _laid_out_as(x: Tensor, grad: Tensor) -> Tensor:
-    # derivatives of maxima come with channels first, and mixed layouts take four times as long
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return grad.contiguous(memory_format=torch.channels_last)
-    return grad
-
-
-class _BatchStatistics(Function):
-    """Batch normalisation of x (N, C, ...) by its own mean and variance, times `weight` (C,),
-    plus `bias` (C,)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        y, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-        ctx.save_for_backward(x, weight, mean, scale)
-        ctx.eps = eps
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, mean, scale = ctx.saved_tensors
-        return *_BatchStatisticsBackward.apply(grad, x, weight, mean, scale, ctx.eps), None
-
-
-class _BatchStatisticsBackward(Function):
-    """The gradient of `_BatchStatistics`.
-
-    With n(x) = (x - mean) * scale, the normalised input, S a sum over all axes but the
-    channels', M the number of summands, and P(v) = v - S(v) / M - n S(v n) / M, it is
-    weight * scale * P(grad) for x, S(grad n) for the weight and S(grad) for the bias. The
-    derivative of n in a direction v is scale * P(v), that of scale is -scale^2 S(n v) / M.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        grad: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        mean: Tensor,
-        scale: Tensor,
-        eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        grad = _laid_out_as(x, grad)
-        grads = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, None, None, mean, scale, True, eps, [True, True, True]
-        )
-        ctx.save_for_backward(grad, x, weight, mean, scale, *grads[1:])
-        ctx.eps = eps
-        return grads
-
-    @staticmethod
-    def backward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        g, x, weight, mean, scale, g_n, g_1 = ctx.saved_tensors
-        u = _laid_out_as(x, u)
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        m = x.numel() / x.shape[1]
-
-        def affine(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
-            total = constant.view(shape)
-            for factor, values in terms:
-                total = torch.addcmul(total, factor.view(shape), values)
-            return total
-
-        if torch.is_grad_enabled():  # somebody wants a third derivative
-            var, mean = torch.var_mean(x, axes, correction=0)
-            scale = (var + ctx.eps).rsqrt()
-        n = affine(-mean * scale, (scale, x))
-        if torch.is_grad_enabled():
-            g_n, g_1 = (g * n).sum(axes), g.sum(axes)
-        u_1, u_n, u_g = u.sum(axes), (u * n).sum(axes), (u * g).sum(axes)
-        along = u_g - (u_1 * g_1 + u_n * g_n) / m  # S(u P(g))
-        to_u, to_g = -weight * scale * g_n / m, a - weight * scale * u_n / m
-        w_1, w_n = to_u * u_1 + to_g * g_1, to_u * u_n + to_g * g_n
-        to_n = w_n / m + weight * scale * along / m
-        s = weight * scale
-        return (
-            affine(b - s * u_1 / m, (s, u), (a - s * u_n / m, n)),
-            affine(-scale * w_1 / m, (scale * to_u, u), (scale * to_g, g), (-scale * to_n, n)),
-            scale * along,
-            None,
-            None,
-            None,
-        )
 
 
 _EXACT: dict[Any, Any] = {
