@@ -23,6 +23,7 @@ __all__ = [
     "HasAttentionWeights",
     "HasInitialParams",
     "HasMemorySize",
+    "LendsParameters",
     "PredictsSimilarities",
     "TakesDenseTargets",
 ]
@@ -117,6 +118,22 @@ class HasInitialParams(ABC):
     @abstractmethod
     def initial_params(self) -> Any:
         """Return the state before adaptation, of the same form as the adapted states."""
+
+
+class LendsParameters(ABC):
+    """Calls a net with other parameters than its own: have a method `lent_parameters`, and when
+    the learner is first used, it is checked that the net's outputs depend on them.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> net, params = qs.anil(qs.nets.MLP(4, 3)).lent_parameters()
+        >>> sorted(params)
+        ['head.bias', 'head.weight']
+    """
+
+    @abstractmethod
+    def lent_parameters(self) -> tuple[nn.Module, Mapping[str, Tensor]]:
+        """Return the net, and its own parameters that others take the place of, by name."""
 
 
 class DescendsInSteps(ABC):

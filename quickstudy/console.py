@@ -160,7 +160,7 @@ def heading(row: str, report: StreamReport) -> str:
     name, now, scores = _latest(report)
     text = f"{row}: {name}, experience {now} of {scores.shape[-1]}"
     if now and not scores[now, :now].isnan().all():
-        mean, new = float(scores[now, :now].nanmean()), float(scores[now, now - 1])
+        mean, new = float(scores[now, :now].mean()), float(scores[now, now - 1])
         text += (
             f", {report.metric} of all so far {format_mean(report.metric, mean)}"
             f", of the last {format_mean(report.metric, new)}"

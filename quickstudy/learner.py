@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar, final
 
 from torch import Tensor, nn
 
+from quickstudy.capabilities import LendsParameters
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
 from quickstudy.core.stateless import functional_call
@@ -116,7 +117,7 @@ class Learner(nn.Module, ABC, Generic[State]):
         return losses_over_tasks(self, tasks)
 
 
-class ParameterLearner(Learner[State]):
+class ParameterLearner(Learner[State], LendsParameters):
     """The base of learners whose state is the parameters of one net, or has them as `params`.
 
     Abstract: a subclass defines `adapt`.
@@ -151,6 +152,10 @@ class ParameterLearner(Learner[State]):
     def initial_params(self) -> Params:
         """Return the parameters before adaptation, by name: those that are not frozen now."""
         return select_parameters(self.net, self.adapt_parameters)
+
+    def lent_parameters(self) -> tuple[nn.Module, Params]:
+        """Return the net and the parameters that adaptation changes."""
+        return self.net, self.initial_params()
 
     def logits(self, params: Params, x: Tensor) -> Tensor:
         """Return the outputs of the net with these parameters."""

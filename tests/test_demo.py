@@ -91,7 +91,7 @@ def test_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.out == ""
     loss = (2 + 1 + 2 / 3 + 1 / 2) / 4
     assert shown.err == (
-        f"a_run: step 4 of 4, loss {loss:.4f}, validation accuracy 75.00 ± 49.00 %, "
+        f"a_run: step 4 of 4, loss {loss:.4f}, validation accuracy 75.00 ± 317.66 %, "
         "16 tasks/s\n"
     )
 

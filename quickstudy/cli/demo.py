@@ -87,9 +87,9 @@ def demo(
     folder = Path(out)
     settings = {"seed": seed} | ({} if steps is None else {"steps": steps})
     trained = {title: _trained(name, settings, folder) for title, name in RECIPES.items()}
-    best = max(
-        trained, key=lambda title: max(entry["score"] for entry in trained[title].history)
-    )
+    validations = {title: runs.best_validation(run.history) for title, run in trained.items()}
+    scores = {title: row["score"] for title, row in validations.items() if row is not None}
+    best = max(scores or trained, key=lambda title: scores.get(title, 0.0))
 
     contestants: dict[str, Contestant] = {}
     for title, run in trained.items():

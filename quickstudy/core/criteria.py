@@ -165,8 +165,8 @@ def log_likelihood(prediction: Any, examples: Examples) -> Tensor:
 def accuracy(logits: Tensor, examples: Examples) -> Tensor:
     """Return the share of examples whose largest logit is their label's.
 
-    Both are (N, ..., C). It is NaN if a logit of an example is NaN or +inf, as in a learner
-    that diverged.
+    Both are (N, ..., C). It is NaN if a logit of an example is NaN, as in a learner that
+    diverged, or if several are +inf.
 
     Examples:
         >>> examples = Examples(torch.zeros(2, 1), torch.eye(2), torch.ones(2))
@@ -175,5 +175,5 @@ def accuracy(logits: Tensor, examples: Examples) -> Tensor:
     """
     check_outputs(logits, examples.y, classes=True)
     correct = (logits.argmax(-1) == examples.y.argmax(-1)).to(logits.dtype)
-    defined = logits.amax(-1) < torch.inf  # the largest of NaN is NaN
-    return weighted_mean(torch.where(defined, correct, torch.nan), examples.weight)
+    undefined = logits.isnan().any(-1) | ((logits == torch.inf).sum(-1) > 1)
+    return weighted_mean(correct.masked_fill(undefined, torch.nan), examples.weight)

@@ -25,7 +25,8 @@ def gradient(fn: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
     """
 
     def grads(params: Params) -> Params:
-        if torch.compiler.is_compiling() or in_transform():
+        compiling = torch.compiler.is_compiling()
+        if compiling or in_transform() or torch.is_inference_mode_enabled():
             return grad(fn)(params)
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():

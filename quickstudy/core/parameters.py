@@ -24,42 +24,33 @@ def select_parameters(net: nn.Module, adapt_parameters: ParameterSelection = Non
             that returns whether to adapt it; None: all.
 
     Raises:
-        ValueError: the net lacks a name, or no parameter is left to adapt.
+        ValueError: the net lacks a name, has lazy layers that it was not called with yet, or no
+            parameter is left to adapt.
 
     Examples:
         >>> import quickstudy as qs
         >>> list(select_parameters(qs.nets.MLP(2, 1, hidden=(3,)), ["head"]))
         ['head.weight', 'head.bias']
     """
-    params = adaptable_parameters(net, adapt_parameters)
-    selected = {name: p for name, p in params.items() if is_trainable(p)}
-    if not selected:
-        names = [name for name, _ in net.named_parameters()]
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in net.parameters()):
         raise ValueError(
-            "There is no trainable parameter to adapt (that `adapt_parameters` picks). "
-            f"The net has: {', '.join(names) or 'none'}."
+            "The net has lazy layers, whose parameters have no sizes yet: call it once, on "
+            "inputs like those of the tasks, before it is given to a learner."
         )
-    return selected
-
-
-def adaptable_parameters(net: nn.Module, adapt_parameters: ParameterSelection = None) -> Params:
-    """Return what `select_parameters` returns, with the parameters that are frozen now.
-
-    Raises:
-        ValueError: the net lacks a name.
-
-    Examples:
-        >>> net = torch.nn.Linear(2, 1).requires_grad_(False)
-        >>> list(adaptable_parameters(net, lambda name: name != "bias"))
-        ['weight']
-    """
     if adapt_parameters is not None and not callable(adapt_parameters):
         adapt_parameters = parameters_in(net, adapt_parameters).__contains__
-    return {
+    params = dict(net.named_parameters())
+    selected = {
         name: p
-        for name, p in net.named_parameters()
-        if adapt_parameters is None or adapt_parameters(name)
+        for name, p in params.items()
+        if is_trainable(p) and (adapt_parameters is None or adapt_parameters(name))
     }
+    if not selected:
+        raise ValueError(
+            "There is no trainable parameter to adapt (that `adapt_parameters` picks). "
+            f"The net has: {', '.join(params) or 'none'}."
+        )
+    return selected
 
 
 def is_trainable(p: Tensor) -> bool:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call as torch_functional_call
+from torch.utils.checkpoint import CheckpointFunction
 
 from quickstudy.core.exact_derivatives import exact_derivatives
 from quickstudy.core.torch_private import saved_tensors_hooks_are_on
@@ -49,9 +51,28 @@ def no_checkpointing() -> Iterator[None]:
         Traceback (most recent call last):
         RuntimeError: The net uses activation checkpointing ...
     """
-    if torch.compiler.is_compiling() or saved_tensors_hooks_are_on():
-        refused = nullcontext()
-    else:
-        refused = disable_saved_tensors_hooks(f"The net {CHECKPOINTING}")
-    with refused:
+    if torch.compiler.is_compiling():
         yield
+        return
+    hooks_are_on = saved_tensors_hooks_are_on()
+    message = f"The net {CHECKPOINTING}"
+    token = _LENT.set(True)
+    try:
+        with nullcontext() if hooks_are_on else disable_saved_tensors_hooks(message):
+            yield
+    finally:
+        _LENT.reset(token)
+
+
+_LENT: ContextVar[bool] = ContextVar("lent", default=False)
+_forward_of_checkpoint = CheckpointFunction.forward
+
+
+def _guarded_forward(ctx: Any, *args: Any) -> Any:
+    """The reentrant kind has no hooks: it would compute again, or no gradient, in silence."""
+    if _LENT.get():
+        raise RuntimeError(f"The net {CHECKPOINTING}")
+    return _forward_of_checkpoint(ctx, *args)
+
+
+CheckpointFunction.forward = staticmethod(_guarded_forward)

@@ -14,13 +14,8 @@ from torch import Generator, Tensor
 
 from quickstudy.core.tree import leaves, tree_map, unflatten, unstack
 from quickstudy.environments.environment import Environment
-from quickstudy.environments.environment_workers import (
-    EnvironmentBundle,
-    InProcess,
-    Spaces,
-    WorkerProcess,
-    stop,
-)
+from quickstudy.environments.environment_bundle import EnvironmentBundle, Spaces
+from quickstudy.environments.environment_workers import InProcess, WorkerProcess, stop
 from quickstudy.environments.external_call import outside
 
 
@@ -141,7 +136,7 @@ class GymnasiumFamily(Environment):
 
         Raises:
             ValueError: the states are not those of the last step, or the environment does not
-                fit: see `environment_workers.EnvironmentBundle`.
+                fit: see `environment_bundle.EnvironmentBundle`.
             RuntimeError: the environment has failed.
         """
 

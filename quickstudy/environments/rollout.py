@@ -107,7 +107,8 @@ def rollout(
             action: its noise is (A + extra_noise_size,).
 
     Raises:
-        ValueError: `episodes` is below 1.
+        ValueError: `episodes` is below 1, or what the environment or the policy returned has
+            another shape than declared.
 
     Examples:
         >>> from quickstudy.environments import BernoulliBandit, categorical
@@ -197,18 +198,18 @@ def _episode(
         env_state, observation, reward, done = environment.step(
             task, env_state, action.nan_to_num(0.0, 0.0, 0.0), env_eps
         )
-        rows.append(
-            Episodes(
-                policy_input.observation,
-                action,
-                reward,
-                observation,
-                alive * done,
-                alive,
-                extras,
-                environment.info(task, env_state),
-            )
+        row = Episodes(
+            policy_input.observation,
+            action,
+            reward,
+            observation,
+            alive * done,
+            alive,
+            extras,
+            environment.info(task, env_state),
         )
+        _require_shapes(environment, row)
+        rows.append(row)
         policy_input = PolicyInput(observation, action, reward, zero)
         following = _Carry(memory, env_state, policy_input, alive * (1 - done))
         if environment.can_terminate:
@@ -225,3 +226,16 @@ def _episode(
     reward, info = tree_map(of_real_steps, (steps.reward, steps.info))
     steps = steps._replace(reward=reward, info=info)
     return carry.memory, carry.policy_input._replace(done=zero + 1), steps
+
+
+def _require_shapes(environment: Environment, step: Episodes) -> None:
+    o, a = environment.observation_size, environment.action_size
+    shapes = {"observation": (o,), "action": (a,), "reward": (), "next_observation": (o,)}
+    parts = [(name, getattr(step, name), shape) for name, shape in shapes.items()]
+    parts += [("done", step.done, ()), *(("info", leaf, ()) for leaf in leaves(step.info))]
+    for name, tensor, shape in parts:
+        if tensor.shape != shape:
+            raise ValueError(
+                f"In {type(environment).__name__} a step has {name} of shape "
+                f"{tuple(tensor.shape)}, not {shape}: correct the environment or the policy."
+            )

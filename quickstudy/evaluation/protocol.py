@@ -73,8 +73,8 @@ def evaluate(
         UserWarning: a number is NaN, as predictions are: the learner diverged.
 
     Raises:
-        ValueError: `n_tasks` or `meta_batch_size` is below 1, or a metric is not one number
-            for a task.
+        ValueError: `n_tasks` or `meta_batch_size` is below 1, there is no metric, or one fails
+            under `vmap`, or is not one number for a task.
 
     Examples:
         >>> import quickstudy as qs
@@ -85,6 +85,8 @@ def evaluate(
         (['accuracy'], False)
     """
     metrics = default_metrics(learner) if metrics is None else metrics
+    if not metrics:
+        raise ValueError("metrics={} measures nothing: give at least one metric, or None.")
     metrics = {name: named_metric(name, metric, learner) for name, metric in metrics.items()}
 
     def measure(learner: Learner[Any], task: Task[Examples]) -> dict[str, Tensor]:
@@ -228,7 +230,10 @@ def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:
 
         def predictions(task: Task[Examples]) -> Any:
             state, x = fast.adapt(task.support), task.query.x
-            return fast.predict(state, x), fast.predict(state, x[: (len(x) + 1) // 2])
+            half = (len(leaves(x)[0]) + 1) // 2
+            return fast.predict(state, x), fast.predict(
+                state, tree_map(lambda leaf: leaf[:half], x)
+            )
 
         all_queries, half = over_tasks(predictions, execution, chunk)(first)
     return any(

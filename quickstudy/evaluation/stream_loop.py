@@ -127,6 +127,10 @@ def run_streams(
         >>> [tuple(step.scores.shape) for step in steps]
         [(2, 1), (2, 2), (2, 3)]
     """
+    if every < 1:
+        raise ValueError(
+            f"every={every}: give 1 to measure scores after every experience, or more."
+        )
     known_tests, transductive = list(tests), None
     for number, batch in enumerate(streams, done + 1):
         if len(known_tests) < number:

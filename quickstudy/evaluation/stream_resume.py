@@ -1,8 +1,11 @@
 """Files that an interrupted evaluation of streams continues from."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Json
@@ -10,7 +13,7 @@ from quickstudy.core.tree import tree_map
 from quickstudy.evaluation.stream_measures import Row
 from quickstudy.learner import Learner
 from quickstudy.storage import state_file
-from quickstudy.storage.files import CheckpointError
+from quickstudy.storage.files import CheckpointError, to_json
 from quickstudy.storage.tree_json import pack_state, unpack_state
 
 KIND = "stream"
@@ -82,7 +85,8 @@ def load_histories(
         writer="`evaluate_stream` of this version",
         again="Delete it to start this stream again.",
     )
-    others = [name for name, value in key.items() if about["key"].get(name) != value]
+    stored = about["key"]
+    others = [name for name, value in key.items() if stored.get(name) != to_json(name, value)]
     if others:
         raise CheckpointError(
             f"{path} was measured with another {', '.join(others)}: choose another folder, or "
@@ -91,3 +95,30 @@ def load_histories(
     state = unpack_state(about["state"], tensors, state_file.state_types(learner))
     device = device_of(learner)
     return about["histories"], tree_map(lambda leaf: leaf.to(device), state)
+
+
+def can_continue(path: Path) -> bool:
+    """Return whether there is a file to continue from.
+
+    Version 0.1.0 did not store the learner that its rows are of. Its streams start again, with
+    a warning.
+
+    Examples:
+        >>> can_continue(Path("stream-1.safetensors"))
+        False
+    """
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return True  # `load_histories` explains the error
+    if KIND in metadata or "card" not in metadata:
+        return True
+    warnings.warn(
+        f"{path} was written by version 0.1.0, which did not store the learner that it is of: "
+        "this stream starts again.",
+        stacklevel=3,
+    )
+    return False

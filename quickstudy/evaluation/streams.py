@@ -14,7 +14,7 @@ from quickstudy.evaluation.protocol import Metric, named_metric
 from quickstudy.evaluation.report import Report, json_numbers, warn_of_nan
 from quickstudy.evaluation.stream_loop import StreamStep, run_streams, stream_metrics
 from quickstudy.evaluation.stream_measures import Row, StreamReport
-from quickstudy.evaluation.stream_resume import load_histories, save_histories
+from quickstudy.evaluation.stream_resume import can_continue, load_histories, save_histories
 from quickstudy.learner import Learner
 from quickstudy.storage.files import versions
 from quickstudy.storage.fingerprint import fingerprint
@@ -103,8 +103,8 @@ def evaluate_stream(
         UserWarning: a score is NaN, as predictions are: the learner diverged.
 
     Raises:
-        ValueError: there is no stream, or more than one metric, or a stream is an iterator
-            where it must not be.
+        ValueError: there is no stream, or more than one metric, `every` is below 1, or a stream
+            is an iterator where it must not be.
         CheckpointError: `folder` has results of another call, or they are damaged; or the
             learner or the metric cannot be recognised, as it holds an open file or the like.
 
@@ -151,13 +151,12 @@ def evaluate_stream(
                 "its scores would be missing: give a list of tasks or a `Stream`."
             )
         group_histories: list[list[Row]] = [[] for _ in group.streams]
-        state, done = None, 0
-        if path is not None:
-            key["streams"] = group.sha256()
-            if path.exists():
-                group_histories, state = load_histories(path, key, learner)
-                done = group_histories[0][-1]["number"]
+        state = None
+        key["streams"] = group.sha256() if path is not None else ""
+        if path is not None and can_continue(path):
+            group_histories, state = load_histories(path, key, learner)
         histories += group_histories
+        done = group_histories[0][-1]["number"] if group_histories[0] else 0
         if done:
             show()
         for step in run_streams(

@@ -4,16 +4,23 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from quickstudy.capabilities import TakesDenseTargets
 from quickstudy.core.stateless import CHECKPOINTING
-from quickstudy.core.task import Examples, TaskBatch
-from quickstudy.core.torch_private import RunningStatisticsNorm, is_functorch_wrapped_tensor
-from quickstudy.core.tree import leaves
+from quickstudy.core.task import Examples, Task, TaskBatch
+from quickstudy.core.torch_private import (
+    RunningStatisticsNorm,
+    is_functorch_wrapped_tensor,
+    tree_leaves,
+)
+from quickstudy.core.tree import leaves, tree_map
 from quickstudy.execution.fit_memory import what_fits
+from quickstudy.execution.lent_parameters import require_lent_parameters
 from quickstudy.execution.ram import ran_out
 
 
@@ -51,8 +58,11 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
     for part in tasks:
         if isinstance(part, Examples) and part.y.ndim > 3:
             _require_dense(learner, part.y)
+    if isinstance(tasks, Task) and isinstance(tasks.support, Examples):
+        require_lent_parameters(learner, tree_map(itemgetter(0), tasks.support.x))
     inputs = [leaf for leaf in leaves(tasks) if not leaf.is_inference()]
     versions = [leaf._version for leaf in inputs]
+    attributes = [(module, dict(vars(module))) for module in learner.modules()]
     try:
         yield
     except Exception as error:
@@ -60,6 +70,9 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
         if sentence is None:
             raise
         raise ValueError(sentence) from error
+    finally:
+        for module, before in attributes:
+            _restore_attributes(module, before)
     if [leaf._version for leaf in inputs] != versions:
         suspects = [
             f", perhaps by {named(path, module)}"
@@ -175,6 +188,20 @@ def _require_dense(learner: nn.Module, y: Tensor) -> None:
         )
 
 
+def _restore_attributes(module: nn.Module, before: dict[str, Any]) -> None:
+    """Take back attributes that were given a tensor of a transform, which ended: features that
+    a net remembers, or the weight that a hook computes."""
+    registered = ("_parameters", "_buffers", "_modules")
+    for name, value in [item for item in vars(module).items() if item[0] not in registered]:
+        parts = tree_leaves(value)
+        if any(
+            isinstance(part, Tensor) and is_functorch_wrapped_tensor(part) for part in parts
+        ):
+            del vars(module)[name]
+            if before.get(name, value) is not value:
+                vars(module)[name] = before[name]
+
+
 def _innermost(error: Exception, learner: nn.Module) -> tuple[str, nn.Module]:
     """The path and the module whose method was running when `error` was raised."""
     paths = {id(module): path for path, module in learner.named_modules()}
@@ -231,6 +258,16 @@ _EXPLANATIONS = (  # PyTorch's message, the explanation
         r"derivative for '?([\w:]+)'? is not implemented",
         "{module} needs a derivative of {operation} that PyTorch does not have: replace that "
         "operation, or use a learner of the first order such as fomaml.",
+    ),
+    (
+        r"Tensor\.requires_grad_\(\)|torch\.autograd\.functional",
+        "{module} takes a derivative by torch.autograd, which knows nothing of batches of "
+        "tasks: take it by torch.func.grad, or set learner.execution = 'loop'.",
+    ),
+    (
+        "can't be used with Jitted modules",
+        "{module} was compiled by torch.jit, so that no other parameters can be lent to it: "
+        "give the learner the net itself, as it was before torch.jit.script or trace.",
     ),
     (
         "modified by an inplace operation",

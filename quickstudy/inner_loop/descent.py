@@ -120,7 +120,7 @@ def descend(
     loss: Callable[[Params], Tensor],
     params: Params,
     *,
-    lr: float | Mapping[str, Tensor],
+    lr: float | Mapping[str, Any],
     steps: int,
     first_order: bool = False,
     optimizer: InnerOptimizer = steepest_descent,

@@ -87,6 +87,8 @@ class Conv4(nn.Module):
         pool: Literal["max", "stride"] = "max",
     ):
         super().__init__()
+        if pool not in ("max", "stride"):
+            raise ValueError(f"pool={pool!r}: give 'max' or 'stride'.")
         layers: list[nn.Module] = []
         for block in range(4):
             entering = inputs if block == 0 else channels

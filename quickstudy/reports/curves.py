@@ -8,7 +8,7 @@ import numpy as np
 from quickstudy.core.task import Json
 from quickstudy.evaluation.formatting import is_share
 from quickstudy.reports.html import Axes, Palette, figure, figures, legend
-from quickstudy.runs import validation_metrics
+from quickstudy.runs import best_validation, validation_metrics
 
 
 def draw_curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> str:
@@ -30,26 +30,27 @@ def draw_curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> s
         return ""
     steps = [entry["step"] for entry in history]
     metrics = list(validation_metrics(history[0]))
-    reported = max(history, key=lambda entry: entry["score"])
+    reported = best_validation(history)
 
     def draw_loss(axes: Axes, palette: Palette) -> None:
         axes.plot(steps, [entry["loss"] for entry in history], ".-", color=palette["main"])
         axes.set(xlabel="step", ylabel="training loss")
 
     def draw_metric(axes: Axes, palette: Palette, metric: str) -> None:
-        mean = np.array([validation_metrics(entry)[metric] for entry in history])
+        mean = np.array([validation_metrics(entry)[metric] for entry in history], float)
         first = metric == metrics[0]  # which alone has intervals
         interval = np.array([entry["interval"] if first else 0 for entry in history], float)
         plot_metric(axes, palette, steps, mean, interval, metric)
-        axes.plot(
-            reported["step"],
-            percent(metric) * validation_metrics(reported)[metric],
-            "o",
-            color=palette["other"],
-            label="reported",
-        )
+        if reported is not None:
+            axes.plot(
+                reported["step"],
+                percent(metric) * mean[steps.index(reported["step"])],
+                "o",
+                color=palette["other"],
+                label="reported",
+            )
+            legend(axes, palette)
         axes.set(xlabel="step", ylabel=f"validation {axes.get_ylabel()}")
-        legend(axes, palette)
 
     plots = [figure(draw_loss, "training loss by step")]
     plots += [
@@ -57,11 +58,12 @@ def draw_curves(history: Sequence[Mapping[str, Json]], better: str = "max") -> s
         for metric in metrics
     ]
     direction, first = "highest" if better == "max" else "lowest", metrics[0].replace("_", " ")
-    return figures(
-        plots,
-        "The band is the 95 % interval over tasks. "
-        f"The reported checkpoint has the {direction} validation {first}.",
+    choice = (
+        f"No validation {first} is finite, so the last checkpoint is reported."
+        if reported is None
+        else f"The reported checkpoint has the {direction} validation {first}."
     )
+    return figures(plots, f"The band is the 95 % interval over tasks. {choice}")
 
 
 def percent(metric: str) -> int:

@@ -1,7 +1,6 @@
 """A run as one HTML file: results, protocol, and figures."""
 
 import inspect
-import json
 from pathlib import Path
 
 from quickstudy.core.task import Json
@@ -17,6 +16,7 @@ from quickstudy.reports.retrieval import draw_retrieval
 from quickstudy.reports.rl_paths import draw_paths
 from quickstudy.reports.tables import circumstances, protocol_table, results_table
 from quickstudy.runs import Run, find, hardware, published, reopen
+from quickstudy.runs import result as read_result
 from quickstudy.tasks.rollouts import Rollouts
 from quickstudy.tasks.streams import Streams
 
@@ -80,7 +80,7 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
 def _result(folder: Path) -> dict[str, Json]:
     """The `result.json` of a run, or as much of it as an unfinished run has."""
     if (folder / "result.json").exists():
-        return json.loads((folder / "result.json").read_text())
+        return read_result(folder)
     run = reopen(folder, which="last")
     module = find(run.recipe)
     return {

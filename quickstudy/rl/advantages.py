@@ -112,11 +112,12 @@ def linear_baseline(
     time = time[:, None].expand(*reward.shape, 1)
     one = torch.ones_like(time)
     x = torch.cat([clipped, clipped.square(), time, time**2, time**3, one], -1).flatten(0, 1)
+    x = x.double()  # squares far from the origin leave no digits to float32
     xw = (x * (weight / weight.sum()).flatten()[:, None]).T  # (F, E · H)
-    returns = discounted_returns(reward, discount=discount).flatten()
+    returns = discounted_returns(reward, discount=discount).flatten().double()
     ridge = penalty * torch.eye(x.shape[-1], device=x.device, dtype=x.dtype)
     coefficients = torch.linalg.solve(xw @ x + ridge, xw @ returns)
-    return (x @ coefficients).view_as(reward) * (weight > 0)
+    return (x @ coefficients).to(reward).view_as(reward) * (weight > 0)
 
 
 def log_prob_surrogate(log_ratio: Tensor, advantage: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ finished runs. `host` describes the machine. A recipe is a file in `recipes/` wi
 
 from quickstudy.runs.compare_runs import Comparison, Entry, compare, table
 from quickstudy.runs.host import hardware
-from quickstudy.runs.meta_training import Status, go, validation_metrics
+from quickstudy.runs.meta_training import Status, best_validation, go, validation_metrics
 from quickstudy.runs.recipes import (
     Benchmark,
     Experiment,
@@ -29,6 +29,7 @@ __all__ = [
     "Experiment",
     "Run",
     "Status",
+    "best_validation",
     "compare",
     "find",
     "finish",

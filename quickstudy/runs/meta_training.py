@@ -2,14 +2,14 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from quickstudy.core.task import Json
-from quickstudy.evaluation.report import Report
+from quickstudy.evaluation.report import Report, finite_or_none
 from quickstudy.execution.batching import Execution
 from quickstudy.runs.host import Clock, interrupts_deferred
 from quickstudy.runs.recipes import Experiment
@@ -107,6 +107,22 @@ def validation_metrics(row: Mapping[str, Json]) -> dict[str, Json]:
     }
 
 
+def best_validation(history: Sequence[Mapping[str, Json]]) -> Mapping[str, Json] | None:
+    """Return the validation of the largest score, the first of equals, from the history of a
+    run; None if no score is finite.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> rows = [{"step": 1, "score": None}, {"step": 2, "score": 0.5}]
+        >>> qs.runs.best_validation(rows)
+        {'step': 2, 'score': 0.5}
+    """
+    scored = (
+        row for row in history if row["score"] is not None and math.isfinite(row["score"])
+    )
+    return max(scored, key=lambda row: row["score"], default=None)
+
+
 class _Session:
     """The training of a run in this process."""
 
@@ -149,13 +165,14 @@ class _Session:
                 metrics=e.metrics,
             )
         first = next(iter(report.values))
+        means = {metric: finite_or_none(report.mean(metric)) for metric in report.values}
         self.run.history.append({
             "step": self.done,
             "loss": sum(self.losses) / len(self.losses),
             "seconds": round(self.clock.total(), 1),
-            "score": report.mean(first) * (1 if e.better == "max" else -1),
-            **{f"{_VALIDATION}{metric}": report.mean(metric) for metric in report.values},
-            "interval": report.interval(first),
+            "score": finite_or_none(report.mean(first) * (1 if e.better == "max" else -1)),
+            **{f"{_VALIDATION}{metric}": mean for metric, mean in means.items()},
+            "interval": finite_or_none(report.interval(first)),
         })  # fmt: skip
         self.losses = []
         return report

@@ -31,6 +31,7 @@ from quickstudy.runs.recipes import Benchmark, settings_applied
 from quickstudy.runs.runs import Run, reopen
 from quickstudy.storage import renamed
 from quickstudy.storage.checkpoints import read_facts
+from quickstudy.storage.files import replace_file
 from quickstudy.tasks.few_shot import FewShot
 from quickstudy.tasks.rollouts import Rollouts
 from quickstudy.tasks.streams import Streams
@@ -58,7 +59,7 @@ def result(place: str | Path) -> Json:
         place: the run's folder, or the file that the result was stored in.
 
     Raises:
-        ValueError: the run is not finished.
+        ValueError: the run is not finished, or the file is damaged.
 
     Examples:
         >>> import quickstudy as qs
@@ -70,7 +71,13 @@ def result(place: str | Path) -> Json:
     path = path if path.is_file() else path / "result.json"
     if not path.exists():
         raise ValueError(f"{place} has no result.json: finish the run by `quickstudy train`.")
-    return renamed.result(json.loads(path.read_text()), recipes.names())
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return renamed.result(content, recipes.names())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it, and run `quickstudy train` again."
+        ) from error
 
 
 def stream_file(folder: str | Path, row: str) -> Path:
@@ -146,7 +153,7 @@ def finish(
         for metric, values in report.values.items():
             rows[row][metric]["values"] = pack(values)
         if reports:
-            file.write_text(json.dumps(reports[0].to_json()) + "\n")
+            replace_file(file, f"{json.dumps(reports[0].to_json())}\n".encode())
             seconds = reports[0].seconds.nansum(1).mean().item()
             milliseconds[row] = round(seconds * 1000, 4)  # to learn a stream
         elif not isinstance(benchmark.tasks, Rollouts):  # these have no queries
@@ -168,7 +175,7 @@ def finish(
         "hardware": hardware(),
         "history": last["history"],
     }
-    (run.folder / "result.json").write_text(json.dumps(content, indent=1) + "\n")
+    replace_file(run.folder / "result.json", f"{json.dumps(content, indent=1)}\n".encode())
     return content
 
 

@@ -223,6 +223,6 @@ def _rows_of(data: Labelled, c: Tensor, examples: int | None, generator: Generat
     if not 1 <= least <= len(rows):
         raise ValueError(
             f"Class {data.classes[int(c)]!r} of {data.name} has {len(rows)} examples, and "
-            f"{least} are needed: give `examples` from 1 on, or leave it out."
+            f"{least} are needed: lower `examples`, to 1 at least, or leave it out."
         )
     return shuffled(rows, generator)[:examples]

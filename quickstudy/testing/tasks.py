@@ -106,12 +106,12 @@ def a_batch_has_the_tasks_asked_for(case: TaskCase) -> None:
 
 
 def shapes_agree(case: TaskCase) -> None:
-    """x is (T, N, *features), y (T, N, C) and weight (T, N), with one C for support and query
-    set. Add axes by `[..., None]`."""
+    """x is (T, N, *features), y (T, N, C) or (T, N, ..., C), and weight (T, N), with one C for
+    support and query set. Add axes by `[..., None]`."""
     columns = set[int]()
     for name, examples in case.examples().items():
         x, y, weight = (tuple(leaf.shape) for leaf in examples)
-        agree = len(x) > 2 and len(y) == 3 and x[:2] == y[:2] == weight
+        agree = len(x) > 2 and len(y) > 2 and x[:2] == y[:2] == weight
         require(agree, f"{name} have x {x}, y {y} and weight {weight}")
         columns.add(y[-1])
     require(len(columns) < 2, f"support and query set have y of {sorted(columns)} columns")

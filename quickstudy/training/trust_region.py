@@ -93,7 +93,8 @@ class TRPO(Optimizer):
         product = self._fisher(fisher_tasks, params, group["damping"])
         direction = conjugate_gradients(product, grads, group["cg_steps"])
         # x'Fx without another product: what conjugate gradients leave over is orthogonal to x
-        curvature = dot(direction, grads).clamp_min(1e-30)
+        curvature = dot(direction, grads)
+        curvature = curvature.clamp_min(torch.finfo(curvature.dtype).tiny)
         length = (2 * group["max_divergence"] / curvature).sqrt()
 
         before = {name: p.detach().clone() for name, p in params.items()}

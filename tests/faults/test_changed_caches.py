@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from quickstudy import datasets
+from quickstudy import datasets, runs
 from quickstudy.datasets.files import arrays_sha256
 
 
@@ -119,3 +119,10 @@ def test_a_changed_record_of_a_folder_is_refused(pictures: Path, cache: Path):
     record.write_text("{}")
     with pytest.raises(ValueError, match="is damaged"):
         datasets.folder(pictures, size=8)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"recipe": 1}'])
+def test_a_damaged_result_is_named(tmp_path: Path, text: str):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ValueError, match=r"result\.json is damaged"):
+        runs.result(tmp_path)

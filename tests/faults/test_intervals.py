@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 import quickstudy as qs
-from quickstudy.evaluation.report import Report, half_width
+from quickstudy.evaluation.report import Report, half_width, unpack
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 10, 100, 600])
@@ -52,7 +52,7 @@ def test_stored_results_have_the_intervals_of_their_values():
             for metric, number in measured.items():
                 if metric == "card" or not number.get("values"):
                     continue
-                values = qs.evaluation.report.unpack(number["values"])
+                values = unpack(number["values"])
                 if len(values) > 1 and values.isfinite().all():
                     expected = half_width(values)
                     tolerance = 2e-3 * expected + 1e-3 * float(values.abs().max())

@@ -17,10 +17,13 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.capabilities import Embeds, PredictsSimilarities
 from quickstudy.core.criteria import accuracy, weighted_mean
+from quickstudy.core.task import batches
 from quickstudy.evaluation.presentations import accuracy_at, evaluate_presentations
+from quickstudy.evaluation.protocol import HELD_OUT_RANK
 from quickstudy.evaluation.report import Report
 from quickstudy.evaluation.stream_measures import StreamReport
 from quickstudy.learners.memory.sequence_learner import bit_errors
+from quickstudy.reports.curves import draw_curves
 from quickstudy.testing.learners import Blobs, Lines
 
 BLOBS = Blobs(ways=3, shots=2, queries=4)
@@ -50,18 +53,24 @@ def examples(y: Tensor, weight: Tensor | None = None) -> qs.Examples:
     return qs.Examples(y, y, torch.ones(len(y)) if weight is None else weight)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_accuracy_of_an_undefined_logit_is_nan(bad: float):
+def test_accuracy_of_an_undefined_logit_is_nan():
     y, logits = torch.eye(3), torch.eye(3)
     assert accuracy(logits, examples(y)) == 1
     for row in range(3):
         for column in range(3):
             spoiled = logits.clone()
-            spoiled[row, column] = bad
+            spoiled[row, column] = torch.nan
             assert accuracy(spoiled, examples(y)).isnan()
             padding = torch.ones(3)
             padding[row] = 0
             assert accuracy(spoiled, examples(y, padding)) == 1
+
+
+def test_one_infinite_logit_is_the_largest_and_two_are_undefined():
+    logits = torch.tensor([[torch.inf, 1.0, 0.0], [0.0, 1.0, torch.inf]])
+    assert accuracy(logits, examples(torch.eye(3)[[0, 1]])) == 0.5
+    logits[0, 1] = torch.inf
+    assert accuracy(logits, examples(torch.eye(3)[[0, 1]])).isnan()
 
 
 def test_a_class_that_is_excluded_has_an_accuracy():
@@ -106,18 +115,17 @@ def test_evaluate_of_a_diverged_learner_warns_once_and_is_nan():
 
 
 def test_the_warning_counts_the_tasks():
-    batch = next(
-        iter(
-            qs.core.task.batches(
-                BLOBS, 50, steps=1, seed=1, rank=qs.evaluation.protocol.HELD_OUT_RANK
-            )
-        )
-    )
+    batch = next(iter(batches(BLOBS, 50, steps=1, seed=1, rank=HELD_OUT_RANK)))
     sums = torch.einsum("tnc,tnd->tcd", batch.support.y, batch.support.x)
     bad = sums[:, 0, 0] > 0
     with pytest.warns(UserWarning, match=f"NaN on {int(bad.sum())} of 50 tasks"):
         report = qs.evaluate(Spoiled(), BLOBS, n_tasks=50)
     assert report.values["accuracy"].isnan().equal(bad)
+
+
+def test_an_evaluation_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one metric"):
+        qs.evaluate(qs.MAML(net()), BLOBS, n_tasks=2, metrics={})
 
 
 def test_regression_is_nan_too():
@@ -290,3 +298,50 @@ def test_a_nan_is_never_the_best_checkpoint(tmp_path: Path):
         checkpoints.save(step, learner, score=score)
     best = checkpoints.best()
     assert best is not None and best.name == "step-00000002"
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, -math.inf])
+def test_a_nan_is_never_the_best_validation(nothing: float | None):
+    rows = [
+        {
+            "step": step,
+            "loss": 1.0,
+            "validation accuracy": score,
+            "interval": 0.1,
+            "score": score,
+        }
+        for step, score in enumerate([nothing, 0.2, nothing, 0.5, nothing])
+    ]
+    best = qs.runs.best_validation(rows)
+    assert best is not None and best["step"] == 3
+    assert draw_curves(rows).count("<picture>") == 2
+    assert qs.runs.best_validation(rows[:1]) is None
+    assert draw_curves(rows[:1]).count("<picture>") == 2
+
+
+def test_a_run_that_diverges_in_validation_stores_no_nan(tmp_path: Path):
+    (tmp_path / "tiny.py").write_text(
+        """
+import torch
+import quickstudy as qs
+
+def recipe(*, steps=2):
+    learner = qs.MAML(qs.nets.MLP(1, 1), lr=0.01, steps=1, criterion=qs.squared_error)
+    metrics = {"squared_error": lambda y, examples: qs.squared_error(y, examples) * torch.nan}
+    tasks, adam = qs.Sinusoid(5, 5), torch.optim.Adam(learner.parameters())
+    rows = {"5-shot": qs.runs.Benchmark(tasks, n_tasks=4)}
+    settings = {"steps": steps, "meta_batch_size": 2, "n_validation_tasks": 2}
+    return qs.runs.Experiment(
+        learner, tasks, tasks, rows, adam, metrics=metrics, validate_every=1, **settings
+    )
+"""
+    )
+    run = qs.runs.start(str(tmp_path / "tiny.py"), {}, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        list(qs.runs.go(run))
+        result = qs.runs.finish(run)
+    json.dumps(result, allow_nan=False)
+    assert [row["score"] for row in result["history"]] == [None, None]
+    assert result["measured"]["5-shot"]["squared_error"]["mean"] is None
+    assert result["checkpoint"] == 2

@@ -140,6 +140,22 @@ def test_streams_of_equal_cards_are_told_apart_by_what_they_hold(tmp_path: Path)
         evaluate(learner(), [[*streams[0][:-1], other]], folder=tmp_path)
 
 
+def test_a_card_of_tuples_is_the_same_card(tmp_path: Path):
+    class Carded(Streams):
+        def card(self) -> dict[str, Any]:
+            return {**super().card(), "shape": (8, 8)}
+
+    streams = Carded(STREAMS.make)
+    first = evaluate(learner(), streams, n_tasks=1, folder=tmp_path)
+    again = evaluate(learner(), streams, n_tasks=1, folder=tmp_path)
+    assert again.matrix.equal(first.matrix)
+
+
+def test_scores_after_every_zeroth_experience_are_refused():
+    with pytest.raises(ValueError, match="every=0"):
+        evaluate(learner(), every=0)
+
+
 METRICS: dict[str, Callable[[float], Callable[[Tensor, qs.Examples], Tensor]]] = {
     "partial": lambda factor: partial(scaled_accuracy, factor=factor),
     "closure": closure,

@@ -246,3 +246,15 @@ def test_a_rate_of_zero_in_a_recipe_is_zero(name: str, monkeypatch: pytest.Monke
 
 def test_steps_of_zero_in_a_recipe_are_zero():
     assert runs.find("rl_bandit").recipe(steps=0).steps == 0
+
+
+@pytest.mark.parametrize("pool", ["", "average"])
+def test_an_unknown_pooling_is_not_none(pool: Any):
+    with pytest.raises(ValueError, match="give 'max' or 'stride'"):
+        qs.nets.Conv4(pool=pool)
+
+
+def test_nothing_to_decode_is_not_everything():
+    grid = qs.environments.HiddenGoal(size=3, horizon=4)
+    with pytest.raises(ValueError, match="decoded=0"):
+        qs.VariBAD(grid, latent=2, hidden=8, decoded=0)

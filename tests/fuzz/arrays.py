@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 import torch
 
 Rng = np.random.Generator
@@ -118,6 +119,8 @@ BAD_LABELS: dict[str, Callable[[Array], Any]] = {
     "complex": lambda y: y + 1j,
     "a number": lambda y: 3,
     "a dictionary": lambda y: {"y": y},
+    "hidden by a mask": lambda y: np.ma.masked_array(y, np.arange(len(y)) == 0),
+    "missing": lambda y: pd.Series(y).astype("Int64").mask(np.arange(len(y)) == 0),
 }
 
 # inputs without numbers for every example: they must be refused
@@ -143,6 +146,9 @@ BAD_INPUTS: dict[str, Callable[[Array], Any]] = {
     "hidden by a mask": lambda X: np.ma.masked_array(
         X, np.arange(X.size).reshape(X.shape) == 0
     ),
+    "sparse": lambda X: scipy.sparse.csr_matrix(X.reshape(len(X), -1)),
+    "times": lambda X: X.astype("timedelta64[s]"),
+    "fields": lambda X: np.zeros(len(X), [("a", float), ("b", float)]),
     "missing": lambda X: table(X).astype("Int64").mask(table(X) == table(X).iloc[0, 0]),
 }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import clone
 from torch import nn
@@ -521,6 +522,46 @@ def clusters_have_no_order(case: Drawn, rng: Rng) -> None:
         require(bool((in_form == expected).all()), f"other clusters of {name}")
 
 
+def columns_keep_their_names(case: Drawn, rng: Rng) -> None:
+    """A data frame whose columns are in another order, or named otherwise, is refused."""
+    names = [f"feature {i}" for i in range(case.X[0].size)]
+    X, Q = (
+        pd.DataFrame(part.reshape(len(part), -1), columns=names) for part in (case.X, case.Q)
+    )
+    applies(case.X.ndim == 2 and len(names) > 1)
+    model = case.fitted(X)
+    expected = case.outputs(case.fitted())
+    if case.kind != "verifier":
+        close(case.outputs(model, Q), expected, "a data frame gives other numbers")
+    other = Q[names[::-1]] if rng.random() < 0.5 else Q.rename(columns={names[0]: "another"})
+    _predict_all(case, model, other)
+    must_refuse("columns of other names")
+
+
+def few_examples_are_enough_or_refused(case: Drawn, rng: Rng) -> None:
+    """One example of each class, one class, equal examples, one row at a time."""
+    name = str(rng.choice(["one of each", "one class", "all equal", "row by row"]))
+    rows = np.array([np.flatnonzero(case.y == c)[0] for c in np.unique(case.y)])
+    match name:
+        case "one of each":
+            outputs = case.outputs(case.fitted(case.X[rows], case.y[rows]))
+        case "one class":
+            same_class = case.y == 0
+            model = case.fitted(case.X[same_class], case.y[same_class])
+            if case.kind == "classifier":
+                must_refuse("one class")
+            outputs = case.outputs(model)
+        case "all equal":
+            outputs = case.outputs(case.fitted(np.ones_like(case.X), case.y))
+        case _:
+            model = case.make()
+            for i in range(len(case.X)):
+                model.partial_fit(case.X[i : i + 1], case.y[i : i + 1])
+            outputs = case.outputs(model)
+    require(bool(np.isfinite(outputs).all()), f"{name}: numbers are not finite")
+    require(bool(np.allclose(outputs.sum(1), 1)), f"{name}: probabilities do not add up")
+
+
 CLASSIFY, FIT = ["classifier", "lifelong"], ["classifier", "lifelong", "regressor"]
 ALL = [*FIT, "verifier"]
 PROPERTIES: dict[str, tuple[Callable[[Drawn, Rng], None], list[str]]] = {
@@ -543,6 +584,8 @@ PROPERTIES: dict[str, tuple[Callable[[Drawn, Rng], None], list[str]]] = {
     "files and copies": (files_and_copies_are_equal, ALL),
     "nothing is changed": (nothing_is_changed, ALL),
     "refusals change nothing": (refusals_change_nothing, FIT),
+    "names of columns": (columns_keep_their_names, ALL),
+    "few examples": (few_examples_are_enough_or_refused, CLASSIFY),
     "threads": (threads_predict_the_same, ALL),
     "scale of inputs": (scale_of_inputs_is_right_or_refused, ALL),
     "nearest mean": (default_is_the_nearest_mean, CLASSIFY),

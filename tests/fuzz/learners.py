@@ -460,9 +460,9 @@ def nothing_is_changed(case: Drawn, rng: Rng) -> None:
     with torch.no_grad():
         state = case.learner.adapt(support)
         kept = copy.deepcopy(state)
-        first = case.learner.predict(state, query.x)
+        first = point(case.learner.predict(state, query.x))
         case.learner.adapt(support, state)
-        again = case.learner.predict(state, query.x)
+        again = point(case.learner.predict(state, query.x))
     same(leaves(state), leaves(kept), "the state was changed", exactly=True)
     same([again], [first], "a second prediction differs", exactly=True)
     after = (dict(case.learner.state_dict()), support, query)
@@ -490,7 +490,7 @@ def inference_mode_is_no_grad(case: Drawn, rng: Rng) -> None:
     support, query = case.task()
     expected = predict(case.learner, support, query.x)
     with torch.inference_mode():
-        found = case.learner.predict(case.learner.adapt(support), query.x)
+        found = point(case.learner.predict(case.learner.adapt(support), query.x))
     same([found], [expected], "inference mode predicts otherwise")
 
 
@@ -697,7 +697,11 @@ ALONE = {criteria_are_loops, far_from_the_origin_is_near}
 @torch.no_grad()
 def predict(learner: Learner[Any], support: Examples, x: Tensor) -> Tensor:
     """Return the prediction after adaptation."""
-    prediction = learner.predict(learner.adapt(support), x)
+    return point(learner.predict(learner.adapt(support), x))
+
+
+def point(prediction: Any) -> Tensor:
+    """Return the prediction, or the mean of a predicted distribution."""
     return prediction if isinstance(prediction, Tensor) else prediction.mean
 
 

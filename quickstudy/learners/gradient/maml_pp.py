@@ -42,7 +42,7 @@ class MAMLPlusPlus(DescentLearner):
             query losses (0: from the beginning). Before, the weight moves linearly from equal
             weights.
         learn_rates: learn `rates`, with a row for every inner step and a column for every
-            parameter tensor.
+            parameter tensor; those that are unfrozen later keep `lr`.
         per_step_norm: every inner step has its own weights and biases of normalisation
             layers. They are meta-learned, not adapted.
         first_order_until: the meta-step after which derivatives are of the second order.
@@ -76,12 +76,13 @@ class MAMLPlusPlus(DescentLearner):
         if steps < 1:
             raise ValueError(f"steps={steps}: MAML++ needs at least one inner step.")
         super().__init__(net, steps, None, criterion)
-        self.multi_step_until, self.first_order_until = multi_step_until, first_order_until
+        self.lr, self.multi_step_until = lr, multi_step_until
+        self.first_order_until = first_order_until
         self.norms = nn.ParameterDict()
         for name, p in _of_norms(net).items() if per_step_norm else ():
             self.norms[name.replace(".", "/")] = p.detach().expand(steps, *p.shape).clone()
             p.requires_grad_(False)
-        self.adapted = [name for name, _ in net.named_parameters() if name not in self.norm(0)]
+        self.adapted = list(super().initial_params())
         rates = torch.full((steps, len(self.adapted)), lr)
         self.rates = nn.Parameter(rates, requires_grad=learn_rates)
         self.register_buffer("share", torch.zeros(()), persistent=False)
@@ -114,10 +115,12 @@ class MAMLPlusPlus(DescentLearner):
         """Return the state after inner step `number`, counted from 0."""
         row = min(number, len(self.rates) - 1)
         norm = self.norm(row)
+        start = {name: p for name, p in state.items() if name not in norm}
+        rates = dict(zip(self.adapted, self.rates[row], strict=True))
         return norm | descend(
             lambda fast: self.batch_loss(support, fast | norm),
-            {name: state[name] for name in self.adapted if name in state},
-            lr=dict(zip(self.adapted, self.rates[row], strict=True)),
+            start,
+            lr=dict.fromkeys(start, self.lr) | rates,
             steps=1,
             first_order=self.is_first_order,
         )
@@ -128,7 +131,8 @@ class MAMLPlusPlus(DescentLearner):
 
     def initial_params(self) -> Params:
         """Return the state before the first inner step."""
-        return self.norm(0) | super().initial_params()
+        norm = self.norm(0)
+        return norm | super().initial_params() | norm
 
 
 def _of_norms(net: nn.Module) -> Params:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Checkpointed
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, adaptable_parameters
+from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import Memory, descend, steepest_descent
 from quickstudy.learners.gradient.descent_learner import DescentLearner
@@ -34,7 +34,8 @@ class MetaCurvature(DescentLearner, Checkpointed):
     """The state of a task is the adapted parameters, by name.
 
     `curvature` holds the learned matrices by the parameters' names: `head.weight.out`,
-    `head.weight.in`, and `.filter` for convolutions.
+    `head.weight.in`, and `.filter` for convolutions. Parameters that are unfrozen later have no
+    matrices.
 
     Args:
         net: any module of one input. Adaptation starts from its parameters.
@@ -72,7 +73,7 @@ class MetaCurvature(DescentLearner, Checkpointed):
         self.curvature = parameter_tree(
             {
                 f"{name}.{mode}": torch.eye(size, dtype=p.dtype, device=p.device)
-                for name, p in adaptable_parameters(net, adapt_parameters).items()
+                for name, p in self.initial_params().items()
                 for mode, size in modes(p).items()
             }
         )
@@ -95,8 +96,9 @@ class MetaCurvature(DescentLearner, Checkpointed):
 
     def update(self, grads: Params, memory: Memory) -> tuple[Params, Memory]:
         """Return the transformed gradients: the `update` of an `InnerOptimizer`."""
+        matrices = dict(self.curvature.named_modules())
         return {
-            name: transform(grad, self.curvature.get_submodule(name).parameters())
+            name: transform(grad, matrices[name].parameters()) if name in matrices else grad
             for name, grad in grads.items()
         }, memory
 

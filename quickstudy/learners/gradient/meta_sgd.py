@@ -17,7 +17,7 @@ from torch import nn
 
 from quickstudy.capabilities import Checkpointed
 from quickstudy.core.criteria import Criterion, cross_entropy
-from quickstudy.core.parameters import ParameterSelection, Params, adaptable_parameters
+from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Checkpoint, Examples
 from quickstudy.inner_loop.descent import descend
 from quickstudy.learners.gradient.descent_learner import DescentLearner
@@ -27,7 +27,8 @@ class MetaSGD(DescentLearner, Checkpointed):
     """The state of a task is the adapted parameters, by name.
 
     `rates` holds a learned rate for every entry of every adapted parameter, with the same names
-    and shapes. A rate may become negative.
+    and shapes. A rate may become negative. Parameters that are unfrozen later have none, and
+    keep the initial rate.
 
     Args:
         net: any module of one input. Adaptation starts from its parameters.
@@ -62,12 +63,9 @@ class MetaSGD(DescentLearner, Checkpointed):
     ):
         super().__init__(net, steps, adapt_parameters, criterion)
         self.first_order, self.checkpoint = first_order, checkpoint
-        rate = torch.empty(()).uniform_(*lr).item()
+        self.rate = torch.empty(()).uniform_(*lr).item()
         self.rates = parameter_tree(
-            {
-                name: torch.full_like(p, rate)
-                for name, p in adaptable_parameters(net, adapt_parameters).items()
-            }
+            {name: torch.full_like(p, self.rate) for name, p in self.initial_params().items()}
         )
 
     def adapt(self, support: Examples, state: Params | None = None) -> Params:
@@ -75,11 +73,11 @@ class MetaSGD(DescentLearner, Checkpointed):
 
         Descent starts from `state`, or from the learned initialisation.
         """
-
+        start = self.initial_params() if state is None else state
         return descend(
             partial(self.batch_loss, support),
-            self.initial_params() if state is None else state,
-            lr=dict(self.rates.named_parameters()),
+            start,
+            lr=dict.fromkeys(start, self.rate) | dict(self.rates.named_parameters()),
             steps=self.steps,
             first_order=self.first_order,
             checkpoint=self.checkpoint,

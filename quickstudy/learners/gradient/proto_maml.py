@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.capabilities import Checkpointed, DescendsInSteps, Embeds
+from quickstudy.capabilities import Checkpointed, DescendsInSteps, Embeds, LendsParameters
 from quickstudy.core.parameters import Params, is_trainable
 from quickstudy.core.prototypes import class_means, keep_known
 from quickstudy.core.stateless import functional_call
@@ -42,7 +42,9 @@ class ProtoMAMLState(NamedTuple):
     sizes: Tensor  # (C,)  number of examples of each class
 
 
-class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
+class ProtoMAML(
+    Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds, LendsParameters
+):
     """Learns the embedding `embed`: (N, *features) -> (N, D).
 
     Args:
@@ -121,6 +123,12 @@ class ProtoMAML(Learner[ProtoMAMLState], Checkpointed, DescendsInSteps, Embeds):
             head = keep_known(head, state.params, state.sizes)
             sizes = sizes + state.sizes
         return ProtoMAMLState(body | head, sizes)
+
+    def lent_parameters(self) -> tuple[nn.Module, Params]:
+        """Return the embedding and its parameters that are not frozen."""
+        return self.embed, {
+            name: p for name, p in self.embed.named_parameters() if is_trainable(p)
+        }
 
     def _embed(self, params: Params, x: Tensor) -> Tensor:
         body = {

@@ -22,6 +22,7 @@ from torch import nn
 
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.gradients import gradient
+from quickstudy.core.linear import dot
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
 from quickstudy.learners.lifelong.net_learner import ReplayLearner
@@ -124,8 +125,7 @@ def project(grads: Params, reference: Params) -> Params:
         >>> project({"a": torch.tensor([1.0, -1.0])}, {"a": torch.tensor([0.0, 2.0])})
         {'a': tensor([1., 0.])}
     """
-    product = torch.stack([(g * reference[name]).sum() for name, g in grads.items()]).sum()
-    square = torch.stack([r.square().sum() for r in reference.values()]).sum()
+    product, square = dot(grads, reference), dot(reference, reference)
     # clamped: an empty memory has a zero gradient, and the derivative must be finite
     tiny = torch.finfo(square.dtype).tiny
     factor = torch.where(product < 0, product / square.clamp_min(tiny), 0)

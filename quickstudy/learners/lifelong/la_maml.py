@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.criteria import Criterion, cross_entropy, weighted_mean
 from quickstudy.core.gradients import gradient
+from quickstudy.core.linear import dot
 from quickstudy.core.parameters import ParameterSelection, Params
 from quickstudy.core.task import Examples
 from quickstudy.core.tree import tree_map
@@ -190,7 +191,7 @@ def clip_by_norm(grads: Params, max_norm: float) -> Params:
         >>> clip_by_norm({"a": torch.tensor([3.0, 4.0])}, 2.5)
         {'a': tensor([1.5000, 2.0000])}
     """
-    square = torch.stack([g.square().sum() for g in grads.values()]).sum()
+    square = dot(grads, grads)
     # the clamp has a derivative where the gradients are zero
     factor = max_norm / square.clamp_min(max_norm**2).sqrt()
     return {name: factor * g for name, g in grads.items()}

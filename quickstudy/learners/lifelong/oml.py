@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import check_outputs
 from quickstudy.core.linear import without_autocast
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
-from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import tree_map
 from quickstudy.inner_loop.descent import descend
@@ -89,9 +89,8 @@ class OML(Learner[OMLState], Embeds):
     ):
         super().__init__()
         self.embed, self.head = embed, nn.Linear(features, classes)
-        self.lr, self.first_order = lr, first_order
-        self.adapt_parameters = adapt_parameters
-        self._adapted_params()  # raises if a name is missing
+        self.lr, self.first_order, self.adapt_parameters = lr, first_order, adapt_parameters
+        self._adapted()  # raises if there are none
 
     def adapt(self, support: Examples, state: OMLState | None = None) -> OMLState:
         """Return the head after a step for each example, in order, from zero or from
@@ -114,25 +113,28 @@ class OML(Learner[OMLState], Embeds):
         check_outputs(support.y.new_empty(len(support.y), self.head.out_features), support.y)
         other = (support.weight @ support.y == 0).to(self.head.weight)  # (C,)
         head = OMLState(self.head.weight * other[:, None], self.head.bias * other)
-        if self._adapted_params():
-            return self.criterion(self._adapted_logits(support, head, query.x), query)
+        if adapted := self._adapted():
+            logits = self._adapted_logits(support, head, adapted, query.x)
+            return self.criterion(logits, query)
         # in one pass: statistics of a batch, if any, are not those of a single class
         features = self.embed(torch.cat([support.x, query.x]))
         support_features, query_features = features.split([len(support.x), len(query.x)])
         head = learn(head, support_features, support, self.lr, self.first_order)
         return self.criterion(_logits(head, query_features), query)
 
-    def _adapted_params(self) -> Params:
-        """Parameters of the net that the inner steps change, by their names beside a head."""
-        if self.adapt_parameters is not None and not self.adapt_parameters:
-            return {}
-        params = select_parameters(self.embed, self.adapt_parameters)
-        return {f"0.{name}": p for name, p in params.items()}
+    def _adapted(self) -> Params:
+        """The parameters of `embed` that the inner loop of meta-training changes."""
+        if self.adapt_parameters is None or self.adapt_parameters:
+            return select_parameters(self.embed, self.adapt_parameters)
+        return {}
 
-    def _adapted_logits(self, support: Examples, head: OMLState, x: Tensor) -> Tensor:
+    def _adapted_logits(
+        self, support: Examples, head: OMLState, adapted: Params, x: Tensor
+    ) -> Tensor:
         """Logits of `x` after steps on the head and on the adapted parameters of the net."""
         net = nn.Sequential(self.embed, self.head)
-        params = {**self._adapted_params(), "1.weight": head.weight, "1.bias": head.bias}
+        embed = {f"0.{name}": p for name, p in adapted.items()}
+        params = {**embed, "1.weight": head.weight, "1.bias": head.bias}
         for example in minibatches(support, 1):
 
             def inner_loss(params: Params, example: Examples = example) -> Tensor:

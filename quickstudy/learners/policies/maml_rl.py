@@ -174,7 +174,9 @@ class MAMLRL(Actor):
         if not self.normalise:
             return advantage, torch.ones_like(weight[0, 0])
         advantage = advantage - weighted_mean(advantage, weight)
-        std = weighted_mean(advantage.square(), weight).sqrt().clamp_min(1e-8)
+        std = weighted_mean(advantage.square(), weight).sqrt()
+        std = torch.maximum(std, 1e-8 * reward.abs().amax())  # of equal returns it is rounding
+        std = std.where(std > 0, 1)
         return advantage / std, std
 
     def _log_ratio(self, state: State, episodes: Episodes) -> Tensor:

@@ -113,10 +113,10 @@ class VariBAD(RecurrentActor):
         value_coef: float = 0.5,
         entropy_coef: float = 0.1,
     ):
-        settings = discount, gae_lambda, clip, value_coef, entropy_coef
-        super().__init__(environment, settings, hidden, timescale)
         if decoded is not None and decoded < 1:
             raise ValueError(f"decoded={decoded}: decode at one step or more, or None for all.")
+        settings = discount, gae_lambda, clip, value_coef, entropy_coef
+        super().__init__(environment, settings, hidden, timescale)
         o, a = environment.observation_size, environment.action_size
         self.action_size, self.extra_noise_size = a, latent + 1
         self.beliefs = DiagonalGaussian(2 * latent)
