@@ -10,16 +10,18 @@ which `python -m tests.fuzz.HARNESS --record` writes; sentences come from docstr
 """
 
 import ast
+import inspect
 import json
 import re
 import sys
 from pathlib import Path
 
+from quickstudy.testing.learners import CHECKS
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
 FIGURES = ROOT / "tests" / "fuzz" / "figures.json"
 FAULTS = ROOT / "tests" / "faults"
-CHECKS = ROOT / "quickstudy" / "testing" / "learners.py"
 BLOCK = re.compile(r"<!-- tried: (\w+) -->\n.*?<!-- /tried -->", re.DOTALL)
 
 
@@ -63,27 +65,19 @@ def properties(name: str) -> str:
 def faults() -> str:
     """An item for each file of `tests/faults`, with its first sentence."""
     files = sorted(FAULTS.glob("test_*.py"))
-    return "\n".join(f"- {sentence(ast.parse(file.read_text()))}" for file in files)
+    texts = (ast.get_docstring(ast.parse(file.read_text())) for file in files)
+    return "\n".join(f"- {first_sentence(text)}" for text in texts)
 
 
 def checks() -> str:
     """An item for each check of `check_learner`, in their order."""
-    tree = ast.parse(CHECKS.read_text())
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    listed = next(
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "CHECKS"
-    )
-    assert isinstance(listed, ast.Tuple)
-    names = [ast.unparse(element) for element in listed.elts]
-    return "\n".join(f"- {sentence(functions[name])}" for name in names)
+    return "\n".join(f"- {first_sentence(inspect.getdoc(check))}" for check in CHECKS)
 
 
-def sentence(node: ast.Module | ast.FunctionDef) -> str:
-    """The first sentence of a docstring."""
-    text = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
-    return re.split(r"(?<=\.)\s(?=[A-Z`])", text)[0]
+def first_sentence(text: str | None) -> str:
+    """The first sentence of a docstring, on one line."""
+    first = " ".join((text or "").split("\n\n")[0].split())
+    return re.split(r"(?<=\.)\s(?=[A-Z`])", first)[0]
 
 
 def figures() -> dict:
