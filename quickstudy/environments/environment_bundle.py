@@ -126,12 +126,14 @@ class EnvironmentBundle:
             observation, paid, ended, cut, info = env.step(
                 _action(env.action_space, actions[i])
             )
-            if cut and not ended and self.steps < self.horizon:
+            row = self._row(env, observation, paid, ended, info)
+            cut = _number(env, "truncation of an episode", cut) and not row[done]
+            if cut and self.steps < self.horizon:
                 raise UnfitEnvironment(
                     f"{env} cut an episode off after {self.steps} steps: give the family a "
                     f"horizon of at most that, not {self.horizon}."
                 )
-            self.rows[i] = self._row(env, observation, paid, ended, info)
+            self.rows[i] = row
         return self.rows
 
     def close(self) -> None:
@@ -141,14 +143,9 @@ class EnvironmentBundle:
         self.envs = []
 
     def _row(self, env: Any, observation: Any, reward: Any, done: Any, info: Any) -> np.ndarray:
-        from gymnasium.spaces import Discrete, MultiDiscrete, flatten
-
         space = env.observation_space
         try:
-            if isinstance(space, Discrete | MultiDiscrete) and not space.contains(observation):
-                raise ValueError(f"it is {observation!r}")  # `flatten` would count from the end
-            with np.errstate(invalid="raise"):  # NaN as an integer
-                seen = np.asarray(flatten(space, observation), np.float64)
+            seen = _flatten(space, observation)
             if seen.shape != (self.spaces.observation_size,):
                 raise ValueError(f"it has {seen.size} numbers")
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -166,18 +163,47 @@ class EnvironmentBundle:
             _number(env, f"info[{name!r}]", info[name]) if name in info else np.nan
             for name in self.names
         ]
-        return np.array([*seen, paid, ended, *facts])
+        return np.array([*seen, paid, ended != 0, *facts])
+
+
+def _flatten(space: Any, observation: Any) -> np.ndarray:
+    """The numbers (O,) of an observation, in the order of `gymnasium.spaces.flatten`. That one
+    wraps numbers around which the space has no place for, and takes 0.5 as an integer."""
+    from gymnasium.spaces import Box, Dict, Tuple, flatdim, flatten
+
+    if isinstance(space, Dict):
+        parts = [_flatten(part, observation[name]) for name, part in space.items()]
+        return np.concatenate(parts)
+    if isinstance(space, Tuple):
+        pairs = zip(space, observation, strict=True)
+        return np.concatenate([_flatten(part, value) for part, value in pairs])
+    if isinstance(space, Box):
+        numbers = _numbers(observation)
+        if numbers.size != flatdim(space):
+            raise ValueError(f"it has {numbers.size} numbers")
+        return numbers
+    if not space.contains(observation):
+        raise ValueError(f"it is {observation!r}")
+    return _numbers(flatten(space, observation))
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """The numbers of an array of any shape, in a row."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufO":
+        raise TypeError(f"it has dtype {array.dtype}")
+    return array.astype(np.float64).ravel()
 
 
 def _number(env: Any, name: str, value: Any) -> float:
     """The number of an array of any shape with one element."""
     try:
-        number = np.asarray(value, np.float64)
+        numbers = _numbers(value)
     except (TypeError, ValueError):
-        number = np.array(np.nan)
-    if number.size != 1 or np.isnan(number).any():
+        numbers = np.zeros(0)
+    if numbers.size != 1 or np.isnan(numbers).any():
         raise UnfitEnvironment(f"The {name} of {env} is {value!r}: return one number.")
-    return number.item()
+    return numbers.item()
 
 
 def _action(space: Any, row: np.ndarray) -> Any:

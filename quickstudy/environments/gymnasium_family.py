@@ -47,9 +47,10 @@ class GymnasiumFamily(Environment):
     If a worker dies, a warning names it, another replaces it, and its episodes are repeated
     from their beginning, with the same seeds and actions.
 
-    Observations are flattened by `gymnasium.spaces.flatten`. Actions are a `Discrete` space, as
-    one-hot rows, or a `Box`, clipped to the bounds that it has with the task. Spaces of all
-    tasks have equal sizes. Rewards and `info` are single numbers, of any shape.
+    Observations are flattened in the order of `gymnasium.spaces.flatten`; the numbers of a
+    `Box` are taken as they are, whatever dtype and bounds it declares. Actions are a `Discrete`
+    space, as one-hot rows, or a `Box`, clipped to the bounds that it has with the task. Spaces
+    of all tasks have equal sizes. Rewards and `info` are single numbers, of any shape.
 
     Args:
         make: makes an environment.

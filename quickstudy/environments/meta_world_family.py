@@ -80,8 +80,6 @@ class _Arm:
         self.classes, self.tasks = classes, tasks
         self.env: Any = None
         self.set_task(0)
-        self.observation_space = self.env.observation_space
-        self.action_space = self.env.action_space
 
     def set_task(self, number: int) -> None:
         task = self.tasks[number]
@@ -90,6 +88,8 @@ class _Arm:
             self.close()
             self.env = kind()
         self.env.set_task(task)
+        self.observation_space = self.env.observation_space
+        self.action_space = self.env.action_space
 
     def reset(self, *, seed: int) -> Any:
         return self.env.reset(seed=seed)

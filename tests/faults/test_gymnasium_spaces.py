@@ -153,7 +153,20 @@ def test_rewards_info_and_ends_of_any_shape_are_one_number(workers: int, value: 
     assert found.done[:, 0].tolist() == [[0, 1, 0]] * 5
 
 
-ODD = [np.zeros(2), np.zeros(0), [], "fast", None, {}, 1j, np.nan, np.array([np.nan])]
+ODD = [
+    np.zeros(2),
+    np.zeros(0),
+    [],
+    "fast",
+    "1",
+    b"1",
+    None,
+    {},
+    1j,
+    np.nan,
+    np.array([np.nan]),
+]
+ODD += [np.datetime64("2026-01-01"), np.array([None])]
 
 
 @both
@@ -292,6 +305,85 @@ def test_dictionaries_and_tuples_are_flattened_in_order(workers: int) -> None:
             assert row == [0, 1, task, step, 0, 1, 0, 0, 1]
 
 
+@both
+@pytest.mark.parametrize("value", [300, -1, 0.5, 255, 2**30 + 64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float16, np.float32])
+def test_numbers_that_a_box_has_no_place_for_are_taken_as_they_are(
+    workers: int, dtype: Any, value: float
+) -> None:
+    """As of pictures that are scaled to [0, 1] although their space is of bytes; a cast would
+    make them all zero, and others wrap around."""
+    box = spaces.Box(0, 100, (1,), dtype)
+    for space in (box, spaces.Dict(a=box), spaces.Tuple([box])):
+
+        def seen(task: float, step: int, space: Any = space) -> Any:
+            number = np.array([value])
+            if isinstance(space, spaces.Dict):
+                return {"a": number}
+            return (number,) if isinstance(space, spaces.Tuple) else number
+
+        with family(workers, observation_space=lambda _, s=space: s, observation=seen) as made:
+            episodes = acted(made, 2)
+        assert episodes.observation.eq(value).all()
+        assert episodes.next_observation.eq(value).all()
+
+
+SPACES = [
+    spaces.Box(-1, 1, (2, 3)),
+    spaces.Box(0, 255, (2,), np.uint8),
+    spaces.Discrete(4, start=-2),
+    spaces.MultiDiscrete([2, 3], start=[5, 1]),
+    spaces.MultiBinary((2, 2)),
+    spaces.Dict(b=spaces.Discrete(3), a=spaces.Tuple([ONE, spaces.MultiBinary(2)])),
+    spaces.OneOf([spaces.Discrete(3), ONE]),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=repr)
+def test_observations_of_a_space_are_flattened_as_gymnasium_does(space: Any) -> None:
+    space.seed(0)
+    samples = [[space.sample() for _ in range(4)] for _ in range(3)]
+
+    def seen(task: float, step: int) -> Any:
+        return samples[int(task)][step]
+
+    with family(1, observation_space=lambda _: space, observation=seen) as made:
+        episodes = acted(made, 3)
+    for task in range(3):
+        right = [np.asarray(spaces.flatten(space, x), np.float32) for x in samples[task]]
+        assert np.array_equal(episodes.observation[task, 0].numpy(), right[:3])
+        assert np.array_equal(episodes.next_observation[task, 0].numpy(), right[1:])
+
+
+@both
+@pytest.mark.parametrize("value", [2, -1, 0.5, np.array([3]), np.bool_(True)], ids=repr)
+def test_an_end_of_any_truth_is_one_end(workers: int, value: Any) -> None:
+    def script(task: float, step: int, action: Any) -> Any:
+        return 1.0, value if step == 2 else 0, False, {}
+
+    with family(workers, script=script) as made:
+        episodes = acted(made, 2)
+    assert episodes.done[:, 0].tolist() == [[0, 1, 0]] * 2
+    assert episodes.weight[:, 0].tolist() == [[1, 1, 0]] * 2
+    assert episodes.reward[:, 0].tolist() == [[1, 1, 0]] * 2
+
+
+@both
+@pytest.mark.parametrize("value", [np.zeros(2, bool), np.zeros(0), "False", None], ids=repr)
+def test_ends_and_truncations_that_are_not_one_number_are_refused(
+    workers: int, value: Any
+) -> None:
+    for place, script in {
+        "end": lambda task, k, a: (0.0, value, False, {}),
+        "truncation": lambda task, k, a: (0.0, False, value, {}),
+    }.items():
+        with (
+            family(workers, script=script) as made,
+            pytest.raises(ValueError, match=f"^The {place} of an episode of <Scripted"),
+        ):
+            acted(made)
+
+
 def of_the_last_task(one: Any, other: Any) -> Any:
     return lambda task: other if task == 4 else one
 
@@ -379,16 +471,26 @@ def test_observations_of_no_fixed_size_are_refused(space: Any) -> None:
     [
         (ONE, np.zeros(2), "it has 2 numbers"),
         (ONE, np.zeros(0), "it has 0 numbers"),
-        (ONE, "left", "could not convert"),
+        (ONE, "left", "it has dtype <U4"),
+        (ONE, np.array([1 + 2j]), "it has dtype complex"),
+        (ONE, np.array(["2026-01-01"], "datetime64[D]"), "it has dtype datetime"),
         (ONE, None, "has NaN after"),
         (ONE, np.array([np.nan]), "has NaN after"),
-        (spaces.Box(0, 9, (1,), np.int64), np.array([np.nan]), "invalid value"),
+        (spaces.Box(0, 9, (1,), np.int64), np.array([np.nan]), "has NaN after"),
         (spaces.Box(0, 1, (2, 2)), np.array([[0, np.nan], [0, 0]]), "has NaN after"),
         (spaces.Discrete(3), 3, "it is 3"),
         (spaces.Discrete(3), -1, "it is -1"),
         (spaces.Discrete(3, start=2), 1, "it is 1"),
         (spaces.MultiDiscrete([2, 2]), np.array([0, 2]), "does not fit"),
         (spaces.MultiDiscrete([2, 2]), np.array([-1, 0]), "does not fit"),
+        (spaces.MultiBinary(2), np.array([0, 2]), "does not fit"),
+        (spaces.Dict(a=spaces.Discrete(3)), {"a": -1}, "it is -1"),
+        (spaces.Dict(a=spaces.Discrete(3, start=5)), {"a": 4}, "it is 4"),
+        (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(3))), {"a": {"b": 3}}, "it is 3"),
+        (spaces.Tuple([spaces.MultiDiscrete([2, 3])]), (np.array([2, 0]),), "it is array"),
+        (spaces.Tuple([ONE, ONE]), (np.zeros(2), np.zeros(0)), "it has 2 numbers"),
+        (spaces.Tuple([ONE, ONE]), (np.zeros(1),), "does not fit"),
+        (spaces.OneOf([ONE, spaces.Discrete(2)]), (1, -1), "does not fit"),
         (spaces.Dict(a=ONE), {}, "does not fit"),
         (spaces.Dict(a=ONE), {"a": np.array([np.nan])}, "has NaN after"),
     ],
