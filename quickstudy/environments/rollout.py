@@ -86,7 +86,7 @@ def rollout(
     is the per-step data that the loss needs: the parameters of the action distribution (for
     ratios and divergences), or the policy's input.
 
-    The rewards and `info` of steps whose action is NaN or infinite, as of a policy that
+    The rewards, ends and `info` of steps whose action is NaN or infinite, as of a policy that
     diverged, are NaN; the environment gets zeros as its action.
 
     Nothing is differentiated: policy gradients compute the probabilities of the actions again.
@@ -223,8 +223,9 @@ def _episode(
         number = torch.where(acted, steps.weight * number, torch.nan)
         return torch.where(steps.weight > 0, number, 0)
 
-    reward, info = tree_map(of_real_steps, (steps.reward, steps.info))
-    steps = steps._replace(reward=reward, info=info)
+    facts = steps.reward, steps.done, steps.info
+    reward, done, info = tree_map(of_real_steps, facts)
+    steps = steps._replace(reward=reward, done=done, info=info)
     return carry.memory, carry.policy_input._replace(done=zero + 1), steps
 
 

@@ -108,7 +108,9 @@ def test_rewards_are_nan_exactly_where_the_actions_are(
     for t in range(4):
         for e in range(2):
             actions = after.action[t, e].isfinite().all(-1)
-            assert torch.equal(after.reward[t, e].isnan(), ~actions & (after.weight[t, e] > 0))
+            no_number = ~actions & (after.weight[t, e] > 0)
+            assert torch.equal(after.reward[t, e].isnan(), no_number)
+            assert torch.equal(after.done[t, e].isnan(), no_number)  # a metric may count ends
             if t % 2 == 0:
                 assert torch.equal(after.reward[t, e], before.reward[t, e])
     assert after.reward[1].isnan().any() and after.reward[3].isnan().any()
