@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quickstudy import Examples, Learner, PrototypicalNetwork, Task, TaskDistribution
-from quickstudy.capabilities import TakesDenseTargets
+from quickstudy import MAML, Examples, Learner, PrototypicalNetwork, Task, TaskDistribution
+from quickstudy.capabilities import LendsParameters, TakesDenseTargets
 from quickstudy.testing.learners import CHECKS, Blobs, Case, Lines, Trait, check_learner
 from tests.zoo import ZOO
 
@@ -204,12 +204,30 @@ class SumsSteps(Sound, TakesDenseTargets):
         return gap.square().flatten(1).sum(1).mean()
 
 
+class IgnoresFreezing(Sound, LendsParameters):
+    def lent_parameters(self) -> tuple[nn.Module, dict[str, Tensor]]:
+        return self.embed, dict(self.embed.named_parameters())
+
+
+class DiffersInInferenceMode(Sound):
+    def predict(self, state: Any, x: Tensor) -> Tensor:
+        return super().predict(state, x) * (2 if torch.is_inference_mode_enabled() else 1)
+
+
+class SlicesInputs(MAML):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(8, 3))
+
+    def predict(self, state: Any, x: Tensor) -> Tensor:
+        return super().predict(state, x[:])
+
+
 class WrongWay(Sound):
     def loss(self, task: Task[Any]) -> Tensor:
         return -super().loss(task)
 
 
-BROKEN: list[tuple[type[Sound], str, set[Trait]]] = [
+BROKEN: list[tuple[type[Any], str, set[Trait]]] = [
     (ScalarForAll, "losses_are_one_per_task", set()),
     (Unreached, "gradient_reaches_every_parameter", set()),
     (Detached, "gradient_reaches_every_parameter", set()),
@@ -235,6 +253,9 @@ BROKEN: list[tuple[type[Sound], str, set[Trait]]] = [
     (RandomOfItsOwn, "one_seed_gives_the_same_numbers", set()),
     (HidesNaN, "nan_is_not_hidden", set()),
     (SumsSteps, "dense_targets_are_averaged", set()),
+    (IgnoresFreezing, "parameters_frozen_later_stay", set()),
+    (DiffersInInferenceMode, "inference_mode_changes_nothing", set()),
+    (SlicesInputs, "inputs_may_be_nests", set()),
     (WrongWay, "a_metric_improves", set()),
 ]
 
@@ -242,7 +263,7 @@ BROKEN: list[tuple[type[Sound], str, set[Trait]]] = [
 @pytest.mark.parametrize(
     ("kind", "name", "declared"), BROKEN, ids=lambda x: getattr(x, "__name__", "")
 )
-def test_check_fails_a_broken_learner(kind: type[Sound], name: str, declared: set[Trait]):
+def test_check_fails_a_broken_learner(kind: type[Any], name: str, declared: set[Trait]):
     check = next(check for check in CHECKS if check.__name__ == name)
     check(Case(Sound(), Blobs(), {"additive", "empty support"}))
     with pytest.raises(Exception) as raised:

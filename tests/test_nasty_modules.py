@@ -409,8 +409,8 @@ def test_evaluate_explains_too():
     assert evaluate(learner, Blobs(), n_tasks=2).mean("accuracy") > 0
 
 
-def test_errors_of_the_user_are_left_alone():
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+def test_errors_of_the_user_are_named_or_left_alone():
+    with pytest.raises(ValueError, match="Linear at embed does not fit the examples' shape"):
         PrototypicalNetwork(nn.Linear(7, 3)).double()(batch())
     with pytest.raises(ValueError, match="expected 4D"):
         PrototypicalNetwork(layers(nn.BatchNorm2d(8))).double()(batch())

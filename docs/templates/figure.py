@@ -24,8 +24,8 @@ def draw_losses(learner: Learner[Any], benchmark: Benchmark) -> str:
     """
     if benchmark.meta_batch_size < 2:
         return ""
-    with first_batch(learner, benchmark) as batch:
-        losses = learner(batch).cpu().numpy()
+    with first_batch(learner, benchmark) as (copy, batch):
+        losses = copy(batch).cpu().numpy()
 
     def draw(axes: Axes, palette: Palette) -> None:
         axes.hist(losses, color=palette["main"])

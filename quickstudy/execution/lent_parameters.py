@@ -48,8 +48,10 @@ def require_lent_parameters(learner: nn.Module, inputs: Any) -> None:
         return
     net, adapted = learner.lent_parameters()
     own = next(iter(net.parameters()), None)
+    if own is None or own.is_meta:
+        return
     checked: set[str] = _CHECKED.get(own) or set()
-    if own is None or adapted.keys() <= checked:
+    if adapted.keys() <= checked:
         return
     try:
         with torch.enable_grad(), torch.random.fork_rng(_cuda_devices(own)):
