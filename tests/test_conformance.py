@@ -13,8 +13,24 @@ from quickstudy.testing.learners import CHECKS, Blobs, Case, Lines, Trait, check
 from tests.zoo import ZOO
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", ZOO)
+def is_slow(name: str, check: Callable[[Case], None]) -> bool:
+    """Whether the check trains a variant of another learner of the zoo."""
+    is_variant = any(name.startswith(f"{other}_") for other in ZOO)
+    return is_variant and check.__name__ == "a_metric_improves"
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        pytest.param(
+            *(name, check),
+            id=f"{name}-{check.__name__}",
+            marks=[pytest.mark.slow] if is_slow(name, check) else [],
+        )
+        for name in ZOO
+        for check in CHECKS
+    ],
+)
 def test_learner(name: str, check: Callable[[Case], None]):
     check(ZOO[name].case())
 

@@ -69,19 +69,19 @@ class Report:
             ValueError: the two were not measured on the same tasks.
         """
         metric = next(iter(self.values)) if metric is None else metric
-        mine, others = self._task_values(metric), other._task_values(metric)
+        values, others = self._task_values(metric), other._task_values(metric)
         keys = [
             key
             for key in sorted({*self.card, *other.card} - LEARNER_FACTS)
             if self.card.get(key) != other.card.get(key)
         ]
-        if keys or len(mine) != len(others):
+        if keys or len(values) != len(others):
             raise ValueError(
                 "These reports are of different tasks "
                 f"(they differ in {', '.join(keys) or 'their number'}). "
                 "Evaluate both with the same tasks, n_tasks, meta_batch_size and seed."
             )
-        gap = mine - others
+        gap = values - others
         wins = torch.where(gap.isnan(), gap, 0.5 + 0.5 * gap.sign()).mean().item()
         return Difference(gap.mean().item(), half_width(gap), wins)
 

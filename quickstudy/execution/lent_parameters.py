@@ -47,14 +47,14 @@ def require_lent_parameters(learner: nn.Module, inputs: Any) -> None:
     if unable or not isinstance(learner, LendsParameters):
         return
     net, adapted = learner.lent_parameters()
-    own = next(iter(net.parameters()), None)
-    if own is None or own.is_meta:
+    reference = next(iter(net.parameters()), None)
+    if reference is None or reference.is_meta:
         return
-    checked: set[str] = _CHECKED.get(own) or set()
+    checked: set[str] = _CHECKED.get(reference) or set()
     if adapted.keys() <= checked:
         return
     try:
-        with torch.enable_grad(), torch.random.fork_rng(_cuda_devices(own)):
+        with torch.enable_grad(), torch.random.fork_rng(_cuda_devices(reference)):
             base = _perturbed(net.named_parameters())
             other = base | _perturbed((name, base[name]) for name in adapted)
             first, second = (_outputs(net, params, inputs) for params in (base, other))
@@ -69,7 +69,7 @@ def require_lent_parameters(learner: nn.Module, inputs: Any) -> None:
             f"{type(learner).__name__} adapts ({_few(adapted)}): let its forward read them "
             f"{remedy}, not from a closure or a copy, and without no_grad or detach."
         )
-    _CHECKED[own] = checked | adapted.keys()
+    _CHECKED[reference] = checked | adapted.keys()
     if finite and missed:
         warnings.warn(
             f"The outputs of {kind} do not depend on {_few(missed)}, which "

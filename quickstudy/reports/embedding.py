@@ -150,5 +150,5 @@ def _neighbours(task: Task[Examples], scores: Tensor) -> str:
         "shows whether an example has the class of the query."
     )
     return (
-        f'<h3>Nearest examples</h3><div class="asked">{"".join(shown)}</div>{paragraph(note)}'
+        f'<h3>Nearest examples</h3><div class="queries">{"".join(shown)}</div>{paragraph(note)}'
     )

@@ -53,13 +53,13 @@ def _episode(task: TaskBatch, probabilities: Tensor, names: Sequence[str] | None
         for c in classes
     )
     per_class = max(1, QUERIES // len(classes))
-    asked = []
+    queries = []
     for c in classes:
         for q in (real & (truth == c)).nonzero().flatten().tolist()[:per_class]:
             guess, probability = int(probabilities[q].argmax()), float(probabilities[q].max())
             right = guess == c
             was = "" if right else f'<span class="was">is {class_name(label[c])}</span>'
-            asked.append(
+            queries.append(
                 f'<figure class="{"right" if right else "wrong"}">'
                 f"<div>{image(query.x[q])}<i>{'✓' if right else '✗'}</i>"
                 f"{image(shots[guess][0], kind='small')}</div>"
@@ -70,12 +70,12 @@ def _episode(task: TaskBatch, probabilities: Tensor, names: Sequence[str] | None
     share = (probabilities.argmax(-1) == truth)[real].double().mean().item()
     note = (
         f"The first task of the test, not picked. Of its {int(real.sum())} queries {share:.1%} "
-        f"are right; {len(asked)} are shown. Each stands beside an example of the predicted "
+        f"are right; {len(queries)} are shown. Each stands beside an example of the predicted "
         "class, with the probability of that class."
     )
     return (
         f'<h3>Support set: what it learns from</h3><div class="taught">{taught}</div>'
-        f'<h3>Query set: what it predicts</h3><div class="asked">{"".join(asked)}</div>'
+        f'<h3>Query set: what it predicts</h3><div class="queries">{"".join(queries)}</div>'
         + paragraph(note)
     )
 

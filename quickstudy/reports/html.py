@@ -241,10 +241,10 @@ figcaption{font-size:.78rem;color:var(--soft);margin-top:.3rem}
 bdi{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;color:var(--ink)}
 .pixels{width:48px;height:48px;border-radius:.25rem;object-fit:contain}
 .small{width:32px;height:32px;opacity:.8}
-.taught,.asked{display:grid;gap:.5rem;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr))}
+.taught,.queries{display:grid;gap:.5rem;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr))}
 .taught div{display:flex;flex-wrap:wrap;gap:.25rem}
-.asked div{display:flex;align-items:center;gap:.4rem}
-.asked i{font-style:normal;font-weight:700}
+.queries div{display:flex;align-items:center;gap:.4rem}
+.queries i{font-style:normal;font-weight:700}
 .right i{color:var(--right)}.wrong i{color:var(--wrong)}
 .wrong{border-color:var(--wrong)}
 .was bdi{display:inline;color:var(--wrong)}.was{display:block;color:var(--wrong);

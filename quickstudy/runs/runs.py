@@ -147,11 +147,13 @@ def _build(
     folder: Path,
     device: torch.device | str,
 ) -> Run:
-    known = defaults(module)
+    default_settings = defaults(module)
     for key in settings:
-        if key not in known:
-            raise ValueError(f"Recipe {name} has no setting {key!r}. {suggest(key, known)}")
-    settings = {**known, **settings}
+        if key not in default_settings:
+            raise ValueError(
+                f"Recipe {name} has no setting {key!r}. {suggest(key, default_settings)}"
+            )
+    settings = {**default_settings, **settings}
     torch.manual_seed(check_seed(settings.get("seed", 0)))
     try:
         kind = torch.device(device).type

@@ -149,12 +149,12 @@ def load(
     files: dict[str, Json] = content["files"]
 
     described, stored_ties = files["learner"]["tensors"], content["learner"]["tied"]
-    own, own_ties = learner_tensors(learner)
-    today = renamed.parameters(learner, [*described, *stored_ties], [*own, *own_ties])
+    current, ties = learner_tensors(learner)
+    today = renamed.parameters(learner, [*described, *stored_ties], [*current, *ties])
     tensors = {today[n]: tensor for n, tensor in _tensors(folder, files["learner"]).items()}
     kinds = {today[name]: kind for name, kind in described.items()}
     tied = {today[name]: today[owner] for name, owner in stored_ties.items()}
-    here = {name: tensor_kind(tensor) for name, tensor in own.items()} | own_ties
+    here = {name: tensor_kind(tensor) for name, tensor in current.items()} | ties
     _check_learner(folder, here, kinds | tied)
     tensors |= {name: tensors[owner] for name, owner in tied.items()}
 

@@ -170,7 +170,7 @@ def read_bytes(path: Path, *, missing: str, unreadable: str) -> bytes:
         ) from error
 
 
-def check_format(content: Mapping[str, Json], place: str, known: int) -> None:
+def check_format(content: Mapping[str, Json], place: str, expected: int) -> None:
     """Raise unless a file has the format that this version reads.
 
     Examples:
@@ -180,10 +180,10 @@ def check_format(content: Mapping[str, Json], place: str, known: int) -> None:
         quickstudy.storage.files.CheckpointError: The file a has format 2, and this version of \
 quickstudy reads format 1: use the version that wrote it (9.0).
     """
-    if content.get("format") != known:
+    if content.get("format") != expected:
         raise CheckpointError(
             f"{place} has format {content.get('format')}, and this version of quickstudy reads "
-            f"format {known}: use the version that wrote it "
+            f"format {expected}: use the version that wrote it "
             f"({content.get('versions', {}).get('quickstudy', 'unknown')})."
         )
 

@@ -157,8 +157,8 @@ def stored_kinds(
         True
     """
     both = dict(kinds)
-    own = [kind.__name__ for part in learner.modules() for kind in type(part).__mro__]
-    for owner in dict.fromkeys([*own, *STATES, *FIELDS]):  # its own come first
+    class_names = [kind.__name__ for part in learner.modules() for kind in type(part).__mro__]
+    for owner in dict.fromkeys([*class_names, *STATES, *FIELDS]):  # its classes come first
         states, fields = STATES.get(owner, {}), FIELDS.get(owner, {})
         for (name, *current), kind in kinds.items():
             former = {new: old for old, new in fields.get(name, {}).items()}

@@ -25,8 +25,8 @@ def parameters_frozen_later_stay(case: "Case") -> None:
         return
     net, params = learner.lent_parameters()
     name = next(name for name in params if net.get_parameter(name).requires_grad)
-    own = net.get_parameter(name).requires_grad_(False)
-    if all(p is own for p in params.values()):
+    frozen = net.get_parameter(name).requires_grad_(False)
+    if all(p is frozen for p in params.values()):
         return
     require(name not in learner.lent_parameters()[1], f"{name} is frozen, and is adapted")
     state: Any = learner.adapt(case.task().support)
@@ -34,7 +34,7 @@ def parameters_frozen_later_stay(case: "Case") -> None:
     moved = [
         key
         for key, p in adapted.items()
-        if f".{key}".endswith(f".{name}") and not torch.equal(p, own)
+        if f".{key}".endswith(f".{name}") and not torch.equal(p, frozen)
     ]
     require(not moved, f"{name} is frozen, and is adapted")
 

@@ -74,6 +74,7 @@ def official_zips(real_data: Path, folder: Path) -> None:
                     archive.writestr(f"{remote.name[:-4]}/{letter}/{name}", file.getvalue())
 
 
+@pytest.mark.slow
 def test_official_files_give_the_same_pixels(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
