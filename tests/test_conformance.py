@@ -14,9 +14,10 @@ from tests.zoo import ZOO
 
 
 def is_slow(name: str, check: Callable[[Case], None]) -> bool:
-    """Whether the check trains a variant of another learner of the zoo."""
+    """Whether the check trains a variant of another learner of the zoo, or for half a minute."""
     is_variant = any(name.startswith(f"{other}_") for other in ZOO)
-    return is_variant and check.__name__ == "a_metric_improves"
+    is_long = name in ("la_maml", "mer", "imaml")
+    return (is_variant or is_long) and check.__name__ == "a_metric_improves"
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def test_official_runs(real_data: Path):
         assert all(d.numpy().tobytes() in drawings for d in x.flatten(0, 1))
 
 
+@pytest.mark.slow
 def test_runs_reproduce_the_published_baseline(real_data: Path):
     """Lake's demonstration: the modified Hausdorff distance errs on 38.8 % of the items."""
 
