@@ -14,7 +14,7 @@ from tests.zoo import ZOO
 
 
 def is_slow(name: str, check: Callable[[Case], None]) -> bool:
-    """Whether the check trains a variant of another learner of the zoo, or for half a minute."""
+    """Whether the check trains a variant of another learner of the zoo, or takes long."""
     is_variant = any(name.startswith(f"{other}_") for other in ZOO)
     is_long = name in ("la_maml", "mer", "imaml")
     return (is_variant or is_long) and check.__name__ == "a_metric_improves"
