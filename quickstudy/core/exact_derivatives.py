@@ -2,8 +2,8 @@
 
 Under `vmap`, PyTorch computes the gradient of the weight of a batch, instance or layer
 normalisation from a mean and a variance that it treats as constants (pytorch/functorch#534).
-The gradient itself is right, but whoever differentiates it, as MAML does, gets a wrong number
-and no error. `torch._weight_norm` treats its norms so on a CPU, under `vmap` or not.
+The gradient itself is right. Its derivative, which MAML needs, is a wrong number without an
+error. `torch._weight_norm` treats its norms so on a CPU, under `vmap` or not.
 
 While `exact_derivatives` lasts, these functions are replaced where they are called. A layer of
 the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTorch.

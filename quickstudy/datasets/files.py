@@ -94,7 +94,7 @@ def fetch(remote: Remote, folder: Path) -> Path:
     when its sha256 is right.
 
     Raises:
-        ConnectionError: the file cannot be had; says how to get it by hand.
+        ConnectionError: the file cannot be downloaded; names the address to get it from.
         ValueError: what was downloaded is not the published file.
 
     Examples:
@@ -139,7 +139,7 @@ def fetch(remote: Remote, folder: Path) -> Path:
 def published(remote: Remote, name: str, root: Path | str | None) -> Path:
     """The path of `remote` in folder `name` of a root, downloaded unless it is in one of them.
 
-    It is the file that was published, whoever put it there.
+    It is the published file.
 
     Raises:
         ConnectionError, ValueError: as `fetch`; the file is damaged, or another.
@@ -212,7 +212,7 @@ def load_tree(path: Path) -> dict[str, bytes]:
 
 
 def damaged(path: Path, why: object) -> ValueError:
-    """The error that says so.
+    """Return the error of a damaged file, with the remedy.
 
     Examples:
         >>> str(damaged(Path("all.zip"), "no zip file"))

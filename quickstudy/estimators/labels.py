@@ -51,7 +51,7 @@ def join_labels(*groups: Any) -> np.ndarray:
         unique_labels(*arrays)  # raises where text is mixed with numbers
         joined = np.concatenate(arrays)
     except TypeError as error:  # dates, or labels of no order
-        raise ValueError(f"Labels cannot be told apart ({error}): {REMEDY}") from error
+        raise ValueError(f"Labels cannot be distinguished ({error}): {REMEDY}") from error
     if joined.dtype.kind == "f" and all(array.dtype.kind in "iu" for array in arrays):
         signed = all(int(array.max()) < 2**63 for array in arrays)
         joined = np.concatenate(

@@ -102,7 +102,7 @@ def _reduced(value: Any) -> Any:
     except Exception as error:
         raise CheckpointError(
             f"A {class_name(value)} cannot be recognised in another process ({error}), so no "
-            "stored result can be told to be of it: leave it out, or store no result."
+            "stored result can be matched to it: leave it out, or store no result."
         ) from error
     if isinstance(parts, str):
         return getattr(value, "__module__", None), parts

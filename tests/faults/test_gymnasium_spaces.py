@@ -25,7 +25,7 @@ NOTHING = (0.0, False, False, {})
 
 
 class Scripted(gymnasium.Env[Any, Any]):
-    """Returns what it is told to: an observation, and for each step (reward, terminated,
+    """Returns given values: an observation, and for each step (reward, terminated,
     truncated, info)."""
 
     def __init__(

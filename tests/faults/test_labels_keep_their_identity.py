@@ -112,7 +112,7 @@ REFUSED: dict[str, tuple[Any, Any]] = {
 def test_labels_that_no_array_holds_are_refused(classifier: type[Any], kind: str) -> None:
     first, second = REFUSED[kind]
     model = classifier().partial_fit(X[:2], first)
-    with pytest.raises(ValueError, match=r"would become|Mix of label|cannot be told apart"):
+    with pytest.raises(ValueError, match=r"would become|Mix of label|cannot be distinguished"):
         model.partial_fit(X[2:], second)
     assert plain(model.predict(X[:2])) == plain(first)
 

@@ -34,7 +34,7 @@ class Broken(AssertionError):
 
 
 class NotApplicable(Exception):
-    """A property says nothing about the input that was drawn: another one is drawn."""
+    """A property does not apply to the input that was drawn: another one is drawn."""
 
 
 class Trial(NamedTuple):

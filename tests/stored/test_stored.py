@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote can be opened, and says and becomes what it did there."""
+"""What version 0.1.0 wrote can be opened, and gives the same numbers."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tests.stored import answers, builders
 from tests.stored.answers import STORED, Answers
 
 EXPECTED = answers.expected()
-# reopening says so: see tests/faults/test_resumed_runs.py
+# reopening warns of that: see tests/faults/test_resumed_runs.py
 pytestmark = pytest.mark.filterwarnings("ignore:.*quickstudy 0.1.0 trained it:UserWarning")
 
 
@@ -171,11 +171,11 @@ def test_a_finished_run_can_be_reopened(name: str, tmp_path: Path):
 @pytest.mark.parametrize("name", ["sinusoid_maml_interrupted", "rl_bandit_rl2_interrupted"])
 def test_an_interrupted_run_goes_on(name: str, tmp_path: Path):
     shutil.copytree(STORED / "runs" / name, tmp_path / name)
-    said = answers.went_on(tmp_path / name, *builders.RUNS[name])
-    for row, stored in zip(said["history"], EXPECTED[f"runs/{name}"]["history"], strict=True):
+    results = answers.went_on(tmp_path / name, *builders.RUNS[name])
+    for row, stored in zip(results["history"], EXPECTED[f"runs/{name}"]["history"], strict=True):
         assert 1 <= row[2] / stored[2] < 1.01  # intervals of new rows are Student's
         row[2] = stored[2]
-    check(said, f"runs/{name}")
+    check(results, f"runs/{name}")
 
 
 def test_interrupted_streams_of_a_run_start_again_and_have_the_same_numbers(tmp_path: Path):
