@@ -12,15 +12,16 @@ the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTo
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from quickstudy.core.batch_statistics import normalise_by_batch
-from quickstudy.core.torch_private import in_transform
+from quickstudy.core.batch_statistics import Normalised, max_pool, normalise_by_batch
+from quickstudy.core.convolution import conv
+from quickstudy.core.torch_private import in_forward_mode, in_transform
 
 
 class ExactDerivatives(TorchFunctionMode):
@@ -35,11 +36,26 @@ class ExactDerivatives(TorchFunctionMode):
         tensor([[6., 8.]])
     """
 
+    _last: tuple[Tensor, Normalised, bool] | None = None  # a normalised batch; a ReLU of it
+
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        last, self._last = self._last, None
+        of_last = last is not None and bool(args) and args[0] is last[0]
+        if of_last and func in (F.max_pool2d, torch.max_pool2d):
+            # the maximum of a ReLU is the ReLU of the maximum, which has fewer numbers
+            pooled = _max_pool(last[1], *args, **(kwargs or {}))
+            if pooled is not None:
+                return pooled.relu() if last[2] else pooled
         func = _EXACT.get(func, func)
-        return func(*args, **kwargs) if kwargs else func(*args)
+        result = func(*args, **kwargs) if kwargs else func(*args)
+        if isinstance(result, Normalised):
+            self._last = (result.y, result, False)
+            return result.y
+        if of_last and func in (F.relu, torch.relu, Tensor.relu) and result is not last[0]:
+            self._last = (result, last[1], True)
+        return result
 
 
 @contextmanager
@@ -87,7 +103,7 @@ def _may_normalise(module: nn.Module) -> bool:
     places = [getattr(part, "__module__", None) or "" for part in (type(module), *functions)]
     return bool(module._forward_pre_hooks or module._forward_hooks) or any(
         not place.startswith(("torch.nn.modules.", "torch.nn.functional", "quickstudy."))
-        or place.endswith(("norm", ".normalization", ".sparse"))
+        or place.endswith((".conv", "norm", ".normalization", ".sparse"))
         for place in places
     )
 
@@ -115,15 +131,52 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Tensor:
+) -> Tensor | Normalised:
     statistics = (running_mean, running_var)
-    by_batch = training and running_mean is None and input.numel() > input.shape[1]
-    if by_batch and weight is not None and bias is not None and _is_plain_autograd():
-        return normalise_by_batch(input, weight, bias, eps)
+    if training and running_mean is None and _has_closed_form(input, weight, bias):
+        return normalise_by_batch(input, cast(Tensor, weight), cast(Tensor, bias), eps)
     if not _is_applied_apart(weight) and (bias is None or weight is not None):
         return F.batch_norm(input, *statistics, weight, bias, training, momentum, eps)
     y = F.batch_norm(input, *statistics, None, None, training, momentum, eps)
     return _affine(y, *(_per_channel(p, input) for p in (weight, bias)))
+
+
+def _has_closed_form(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether `normalise_by_batch` computes it, and is fast: under `vmap`, for images only."""
+    return (
+        not torch.compiler.is_compiling()
+        and input.device.type == "cpu"
+        and input.ndim >= 2
+        and weight is not None
+        and bias is not None
+        and weight.dtype == bias.dtype == input.dtype
+        and input.dtype in (torch.float32, torch.float64)
+        and weight.shape == bias.shape == input.shape[1:2]
+        and input.numel() > input.shape[1]
+        and (not in_transform() or (input.ndim == 4 and not in_forward_mode()))
+    )
+
+
+def _max_pool(
+    normalised: Normalised,
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | None:
+    """Batch normalisation and F.max_pool2d in one; None: `max_pool` does not compute that."""
+    if return_indices or normalised.y.ndim != 4:
+        return None
+    stride = kernel_size if stride is None or stride == [] else stride
+    settings = [_pair(s) for s in (kernel_size, stride, padding, dilation)]
+    return max_pool(normalised, *settings, ceil_mode)
+
+
+def _pair(setting: int | Sequence[int]) -> Sequence[int]:
+    return (setting, setting) if isinstance(setting, int) else setting
 
 
 def _instance_norm(
@@ -187,6 +240,7 @@ def _native_batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     statistics = (running_mean, running_var)
     y = _batch_norm(input, *statistics, weight, bias, training, momentum, eps)
+    y = y.y if isinstance(y, Normalised) else y
     if not training:
         return y, input.new_empty(0), input.new_empty(0)
     axes = [axis for axis in range(input.ndim) if axis != 1]
@@ -275,6 +329,9 @@ def _is_plain_autograd() -> bool:
 
 
 _EXACT: dict[Any, Any] = {
+    F.conv1d: conv,
+    F.conv2d: conv,
+    F.conv3d: conv,
     F.batch_norm: _batch_norm,
     F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,

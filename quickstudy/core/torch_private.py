@@ -6,6 +6,8 @@ Tested with torch 2.8 to 2.13. If a later version renames one of these, change t
 from torch import Tensor
 from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
     get_unwrapped,
     is_functorch_wrapped_tensor,
     peek_interpreter_stack,
@@ -25,6 +27,7 @@ __all__ = [
     "RunningStatisticsNorm",
     "all_tasks",
     "function_modes",
+    "in_forward_mode",
     "in_transform",
     "is_functorch_wrapped_tensor",
     "reparametrized",
@@ -45,6 +48,18 @@ def in_transform() -> bool:
         tensor(1.)
     """
     return peek_interpreter_stack() is not None
+
+
+def in_forward_mode() -> bool:
+    """Return whether a transform of torch.func that computes forward derivatives is at work.
+
+    Examples:
+        >>> import torch
+        >>> torch.func.grad(lambda x: x + in_forward_mode())(torch.tensor(1.0))
+        tensor(1.)
+    """
+    levels = get_interpreter_stack() or ()
+    return any(level.key() == TransformType.Jvp for level in levels)
 
 
 def saved_tensors_hooks_are_on() -> bool:
