@@ -1,11 +1,12 @@
 """Batch normalisation by the batch at hand, alone or before max-pooling, with derivatives.
 
-They read and write a part of the memory that PyTorch's would: of a normalised and pooled batch,
-only the maxima have a gradient, so sums over the batch are sums over maxima. All tensors have an
-axis of tasks in front. Tasks are computed one after the other, while their numbers are in the
-cache.
+They read and write a part of the memory that PyTorch's would: of a normalised and pooled
+batch, only the maxima have a gradient, so sums over the batch are sums over maxima. All tensors
+have an axis of tasks in front. Tasks are computed one after the other, while their numbers are
+in the cache.
 """
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,8 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.func import vjp
+from torch.nn import functional as F
 
-from quickstudy.core.torch_private import in_transform
+from quickstudy.core.torch_private import in_transform, without_axis
+
+
+CACHED = 2**18  # numbers
 
 
 class Normalised(NamedTuple):
@@ -50,27 +55,34 @@ def normalise_by_batch(
                 [2.]])
     """
     y, mean, scale = _Normalise.apply(x[None], weight[None], bias[None], eps)  # pyright: ignore
-    return Normalised(y.squeeze(0), x, weight, bias, mean, scale, eps)
+    return Normalised(without_axis(y), x, weight, bias, mean, scale, eps)
 
 
-def max_pool(normalised: Normalised, *settings: Any) -> Tensor:
-    """Return `F.max_pool2d(normalised.y, *settings)`, with one derivative for both.
-
-    Args:
-        settings: kernel size, stride, padding, dilation, ceil mode.
+def max_pool(
+    normalised: Normalised,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Return `F.max_pool2d(normalised.y, ...)`, with one derivative for both.
 
     Examples:
         >>> x = torch.arange(4.0).view(1, 1, 2, 2)
-        >>> normalised = normalise_by_batch(x, torch.ones(1), torch.zeros(1))
-        >>> max_pool(normalised, 2, 2, 0, 1, False)
+        >>> max_pool(normalise_by_batch(x, torch.ones(1), torch.zeros(1)), 2)
         tensor([[[[1.3416]]]])
     """
     y, x, weight, bias, mean, scale, eps = normalised
-    constants = (y.detach()[None], mean, scale)
+    settings = (kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
+    if return_indices:
+        return F.max_pool2d(y, *settings, return_indices=True)
+    settings = tuple([s, s] if type(s) is int else s for s in settings)
     pooled, _, _ = _Pool.apply(  # pyright: ignore[reportGeneralTypeIssues]
-        x[None], weight[None], bias[None], *constants, eps, settings
+        x[None], weight[None], bias[None], y.detach()[None], mean, scale, eps, settings
     )
-    return pooled.squeeze(0)
+    return without_axis(pooled)
 
 
 class _PerTask(Function):
@@ -100,9 +112,9 @@ class _Normalise(_PerTask):
         y = _like(x)
         kind = torch.promote_types(x.dtype, torch.float32)
         mean, scale = (weight.new_empty(weight.shape, dtype=kind) for _ in range(2))
-        for t, x_t in enumerate(map(_rows, x)):
-            each, out = (x_t, weight[t], bias[t]), (_rows(y[t]), mean[t], scale[t])
-            torch.native_batch_norm(*each, None, None, True, 0.0, eps, out=out)
+        tensors = (_rows(x), weight, bias, _rows(y), mean, scale)
+        for x_, weight_, bias_, *out in zip(*tensors, strict=True):
+            torch.native_batch_norm(x_, weight_, bias_, None, None, True, 0.0, eps, out=out)
         return y, mean, scale
 
     @staticmethod
@@ -141,8 +153,8 @@ class _Pool(_PerTask):
         index = index.mul(channels).add_(torch.arange(channels))
         index += (torch.arange(x.shape[1]) * x[0, 0].numel()).view(-1, 1, 1, 1)
         index = index.flatten(1)  # (T, N h w C), into (N H W C)
-        n = torch.stack([_rows(x_t).view(-1)[i] for x_t, i in zip(x, index, strict=True)])
-        n = n.view(tasks, -1, channels).sub_(mean[:, None]).mul_(scale[:, None])
+        n = _rows(x).flatten(1).gather(1, index).view(tasks, -1, channels)
+        n = (n - mean[:, None]) * scale[:, None]
         return pooled.unflatten(0, (tasks, -1)), index, n
 
     @staticmethod
@@ -182,17 +194,22 @@ class _Gradient(_PerTask):
         n: Tensor | None,  # the normalised input where the maxima are
         eps: float,
     ) -> tuple[Tensor, ...]:
+        if index is None:
+            each = zip(_rows(grad), _rows(x), weight, mean, scale, strict=True)
+            grads = [_gradient_by_torch(*tensors, eps) for tensors in each]
+            to_x, to_weight, to_bias = map(_stacked, zip(*grads, strict=True))
+            return to_x.view(x.movedim(2, -1).shape).movedim(-1, 2), to_weight, to_bias
         m = x[0, :, 0].numel()
         to_x, to_weight, to_bias = _like(x), torch.empty_like(mean), torch.empty_like(mean)
-        for t, x_t in enumerate(map(_rows, x)):
-            s, where = weight[t] * scale[t], None if index is None else index[t]
-            n_t = _normalised(x_t, mean[t], scale[t]) if n is None else n[t]
-            g = _rows(grad[t])
-            g_n, g_1 = (g * n_t).sum(0), g.sum(0)
-            slope = -s * scale[t] * g_n / m
-            start = -s * g_1 / m - slope * mean[t]
-            _affine(_rows(to_x[t]), start, (slope, x_t), sparse=(s, g), index=where)
-            to_weight[t], to_bias[t] = g_n, g_1
+        of_tasks = (_rows(grad), _rows(x), weight, mean, scale, index, n, _rows(to_x))
+        for part, (g, x_, weight_, mean_, scale_, where, n_, out) in _in_parts(of_tasks):
+            weight_, mean_, scale_ = (v[:, None] for v in (weight_, mean_, scale_))
+            s = weight_ * scale_
+            g_n, g_1 = (v.sum(1, keepdim=True) for v in (g * n_, g))
+            slope = s * scale_ * g_n / -m
+            start = s * g_1 / -m - slope * mean_
+            _affine(out, start, (slope, x_), sparse=(s, g), index=where)
+            to_weight[part], to_bias[part] = g_n.squeeze(1), g_1.squeeze(1)
         return to_x, to_weight, to_bias
 
     @staticmethod
@@ -212,6 +229,18 @@ class _Gradient(_PerTask):
         return *grads, *[None] * 5
 
 
+def _gradient_by_torch(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, ...]:
+    return torch.ops.aten.native_batch_norm_backward(
+        grad, x, weight, None, None, mean, scale, True, eps, [True, True, True]
+    )
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0][None]
+
+
 def _second_derivative(
     u: Tensor,
     a: Tensor,
@@ -229,22 +258,25 @@ def _second_derivative(
     """The derivatives of <u, to_x> + <a, to_weight> + <b, to_bias>, as of `_Gradient`."""
     m = x[0, :, 0].numel()
     to_grad, to_x, to_weight = _like(grad), _like(x), torch.empty_like(mean)
-    for t, x_t in enumerate(map(_rows, x)):
-        s, where = weight[t] * scale[t], None if index is None else index[t]
-        u_t, g = _rows(u[t]), _rows(grad[t])
-        n_t = _normalised(x_t, mean[t], scale[t]) if n is None else n[t]
-        picked = u_t if where is None else u_t.reshape(-1)[where].view(g.shape)
-        u_1, u_g = u_t.sum(0), (picked * g).sum(0)
-        u_n = ((u_t * x_t).sum(0) - mean[t] * u_1) * scale[t]
-        along = u_g - (u_1 * g_1[t] + u_n * g_n[t]) / m  # S(u P(g))
-        of_u, of_g = -s * g_n[t] / m, a[t] - s * u_n / m
-        w_1, w_n = of_u * u_1 + of_g * g_1[t], of_u * u_n + of_g * g_n[t]
-        slope = -scale[t] * scale[t] * (w_n + s * along) / m
-        start = -scale[t] * w_1 / m - slope * mean[t]
-        dense = ((slope, x_t), (scale[t] * of_u, u_t))
-        _affine(_rows(to_x[t]), start, *dense, sparse=(scale[t] * of_g, g), index=where)
-        _affine(_rows(to_grad[t]), b[t] - s * u_1 / m, (s, picked), (of_g, n_t))
-        to_weight[t] = scale[t] * along
+    per_channel = (v[:, None] for v in (a, b, weight, mean, scale, g_n, g_1))
+    dense = (_rows(v) for v in (u, grad, x, to_grad, to_x))
+    for part, tensors in _in_parts((*per_channel, *dense, index, n)):
+        a_, b_, weight_, mean_, scale_, g_n_, g_1_, *tensors = tensors
+        u_, g, x_, out_grad, out_x, where, n_ = tensors
+        n_ = torch.addcmul(-mean_ * scale_, scale_, x_) if n_ is None else n_
+        picked = u_ if where is None else u_.flatten(1).gather(1, where).view(g.shape)
+        s = weight_ * scale_
+        u_1, u_x, u_g = (v.sum(1, keepdim=True) for v in (u_, u_ * x_, picked * g))
+        u_n = (u_x - mean_ * u_1) * scale_
+        along = u_g - (u_1 * g_1_ + u_n * g_n_) / m  # S(u P(g))
+        of_u, of_g = s * g_n_ / -m, a_ - s * u_n / m
+        w_1, w_n = of_u * u_1 + of_g * g_1_, of_u * u_n + of_g * g_n_
+        slope = scale_ * scale_ * (w_n + s * along) / -m
+        start = scale_ * w_1 / -m - slope * mean_
+        terms = ((slope, x_), (scale_ * of_u, u_))
+        _affine(out_x, start, *terms, sparse=(scale_ * of_g, g), index=where)
+        _affine(out_grad, b_ - s * u_1 / m, (s, picked), (of_g, n_))
+        to_weight[part] = (scale_ * along).squeeze(1)
     return to_grad, to_x, to_weight
 
 
@@ -267,16 +299,24 @@ def _written_out(
 
 def _like(x: Tensor) -> Tensor:
     """An empty tensor (T, N, C, ...) with channels last."""
-    return torch.empty_like(x.movedim(2, -1), memory_format=torch.contiguous_format).movedim(-1, 2)
+    return torch.empty_like(x.movedim(2, -1), memory_format=torch.contiguous_format).movedim(
+        -1, 2
+    )
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(N, C, ...) as (M, C): a view, if channels are last."""
-    return x.movedim(1, -1).flatten(0, -2)
+    """(T, N, C, ...) as (T, M, C): a view, if channels are last."""
+    return x.movedim(2, -1).flatten(1, -2)
 
 
-def _normalised(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(-mean * scale, scale, x)
+def _in_parts(tensors: Sequence[Tensor | None]) -> Iterator[tuple[slice, list[Any]]]:
+    """As many tasks at a time as are in the cache, of tensors with an axis of tasks in front."""
+    tasks = next(len(v) for v in tensors if v is not None)
+    largest = max(v[0].numel() for v in tensors if v is not None)
+    size = max(1, CACHED // largest)
+    for start in range(0, tasks, size):
+        part = slice(start, start + size)
+        yield part, [None if v is None else v[part] for v in tensors]
 
 
 def _affine(
@@ -293,5 +333,5 @@ def _affine(
         torch.addcmul(start, factor, values, out=out)
         start = out
     if sparse is not None and index is not None:
-        values = (sparse[0] * sparse[1]).flatten().to(out.dtype)
-        out.view(-1).scatter_add_(0, index, values)
+        values = (sparse[0] * sparse[1]).flatten(1).to(out.dtype)
+        out.flatten(1).scatter_add_(1, index, values)

@@ -1,7 +1,7 @@
 """Convolutions whose weights differ from task to task, and their derivatives of any order.
 
-A convolution y = x * w defines a trilinear form of three tensors, <y', x * w>. Its gradient with
-respect to one of them is a bilinear product of the other two:
+A convolution y = x * w defines a trilinear form of three tensors, <y', x * w>. Its gradient
+with respect to one of them is a bilinear product of the other two:
 
 ```text
 w, x ──► y    the convolution
@@ -9,9 +9,9 @@ w, y ──► x    the gradient for the input: a transposed convolution
 x, y ──► w    the gradient for the weight
 ```
 
-A derivative of a product is another of these products. So three cases, which PyTorch has kernels
-for, are all derivatives of all orders. `torch.func.vmap` would make tasks into groups of one
-convolution, whose second derivative goes over the groups one by one, in the wrong layout.
+A derivative of a product is another of these products. So three cases, which PyTorch has
+kernels for, are all derivatives of all orders. `torch.func.vmap` would make tasks into groups
+of one convolution, whose second derivative goes over the groups one by one.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from quickstudy.core.torch_private import in_forward_mode, in_transform
+from quickstudy.core.torch_private import in_forward_mode, in_transform, without_axis
 
 FEW_COLUMNS = 32  # of a weight as a matrix: then one product with patches takes less time
 
@@ -94,7 +94,7 @@ def conv(
         y: Any = _Product.apply(
             "y", geometry, weight[None], x[None], None if bias is None else bias[None]
         )
-        y = y.squeeze(0)
+        y = without_axis(y)
     return y if x is input else y.squeeze(0)
 
 
@@ -126,8 +126,10 @@ def _fits(x: Tensor, geometry: Geometry) -> bool:
 def _product_with_patches(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
 ) -> Tensor:
-    """The convolution as a matrix product (N H W, C k k) @ (C k k, O). A bias is the weight of a
-    column of ones, so that its derivatives are part of the same products."""
+    """The convolution as a matrix product (N H W, C k k) @ (C k k, O).
+
+    A bias is the weight of a column of ones, so its derivatives are part of the same products.
+    """
     _, _, stride, padding, dilation, _ = geometry
     size = weight.shape[-2:]
     columns = F.unfold(x, size, dilation, padding, stride)  # (N, C k k, H W)
@@ -173,7 +175,12 @@ class _Product(Function):
             gradient(of) if needs else None
             for of, needs in zip((first, second), needed, strict=True)
         ]
-        return None, None, *grads, grad.movedim(2, -1).flatten(1, -2).sum(1) if of_bias else None
+        return (
+            None,
+            None,
+            *grads,
+            grad.movedim(2, -1).flatten(1, -2).sum(1) if of_bias else None,
+        )
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -193,8 +200,11 @@ class _Product(Function):
         a, b, bias = (
             tensor
             if tensor is None
-            else (tensor[None].expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0))
-            .flatten(0, 1)
+            else (
+                tensor[None].expand(size, *tensor.shape)
+                if dim is None
+                else tensor.movedim(dim, 0)
+            ).flatten(0, 1)
             for tensor, dim in zip((a, b, bias), dims, strict=True)
         )
         product = _Product.apply(of, geometry, a, b, bias)
@@ -204,9 +214,7 @@ class _Product(Function):
 def _output(geometry: Geometry, weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     _, _, stride, padding, dilation, groups = geometry
     zero = (0,) * len(padding)
-    return torch.convolution(
-        x, weight, bias, stride, padding, dilation, False, zero, groups
-    )
+    return torch.convolution(x, weight, bias, stride, padding, dilation, False, zero, groups)
 
 
 def _input_gradient(geometry: Geometry, weight: Tensor, y: Tensor, _: None) -> Tensor:
@@ -223,7 +231,17 @@ def _gradients(geometry: Geometry, y: Tensor, x: Tensor, weight: Tensor, mask: A
     _, _, stride, padding, dilation, groups = geometry
     zero = (0,) * len(padding)
     return torch.ops.aten.convolution_backward(
-        y, _laid_out(x), _laid_out(weight), None, stride, padding, dilation, False, zero, groups, mask
+        y,
+        _laid_out(x),
+        _laid_out(weight),
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        zero,
+        groups,
+        mask,
     )
 
 

@@ -42,20 +42,26 @@ class ExactDerivatives(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         last, self._last = self._last, None
-        of_last = last is not None and bool(args) and args[0] is last[0]
-        if of_last and func in (F.max_pool2d, torch.max_pool2d):
-            # the maximum of a ReLU is the ReLU of the maximum, which has fewer numbers
-            pooled = _max_pool(last[1], *args, **(kwargs or {}))
-            if pooled is not None:
-                return pooled.relu() if last[2] else pooled
+        if last is not None and args and args[0] is last[0]:
+            _, normalised, rectified = last
+            if func in (F.max_pool2d, torch.max_pool2d):
+                # the maximum of a ReLU is the ReLU of the maximum, which has fewer numbers
+                pooled = max_pool(normalised, *args[1:], **(kwargs or {}))
+                return pooled.relu() if rectified else pooled
+            if (
+                func in (F.relu, torch.relu, Tensor.relu)
+                and len(args) == 1
+                and not (kwargs or {}).get("inplace")
+            ):
+                self._last = (args[0].relu(), normalised, True)
+                return self._last[0]
         func = _EXACT.get(func, func)
         result = func(*args, **kwargs) if kwargs else func(*args)
-        if isinstance(result, Normalised):
+        if not isinstance(result, Normalised):
+            return result
+        if result.y.ndim == 4 and in_transform():  # task by task, PyTorch's maxima do as well
             self._last = (result.y, result, False)
-            return result.y
-        if of_last and func in (F.relu, torch.relu, Tensor.relu) and result is not last[0]:
-            self._last = (result, last[1], True)
-        return result
+        return result.y
 
 
 @contextmanager
@@ -155,28 +161,6 @@ def _has_closed_form(input: Tensor, weight: Tensor | None, bias: Tensor | None) 
         and input.numel() > input.shape[1]
         and (not in_transform() or (input.ndim == 4 and not in_forward_mode()))
     )
-
-
-def _max_pool(
-    normalised: Normalised,
-    input: Tensor,
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int] | None = None,
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Tensor | None:
-    """Batch normalisation and F.max_pool2d in one; None: `max_pool` does not compute that."""
-    if return_indices or normalised.y.ndim != 4:
-        return None
-    stride = kernel_size if stride is None or stride == [] else stride
-    settings = [_pair(s) for s in (kernel_size, stride, padding, dilation)]
-    return max_pool(normalised, *settings, ceil_mode)
-
-
-def _pair(setting: int | Sequence[int]) -> Sequence[int]:
-    return (setting, setting) if isinstance(setting, int) else setting
 
 
 def _instance_norm(
