@@ -10,8 +10,9 @@ from torch import Tensor
 
 from quickstudy.core.criteria import OutputMismatch, accuracy
 from quickstudy.core.parameters import device_of
+from quickstudy.core.replicas import evaluation_copy, written_back
 from quickstudy.core.task import Examples, Task, TaskBatch, TaskDistribution, batches, seeds
-from quickstudy.core.threads import FORKED_RANDOM_STATE, evaluation_copy, seeded, written_back
+from quickstudy.core.threads import FORKED_RANDOM_STATE, seeded
 from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.report import Report, warn_of_nan
 from quickstudy.execution.batching import inference, over_tasks

@@ -10,9 +10,10 @@ from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core.exact_derivatives import exact_derivatives
+from quickstudy.core.replicas import replica, written_back
 from quickstudy.core.stateless import no_checkpointing
-from quickstudy.core.threads import MATH_ATTENTION, ProcessSetting, replica, written_back
-from quickstudy.core.torch_private import ConvBase, reparametrized
+from quickstudy.core.threads import MATH_ATTENTION, ProcessSetting
+from quickstudy.core.torch_private import ConvBase
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.execution.ram import retain_freed_memory
 
@@ -49,6 +50,8 @@ def over_tasks(
             return tree_map(lambda *leaves: torch.stack(leaves), *results)
     else:
         raise ValueError(f"execution={execution!r} is neither 'vmap' nor 'loop'.")
+
+    retain_freed_memory()
 
     def batched(*batch: Any) -> Any:
         # recomputed activations of tasks under vmap have no gradient
@@ -113,9 +116,8 @@ def inference(learner: L) -> Iterator[tuple[L, Execution, int | None]]:
     Yields:
         The learner, its `execution` and its `chunk`. There is one exception: convolutions on a
         CPU are computed task by task, by a copy of the learner whose weights have channels last
-        in memory. (The activations of many tasks leave the cache, and allocations above 32 MB
-        come back from the system as fresh pages each time.) Set `learner.chunk` to have tasks
-        computed together all the same.
+        in memory. (The activations of many tasks leave the cache.) Set `learner.chunk` to have
+        tasks computed together all the same.
 
     Examples:
         >>> import quickstudy as qs
@@ -133,6 +135,5 @@ def inference(learner: L) -> Iterator[tuple[L, Execution, int | None]]:
     if not (weights and convolves):
         yield learner, learner.execution, learner.chunk
         return
-    retain_freed_memory()
-    with written_back(learner, replica(learner)) as fast, reparametrized(fast, weights):
+    with written_back(learner, replica(learner, weights)) as fast:
         yield fast, "loop", None

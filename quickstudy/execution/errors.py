@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from quickstudy.capabilities import TakesDenseTargets
+from quickstudy.core.replicas import ORIGINAL
 from quickstudy.core.stateless import CHECKPOINTING
 from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.core.torch_private import (
@@ -213,6 +214,8 @@ def _innermost(error: Exception, learner: nn.Module) -> tuple[str, nn.Module]:
     step = error.__traceback__
     while step is not None:
         running = step.tb_frame.f_locals.get("self")
+        while isinstance(running, nn.Module) and ORIGINAL in vars(running):
+            running = vars(running)[ORIGINAL]
         if isinstance(running, nn.Module) and id(running) in paths:
             path, innermost = paths[id(running)], running
         step = step.tb_next
