@@ -26,7 +26,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "report": "results.report",
         "compare": "results.compare",
         "stream": "train.stream",
-        "reproduce": "train.reproduce",
+        "reproduce": "reproduce.reproduce",
         "diagnose": "train.diagnose",
     },
     "Classify, compare and group images": {
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
         if code in (130, SIGTERM_CODE):
             again = "quickstudy " + " ".join(given)
-            resumable = given[:1] in (["train"], ["stream"], ["demo"])
+            resumable = given[:1] in (["train"], ["stream"], ["demo"], ["reproduce"])
             hint = f". Progress is saved. Continue with: {again}" if resumable else "."
             print(f"Stopped{hint}", file=sys.stderr)
         sys.exit(code)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -40,7 +40,7 @@ class Status(NamedTuple):
 
 def go(
     run: Run, *, execution: Execution | Literal["compiled"] | None = None
-) -> Iterator[Status]:
+) -> Generator[Status, None, None]:
     """Meta-train, and yield after each step.
 
     The run is saved at each validation, every two minutes, and when Ctrl-C or SIGTERM stops it
@@ -89,7 +89,8 @@ def go(
         except GeneratorExit:  # raised at the yield, so between two steps
             session.save()
             raise
-    run.start, run.seconds = session.done, session.clock.total()
+        finally:
+            run.start, run.seconds = session.done, session.clock.total()
 
 
 def validation_metrics(row: Mapping[str, Json]) -> dict[str, Json]:
