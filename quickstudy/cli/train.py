@@ -22,7 +22,7 @@ from quickstudy.tasks.streams import Streams
 
 OPTIONS: list[Any] = [
     ("out", Annotated[Path | None, arg(help="Folder of the run. Default: runs/RESULT.")], None),
-    ("execution", Execution, "recipe"),
+    ("execution", Execution, "auto"),
     ("memory_limit", MemoryLimit, None),
     ("device", Device, "cpu"),
     ("record", Annotated[bool, arg(help="Also store the result in recipes/results.")], False),
@@ -138,12 +138,13 @@ def carry_out(
         raise ValueError(
             f"--memory-limit chooses how to execute tasks. Leave out --execution {execution}."
         )
-    if execution == "auto" or memory_limit is not None:
+    mode: Any = execution
+    if memory_limit is not None:
         learner, task = run.experiment.learner, _first_batch(run.experiment)
         plan = planning.plan(learner, task, memory_limit=memory_limit)
         print(plan, file=sys.stderr)
         plan.apply(learner)
-    mode: Any = None if automatic else execution
+        mode = "recipe"  # as the plan has set
     console.show(run, _until(stop, runs.go(run, execution=mode)))
     if int(os.environ.get("RANK", 0)) > 0 or run.start <= longer_than:
         return

@@ -5,9 +5,8 @@ a batch of tasks to the losses (T,), and a *factory* maps a learner to a batch l
 calls it with its own copy of the learner.
 """
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -18,6 +17,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 from quickstudy.core.replicas import replica
 from quickstudy.core.tree import leaves, tree_map, unflatten
+from quickstudy.core.workers import spread
 from quickstudy.inner_loop.capture import ExecutionContext
 
 BatchLoss: TypeAlias = Callable[..., Any]  # a batch -> losses (T,), or these and another tree
@@ -111,26 +111,17 @@ def _in_threads(
     threads: int,
     context: ExecutionContext,
 ) -> list[Result]:
-    """`_with_grads` of every part, some at the same time, each by one core.
+    """`_with_grads` of every part, `threads` at the same time, each by one core, with a copy of
+    the learner."""
 
-    Every thread has a copy of the learner, made of the same parameters and buffers.
-    """
-    local = threading.local()
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        local.batch_loss = factory(replica(learner))
-
-    def work(part: Any) -> Result:
+    def share(number: int) -> list[Result]:
+        batch_loss = factory(replica(learner))
         with context.autocast():
-            return _with_grads(local.batch_loss, part, params, check=True)
+            mine = parts[number::threads]
+            return [_with_grads(batch_loss, part, params, check=True) for part in mine]
 
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=begin) as pool:
-            return list(pool.map(work, parts))
-    finally:
-        torch.set_num_threads(before)
+    shares = spread([partial(share, number) for number in range(min(threads, len(parts)))])
+    return [shares[i % threads][i // threads] for i in range(len(parts))]
 
 
 def _weighted_grads(ctx: Any, upstream: Tensor) -> list[Tensor | None]:

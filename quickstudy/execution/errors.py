@@ -23,6 +23,7 @@ from quickstudy.core.tree import leaves, tree_map
 from quickstudy.execution.fit_memory import what_fits
 from quickstudy.execution.lent_parameters import require_lent_parameters
 from quickstudy.execution.ram import ran_out
+from quickstudy.execution.task_checks import require_well_formed
 
 
 class ExplainedError(ValueError):
@@ -38,9 +39,9 @@ class ExplainedError(ValueError):
 def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
     """Explain errors that PyTorch's transforms raise while this context lasts.
 
-    Also reports what would be wrong without an error: targets with more axes than the learner
-    takes, a module that changes the tasks' own tensors, or keeps a tensor of the transform
-    beyond its end.
+    Also reports what would be wrong without an error: malformed tasks, targets with more axes
+    than the learner takes, a module that changes the tasks' own tensors, or keeps a tensor of
+    the transform beyond its end.
 
     Raises:
         ValueError: names the module and the remedy.
@@ -56,8 +57,9 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
         Traceback (most recent call last):
         ValueError: The tasks' own tensors were changed in place: ...
     """
-    if any(len(leaf) == 0 for leaf in leaves(tasks)[:1]):
+    if any(isinstance(leaf, Tensor) and len(leaf) == 0 for leaf in leaves(tasks)[:1]):
         raise ValueError("The batch holds no task: draw one or more.")
+    require_well_formed(learner, tasks)
     for part in tasks:
         if isinstance(part, Examples) and part.y.ndim > 3:
             _require_dense(learner, part.y)
