@@ -16,6 +16,7 @@ from quickstudy.core.convolution import conv
 from quickstudy.core.exact_derivatives import exact_derivatives
 from quickstudy.core.task import TaskBatch
 from quickstudy.core.tree import unstack
+from quickstudy.execution.batching import Execution
 from quickstudy.nets import use_batch_statistics
 from quickstudy.nets.backbones import Conv4
 
@@ -160,7 +161,10 @@ def test_pooled_batch_statistics_have_the_derivatives_of_torch(
         return F.max_pool2d(y, *POOLS[name])
 
     def in_turn(*inputs: Tensor) -> Tensor:
-        each = [v if dim is not None else v.expand(2, -1) for v, dim in zip(inputs, dims)]
+        each = [
+            v if dim is not None else v.expand(2, -1)
+            for v, dim in zip(inputs, dims, strict=True)
+        ]
         return torch.stack([by_torch(*task) for task in zip(*each, strict=True)])
 
     at_once = vmap(one, dims)
@@ -214,12 +218,11 @@ def test_conv4_has_the_meta_gradient_of_the_plain_loop(double: None) -> None:
     assert_meta_gradient(net, images(16, 16, channels=3))
     with torch.inference_mode():
         tasks = images(16, 16, channels=3)
-        losses = {}
-        for execution in ("vmap", "loop"):
-            learner = MAML(net, lr=0.1, steps=2)
-            learner.execution = execution
-            losses[execution] = learner(tasks)
-    torch.testing.assert_close(losses["vmap"], losses["loop"], rtol=1e-12, atol=0)
+        learner, losses = MAML(net, lr=0.1, steps=2), []
+        ways: tuple[Execution, ...] = ("vmap", "loop")
+        for learner.execution in ways:
+            losses.append(learner(tasks))
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
 
 
 def images(*size: int, channels: int = 1) -> TaskBatch:
@@ -231,20 +234,29 @@ def images(*size: int, channels: int = 1) -> TaskBatch:
 
 
 def assert_meta_gradient(net: Any, tasks: TaskBatch) -> None:
-    names, leaves = zip(*((n, p) for n, p in net.named_parameters() if p.requires_grad))
+    params = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    names, leaves = list(params), list(params.values())
     total = torch.zeros(())
     for support, query in unstack(tasks):
         fast = list(leaves)
         for _ in range(2):
-            logits = functional_call(net, dict(zip(names, fast)), (support.x,))
+            logits = functional_call(net, dict(zip(names, fast, strict=True)), (support.x,))
             loss = F.cross_entropy(logits, support.y)
             grads = torch.autograd.grad(loss, fast, create_graph=True)
             fast = [p - 0.1 * g for p, g in zip(fast, grads, strict=True)]
-        logits = functional_call(net, dict(zip(names, fast)), (query.x,))
+        logits = functional_call(net, dict(zip(names, fast, strict=True)), (query.x,))
         total = total + F.cross_entropy(logits, query.y) / T
     expected = torch.autograd.grad(total, leaves)
     learner = MAML(net, lr=0.1, steps=2)
-    for learner.execution, learner.chunk in (("vmap", None), ("vmap", 2), ("loop", None)):
+    ways: tuple[tuple[Execution, int | None], ...] = (
+        ("vmap", None),
+        ("vmap", 2),
+        ("loop", None),
+    )
+    for learner.execution, learner.chunk in ways:
         actual = torch.autograd.grad(learner(tasks).mean(), leaves)
-        off = sum((a - b).square().sum() for a, b in zip(actual, expected, strict=True)).sqrt()
-        assert off <= 1e-12 * sum(b.square().sum() for b in expected).sqrt()
+        off, size = (
+            torch.cat([v.flatten() for v in vs]).norm()
+            for vs in ([a - b for a, b in zip(actual, expected, strict=True)], expected)
+        )
+        assert off <= 1e-12 * size

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from quickstudy.core.torch_private import in_transform, without_axis
 
-
 CACHED = 2**18  # numbers
 
 
@@ -75,7 +74,7 @@ def max_pool(
         tensor([[[[1.3416]]]])
     """
     y, x, weight, bias, mean, scale, eps = normalised
-    settings = (kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
+    settings: Any = (kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
     if return_indices:
         return F.max_pool2d(y, *settings, return_indices=True)
     settings = tuple([s, s] if type(s) is int else s for s in settings)
@@ -219,13 +218,13 @@ class _Gradient(_PerTask):
 
     @staticmethod
     def backward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        *tensors, g_n, g_1 = ctx.saved_tensors
+        tensors, (g_n, g_1) = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
         if torch.is_grad_enabled() or in_transform():  # somebody wants a third derivative
             grad, x, weight, _, _, index, _ = tensors
             gradient = partial(_written_out, index=index, eps=ctx.eps)
             grads = vjp(gradient, grad, x, weight)[1]((u, a, b))
         else:
-            grads = _second_derivative(u, a, b, *tensors, g_n, g_1)
+            grads = _second_derivative(u, a, b, *tensors, g_n=g_n, g_1=g_1)
         return *grads, *[None] * 5
 
 
@@ -310,7 +309,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _in_parts(tensors: Sequence[Tensor | None]) -> Iterator[tuple[slice, list[Any]]]:
-    """As many tasks at a time as are in the cache, of tensors with an axis of tasks in front."""
+    """As many tasks at a time as fit into the cache."""
     tasks = next(len(v) for v in tensors if v is not None)
     largest = max(v[0].numel() for v in tensors if v is not None)
     size = max(1, CACHED // largest)

@@ -197,7 +197,7 @@ class _Product(Function):
             together = b.movedim(dims[1], 1).flatten(1, 2)
             product: Any = _Product.apply(of, geometry, a, together, bias)
             return product.unflatten(1, (size, -1)), 1
-        a, b, bias = (
+        stacks: Any = (
             tensor
             if tensor is None
             else (
@@ -207,7 +207,7 @@ class _Product(Function):
             ).flatten(0, 1)
             for tensor, dim in zip((a, b, bias), dims, strict=True)
         )
-        product = _Product.apply(of, geometry, a, b, bias)
+        product = _Product.apply(of, geometry, *stacks)
         return product.unflatten(0, (size, -1)), 0
 
 

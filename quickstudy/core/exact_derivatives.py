@@ -7,7 +7,8 @@ error. `torch._weight_norm` treats its norms so on a CPU, under `vmap` or not. U
 of `vmap`, as a Jacobian of every example has, the gradient of `prelu` mixes up its axes.
 
 While `exact_derivatives` lasts, these functions are replaced where they are called. A layer of
-the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTorch.
+the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTorch. Convolutions
+and maxima of normalised batches are replaced too: for speed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,11 +50,8 @@ class ExactDerivatives(TorchFunctionMode):
                 # the maximum of a ReLU is the ReLU of the maximum, which has fewer numbers
                 pooled = max_pool(normalised, *args[1:], **(kwargs or {}))
                 return pooled.relu() if rectified else pooled
-            if (
-                func in (F.relu, torch.relu, Tensor.relu)
-                and len(args) == 1
-                and not (kwargs or {}).get("inplace")
-            ):
+            rectifies = func in (F.relu, torch.relu, Tensor.relu) and len(args) == 1
+            if rectifies and not (kwargs or {}).get("inplace"):
                 self._last = (args[0].relu(), normalised, True)
                 return self._last[0]
         func = _EXACT.get(func, func)
