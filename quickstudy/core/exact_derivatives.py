@@ -7,8 +7,8 @@ error. `torch._weight_norm` treats its norms so on a CPU, under `vmap` or not. U
 of `vmap`, as a Jacobian of every example has, the gradient of `prelu` mixes up its axes.
 
 While `exact_derivatives` lasts, these functions are replaced where they are called. A layer of
-the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTorch. Convolutions
-and maxima of normalised batches are replaced too: for speed.
+the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTorch.
+Convolutions, and maxima of normalised batches, are replaced too: for speed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -69,7 +69,7 @@ def exact_derivatives(module: nn.Module | None = None) -> Iterator[None]:
 
     Inside of another such context it does nothing. The mode makes every call of PyTorch a few
     microseconds slower. So it stays off if `module` has only parts of PyTorch and of this
-    library, and none of them normalises or has hooks.
+    library, and none of them normalises, convolves or has hooks.
 
     Examples:
         >>> from quickstudy.core.torch_private import function_modes
