@@ -531,11 +531,25 @@ def _benchmark(file: Path, short: bool = False) -> str:
         return ""
     if short and file.stem == "meta_step":
         rows, limits = [_fastest(rows, limit["workload"]) for limit in limits], []
-    tables = "\n\n".join(_dictionaries(some) for some in (rows, limits) if some)
-    return (
-        f"**{result['title']}**\n\n{tables}\n\n"
-        f"*{result['date']}, {_machine(result['hardware'])}.*"
+    parts = (
+        rows,
+        limits,
+        result.get("breakdown", []),
+        [] if short else result.get("peaks", []),
     )
+    tables = "\n\n".join(_dictionaries(some) for some in parts if some)
+    sentence = "" if short else f"{result.get('steadiness', '')}\n\n".lstrip()
+    return (
+        f"**{result['title']}**\n\n{tables}\n\n{sentence}"
+        f"*{result['date']}, {_machine(result['hardware'])}{_load(result)}.*"
+    )
+
+
+def _load(result: dict[str, Any]) -> str:
+    """The load average of a minute when a benchmark began and ended, where it is stored."""
+    states = [result.get(f"machine at the {moment}") for moment in ("start", "end")]
+    loads = [state["load of 1, 5 and 15 minutes"][0] for state in states if state]
+    return f", load {loads[0]} to {loads[1]}" if loads else ""
 
 
 def _fastest(rows: list[dict[str, Any]], workload: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from quickstudy.capabilities import Checkpointed
 from quickstudy.core.task import Checkpoint, TaskBatch
 from quickstudy.execution.batching import Execution
+from quickstudy.execution.one_graph import OneGraph
+from quickstudy.execution.running_statistics import running_statistics
 
 if TYPE_CHECKING:
     from quickstudy.learner import Learner
@@ -73,14 +75,20 @@ def configured_copy(
 
 
 def compile_learner(learner: "Learner[Any]") -> nn.Module:
-    """Return `learner` compiled as a whole by `torch.compile`, which happens at its first call.
+    """Return `learner` compiled as a whole, which happens at its first call.
+
+    Losses and their gradient are one graph (`OneGraph`), unless the learner writes running
+    statistics: `torch.compile` then makes one graph forwards and one backwards.
 
     Examples:
         >>> import torch
-        >>> type(compile_learner(torch.nn.Linear(1, 1))).__name__
-        'OptimizedModule'
+        >>> import quickstudy as qs
+        >>> type(compile_learner(qs.PrototypicalNetwork(torch.nn.Linear(8, 2)))).__name__
+        'OneGraph'
     """
-    return cast(nn.Module, torch.compile(learner, fullgraph=True))
+    if running_statistics(learner):
+        return cast(nn.Module, torch.compile(learner, fullgraph=True))
+    return OneGraph(learner)
 
 
 def outcome(learner: nn.Module, batch: TaskBatch, seed: int = 0) -> list[Tensor]:

@@ -11,6 +11,7 @@ from torch import nn
 from quickstudy.core.task import Json
 from quickstudy.evaluation.report import Report, finite_or_none
 from quickstudy.execution.batching import Execution
+from quickstudy.execution.options import compile_learner
 from quickstudy.runs.host import Clock, interrupts_deferred
 from quickstudy.runs.recipes import Experiment
 from quickstudy.runs.runs import Run
@@ -218,6 +219,8 @@ def _wrapped(
             torch.distributed.init_process_group()
         learner.train()
         return nn.parallel.DistributedDataParallel(learner)
+    if execution == "compiled" and learner is experiment.learner:
+        return compile_learner(experiment.learner)
     if execution == "compiled":
         return torch.compile(learner, fullgraph=True)  # pyright: ignore[reportReturnType]
     return learner
