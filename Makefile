@@ -43,6 +43,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.bandits --out benchmarks/results/bandits.json
 	$(BIN)/python -m benchmarks.mdps --out benchmarks/results/mdps.json
 	$(BIN)/python -m benchmarks.rl --out benchmarks/results/rl.json
+	$(BIN)/python -m benchmarks.breakdown --out benchmarks/results/breakdown.json
 
 # every stored result, again: hours on one machine; stopped, it goes on where it was
 results: $(READY)
