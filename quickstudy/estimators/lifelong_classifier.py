@@ -15,6 +15,7 @@ from torch import Tensor
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.task import Json
 from quickstudy.core.tree import leaves
+from quickstudy.estimators.adapted_model import computed
 from quickstudy.estimators.classifier import ClassColumns
 from quickstudy.estimators.labels import join_labels
 from quickstudy.estimators.widths import grow, map_class_axes, one_hot_examples
@@ -184,7 +185,8 @@ class LifelongClassifier(ClassColumns):
         rows = torch.from_numpy(classes).to(x.device)
         before = map_class_axes(lambda leaf, axis: leaf[rows], state, axes)
         with self._copy_of_learner() as learner:
-            after = learner.adapt(one_hot_examples(x, local, weight, len(classes)), before)
+            support = one_hot_examples(x, local, weight, len(classes))
+            after = computed(learner, partial(learner.adapt, support, before), x)
         self._check_finite(after)
 
         def write(part: Any) -> Any:

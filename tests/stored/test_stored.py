@@ -172,7 +172,9 @@ def test_a_finished_run_can_be_reopened(name: str, tmp_path: Path):
 def test_an_interrupted_run_goes_on(name: str, tmp_path: Path):
     shutil.copytree(STORED / "runs" / name, tmp_path / name)
     results = answers.went_on(tmp_path / name, *builders.RUNS[name])
-    for row, stored in zip(results["history"], EXPECTED[f"runs/{name}"]["history"], strict=True):
+    for row, stored in zip(
+        results["history"], EXPECTED[f"runs/{name}"]["history"], strict=True
+    ):
         assert 1 <= row[2] / stored[2] < 1.01  # intervals of new rows are Student's
         row[2] = stored[2]
     check(results, f"runs/{name}")
