@@ -12,6 +12,7 @@ from quickstudy.core.task import Checkpoint, TaskBatch
 from quickstudy.core.workers import on_cores
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.one_graph import OneGraph
+from quickstudy.execution.ram import retain_freed_memory
 from quickstudy.execution.running_statistics import running_statistics
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def compile_learner(learner: "Learner[Any]") -> nn.Module:
         >>> type(compile_learner(qs.PrototypicalNetwork(torch.nn.Linear(8, 2)))).__name__
         'OneGraph'
     """
+    retain_freed_memory()
     if running_statistics(learner):
         return cast(nn.Module, torch.compile(learner, fullgraph=True))
     return OneGraph(learner)
