@@ -75,10 +75,7 @@ def test_derivatives_of_distances_are_those_of_differences(batched: bool):
 
     def derivatives(distance: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
         x, y = a.clone().requires_grad_(), b.clone().requires_grad_()
-        if batched:
-            square = vmap(distance, (0, None))(x, y)
-        else:
-            square = distance(x[0], y)[None]
+        square = vmap(distance, (0, None))(x, y) if batched else distance(x[0], y)[None]
         grads = torch.autograd.grad(
             ((1 + square).log() * weight).sum(), [x, y], create_graph=True
         )
