@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow mutants lint docs bench results clean
+.PHONY: demo test test-slow mutants lint docs bench results results-queue clean
 
 demo: $(READY)
 	$(BIN)/quickstudy demo
@@ -48,6 +48,16 @@ bench: $(READY)
 # every stored result, again: hours on one machine; stopped, it goes on where it was
 results: $(READY)
 	$(BIN)/quickstudy reproduce
+	$(BIN)/python docs/tables.py
+
+# what is missing or was trained too little, one result at a time on one core, until BUDGET ends;
+# the same command goes on
+BUDGET := 2h
+FIRST := omniglot_imaml omniglot_reptile omniglot_fomaml omniglot_maml_pp omniglot_meta_sgd \
+  omniglot_meta_net omniglot_snail_all omniglot_relation_running_1shot omniglot_siamese_pairs \
+  omniglot_life_long_memory omniglot_r2d2 omniglot_meta_opt_net
+results-queue: $(READY)
+	$(BIN)/quickstudy reproduce --queue --budget $(BUDGET) --jobs 1 --first $(FIRST)
 	$(BIN)/python docs/tables.py
 
 # torch first and by itself: other requests for it can bring in gigabytes of CUDA

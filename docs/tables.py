@@ -196,7 +196,7 @@ def _published(formats: dict[str, str], chosen: dict[str, str] | None = None) ->
     sources = {recipe: (ROOT / "recipes" / f"{recipe}.py").read_text() for recipe in formats}
     recipes = [recipe for recipe in formats if "\nPAPER" in sources[recipe]]
     rows = [
-        [f"`{name}`", *row, f"{result['steps']:,} steps, {_time(result['seconds'])}"]
+        [f"`{name}`", *row, _training(result)]
         for recipe in recipes
         for name, result in _results(recipe).items()
         for row in _rows(result)
@@ -332,7 +332,7 @@ def _family(recipes: Sequence[str]) -> str:
                 if number:
                     cell = _number("accuracy", number["mean"], number["interval"])
                 cells.append(cell + (f" ({100 * published:.1f})" if published else ""))
-            trained = f"{result['steps']:,} steps, {_time(result['seconds'])}" if result else ""
+            trained = _training(result) if result else ""
             rows.append([f"`{name.removeprefix('omniglot_')}`", *cells, trained])
     return _table(["Result", *(f"{test}" for test in tests), "Trained"], rows)
 
@@ -470,7 +470,7 @@ def _one(result: Any) -> str:
     """All that there is to say of one result."""
     cards = [row["card"] for row in result["measured"].values()]
     shared = {k: v for k, v in cards[0].items() if all(c.get(k) == v for c in cards)}
-    trained = f"{result['steps']:,} steps in {_time(result['seconds'])}"
+    trained = _training(result).replace(", ", " in ", 1)
     best = f"; the checkpoint of step {result['checkpoint']:,} was the best by validation"
     if not result["steps"]:
         trained, best = "Nothing was meta-trained", ""
@@ -516,8 +516,7 @@ def _rows(result: Any) -> Iterator[list[str]]:
             published = UNPUBLISHED
             if metric in paper:
                 published = _number(metric, paper.pop(metric), paper.pop("interval", None))
-            if paper:
-                published += f" ({_facts(paper)})"
+                published += f" ({_facts(paper)})" if paper else ""
             number = _number(metric, value["mean"], value["interval"])
             yield [name, metric.replace("_", " "), number, published]
 
@@ -604,6 +603,13 @@ def _time(seconds: float) -> str:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _training(result: Any) -> str:
+    """How long a result was trained, and what part of the paper's training that is."""
+    text = f"{result['steps']:,} steps, {_time(result['seconds'])}"
+    fraction = result.get("paper_fraction")
+    return text if fraction is None else f"{text}, {100 * fraction:.2g} % of the paper's tasks"
 
 
 def _machine(hardware: Any) -> str:

@@ -18,6 +18,7 @@ from quickstudy.evaluation.stream_measures import StreamReport
 from quickstudy.runs import Run, Status
 
 PATIENCE = 2.0  # seconds without a bar
+PULSE = 300.0  # seconds without a line, where there is no terminal
 MEMORY = 0.97  # weight of the past in the loss shown, per step
 WIDE = 20  # experiences that fit a matrix in a terminal
 LOW, HIGH = (235, 110, 100), (110, 200, 120)  # the colours of scores of 0 and 1
@@ -27,8 +28,8 @@ def show(run: Run, statuses: Iterator[Status]) -> None:
     """Exhaust `runs.go(run)` and show its progress.
 
     A terminal shows a bar, the smoothed loss, the last validation, tasks per second, and the
-    time left. Elsewhere each validation is a line. `statuses` is closed in any case, so that an
-    interrupted run is saved.
+    time left. Elsewhere there is a line at each validation and every five minutes. `statuses`
+    is closed in any case, so that an interrupted run is saved.
 
     Examples:
         >>> import contextlib, sys, tempfile
@@ -205,17 +206,25 @@ def _live(run: Run, statuses: Iterator[Status]) -> None:
 
 def _lines(run: Run, statuses: Iterator[Status]) -> None:
     losses: list[float] = []
+    steps, started = run.experiment.steps, time.monotonic()
+    printed = started
     for status in statuses:
         losses.append(status.loss)
-        if status.validation is not None:
-            print(
-                f"{run.folder.name}: step {status.step} of {run.experiment.steps}, "
-                f"loss {sum(losses) / len(losses):.4f}, validation {_best(status)}, "
-                f"{status.tasks / status.seconds:.0f} tasks/s",
-                file=sys.stderr,
-                flush=True,
-            )
-            losses.clear()
+        now = time.monotonic()
+        if status.validation is None and now - printed < PULSE:
+            continue
+        validation = "" if status.validation is None else f", validation {_best(status)}"
+        left = (now - started) / (status.step - run.start) * (steps - status.step)
+        print(
+            f"{run.folder.name}: step {status.step} of {steps}, "
+            f"loss {sum(losses) / len(losses):.4f}{validation}, "
+            f"{status.tasks / status.seconds:.0f} tasks/s"
+            + (f", {format_duration(left)} left" if left else ""),
+            file=sys.stderr,
+            flush=True,
+        )
+        printed = now
+        losses.clear()
 
 
 def _best(status: Status) -> str:

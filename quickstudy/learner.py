@@ -25,11 +25,12 @@ class Learner(nn.Module, ABC, Generic[State]):
     parameters, change nothing, and return what they learned as a state. `forward` turns `loss`
     into a function of a batch of tasks.
 
-    `State` is any nest of tuples and dictionaries of tensors. Three attributes set how a batch
+    `State` is any nest of tuples and dictionaries of tensors. Four attributes set how a batch
     is executed, and change no result: `execution` ("vmap" or "loop"), `chunk` (how many tasks
-    are in memory at once, with all that their gradient needs; None: all) and `threads` (of a
-    CPU, which share the tasks of a batch; dropout and the like then draw in no fixed order).
-    `quickstudy.plan` measures which is fastest, and which fits.
+    are in memory at once, with all that their gradient needs; None: all), `threads` (of a CPU,
+    which share the tasks of a batch; dropout and the like then draw in no fixed order) and
+    `intra_op` (the cores that each operation of `train` uses; more than one suits a step of one
+    large task on an idle machine). `quickstudy.plan` measures which is fastest, and which fits.
 
     Four attributes declare facts about a learner:
 
@@ -65,6 +66,7 @@ class Learner(nn.Module, ABC, Generic[State]):
     execution: Execution = "vmap"
     chunk: int | None = None
     threads: int = 1
+    intra_op: int = 1
     transductive: bool = False
     outputs: int | None = None
     class_axes: Mapping[str, int] | None = None

@@ -35,11 +35,10 @@ import quickstudy as qs
 from quickstudy.runs.recipes import Benchmark, Experiment
 
 RESULT = "omniglot_{learner}"
+TRAINING = {"steps": 60_000, "meta_batch_size": 32}
 PAPER = {
-    "omniglot_maml": {"5-way 1-shot": {"accuracy": 0.987, "interval": 0.004, "steps": 60_000}},
-    "omniglot_fomaml": {
-        "5-way 1-shot": {"accuracy": 0.983, "interval": 0.005, "steps": 60_000}
-    },
+    "omniglot_maml": {"5-way 1-shot": {"accuracy": 0.987, "interval": 0.004, **TRAINING}},
+    "omniglot_fomaml": {"5-way 1-shot": {"accuracy": 0.983, "interval": 0.005, **TRAINING}},
     "omniglot_meta_sgd": {"5-way 1-shot": {"accuracy": 0.9953, "interval": 0.0026}},
 }
 

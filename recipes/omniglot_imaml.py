@@ -18,7 +18,8 @@ import torch
 import quickstudy as qs
 from quickstudy.runs.recipes import Benchmark, Experiment
 
-PAPER = {"5-way 1-shot": {"accuracy": 0.9916, "interval": 0.0035, "steps": 20_000}}
+TRAINING = {"steps": 20_000, "meta_batch_size": 32}
+PAPER = {"5-way 1-shot": {"accuracy": 0.9916, "interval": 0.0035, **TRAINING}}
 
 
 def recipe(

@@ -19,7 +19,7 @@ import torch
 import quickstudy as qs
 from quickstudy.runs.recipes import Benchmark, Experiment
 
-PAPER = {"5-way 1-shot": {"accuracy": 0.9947, "steps": 50_000}}
+PAPER = {"5-way 1-shot": {"accuracy": 0.9947, "steps": 50_000, "meta_batch_size": 8}}
 
 
 def recipe(

@@ -75,6 +75,8 @@ PAPER = {
     "omniglot_siamese_pairs": SIAMESE,
     "omniglot_siamese_contrastive": SIAMESE,
     "omniglot_siamese_triplet": SIAMESE,
+    "omniglot_r2d2": {"5-way 1-shot": {"steps": 120_000, "meta_batch_size": 1}},
+    "omniglot_meta_opt_net": {"5-way 1-shot": {"steps": 60_000, "meta_batch_size": 8}},
 }
 
 Name = Literal[

@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +26,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "report": "results.report",
         "compare": "results.compare",
         "stream": "train.stream",
-        "reproduce": "train.reproduce",
+        "reproduce": "reproduce.reproduce",
         "diagnose": "train.diagnose",
     },
     "Classify, compare and group images": {
@@ -36,6 +37,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
 }
 COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
+PATH_OPTIONS = ("--out", "--run", "--support")
 RECIPE_COMMANDS = ("train", "stream")  # whose options are the settings of a recipe
 SIGTERM_CODE = 128 + signal.SIGTERM
 USAGE = """usage: quickstudy COMMAND [OPTIONS]
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
         if code in (130, SIGTERM_CODE):
             again = "quickstudy " + " ".join(given)
-            resumable = given[:1] in (["train"], ["stream"], ["demo"])
+            resumable = given[:1] in (["train"], ["stream"], ["demo"], ["reproduce"])
             hint = f". Progress is saved. Continue with: {again}" if resumable else "."
             print(f"Stopped{hint}", file=sys.stderr)
         sys.exit(code)
@@ -116,6 +118,7 @@ def _dispatch(given: list[str]) -> None:
         return _complete(given)
     if name not in COMMANDS:
         raise catalogue.no_such("command", name, COMMANDS)
+    _refuse_empty_paths(options)
     if name in RECIPE_COMMANDS and (not options or options[0].startswith("-")):
         print(_recipe_help(name))
         return None if options in (["-h"], ["--help"]) else sys.exit(2)
@@ -126,6 +129,13 @@ def _dispatch(given: list[str]) -> None:
     tyro.cli(
         command, prog=f"quickstudy {name}", args=options, config=(tyro.conf.FlagCreatePairsOff,)
     )
+
+
+def _refuse_empty_paths(options: list[str]) -> None:
+    """An unset variable of a shell, as in `--out "$DIR"`, would be the current directory."""
+    for option in PATH_OPTIONS:
+        if f"{option}=" in options or (option, "") in pairwise(options):
+            raise ValueError(f"{option} is empty: name a file or folder, or leave it out.")
 
 
 def _load(name: str) -> Callable[..., Any]:

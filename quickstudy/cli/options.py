@@ -18,7 +18,10 @@ SkipUnreadable: TypeAlias = Annotated[
 ]
 Execution: TypeAlias = Annotated[
     Literal["recipe", "auto", "vmap", "loop", "compiled"],
-    arg(help="How to execute tasks. auto measures which way is fastest."),
+    arg(
+        help="How to execute tasks. auto times the ways first; a resumed run keeps its way. "
+        "recipe is as the recipe sets."
+    ),
 ]
 MemoryLimit: TypeAlias = Annotated[
     str | None,

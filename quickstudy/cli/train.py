@@ -1,10 +1,10 @@
-"""Training: `quickstudy train`, `stream`, `reproduce` and `diagnose`."""
+"""Training: `quickstudy train`, `stream` and `diagnose`."""
 
 import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,17 +14,15 @@ import tyro
 from tyro.conf import Positional, arg
 
 from quickstudy import console, runs
-from quickstudy.cli import catalogue
 from quickstudy.cli.options import AsJson, Device, Execution, MemoryLimit, dumps
 from quickstudy.cli.results import metric_text, result_rows
 from quickstudy.core.task import Json, Task, batches
 from quickstudy.execution import diagnosis, planning
-from quickstudy.runs import recipes
 from quickstudy.tasks.streams import Streams
 
 OPTIONS: list[Any] = [
     ("out", Annotated[Path | None, arg(help="Folder of the run. Default: runs/RESULT.")], None),
-    ("execution", Execution, "recipe"),
+    ("execution", Execution, "auto"),
     ("memory_limit", MemoryLimit, None),
     ("device", Device, "cpu"),
     ("record", Annotated[bool, arg(help="Also store the result in recipes/results.")], False),
@@ -73,7 +71,7 @@ def train(recipe: str, arguments: Sequence[str], command: str = "train") -> None
     suffix = options.pop("variant")
     stored = runs.result_name(module, chosen) + (f"_{suffix}" if suffix else "")
     options |= {"stored": stored, "out": options["out"] or Path("runs") / stored}
-    _train(recipe, chosen, live=command == "stream", **options)
+    carry_out(recipe, chosen, live=command == "stream", **options)
 
 
 def stream(recipe: str, arguments: Sequence[str]) -> None:
@@ -87,37 +85,84 @@ def stream(recipe: str, arguments: Sequence[str]) -> None:
     train(recipe, arguments, "stream")
 
 
-def reproduce(
-    results: Positional[Annotated[tuple[str, ...], arg(metavar="RESULT")]],
+def carry_out(
+    recipe: str,
+    settings: Mapping[str, Json],
     *,
-    execution: Execution = "recipe",
-    device: Device = "cpu",
+    out: Path,
+    execution: str,
+    device: str,
+    record: bool,
+    stored: str,
+    as_json: bool,
+    memory_limit: str | None = None,
+    live: bool = False,
+    stop: Callable[[], bool] | None = None,
+    longer_than: int = -1,
 ) -> None:
-    """Repeat stored results with their settings, which takes hours.
-
-    Runs are in runs/RESULT. The same command resumes them.
-
-    Example: quickstudy reproduce glyphs_protonet glyphs_fomaml
+    """Start a run or resume it, train it, measure its benchmarks and print them.
 
     Args:
-        results: Names of results (`quickstudy list --results`). Default: all.
+        recipe: name of the recipe, or path of its file.
+        settings: keywords of its function `recipe`.
+        out: folder of the run.
+        execution: value of the option `--execution`.
+        record: also store the result beside the recipes.
+        stored: name of the result.
+        memory_limit: value of the option `--memory-limit`.
+        live: show streams as they are learned.
+        stop: called after each step. Once it returns True, training stops and is saved.
+        longer_than: a run of no more steps is neither measured nor recorded.
+
+    Raises:
+        ValueError: as `runs.start`, or an option does not fit.
+
+    Examples:
+        >>> import tempfile
+        >>> options = {"execution": "recipe", "device": "cpu", "record": False}
+        >>> options |= {"stored": "mine", "as_json": False}
+        >>> folder, settings = Path(tempfile.mkdtemp()), {"steps": 1, "meta_batch_size": 1}
+        >>> carry_out("sinusoid", settings, out=folder, longer_than=9, **options)
     """
-    stored = runs.stored()
-    for name in results:
-        if name not in stored:
-            raise catalogue.no_such("stored result", name, stored)
-    for name in results or stored:
-        print(f"{name}:", file=sys.stderr)
-        _train(
-            stored[name]["recipe"],
-            stored[name]["settings"],
-            out=Path("runs") / name,
-            execution=execution,
-            device=device,
-            record=True,
-            stored=name,
-            as_json=False,
+    run = runs.start(recipe, settings, out, device=device)
+    if live and not any(
+        isinstance(benchmark.tasks, Streams) for benchmark in run.experiment.benchmarks.values()
+    ):
+        raise ValueError(
+            f"{recipe} has no benchmark on streams. Use `quickstudy train {recipe}`."
         )
+    if run.start:
+        print(f"Resuming {out} at step {run.start}.", file=sys.stderr)
+    automatic = execution in ("recipe", "auto")
+    if memory_limit is not None and not automatic:
+        raise ValueError(
+            f"--memory-limit chooses how to execute tasks. Leave out --execution {execution}."
+        )
+    mode: Any = execution
+    if memory_limit is not None:
+        learner, task = run.experiment.learner, _first_batch(run.experiment)
+        plan = planning.plan(learner, task, memory_limit=memory_limit)
+        print(plan, file=sys.stderr)
+        plan.apply(learner)
+        mode = "recipe"  # as the plan has set
+    console.show(run, _until(stop, runs.go(run, execution=mode)))
+    if int(os.environ.get("RANK", 0)) > 0 or run.start <= longer_than:
+        return
+    with console.streaming() if live else nullcontext() as on_experience:
+        result = runs.finish(run, name=stored, on_experience=on_experience)
+    if record:
+        runs.store(result, stored)
+    if as_json:
+        return print(dumps(result))
+    for row, line in zip(result["measured"], result_rows(result), strict=True):
+        paper = result["paper"].get(row, {})
+        published = ", ".join(
+            metric_text(metric, paper[metric], paper.get("interval"))
+            for metric in result["measured"][row]
+            if metric in paper
+        )
+        print(line + (f"  (published: {published})" if published else ""))
+    print(f"{out / 'result.json'}; pictures: quickstudy report {out}", file=sys.stderr)
 
 
 def diagnose(
@@ -150,60 +195,16 @@ def diagnose(
     )
 
 
-def _train(
-    recipe: str,
-    settings: Mapping[str, Json],
-    *,
-    out: Path,
-    execution: str,
-    device: str,
-    record: bool,
-    stored: str,
-    as_json: bool,
-    memory_limit: str | None = None,
-    live: bool = False,
-) -> None:
-    run = runs.start(recipe, settings, out, device=device)
-    if live and not any(
-        isinstance(benchmark.tasks, Streams) for benchmark in run.experiment.benchmarks.values()
-    ):
-        raise ValueError(
-            f"{recipe} has no benchmark on streams. Use `quickstudy train {recipe}`."
-        )
-    if run.start:
-        print(f"Resuming {out} at step {run.start}.", file=sys.stderr)
-    automatic = execution in ("recipe", "auto")
-    if memory_limit is not None and not automatic:
-        raise ValueError(
-            f"--memory-limit chooses how to execute tasks. Leave out --execution {execution}."
-        )
-    if execution == "auto" or memory_limit is not None:
-        learner, task = run.experiment.learner, _first_batch(run.experiment)
-        plan = planning.plan(learner, task, memory_limit=memory_limit)
-        print(plan, file=sys.stderr)
-        plan.apply(learner)
-    mode: Any = None if automatic else execution
-    console.show(run, runs.go(run, execution=mode))
-    if int(os.environ.get("RANK", 0)) > 0:
-        return
-    with console.streaming() if live else nullcontext() as on_experience:
-        result = runs.finish(run, name=stored, on_experience=on_experience)
-    if record:
-        folder = recipes.folders()[0] / "results"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{stored}.json").write_text(dumps(result) + "\n")
-    if as_json:
-        return print(dumps(result))
-    for row, line in zip(result["measured"], result_rows(result), strict=True):
-        paper = result["paper"].get(row, {})
-        published = ", ".join(
-            metric_text(metric, paper[metric], paper.get("interval"))
-            for metric in result["measured"][row]
-            if metric in paper
-        )
-        print(line + (f"  (published: {published})" if published else ""))
-    print(f"{out / 'result.json'}; pictures: quickstudy report {out}", file=sys.stderr)
-
-
 def _first_batch(experiment: runs.Experiment) -> Task[Any]:
     return next(iter(batches(experiment.train, experiment.meta_batch_size, steps=1)))
+
+
+def _until(
+    stop: Callable[[], bool] | None, statuses: Generator[runs.Status, None, None]
+) -> Generator[runs.Status, None, None]:
+    """Yield statuses until `stop` returns True; closing `statuses` saves the run."""
+    with closing(statuses):
+        for status in statuses:
+            yield status
+            if stop is not None and stop():
+                return

@@ -47,7 +47,7 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
         )
     if values.ndim > weight.ndim:
         values = values.flatten(weight.ndim).mean(-1)
-    weighted = torch.where(weight > 0, values * weight, 0)
+    weighted = torch.where(weight != 0, values * weight, 0)  # NaN stays NaN
     return weighted.sum() / nonzero(weight.sum())
 
 
@@ -111,7 +111,7 @@ def cross_entropy(logits: Tensor, examples: Examples) -> Tensor:
     """
     y, weight = examples.y, examples.weight
     check_outputs(logits, y, classes=True)
-    labelled = (y > 0) & (weight > 0).view(len(y), *[1] * (y.ndim - 1))
+    labelled = (y != 0) & (weight != 0).view(len(y), *[1] * (y.ndim - 1))
     log_prob = torch.where(labelled, y * logits.log_softmax(-1), 0)  # (N, ..., C)
     return weighted_mean(-log_prob.sum(-1), weight)
 
@@ -166,7 +166,7 @@ def accuracy(logits: Tensor, examples: Examples) -> Tensor:
     """Return the share of examples whose largest logit is their label's.
 
     Both are (N, ..., C). It is NaN if a logit of an example is NaN, as in a learner that
-    diverged, or if several are +inf.
+    diverged, or a label is, or if several logits are +inf.
 
     Examples:
         >>> examples = Examples(torch.zeros(2, 1), torch.eye(2), torch.ones(2))
@@ -175,5 +175,5 @@ def accuracy(logits: Tensor, examples: Examples) -> Tensor:
     """
     check_outputs(logits, examples.y, classes=True)
     correct = (logits.argmax(-1) == examples.y.argmax(-1)).to(logits.dtype)
-    undefined = logits.isnan().any(-1) | ((logits == torch.inf).sum(-1) > 1)
+    undefined = (logits + examples.y).isnan().any(-1) | ((logits == torch.inf).sum(-1) > 1)
     return weighted_mean(correct.masked_fill(undefined, torch.nan), examples.weight)

@@ -3,7 +3,8 @@
 Under `vmap`, PyTorch computes the gradient of the weight of a batch, instance or layer
 normalisation from a mean and a variance that it treats as constants (pytorch/functorch#534).
 The gradient itself is right. Its derivative, which MAML needs, is a wrong number without an
-error. `torch._weight_norm` treats its norms so on a CPU, under `vmap` or not.
+error. `torch._weight_norm` treats its norms so on a CPU, under `vmap` or not. Under two levels
+of `vmap`, as a Jacobian of every example has, the gradient of `prelu` mixes up its axes.
 
 While `exact_derivatives` lasts, these functions are replaced where they are called. A layer of
 the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTorch.
@@ -81,8 +82,10 @@ _DECIDED: ContextVar[bool] = ContextVar("decided", default=False)
 
 
 def _may_normalise(module: nn.Module) -> bool:
-    """Whether a module might call one of these functions: it normalises or embeds, has hooks,
-    or runs code of somebody else."""
+    """Whether a module might call one of these functions: it normalises or embeds, is a PReLU,
+    has hooks, or runs code of somebody else."""
+    if isinstance(module, nn.PReLU):
+        return True
     functions = [value for value in vars(module).values() if callable(value)]
     places = [getattr(part, "__module__", None) or "" for part in (type(module), *functions)]
     return bool(module._forward_pre_hooks or module._forward_hooks) or any(
@@ -218,6 +221,14 @@ def _weight_norm_interface(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, 
     return v * (g / norms), norms
 
 
+def _prelu(input: Tensor, weight: Tensor) -> Tensor:
+    if _is_plain_autograd():
+        return F.prelu(input, weight)
+    if input.ndim > 1 and weight.numel() > 1:
+        weight = weight.view(-1, *[1] * (input.ndim - 2))
+    return torch.where(input > 0, input, weight * input)
+
+
 def _embedding(
     input: Tensor,
     weight: Tensor,
@@ -280,6 +291,9 @@ _EXACT: dict[Any, Any] = {
     F.embedding_bag: _embedding_bag,
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,
+    F.prelu: _prelu,
+    torch.ops.aten.prelu: _prelu,
+    torch.ops.aten.prelu.default: _prelu,
 }
 for _name, _function in {
     "batch_norm": _by_order_of_torch(_batch_norm),

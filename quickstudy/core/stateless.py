@@ -12,6 +12,8 @@ from torch.func import functional_call as torch_functional_call
 from torch.utils.checkpoint import CheckpointFunction
 
 from quickstudy.core.exact_derivatives import exact_derivatives
+from quickstudy.core.replicas import replica, written_back
+from quickstudy.core.threads import MATH_ATTENTION
 from quickstudy.core.torch_private import saved_tensors_hooks_are_on
 
 CHECKPOINTING = (
@@ -26,7 +28,10 @@ def functional_call(
 ) -> Any:
     """Call `module` with `params` in the place of its own, as the function of torch.func does.
 
-    Second derivatives are exact: see `quickstudy.core.exact_derivatives`.
+    A copy of the module is called, which shares its other tensors, so threads do not disturb
+    each other. Attributes and buffers that its `forward` sets are set on the module. Second
+    derivatives are exact: see `quickstudy.core.exact_derivatives`. Attention is computed by
+    PyTorch's MATH backend, which has a second derivative.
 
     Raises:
         RuntimeError: the module uses activation checkpointing.
@@ -36,8 +41,13 @@ def functional_call(
         >>> functional_call(scale, {"weight": torch.ones(1, 1)}, torch.ones(1)).item()
         1.0
     """
-    with exact_derivatives(module), no_checkpointing():
-        return torch_functional_call(module, dict(params), args, kwargs)
+    if torch.compiler.is_compiling():
+        with exact_derivatives(module):
+            return torch_functional_call(module, dict(params), args, kwargs)
+    args = args if isinstance(args, tuple) else (args,)
+    copied = written_back(module, replica(module, params), buffers=True)
+    with copied as lent, MATH_ATTENTION, exact_derivatives(module), no_checkpointing():
+        return lent(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Tested with torch 2.8 to 2.13. If a later version renames one of these, change t
 """
 
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled as profiler_is_on
 from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import (
     get_unwrapped,
@@ -16,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd as ConvBase
 from torch.nn.modules.dropout import _DropoutNd as DropoutBase
 from torch.nn.utils.stateless import _reparametrize_module as reparametrized
 from torch.overrides import _get_current_function_mode_stack as function_modes
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
@@ -24,9 +26,11 @@ __all__ = [
     "DropoutBase",
     "RunningStatisticsNorm",
     "all_tasks",
+    "dispatch_modes",
     "function_modes",
     "in_transform",
     "is_functorch_wrapped_tensor",
+    "profiler_is_on",
     "reparametrized",
     "saved_tensors_hooks_are_on",
     "tree_leaves",

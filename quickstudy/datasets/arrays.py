@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from quickstudy.core.labels import require_same_labels
 from quickstudy.datasets.labelled import Labelled
 from quickstudy.datasets.pictures import Channels, Size, to_pixels
 
@@ -28,16 +29,26 @@ def arrays(
             sorted, are the names.
 
     Raises:
-        ValueError: what `Labelled` raises, or a label is NaN.
+        ValueError: what `Labelled` raises; or a label is missing, or would become another
+            beside the others; or values are hidden by a mask, or complex.
 
     Examples:
         >>> arrays([[0.0], [1.0], [2.0]], ["a", "b", "a"])
         Labelled(arrays, all: 3 examples float32 (1,) of 2 classes)
     """
+    if np.ma.is_masked(x) or np.ma.is_masked(y):
+        raise ValueError(f"A mask hides values of {name}: fill them in, or leave them out.")
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise ValueError(f"The examples of {name} are sparse: give x.to_dense().")
     values = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x))
+    if values.is_complex():
+        raise ValueError(f"The examples of {name} are complex: give torch.view_as_real(x).")
     if values.dtype != torch.uint8 and values.dtype not in (torch.float16, torch.bfloat16):
         values = values.to(torch.get_default_dtype())
     labels = np.asarray(y.cpu() if isinstance(y, Tensor) else y)
+    if labels.ndim == 1:
+        original = list(y) if isinstance(y, list | tuple) else labels.tolist()
+        require_same_labels(original, labels)
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise ValueError(f"A label of {name} is NaN or infinite: give every example a class.")
     if labels.ndim != 1:
@@ -93,7 +104,8 @@ def from_torch(
         classes: names by label; None: `dataset.classes` if there, or else the labels.
 
     Raises:
-        ValueError: an item is no pair, or its label no single one; examples differ in shape;
+        ValueError: an item is no pair, or its label no single one; examples differ in shape,
+            or some are bytes and some are not;
             what `arrays` raises.
 
     Examples:
@@ -179,6 +191,12 @@ def _collect(
                 "example, label.argmax() if it is a one-hot row."
             )
         y.append(label.item() if isinstance(label, Tensor) else label)
+        if x[-1].dtype != x[0].dtype and torch.uint8 in (x[-1].dtype, x[0].dtype):
+            raise ValueError(
+                f"Example {len(x) - 1} of {name} is of {x[-1].dtype} and the first of "
+                f"{x[0].dtype}: bytes are divided by 255 and other numbers are not, so give "
+                "all as bytes or none."
+            )
         if x[-1].shape != x[0].shape:
             raise ValueError(
                 f"Example {len(x) - 1} of {name} is of shape {tuple(x[-1].shape)} and the "

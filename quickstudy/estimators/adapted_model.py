@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.core.replicas import evaluation_copy, written_back
 from quickstudy.core.similarity import exact_comparisons
 from quickstudy.core.task import Json
-from quickstudy.core.threads import MATH_ATTENTION, evaluation_copy, seeded, written_back
+from quickstudy.core.threads import MATH_ATTENTION, seeded
 from quickstudy.evaluation.protocol import AnyLearner, evaluating
 from quickstudy.learner import Learner
 from quickstudy.storage.files import CheckpointError, class_name

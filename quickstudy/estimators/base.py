@@ -200,7 +200,9 @@ class FewShotEstimator(BaseEstimator, ABC):
         is_bytes = X.dtype == np.uint8
         if reset:
             self._is_bytes, self._is_fraction = is_bytes, _is_fraction(X)
-        elif (is_bytes and not self._is_fraction) or (self._is_bytes and not _is_fraction(X)):
+        elif self._is_bytes not in (None, is_bytes) and not (
+            self._is_fraction and _is_fraction(X)
+        ):
             raise ValueError(
                 f"{class_name(self)} was fitted on {'bytes' if self._is_bytes else 'numbers'}, "
                 f"and X has {X.dtype}. Bytes (uint8) are divided by 255, and other numbers are "
@@ -257,7 +259,10 @@ class FewShotEstimator(BaseEstimator, ABC):
 
 
 def _is_fraction(X: np.ndarray) -> bool:
-    """Return whether X is of bytes, which become fractions, or of fractions."""
+    """Return whether X is of bytes, which become fractions, or of fractions.
+
+    Bytes that are 0 or 1 are a mask, which is no picture: 1 would become 1 / 255.
+    """
     if X.dtype.kind not in "fb":
-        return X.dtype == np.uint8
+        return X.dtype == np.uint8 and bool(X.max() != 1)
     return bool(X.min() >= 0 and X.max() <= 1)

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from sklearn.utils.multiclass import unique_labels
 
+from quickstudy.core.labels import LABEL_REMEDY, require_same_labels
+
 
 def exact_labels(y: Any) -> Any:
     """Return labels (N,) as an array if the default conversion would change one of them.
 
     Raises:
         ValueError: no array holds all of them, as of large integers and floats, or of numbers
-            and text.
+            and text; or a label is missing.
 
     Examples:
         >>> import pandas as pd
@@ -28,7 +30,7 @@ def exact_labels(y: Any) -> Any:
     original = list(y) if isinstance(y, list | tuple) else array.tolist()
     if array.dtype == object and all(isinstance(label, int | np.bool_) for label in original):
         array = np.array(original)
-    _require_same(original, array)
+    require_same_labels(original, array)
     return array if array.dtype.kind in "iub" else y
 
 
@@ -51,24 +53,11 @@ def join_labels(*groups: Any) -> np.ndarray:
         unique_labels(*arrays)  # raises where text is mixed with numbers
         joined = np.concatenate(arrays)
     except TypeError as error:  # dates, or labels of no order
-        raise ValueError(f"Labels cannot be distinguished ({error}): {REMEDY}") from error
+        raise ValueError(f"Labels cannot be distinguished ({error}): {LABEL_REMEDY}") from error
     if joined.dtype.kind == "f" and all(array.dtype.kind in "iu" for array in arrays):
         signed = all(int(array.max()) < 2**63 for array in arrays)
         joined = np.concatenate(
             [array.astype(np.int64 if signed else np.uint64) for array in arrays]
         )
-    _require_same([label for array in arrays for label in array.tolist()], joined)
+    require_same_labels([label for array in arrays for label in array.tolist()], joined)
     return joined
-
-
-def _require_same(labels: list[Any], array: np.ndarray) -> None:
-    if array.dtype.kind not in "iufU":
-        return
-    for label, converted in zip(labels, array.tolist(), strict=True):
-        if label == label and label != converted:  # NaN has an error of its own
-            raise ValueError(
-                f"The label {label!r} would become {converted!r} beside the others: {REMEDY}"
-            )
-
-
-REMEDY = "give all labels as integers of one kind, or all as text."

@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+import re
+
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of 1, which people read in percent.
@@ -36,3 +38,21 @@ def format_duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration such as 2h, 1h30m, 90m or 45s.
+
+    Raises:
+        ValueError: the text is no duration.
+
+    Examples:
+        >>> parse_duration("1h30m"), parse_duration("0")
+        (5400.0, 0.0)
+    """
+    number = r"\d+(?:\.\d+)?"
+    match = re.fullmatch(f"(?:({number})h)?(?:({number})m)?(?:({number})s?)?", text.strip())
+    if not text.strip() or match is None:
+        raise ValueError(f"{text!r} is no duration: give one such as 2h, 90m or 45s.")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from quickstudy.core.criteria import OutputMismatch, accuracy
 from quickstudy.core.parameters import device_of
+from quickstudy.core.replicas import evaluation_copy, written_back
 from quickstudy.core.task import Examples, Task, TaskBatch, TaskDistribution, batches, seeds
-from quickstudy.core.threads import FORKED_RANDOM_STATE, evaluation_copy, seeded, written_back
+from quickstudy.core.threads import FORKED_RANDOM_STATE, seeded
 from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.report import Report, warn_of_nan
-from quickstudy.execution.batching import inference, over_tasks
+from quickstudy.execution.batching import inference, over_cores, over_tasks
 from quickstudy.execution.errors import ExplainedError, explain, explained
 from quickstudy.learner import Learner
 
@@ -93,7 +94,7 @@ def evaluate(
         prediction = learner.predict(learner.adapt(task.support), task.query.x)
         return {name: metric(prediction, task.query) for name, metric in metrics.items()}
 
-    transductive = False
+    transductive = random = False
     parts: list[dict[str, Tensor]] = []
     with evaluating(learner) as learner:
         for batch in held_out_batches(
@@ -103,8 +104,12 @@ def evaluate(
             with seeded(noise), inference(learner) as (fast, execution, chunk):
                 if not parts:
                     transductive = is_transductive(learner, batch)
+                if not parts:
+                    random = draws_random_numbers(fast, batch)
+                run = over_tasks(partial(measure, fast), execution, chunk)
+                if not random:
+                    run = over_cores(measure, fast, execution, chunk)
                 with explained(fast, batch):
-                    run = over_tasks(partial(measure, fast), execution, chunk)
                     parts.append(run(batch))
     values = {m: torch.cat([part[m] for part in parts]).cpu().double() for m in metrics}
     warn_of_nan(values)
@@ -208,6 +213,26 @@ def named_metric(
         return number
 
     return measured
+
+
+def draws_random_numbers(learner: Learner[Any], batch: TaskBatch) -> bool:
+    """Return whether torch's random state changes when a learner adapts and predicts.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> from quickstudy.testing.learners import Blobs
+        >>> batch = Blobs().sample(1, torch.Generator().manual_seed(0))
+        >>> draws_random_numbers(qs.PrototypicalNetwork(torch.nn.Identity()), batch)
+        False
+    """
+    support, query = tree_map(lambda leaf: leaf[0], tuple(batch))
+    with torch.random.fork_rng([]):
+        before = torch.get_rng_state()
+        try:
+            learner.predict(learner.adapt(support), query.x)
+        except Exception:  # evaluation explains it
+            return True
+        return not torch.equal(before, torch.get_rng_state())
 
 
 def is_transductive(learner: Learner[Any], batch: TaskBatch) -> bool:

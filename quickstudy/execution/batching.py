@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
@@ -10,10 +11,12 @@ from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core.exact_derivatives import exact_derivatives
+from quickstudy.core.replicas import replica, written_back
 from quickstudy.core.stateless import no_checkpointing
-from quickstudy.core.threads import MATH_ATTENTION, ProcessSetting, replica, written_back
-from quickstudy.core.torch_private import ConvBase, reparametrized
-from quickstudy.core.tree import tree_map, unstack
+from quickstudy.core.threads import MATH_ATTENTION, ProcessSetting
+from quickstudy.core.torch_private import ConvBase
+from quickstudy.core.tree import leaves, tree_map, unstack
+from quickstudy.core.workers import cores, on_cores, spread
 from quickstudy.execution.ram import retain_freed_memory
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ def over_tasks(
     at once (`chunk`: that many at once), "loop" one after the other. Attention is computed by
     PyTorch's MATH backend, the only one with a second derivative and a batching rule. The fused
     operations of torch's encoder layers are off. Second derivatives of normalisations are exact
-    (`quickstudy.core.exact_derivatives`).
+    (`quickstudy.core.exact_derivatives`). Without gradients, it is computed by a worker, on one
+    core of a CPU.
 
     Examples:
         >>> import torch
@@ -50,14 +54,56 @@ def over_tasks(
     else:
         raise ValueError(f"execution={execution!r} is neither 'vmap' nor 'loop'.")
 
-    def batched(*batch: Any) -> Any:
+    retain_freed_memory()
+
+    def computed(*batch: Any) -> Any:
         # recomputed activations of tasks under vmap have no gradient
         trains = execution == "vmap" and torch.is_grad_enabled()
         refused = no_checkpointing() if trains else nullcontext()
         with differentiable_attention(), exact_derivatives(), refused:
             return run(*batch)
 
+    def batched(*batch: Any) -> Any:
+        if torch.is_grad_enabled() or any(leaf.is_cuda for leaf in leaves(batch)[:1]):
+            return computed(*batch)
+        return on_cores(partial(computed, *batch))
+
     return batched
+
+
+def over_cores(
+    fn: Callable[[L, Any], Any], learner: L, execution: Execution, chunk: int | None
+) -> Callable[[Any], Any]:
+    """Turn a function of a learner and one task into a function of a batch of tasks, of which
+    each core of a CPU computes a part with its own copy of the learner.
+
+    It is for computations without gradients and random numbers. Tasks under `vmap` are not
+    divided: most of their time goes into calls of Python, of which there is one at a time.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
+        >>> over_cores(lambda _, x: x.sum(), learner, "loop", None)(torch.ones(3, 2))
+        tensor([2., 2., 2.])
+    """
+
+    def divided(batch: Any) -> Any:
+        tensors = leaves(batch)
+        size, device = len(tensors[0]), tensors[0].device
+        shares = min(cores(), size) if execution == "loop" and device.type == "cpu" else 1
+
+        def share(number: int) -> Any:
+            part = tree_map(lambda leaf: leaf.tensor_split(shares)[number], batch)
+            with written_back(learner, replica(learner) if shares > 1 else learner) as copied:
+                return over_tasks(partial(fn, copied), execution, chunk)(part)
+
+        if shares == 1:
+            return share(0)
+        results = spread([partial(share, number) for number in range(shares)])
+        return tree_map(lambda *parts: torch.cat(parts), *results)
+
+    return divided
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -113,9 +159,8 @@ def inference(learner: L) -> Iterator[tuple[L, Execution, int | None]]:
     Yields:
         The learner, its `execution` and its `chunk`. There is one exception: convolutions on a
         CPU are computed task by task, by a copy of the learner whose weights have channels last
-        in memory. (The activations of many tasks leave the cache, and allocations above 32 MB
-        come back from the system as fresh pages each time.) Set `learner.chunk` to have tasks
-        computed together all the same.
+        in memory. (The activations of many tasks leave the cache.) Set `learner.chunk` to have
+        tasks computed together all the same.
 
     Examples:
         >>> import quickstudy as qs
@@ -133,6 +178,5 @@ def inference(learner: L) -> Iterator[tuple[L, Execution, int | None]]:
     if not (weights and convolves):
         yield learner, learner.execution, learner.chunk
         return
-    retain_freed_memory()
-    with written_back(learner, replica(learner)) as fast, reparametrized(fast, weights):
+    with written_back(learner, replica(learner, weights)) as fast:
         yield fast, "loop", None

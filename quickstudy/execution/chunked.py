@@ -5,10 +5,8 @@ a batch of tasks to the losses (T,), and a *factory* maps a learner to a batch l
 calls it with its own copy of the learner.
 """
 
-import copy
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -17,8 +15,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import Node, get_gradient_edge
 
-from quickstudy.core.torch_private import reparametrized
+from quickstudy.core.replicas import replica
 from quickstudy.core.tree import leaves, tree_map, unflatten
+from quickstudy.core.workers import spread
 from quickstudy.inner_loop.capture import ExecutionContext
 
 BatchLoss: TypeAlias = Callable[..., Any]  # a batch -> losses (T,), or these and another tree
@@ -76,7 +75,7 @@ class _ChunkedLosses(Function):
         *params: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.context, ctx.batch, ctx.chunk = ExecutionContext(batch), batch, chunk
-        ctx.learner, ctx.batch_loss, ctx.names = learner, factory(learner), names
+        ctx.learner, ctx.factory, ctx.names = learner, factory, names
         ctx.save_for_backward(*params)
         ctx.set_materialize_grads(False)
         ctx.grads = [None] * len(params)
@@ -84,7 +83,8 @@ class _ChunkedLosses(Function):
         if threads > 1:
             results = _in_threads(learner, factory, parts, params, threads, ctx.context)
         else:
-            results = (_with_grads(ctx.batch_loss, part, params, check=True) for part in parts)
+            batch_loss = factory(learner)
+            results = (_with_grads(batch_loss, part, params, check=True) for part in parts)
         outputs: list[list[Tensor]] = []
         for losses, extras, grads in results:
             ctx.grads = _add(ctx.grads, grads)
@@ -111,28 +111,17 @@ def _in_threads(
     threads: int,
     context: ExecutionContext,
 ) -> list[Result]:
-    """`_with_grads` of every part, some at the same time, each by one core.
+    """`_with_grads` of every part, `threads` at the same time, each by one core, with a copy of
+    the learner."""
 
-    A batch loss may put other tensors in the place of a module's parameters for a while, so
-    every thread has a copy of the learner, made of the same parameters and buffers.
-    """
-    tensors = [*learner.parameters(), *learner.buffers()]
-    local = threading.local()
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        local.batch_loss = factory(copy.deepcopy(learner, {id(t): t for t in tensors}))
-
-    def work(part: Any) -> Result:
+    def share(number: int) -> list[Result]:
+        batch_loss = factory(replica(learner))
         with context.autocast():
-            return _with_grads(local.batch_loss, part, params, check=True)
+            mine = parts[number::threads]
+            return [_with_grads(batch_loss, part, params, check=True) for part in mine]
 
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=begin) as pool:
-            return list(pool.map(work, parts))
-    finally:
-        torch.set_num_threads(before)
+    shares = spread([partial(share, number) for number in range(min(threads, len(parts)))])
+    return [shares[i % threads][i // threads] for i in range(len(parts))]
 
 
 def _weighted_grads(ctx: Any, upstream: Tensor) -> list[Tensor | None]:
@@ -141,9 +130,10 @@ def _weighted_grads(ctx: Any, upstream: Tensor) -> list[Tensor | None]:
     grads: list[Tensor | None] = [None] * len(params)
     borrowed = dict(zip(ctx.names, params, strict=True))
     parts = zip(_split(ctx.batch, ctx.chunk), upstream.split(ctx.chunk), strict=True)
-    with ctx.context.restored(), reparametrized(ctx.learner, borrowed):
+    batch_loss = ctx.factory(replica(ctx.learner, borrowed))
+    with ctx.context.restored():
         for part, weights in parts:
-            grads = _add(grads, _with_grads(ctx.batch_loss, part, params, weights)[-1])
+            grads = _add(grads, _with_grads(batch_loss, part, params, weights)[-1])
     return grads
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from quickstudy.capabilities import TakesDenseTargets
+from quickstudy.core.replicas import ORIGINAL
 from quickstudy.core.stateless import CHECKPOINTING
 from quickstudy.core.task import Examples, Task, TaskBatch
 from quickstudy.core.torch_private import (
@@ -22,6 +23,7 @@ from quickstudy.core.tree import leaves, tree_map
 from quickstudy.execution.fit_memory import what_fits
 from quickstudy.execution.lent_parameters import require_lent_parameters
 from quickstudy.execution.ram import ran_out
+from quickstudy.execution.task_checks import require_well_formed
 
 
 class ExplainedError(ValueError):
@@ -37,9 +39,9 @@ class ExplainedError(ValueError):
 def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
     """Explain errors that PyTorch's transforms raise while this context lasts.
 
-    Also reports what would be wrong without an error: targets with more axes than the learner
-    takes, a module that changes the tasks' own tensors, or keeps a tensor of the transform
-    beyond its end.
+    Also reports what would be wrong without an error: malformed tasks, targets with more axes
+    than the learner takes, a module that changes the tasks' own tensors, or keeps a tensor of
+    the transform beyond its end.
 
     Raises:
         ValueError: names the module and the remedy.
@@ -55,8 +57,9 @@ def explained(learner: nn.Module, tasks: TaskBatch) -> Iterator[None]:
         Traceback (most recent call last):
         ValueError: The tasks' own tensors were changed in place: ...
     """
-    if any(len(leaf) == 0 for leaf in leaves(tasks)[:1]):
+    if any(isinstance(leaf, Tensor) and len(leaf) == 0 for leaf in leaves(tasks)[:1]):
         raise ValueError("The batch holds no task: draw one or more.")
+    require_well_formed(learner, tasks)
     for part in tasks:
         if isinstance(part, Examples) and part.y.ndim > 3:
             _require_dense(learner, part.y)
@@ -211,6 +214,8 @@ def _innermost(error: Exception, learner: nn.Module) -> tuple[str, nn.Module]:
     step = error.__traceback__
     while step is not None:
         running = step.tb_frame.f_locals.get("self")
+        while isinstance(running, nn.Module) and ORIGINAL in vars(running):
+            running = vars(running)[ORIGINAL]
         if isinstance(running, nn.Module) and id(running) in paths:
             path, innermost = paths[id(running)], running
         step = step.tb_next

@@ -18,8 +18,8 @@ from quickstudy.core.tree import tree_map
 def require_lent_parameters(learner: nn.Module, inputs: Any) -> None:
     """Call the learner's net twice with perturbed parameters, when it is first used.
 
-    A net that ignores what is lent to it (a parameter in a closure, a copy, a net of another
-    framework) would never adapt. All parameters are perturbed, so that a layer that is
+    A net that ignores what is lent to it (a parameter in a global name, a copy of one, a net of
+    another framework) would never adapt. All parameters are perturbed, so that a layer that is
     initialised to zero hides none. No random number, buffer or mode changes. Warns of single
     parameters that no gradient reaches.
 
@@ -31,17 +31,13 @@ def require_lent_parameters(learner: nn.Module, inputs: Any) -> None:
 
     Examples:
         >>> import quickstudy as qs
-        >>> class Closure(nn.Linear):
-        ...     def __init__(self):
-        ...         super().__init__(2, 2)
-        ...         self.compute = lambda x, weight=self.weight: x @ weight
-        ...
+        >>> class Fixed(nn.Linear):
         ...     def forward(self, x):
-        ...         return self.compute(x)
-        >>> learner = qs.MAML(Closure())
+        ...         return x @ self.weight.data
+        >>> learner = qs.MAML(Fixed(2, 2))
         >>> require_lent_parameters(learner, torch.ones(1, 2))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: The outputs of Closure do not change with the parameters that MAML ...
+        ValueError: The outputs of Fixed do not change with the parameters that MAML ...
     """
     unable = in_transform() or torch.is_inference_mode_enabled()
     if unable or not isinstance(learner, LendsParameters):
@@ -67,7 +63,7 @@ def require_lent_parameters(learner: nn.Module, inputs: Any) -> None:
         raise ValueError(
             f"The outputs of {kind} do not change with the parameters that "
             f"{type(learner).__name__} adapts ({_few(adapted)}): let its forward read them "
-            f"{remedy}, not from a closure or a copy, and without no_grad or detach."
+            f"{remedy}, not from a copy or a global name, and without no_grad or detach."
         )
     _CHECKED[reference] = checked | adapted.keys()
     if finite and missed:

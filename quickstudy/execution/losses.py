@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quickstudy.capabilities import Checkpointed
 from quickstudy.core.exact_derivatives import exact_derivatives
 from quickstudy.core.parameters import is_trainable
+from quickstudy.core.replicas import replica, written_back
 from quickstudy.core.stateless import no_checkpointing
 from quickstudy.core.task import Task, TaskBatch
 from quickstudy.core.torch_private import RunningStatisticsNorm, in_transform, reparametrized
@@ -67,7 +68,7 @@ def running_statistics(learner: nn.Module) -> dict[str, Tensor]:
 
 def _losses(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
     exact = exact_derivatives(learner)
-    with exact, _weights_channels_last(learner), _borrowed_for_checkpoints(learner):
+    with exact, _weights_channels_last(learner) as learner, _borrowed_for_checkpoints(learner):
         statistics = running_statistics(learner) if learner.training else {}
         if not statistics:
             return _batch_losses(learner, attrgetter("loss"), tasks)
@@ -86,10 +87,18 @@ def _losses(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
 def _loss_and_statistics(
     learner: "Learner[Any]", task: Task[Any], statistics: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    updated = {name: value.clone() for name, value in statistics.items()}
+    copies = {name: value.clone() for name, value in statistics.items()}
     # `functional_call`, of `loss` instead of forward
-    with reparametrized(learner, updated), no_checkpointing():
-        return learner.loss(task), updated
+    if torch.compiler.is_compiling():
+        with reparametrized(learner, copies), no_checkpointing():
+            return learner.loss(task), copies
+    with (
+        written_back(learner, replica(learner, copies), buffers=True) as lent,
+        no_checkpointing(),
+    ):
+        loss = lent.loss(task)
+    updated = running_statistics(lent)
+    return loss, {name: updated[name] for name in statistics}
 
 
 def _batch_losses(
@@ -126,11 +135,11 @@ def _batch_losses(
 
 
 @contextmanager
-def _weights_channels_last(learner: "Learner[Any]") -> Iterator[None]:
-    """Store weights of convolutions on a CPU with channels last while this context lasts: one
-    task after the other, they are up to twice as fast."""
+def _weights_channels_last(learner: "Learner[Any]") -> Iterator["Learner[Any]"]:
+    """Yield the learner, or a copy that stores weights of convolutions on a CPU with channels
+    last: one task after the other, they are up to twice as fast."""
     if learner.execution == "vmap" or torch.compiler.is_compiling():
-        yield
+        yield learner
         return
     weights = {
         # by `to`: `contiguous` takes weights of one channel as they are
@@ -138,8 +147,11 @@ def _weights_channels_last(learner: "Learner[Any]") -> Iterator[None]:
         for name, p in learner.named_parameters()
         if p.ndim == 4 and p.device.type == "cpu" and is_trainable(p)
     }
-    with reparametrized(learner, weights) if weights else nullcontext():
-        yield
+    if not weights:
+        yield learner
+        return
+    with written_back(learner, replica(learner, weights), buffers=True) as lent:
+        yield lent
 
 
 def _borrowed_for_checkpoints(learner: nn.Module) -> Any:

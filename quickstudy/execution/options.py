@@ -1,6 +1,7 @@
 """One way to execute a learner: its settings, and what comes out of it."""
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from quickstudy.capabilities import Checkpointed
 from quickstudy.core.task import Checkpoint, TaskBatch
+from quickstudy.core.workers import on_cores
 from quickstudy.execution.batching import Execution
 
 if TYPE_CHECKING:
@@ -29,10 +31,12 @@ class ExecutionOption(NamedTuple):
     note: str = ""  # how well it agrees with the loop, or why it is impossible
     checkpoint: Checkpoint | None = None  # of inner steps; see `descend`
     memory: int | None = None  # bytes at the peak, beyond those from before; None: not measured
-    threads: int = 1
+    threads: int = 1  # that share the tasks
+    intra_op: int = 1  # cores that each operation of a training step uses
 
     def __str__(self) -> str:
         threads = "" if self.threads == 1 else f", {self.threads} threads"
+        threads += "" if self.intra_op == 1 else f", {self.intra_op} cores an operation"
         chunk = "" if self.chunk is None else f", chunk {self.chunk}"
         checkpoint = "" if self.checkpoint is None else f", {self.checkpoint}"
         compiled = ", compiled" if self.compiled else ""
@@ -50,7 +54,7 @@ def configured(learner: "Learner[Any]", option: ExecutionOption) -> nn.Module:
         2
     """
     learner.execution, learner.chunk = option.execution, option.chunk
-    learner.threads = option.threads
+    learner.threads, learner.intra_op = option.threads, option.intra_op
     if isinstance(learner, Checkpointed):
         learner.checkpoint = option.checkpoint
     return compile_learner(learner) if option.compiled else learner
@@ -95,10 +99,41 @@ def outcome(learner: nn.Module, batch: TaskBatch, seed: int = 0) -> list[Tensor]
         [torch.Size([4]), torch.Size([18])]
     """
     torch.manual_seed(seed)
-    losses = learner(batch)
-    params = [p for p in learner.parameters() if p.requires_grad]
-    grads = torch.autograd.grad(losses.mean(), params, allow_unused=True) if params else ()
-    if losses.is_cuda:
-        torch.cuda.synchronize(losses.device)
-    flat = [grad.flatten() for grad in grads if grad is not None]
-    return [losses.detach(), torch.cat(flat) if flat else losses.new_zeros(0)]
+
+    def computed() -> list[Tensor]:
+        losses = learner(batch)
+        params = [p for p in learner.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(losses.mean(), params, allow_unused=True) if params else ()
+        if losses.is_cuda:
+            torch.cuda.synchronize(losses.device)
+        flat = [grad.flatten() for grad in grads if grad is not None]
+        return [losses.detach(), torch.cat(flat) if flat else losses.new_zeros(0)]
+
+    return on_cores(computed, intra_op_of(learner))
+
+
+def intra_op_of(learner: nn.Module) -> int:
+    """Return the number of cores that each operation of a training step uses.
+
+    Examples:
+        >>> import torch
+        >>> import quickstudy as qs
+        >>> intra_op_of(qs.PrototypicalNetwork(torch.nn.Linear(8, 2)))
+        1
+    """
+    return max((getattr(module, "intra_op", 1) for module in learner.modules()), default=1)
+
+
+def agree(tensors: Sequence[Tensor], reference: Sequence[Tensor]) -> bool:
+    """Return whether losses and gradient are equal up to rounding, which adaptation amplifies.
+
+    Examples:
+        >>> one = torch.ones(2)
+        >>> agree([one], [one + 1e-6]), agree([one], [one + 1])
+        (True, False)
+    """
+    tolerance = torch.finfo(reference[0].dtype).eps ** 0.4  # 2e-3 in float32, 5e-7 in float64
+    return all(
+        a.shape == b.shape and bool((a - b).norm() <= tolerance * b.norm())
+        for a, b in zip(tensors, reference, strict=True)
+    )

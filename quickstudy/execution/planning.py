@@ -16,10 +16,17 @@ from torch import Tensor, nn
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Checkpoint, TaskBatch
 from quickstudy.core.tree import leaves, tree_map
+from quickstudy.core.workers import cores
 from quickstudy.execution.batching import Execution
 from quickstudy.execution.errors import explained
 from quickstudy.execution.fit_memory import checkpoint_of, options_within
-from quickstudy.execution.options import ExecutionOption, configured, configured_copy, outcome
+from quickstudy.execution.options import (
+    ExecutionOption,
+    agree,
+    configured,
+    configured_copy,
+    outcome,
+)
 from quickstudy.execution.ram import parse, peak, readable
 
 if TYPE_CHECKING:
@@ -220,10 +227,10 @@ def _candidates(
             for chunk in ((size // 4, size // 16) if chunks is None else chunks)
             if 1 < chunk < size
         ]
-    cores = torch.get_num_threads()
-    if device.type == "cpu" and cores > 1 and size > 1 and limit is None:
+    shared = min(cores(), size)
+    if device.type == "cpu" and shared > 1 and limit is None:
         options.append(
-            ExecutionOption("loop", None, False, checkpoint=checkpoint, threads=cores)
+            ExecutionOption("loop", None, False, checkpoint=checkpoint, threads=shared)
         )
     return options
 
@@ -258,13 +265,13 @@ def _eligible(trials: Sequence[Trial], batch: TaskBatch, limit: int | None) -> l
             trial.note += f"compiled in {trial.compile_seconds:.0f} s; "
         if reference is None:
             reference, expected = trial.option, trial.outcome
-            random = not _agree(outcome(trial.learner, batch, seed=1), trial.outcome)
+            random = not agree(outcome(trial.learner, batch, seed=1), trial.outcome)
         elif random and trial.option.threads > 1:
             trial.note += "not chosen: random (dropout?), in no fixed order"
             continue
         elif random:
             trial.note += f"random (dropout?), so not compared with {reference}"
-        elif _agree(trial.outcome, expected):
+        elif agree(trial.outcome, expected):
             trial.note += f"agrees with {reference}"
         else:
             trial.note += f"not chosen: differs from {reference}"
@@ -292,15 +299,6 @@ def _explained_outcome(learner: nn.Module, batch: TaskBatch) -> tuple[list[Tenso
     slow = sorted({match[1] for match in matches if match is not None})
     note = f"no batching rule for {', '.join(slow)}: done task by task; " if slow else ""
     return tensors, note
-
-
-def _agree(tensors: Sequence[Tensor], reference: Sequence[Tensor]) -> bool:
-    """Whether losses and gradient are equal up to rounding, which adaptation amplifies."""
-    tolerance = torch.finfo(reference[0].dtype).eps ** 0.4  # 2e-3 in float32, 5e-7 in float64
-    return all(
-        a.shape == b.shape and bool((a - b).norm() <= tolerance * b.norm())
-        for a, b in zip(tensors, reference, strict=True)
-    )
 
 
 def _first_line(error: Exception | None) -> str:

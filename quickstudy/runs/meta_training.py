@@ -2,21 +2,23 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Generator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import nn
 
 from quickstudy.core.task import Json
 from quickstudy.evaluation.report import Report, finite_or_none
-from quickstudy.execution.batching import Execution
+from quickstudy.execution.choosing import option_of
+from quickstudy.execution.options import ExecutionOption, configured
 from quickstudy.runs.host import Clock, interrupts_deferred
 from quickstudy.runs.recipes import Experiment
 from quickstudy.runs.runs import Run
 from quickstudy.training.embed_together import EmbedTogether
 from quickstudy.training.loop import Step, train
 
+Ways: TypeAlias = Literal["auto", "recipe", "vmap", "loop", "compiled"]
 SAVE_EVERY = 120.0  # seconds of training between two saves
 VALIDATION_SEED = 2  # not the benchmarks' 1: both may draw from one distribution
 _VALIDATION = "validation "  # begins the key of a metric in the history of a run
@@ -38,14 +40,16 @@ class Status(NamedTuple):
     validation: Report | None  # if there was one at this step
 
 
-def go(
-    run: Run, *, execution: Execution | Literal["compiled"] | None = None
-) -> Iterator[Status]:
+def go(run: Run, *, execution: Ways = "auto") -> Generator[Status, None, None]:
     """Meta-train, and yield after each step.
 
     The run is saved at each validation, every two minutes, and when Ctrl-C or SIGTERM stops it
     (KeyboardInterrupt or SystemExit(143) after the step). A run of no steps saves the initial
     weights. Under `torchrun`, every process draws its own tasks and the first one saves.
+
+    Args:
+        execution: "auto" times ways to execute the first steps and takes the fastest; a resumed
+            run goes on in the way that it had. "recipe" executes tasks as the recipe sets.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -78,6 +82,7 @@ def go(
                 clip=experiment.clip,
                 precision=experiment.precision,
                 rank=session.rank,
+                execution="auto" if session.chooses else None,
             ):
                 loss = session.step(step)
                 report = session.validate()
@@ -89,7 +94,8 @@ def go(
         except GeneratorExit:  # raised at the yield, so between two steps
             session.save()
             raise
-    run.start, run.seconds = session.done, session.clock.total()
+        finally:
+            run.start, run.seconds = session.done, session.clock.total()
 
 
 def validation_metrics(row: Mapping[str, Json]) -> dict[str, Json]:
@@ -126,9 +132,16 @@ def best_validation(history: Sequence[Mapping[str, Json]]) -> Mapping[str, Json]
 class _Session:
     """The training of a run in this process."""
 
-    def __init__(self, run: Run, execution: Execution | Literal["compiled"] | None):
+    def __init__(self, run: Run, execution: Ways):
         self.run, self.experiment = run, run.experiment
         self.rank = int(os.environ.get("RANK", 0))
+        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        self.chooses = execution == "auto" and run.execution is None and alone
+        if execution == "auto" and run.execution:
+            stored = ExecutionOption(**run.execution)
+            configured(self.experiment.learner, stored._replace(compiled=False))
+            execution = "compiled" if stored.compiled else "auto"
+        self.compiled = execution == "compiled"
         self.module = _wrapped(self.experiment, execution)
         self.clock = Clock(run.seconds)
         self.saved_at = run.seconds
@@ -198,17 +211,23 @@ class _Session:
             recipe=run.recipe,
             settings=run.settings,
             origins=run.origins,
+            execution=_stored(option_of(e.learner)._replace(compiled=self.compiled)),
             seconds=self.clock.total(),
             history=run.history,
         )
 
 
-def _wrapped(
-    experiment: Experiment, execution: Execution | Literal["compiled"] | None
-) -> nn.Module:
+def _stored(option: ExecutionOption) -> dict[str, Json]:
+    names = ("execution", "chunk", "compiled", "checkpoint", "threads", "intra_op")
+    return {name: getattr(option, name) for name in names}
+
+
+def _wrapped(experiment: Experiment, execution: Ways) -> nn.Module:
     learner: nn.Module = experiment.learner
-    if execution not in (None, "vmap", "loop", "compiled"):
-        raise ValueError(f"execution={execution!r}: give 'vmap', 'loop' or 'compiled'.")
+    if execution not in get_args(Ways):
+        raise ValueError(
+            f"execution={execution!r}: give 'auto', 'recipe', 'vmap', 'loop' or 'compiled'."
+        )
     if execution in ("vmap", "loop"):
         experiment.learner.execution = execution
     if experiment.embed_together:

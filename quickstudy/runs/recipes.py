@@ -3,17 +3,20 @@
 A recipe is a Python file with a function `recipe(*, ...) -> Experiment`. Its keywords are the
 settings, and `PAPER` has the published numbers. A recipe of several results names each by
 `RESULT`, a format of its settings such as `"caltech101_{learner}_{shots}shot"`. `PAPER` may
-then have the numbers of each under its name.
+then have the numbers of each under its name. Beside the numbers of a test, `steps` and
+`meta_batch_size` are the paper's training.
 """
 
 import importlib.util
 import inspect
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch.optim import Optimizer
@@ -214,8 +217,63 @@ def published(module: ModuleType, settings: Mapping[str, Json]) -> Json:
 
     Examples:
         >>> import quickstudy as qs
-        >>> qs.runs.published(qs.runs.find("omniglot_gradient"), {"learner": "maml"})
-        {'5-way 1-shot': {'accuracy': 0.987, 'interval': 0.004, 'steps': 60000}}
+        >>> qs.runs.published(qs.runs.find("omniglot_maml_pp"), {})
+        {'5-way 1-shot': {'accuracy': 0.9947, 'steps': 50000, 'meta_batch_size': 8}}
     """
     paper = getattr(module, "PAPER", {})
     return paper.get(result_name(module, settings), paper)
+
+
+def settings_of(module: ModuleType, name: str) -> dict[str, Json] | None:
+    """Return the settings that give a result of a recipe its name; None if none do.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> recipe = qs.runs.find("omniglot_relation")
+        >>> qs.runs.settings_of(recipe, "omniglot_relation_batch_5shot")
+        {'normalise': 'batch', 'shots': 5}
+        >>> qs.runs.settings_of(recipe, "omniglot_imaml") is None
+        True
+    """
+    form = getattr(module, "RESULT", Path(module.__file__ or "").stem)
+    choices = {  # by the text of each, of settings that have few
+        key: {str(choice): choice for choice in get_args(kind)}
+        for key, kind in get_type_hints(module.recipe).items()
+    }
+    pattern = ""
+    for part in re.split(r"(\{\w+\})", form):
+        key = part.strip("{}")
+        texts = "|".join(map(re.escape, choices.get(key, {}))) or ".+"
+        pattern += re.escape(part) if part == key else f"(?P<{key}>{texts})"
+    match = re.fullmatch(pattern, name)
+    if match is None:
+        return None
+    before = defaults(module)
+    try:
+        settings: dict[str, Json] = {
+            key: choices[key][text] if choices[key] else type(before[key])(text)
+            for key, text in match.groupdict().items()
+        }
+    except (ValueError, TypeError):  # such as a word for a number
+        return None
+    return settings if result_name(module, settings) == name else None
+
+
+def paper_steps(paper: Json, meta_batch_size: int) -> int | None:
+    """Return how many steps have as many tasks as the paper's training; None: not known.
+
+    Args:
+        paper: published numbers of a result, by test. Where they have no `meta_batch_size`, the
+            paper's is taken to be the same.
+        meta_batch_size: tasks of a step here.
+
+    Examples:
+        >>> paper_steps({"5-way": {"steps": 20_000, "meta_batch_size": 32}}, 8)
+        80000
+    """
+    tasks = [
+        test["steps"] * test.get("meta_batch_size", meta_batch_size)
+        for test in paper.values()
+        if "steps" in test
+    ]
+    return math.ceil(max(tasks) / meta_batch_size) if tasks else None

@@ -158,25 +158,53 @@ def finish(
             milliseconds[row] = round(seconds * 1000, 4)  # to learn a stream
         elif not isinstance(benchmark.tasks, Rollouts):  # these have no queries
             milliseconds[row] = _milliseconds(best.experiment.learner, benchmark)
+    meta_batch_size = best.experiment.meta_batch_size * int(os.environ.get("WORLD_SIZE", 1))
+    paper = recipes.published(module, run.settings)
+    whole = recipes.paper_steps(paper, meta_batch_size)
     content = {
         "name": recipes.result_name(module, run.settings) if name is None else name,
         "recipe": Path(run.recipe).stem,
         "about": inspect.getdoc(module),
-        "paper": recipes.published(module, run.settings),
+        "paper": paper,
         "measured": rows,
         "better": best.experiment.better,
         "milliseconds": milliseconds,
         "settings": run.settings,
         "steps": last["step"],
-        "size": best.experiment.meta_batch_size * int(os.environ.get("WORLD_SIZE", 1)),
+        "planned_steps": best.experiment.steps,
+        "paper_fraction": None if whole is None else last["step"] / whole,  # of its tasks
+        "size": meta_batch_size,
         "checkpoint": best.start,
         "seconds": round(last["seconds"], 1),
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(),
         "history": last["history"],
     }
-    replace_file(run.folder / "result.json", f"{json.dumps(content, indent=1)}\n".encode())
+    _write(run.folder / "result.json", content)
     return content
+
+
+def store(result: Json, name: str) -> Path:
+    """Store a result beside the recipes, where `stored` reads it, and return its file.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from unittest import mock
+        >>> import quickstudy as qs
+        >>> here = Path(tempfile.mkdtemp())
+        >>> with mock.patch("quickstudy.runs.recipes.folders", lambda: [here]):
+        ...     qs.runs.store({"steps": 3}, "mine").name
+        'mine.json'
+    """
+    file = recipes.folders()[0] / "results" / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    _write(file, result)
+    return file
+
+
+def _write(file: Path, result: Json) -> None:
+    replace_file(file, f"{json.dumps(result, indent=1)}\n".encode())
 
 
 def measure(

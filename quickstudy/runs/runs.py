@@ -46,6 +46,7 @@ class Run:
     experiment: Experiment
     seed: int = 0
     origins: list[dict[str, Json]] = field(default_factory=list)  # see `_origin`
+    execution: dict[str, Json] | None = None  # that of the steps done, as `ExecutionOption` has
     start: int = 0  # steps already done
     seconds: float = 0.0  # spent training, in all processes so far
     history: list[dict[str, Json]] = field(default_factory=list)  # a row for each validation
@@ -92,6 +93,7 @@ def start(
         begun = run.experiment.steps if same else module.recipe(**recorded).steps
         _load_training(run, latest, facts["step"], begun)
         run.start, run.seconds, run.history = facts["step"], facts["seconds"], facts["history"]
+        run.execution = facts.get("execution", {})  # before 0.2.0: as the recipe has it
         run.origins = _check_origins(latest, module)
     return run
 

@@ -2,17 +2,27 @@
 
 A digest is made of all that an object holds: its class, settings and tensors. A function counts
 by its code and by the values that it holds, so a lambda, a closure and a `partial` each have
-their own digest. Packages that are installed count by name, as their versions tell the rest;
-global names that a function looks up are not followed.
+their own digest. A class counts by all its attributes. Packages that are installed count by
+name, as their versions tell the rest. Of the global names that a function looks up, constants,
+tensors, arrays, functions and classes are followed, and other objects are not.
 """
 
 import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from types import CodeType, FunctionType, MethodType, ModuleType
+from functools import cached_property
+from types import (
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +30,18 @@ from quickstudy.core.task import Json
 from quickstudy.storage.files import CheckpointError, class_name
 from quickstudy.storage.state_file import tensors_sha256
 
+# what Python itself adds to a class
+_OF_EVERY_CLASS = {"__module__", "__qualname__", "__doc__", "__dict__", "__weakref__"} | {
+    "__firstlineno__",
+    "__static_attributes__",
+    "__annotations__",
+    "__annotations_cache__",
+    "__parameters__",
+    "__orig_bases__",
+    "__abstractmethods__",
+    "_abc_impl",
+    "__slotnames__",
+}
 _PLAIN = (str, int, float, complex, bytes, torch.dtype, torch.device, type(None))
 
 
@@ -78,21 +100,42 @@ class _Description:
         if isinstance(value, FunctionType):
             cells = [cell.cell_contents for cell in value.__closure__ or ()]
             code = None if _is_installed(value.__module__) else value.__code__
-            held = value.__defaults__, value.__kwdefaults__, cells
+            held = value.__defaults__, value.__kwdefaults__, cells, _globals(value, code)
             return value.__module__, value.__qualname__, code, held
         if isinstance(value, type):
             name = value.__module__, value.__qualname__
             if _is_installed(value.__module__):
                 return name
-            methods = (part for part in vars(value).values() if isinstance(part, FunctionType))
-            return name, value.__bases__, list(methods)
+            parts = {k: v for k, v in vars(value).items() if k not in _OF_EVERY_CLASS}
+            return name, value.__bases__, parts
+        if isinstance(value, staticmethod | classmethod):
+            return value.__func__
+        if isinstance(value, property):
+            return value.fget, value.fset, value.fdel
+        if isinstance(value, cached_property):
+            return value.func
         if isinstance(value, nn.Module):
             return type(value), {
                 name: list(part.values()) if name.endswith("hooks") else part
                 for name, part in value.__getstate__().items()
                 if name != "training"
             }
+        if isinstance(value, GetSetDescriptorType | MemberDescriptorType):
+            return value.__name__  # of a slot
         return _reduced(value)
+
+
+def _globals(function: FunctionType, code: CodeType | None) -> dict[str, Any]:
+    """Return the global constants, functions and classes that user code names."""
+    names: set[str] = set()
+    parts = [] if code is None else [code]
+    while parts:
+        part = parts.pop()
+        names.update(part.co_names)
+        parts += [const for const in part.co_consts if isinstance(const, CodeType)]
+    values = {name: function.__globals__[name] for name in names & function.__globals__.keys()}
+    followed = (*_PLAIN, Tensor, np.ndarray, FunctionType, type)
+    return {name: values[name] for name in sorted(values) if isinstance(values[name], followed)}
 
 
 def _reduced(value: Any) -> Any:

@@ -77,6 +77,6 @@ def head_of(learner: Learner[Any]) -> Learner[Any]:
     """
     head = copy.copy(learner)
     head._modules = {**learner._modules, "embed": nn.Identity()}  # the copy's was the learner's
-    for name in ("execution", "chunk", "threads"):  # were chosen for the net
+    for name in ("execution", "chunk", "threads", "intra_op"):  # were chosen for the net
         vars(head).pop(name, None)
     return head

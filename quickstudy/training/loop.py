@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,10 @@ from torch.optim import Optimizer
 
 from quickstudy.core.task import TaskDistribution, batches, seeds
 from quickstudy.core.tree import tree_map
+from quickstudy.core.workers import on_cores
+from quickstudy.execution.choosing import choose
 from quickstudy.execution.errors import fitting
+from quickstudy.execution.options import intra_op_of
 from quickstudy.learner import Learner
 from quickstudy.training.multi_epoch import MultiEpoch
 
@@ -40,6 +44,7 @@ def train(
     clip: float | None = None,
     precision: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    execution: Literal["auto"] | None = None,
 ) -> Iterator[Step]:
     """Yield after every step of meta-training.
 
@@ -57,6 +62,12 @@ def train(
             then leaves linear layers and convolutions as they are that run under `vmap` and no
             inner gradient (pytorch/pytorch#105442); with `execution="loop"` it casts them too.
         device: where tasks are sent (None: where the learner is).
+        execution: "auto" times ways to execute the learner first, sets the fastest, and prints
+            a line about it (`quickstudy.execution.choose`). None: by the learner's attributes.
+
+    On a CPU, a worker computes the steps, and each of its operations uses one core (or
+    `learner.intra_op`), so that a busy neighbour does not hold them up. `learner.threads`
+    spreads tasks over cores.
 
     Examples:
         >>> import quickstudy as qs
@@ -72,7 +83,9 @@ def train(
         min(optimizer.minibatches, meta_batch_size) if isinstance(optimizer, MultiEpoch) else 1
     )
     learners = [module for module in learner.modules() if isinstance(module, Learner)]
-    for number, batch in enumerate(stream, start + 1):
+
+    def take_step(number: int) -> Step:
+        batch = next(stream)
         for module in learners:
             module.set_step(number - 1)
         batch = tree_map(lambda leaf: leaf.to(where, non_blocking=True), batch)
@@ -80,9 +93,9 @@ def train(
         seen: list[Tensor] = []
 
         def closure() -> Tensor:
-            torch.manual_seed(noise)  # noqa: B023  (again if the optimizer calls again)
-            turn = len(seen) % parts  # noqa: B023
-            part = tree_map(lambda leaf: leaf.tensor_split(parts)[turn], batch)  # noqa: B023
+            torch.manual_seed(noise)  # again if the optimizer calls again
+            turn = len(seen) % parts
+            part = tree_map(lambda leaf: leaf.tensor_split(parts)[turn], batch)
             optimizer.zero_grad()
             with torch.autocast(where.type, precision) if precision else nullcontext():
                 losses = learner(part)
@@ -91,10 +104,21 @@ def train(
                 loss.backward()
             if clip is not None:
                 nn.utils.clip_grad_norm_(learner.parameters(), clip)
-            seen.append(losses.detach())  # noqa: B023
+            seen.append(losses.detach())
             return loss
 
         optimizer.step(closure)  # pyright: ignore[reportCallIssue, reportArgumentType]
         for module in learners:
             module.after_step()
-        yield Step(number, torch.cat(seen[:parts]))
+        return Step(number, torch.cat(seen[:parts]))
+
+    if execution == "auto" and start < steps:
+        first = batches(
+            tasks, meta_batch_size, steps=start + 1, start=start, seed=seed, rank=rank
+        )
+        choose(learner, next(first), steps - start, precision)
+    in_worker = where.type == "cpu" and not torch.distributed.is_initialized()
+    intra_op = intra_op_of(learner)
+    for number in range(start + 1, steps + 1):
+        step = partial(take_step, number)
+        yield on_cores(step, intra_op) if in_worker else step()

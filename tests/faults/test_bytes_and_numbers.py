@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import quickstudy as qs
 
@@ -83,3 +84,26 @@ def test_tables_of_small_counts_stay_what_they_are() -> None:
     )
     with pytest.raises(ValueError, match="fitted on numbers"):
         model.predict(counts.astype("u1"))
+
+
+MASKS = (X > 100).astype("u1")
+
+
+@pytest.mark.parametrize("dtype", ["?", "f4", "f8"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_bytes_of_a_mask_are_no_fractions(estimator: type[Any], dtype: str) -> None:
+    """1 would become 1 / 255 in one of the two."""
+    with pytest.raises(ValueError, match="fitted on bytes"):
+        estimator().fit(MASKS, Y).predict(MASKS.astype(dtype))
+    with pytest.raises(ValueError, match="fitted on numbers"):
+        estimator().fit(MASKS.astype(dtype), Y).predict(MASKS)
+    same = estimator().fit(MASKS, Y)
+    np.testing.assert_array_equal(same.predict(MASKS), same.predict(MASKS.copy()))
+    same.fit(X, Y).predict(MASKS)  # a dark picture
+
+
+def test_examples_of_a_data_set_are_all_bytes_or_none() -> None:
+    bytes_first = [(torch.full((1, 2, 2), 200, dtype=torch.uint8), 0), (torch.rand(1, 2, 2), 1)]
+    for pairs in (bytes_first, bytes_first[::-1]):
+        with pytest.raises(ValueError, match="give all as bytes or none"):
+            qs.datasets.from_torch(pairs)

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import jacrev, vmap
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 
 from quickstudy import MAML, Learner
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import TaskBatch
 from quickstudy.core.tree import tree_map
 from quickstudy.execution.batching import Execution
@@ -420,6 +422,47 @@ def test_meta_gradient(name: str, execution: Execution) -> None:
             learner(batch())
     else:
         assert_gradient_is_that_of_differences(learner)
+
+
+NO_JACOBIANS = LOOP_ONLY | {"BatchNorm1d"}  # a statistic of one example
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in NO_JACOBIANS])
+def test_jacobian_of_every_example(name: str) -> None:
+    """Two levels of batches, as in EWC, against one call of autograd for every output."""
+    net = net_around(*MODULES[name]).eval()
+    params = {k: p.detach() for k, p in net.named_parameters()}
+    inputs = torch.randn(3, 8, dtype=torch.float64)
+
+    def outputs(params: Any, x: Tensor) -> Tensor:
+        return functional_call(net, params, (x[None],))[0]
+
+    jacobian = vmap(jacrev(outputs), (None, 0), randomness="same")(params, inputs)
+    for i, x in enumerate(inputs):
+        leaves = {k: p.clone().requires_grad_() for k, p in params.items()}
+        z = outputs(leaves, x)
+        for c in range(len(z)):
+            rows = torch.autograd.grad(
+                z[c], list(leaves.values()), retain_graph=True, materialize_grads=True
+            )
+            for key, row in zip(leaves, rows, strict=True):
+                torch.testing.assert_close(jacobian[key][i, c], row, rtol=1e-9, atol=1e-12)
+
+
+def test_attention_outside_of_a_batch_of_tasks() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    net = nn.Sequential(nn.Unflatten(1, (2, 4)), layer, nn.Flatten(), nn.Linear(8, 3)).double()
+    learner = MAML(net, lr=0.3, steps=2)
+    task = tree_map(lambda leaf: leaf[0], batch())
+    whole = learner(tree_map(lambda leaf: leaf[None], task)).mean()
+    params = list(learner.parameters())
+    expected = torch.autograd.grad(whole, params)
+    for found, grad in zip(
+        torch.autograd.grad(learner.loss(task), params), expected, strict=True
+    ):
+        torch.testing.assert_close(found, grad)
 
 
 @pytest.mark.parametrize("execution", ["vmap", "loop"])

@@ -26,20 +26,20 @@ LEARNERS: dict[str, Callable[[nn.Module], Learner[Any]]] = {
 }
 
 
-class Closure(nn.Module):
+class Fixed(nn.Module):
     """Computes with its own parameters, whatever is lent to it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.randn(3, 8)), nn.Parameter(torch.zeros(3))
-        weight, bias = self.weight, self.bias
+        weight, bias = self.weight.detach(), self.bias.detach()
         self.compute = lambda x: F.linear(x, weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.compute(x)
 
 
-class HalfClosure(Closure):
+class HalfFixed(Fixed):
     def forward(self, x: Tensor) -> Tensor:
         return self.compute(x) + self.bias
 
@@ -64,14 +64,14 @@ def test_nets_that_ignore_what_is_lent_are_refused(name: str, execution: Any) ->
         lambda learner: learner(batch()),
         lambda learner: qs.evaluate(learner, Blobs(), n_tasks=2),
     ):
-        learner = LEARNERS[name](Closure())
+        learner = LEARNERS[name](Fixed())
         learner.execution = execution
-        with pytest.raises(ValueError, match=r"Closure do not change .* \(weight, bias\)"):
+        with pytest.raises(ValueError, match=r"Fixed do not change .* \(weight, bias\)"):
             use(learner)
 
 
 @pytest.mark.parametrize(
-    ("net", "names"), [(HalfClosure(), "weight"), (Unused(), "unused.weight, unused.bias")]
+    ("net", "names"), [(HalfFixed(), "weight"), (Unused(), "unused.weight, unused.bias")]
 )
 def test_parameters_that_no_gradient_reaches_are_named_once(net: nn.Module, names: str) -> None:
     learner = qs.MAML(net)

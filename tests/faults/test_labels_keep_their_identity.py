@@ -137,3 +137,45 @@ def test_the_label_of_the_unknown_changes_no_other(classes: np.ndarray) -> None:
 def test_verifiers_tell_large_labels_apart() -> None:
     labels = pd.Series([2**60 + 1, 2**60 + 1, 2**60 + 2, 2**60 + 2], dtype="Int64")
     assert qs.FewShotVerifier().fit(X, labels).pairs_ == (2, 4)
+
+
+MISSING: dict[str, Any] = {
+    "NaN beside text": [np.nan, "a", "b", "a"],
+    "NaN in pandas": pd.Series(["a", np.nan, "b", "a"]),
+    "NA in pandas": pd.Series(["a", pd.NA, "b", "a"], dtype="string"),
+    "None beside text": ["a", None, "b", "a"],
+    "None in an array": np.array(["a", None, "b", "a"], object),
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_missing_labels_are_no_class(classifier: type[Any], kind: str) -> None:
+    with pytest.raises(ValueError, match="A label is missing"):
+        classifier().fit(X, MISSING[kind])
+    with pytest.raises(ValueError, match="A label is missing"):
+        qs.datasets.arrays(X, MISSING[kind])
+
+
+MERGED: dict[str, Any] = {
+    "text and numbers": ["1", 1, 2, 3],
+    "large integers and floats": [2**60 + 1, 2**60 + 2, 0.5, 1],
+}
+
+
+@pytest.mark.parametrize("kind", MERGED)
+def test_labels_of_a_data_set(kind: str) -> None:
+    with pytest.raises(ValueError, match="would become"):
+        qs.datasets.arrays(X, MERGED[kind])
+
+
+def test_values_of_a_data_set_are_seen() -> None:
+    y = [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="mask hides values"):
+        qs.datasets.arrays(np.ma.masked_greater(X, 5), y)
+    with pytest.raises(ValueError, match="mask hides values"):
+        qs.datasets.arrays(X, np.ma.masked_equal(y, 1))
+    with pytest.raises(ValueError, match="are complex"):
+        qs.datasets.arrays(X + 1j, y)
+    with pytest.raises(ValueError, match="are sparse"):
+        qs.datasets.arrays(torch.tensor(X).to_sparse(), y)

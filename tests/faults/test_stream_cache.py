@@ -1,5 +1,6 @@
 """A folder of `evaluate_stream` continues the same call, and refuses every other."""
 
+import functools
 import random
 import subprocess
 import sys
@@ -346,3 +347,46 @@ def test_a_fingerprint_of_objects_that_hold_each_other():
     first.other, second.other = second, first  # pyright: ignore[reportAttributeAccessIssue]
     assert fingerprint(first) != fingerprint(second)
     assert fingerprint([first, first]) != fingerprint([first, second])
+
+
+SCALE = 1.0
+
+
+def global_scale(x: Tensor) -> Tensor:
+    return x * SCALE
+
+
+def user_class(**attributes: Any) -> type[Any]:
+    return type("Net", (nn.Module,), {"__module__": __name__, **attributes})
+
+
+def returns(value: float) -> Callable[..., float]:
+    return eval(f"lambda *_: {value}")
+
+
+KINDS_OF_ATTRIBUTES: dict[str, Callable[[float], Any]] = {
+    "constant": lambda value: value,
+    "property": lambda value: property(returns(value)),
+    "cached property": lambda value: functools.cached_property(returns(value)),
+    "static method": lambda value: staticmethod(returns(value)),
+    "class method": lambda value: classmethod(returns(value)),
+    "method": returns,
+    "partial method": lambda value: functools.partialmethod(returns(0.0), value),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_ATTRIBUTES)
+def test_a_class_counts_by_all_its_attributes(kind: str) -> None:
+    make = KINDS_OF_ATTRIBUTES[kind]
+    one, same, other = (user_class(scale=make(value))() for value in (1.0, 1.0, 2.0))
+    assert fingerprint(one) == fingerprint(same) != fingerprint(other)
+
+
+def test_global_constants_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    nested = lambda: [global_scale(torch.ones(1))]  # noqa: E731
+    before = fingerprint(global_scale), fingerprint(nested)
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    after = fingerprint(global_scale), fingerprint(nested)
+    assert before[0] != after[0] and before[1] != after[1]
+    monkeypatch.undo()
+    assert (fingerprint(global_scale), fingerprint(nested)) == before

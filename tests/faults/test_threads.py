@@ -14,13 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
-from quickstudy.core.threads import (
-    FORKED_RANDOM_STATE,
-    MATH_ATTENTION,
-    evaluation_copy,
-    replica,
-    seeded,
-)
+from quickstudy.core.replicas import evaluation_copy, replica
+from quickstudy.core.threads import FORKED_RANDOM_STATE, MATH_ATTENTION, seeded
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.testing.learners import Blobs, Lines
 
@@ -403,6 +398,27 @@ def test_a_learner_whose_methods_threads_call(name: str) -> None:
     for answers, expected in zip(runs, right, strict=True):
         for found in answers:
             np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert_unchanged(learner, before)
+
+
+@pytest.mark.parametrize("name", ["prototypes", "MAML", "R2D2"])
+def test_one_learner_that_threads_call_directly(name: str) -> None:
+    learner = LEARNERS[name]().eval()
+    x = torch.tensor(QUERIES)
+    examples = [
+        qs.Examples(torch.tensor(X), torch.eye(4)[torch.tensor(y)], torch.ones(40))
+        for y in (Y, Y[::-1].copy(), np.roll(Y, 1))
+    ]
+
+    def answer(support: qs.Examples) -> Tensor:
+        return learner.predict(learner.adapt(support), x).detach()
+
+    right = [answer(support) for support in examples]
+    before = snapshot(learner)
+    runs = in_threads(*[functools.partial(answer, e) for e in examples], repeats=40)
+    for answers, expected in zip(runs, right, strict=True):
+        for found in answers:
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert_unchanged(learner, before)
 
 

@@ -258,3 +258,15 @@ def test_nothing_to_decode_is_not_everything():
     grid = qs.environments.HiddenGoal(size=3, horizon=4)
     with pytest.raises(ValueError, match="decoded=0"):
         qs.VariBAD(grid, latent=2, hidden=8, decoded=0)
+
+
+@pytest.mark.parametrize("option", ["--out", "--run", "--support"])
+@pytest.mark.parametrize("command", ["train", "adapt", "predict", "cluster"])
+def test_an_empty_path_is_not_the_current_directory(
+    command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in ([option, ""], [f"{option}="]):
+        with pytest.raises(SystemExit) as stop:
+            app.main([command, "glyphs_protonet", *options])
+        assert stop.value.code == 2
+        assert f"{option} is empty: name a file" in capsys.readouterr().err

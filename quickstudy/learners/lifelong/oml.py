@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import check_outputs
 from quickstudy.core.linear import without_autocast
 from quickstudy.core.parameters import ParameterSelection, Params, select_parameters
+from quickstudy.core.stateless import functional_call
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.tree import tree_map
 from quickstudy.inner_loop.descent import descend

@@ -76,13 +76,16 @@ class StreamingLDA(Learner[StreamingLDAState], Embeds):
     ) -> StreamingLDAState:
         """Return the moments of the examples and of all before them."""
         features = self.embed(support.x).to(support.weight)
+        # sums of squares, and the inverse of their matrix, need more digits than half precision
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
         with without_autocast(features):
             new = moments(features, support)
             return new if state is None else merge(state, new)
 
     def predict(self, state: StreamingLDAState, x: Tensor) -> Tensor:
         """Return logits (Q, C), up to a number for each query; -inf for an unseen class."""
-        features = double(self.embed(x))
+        embedded = self.embed(x)
+        features = double(embedded)
         means, sizes, scatter = tree_map(double, state)
         with without_autocast(features):
             total = nonzero(sizes.sum())
@@ -92,7 +95,7 @@ class StreamingLDA(Learner[StreamingLDAState], Embeds):
             covariance = (1 - self.shrinkage) * scatter / total + self.shrinkage * eye
             weight = torch.linalg.solve(covariance, means.T).T  # (C, D)
             logits = F.linear(features - origin, weight, -(weight * means).sum(-1) / 2)
-        return logits.to(state.means).masked_fill(state.sizes == 0, -torch.inf)
+        return logits.to(embedded).masked_fill(state.sizes == 0, -torch.inf)
 
 
 def moments(features: Tensor, examples: Examples) -> StreamingLDAState:
