@@ -79,7 +79,8 @@ def test_derivatives_of_distances_are_those_of_differences(batched: bool):
         grads = torch.autograd.grad(
             ((1 + square).log() * weight).sum(), [x, y], create_graph=True
         )
-        loss = sum((grad * grad.detach().roll(1, -1)).sum() for grad in grads)
+        products = [(grad * grad.detach().roll(1, -1)).sum() for grad in grads]
+        loss = torch.stack(products).sum()
         seconds = torch.autograd.grad(loss, [x, y])
         forward = jvp(lambda z: distance(z[0], b), (a,), (a.roll(1, 1),))[1]
         return [square, *grads, *seconds, forward]

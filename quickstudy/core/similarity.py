@@ -110,12 +110,12 @@ class _Differences(torch.autograd.Function):
         """Nothing is needed for the derivatives."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0], None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, square: Tensor, *others: Any) -> Tensor:
-        return square.clone()
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return tangents[0].clone()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> Any:

@@ -164,7 +164,12 @@ class LifelongClassifier(ClassColumns):
     def _add_columns(self, new: np.ndarray) -> None:
         """Give labels the next columns. The table is written in place, as it may be long."""
         table, count = self._column_of, len(self.classes_)
-        self._rollback.append(lambda: [table.pop(label, None) for label in new.tolist()])
+
+        def forget() -> None:
+            for label in new.tolist():
+                table.pop(label, None)
+
+        self._rollback.append(forget)
         table.update(zip(new.tolist(), range(count, count + len(new)), strict=True))
         self.classes_ = np.concatenate([self.classes_, new])
 

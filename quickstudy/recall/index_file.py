@@ -118,5 +118,5 @@ def _to_json(record: Record, stamp: list[int]) -> dict[str, Json]:
 def _from_json(content: Mapping[str, Any]) -> Record:
     data = bytearray(base64.b64decode(content["embedding"]))
     embedding = torch.frombuffer(data, dtype=getattr(torch, content["dtype"]))
-    names = ("file", "learner", "embedded_by", "layout")
-    return Record(*(content[name] for name in names), embedding)
+    others = {name: content[name] for name in ("file", "learner", "embedded_by", "layout")}
+    return Record(**others, embedding=embedding)
