@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow mutants lint docs bench results results-queue clean
+.PHONY: demo test test-slow mutants lint docs bench bench-gpu results results-queue clean
 
 demo: $(READY)
 	$(BIN)/quickstudy demo
@@ -44,6 +44,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.bandits --out benchmarks/results/bandits.json
 	$(BIN)/python -m benchmarks.mdps --out benchmarks/results/mdps.json
 	$(BIN)/python -m benchmarks.rl --out benchmarks/results/rl.json
+
+# what a GPU does, in nine minutes
+bench-gpu: $(READY)
+	benchmarks/gpu.sh
 
 # every stored result, again: hours on one machine; stopped, it goes on where it was
 results: $(READY)

@@ -524,10 +524,11 @@ def _rows(result: Any) -> Iterator[list[str]]:
 
 def _benchmark(file: Path, short: bool = False) -> str:
     """Any list of rows of one kind, and what they were measured on; in short, of meta-steps the
-    fastest way of each workload, and neither heads nor memory nor streams."""
+    fastest way of each workload, and neither heads nor memory nor streams nor GPUs."""
     result = json.loads(file.read_text())
     rows, limits = result["rows"], result.get("limits", [])
-    if short and file.stem in ("heads", "memory", "stream", "environments"):
+    apart = ("heads", "memory", "stream", "environments")
+    if short and (file.stem in apart or file.stem.startswith("gpu_")):
         return ""
     if short and file.stem == "meta_step":
         rows, limits = [_fastest(rows, limit["workload"]) for limit in limits], []

@@ -284,7 +284,12 @@ def wait_for_a_save(result: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [("SIGKILL", -9), ("SIGTERM", 143), ("SIGINT", 130)]
+    ("number", "code"),
+    [
+        ("SIGKILL", -9),
+        ("SIGTERM", 143),
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_it_goes_on_where_it_was(place: Path, number: str, code: int) -> None:
     record(place, "maml", 1, 1.0, planned_steps=3, settings={"learner": "maml", "steps": 200})
@@ -301,7 +306,7 @@ def test_killed_it_goes_on_where_it_was(place: Path, number: str, code: int) -> 
     assert killed["steps"] == 200 > saved
     settings = {"learner": "maml", "steps": 200}
     run = runs.start("waves", settings, place / "straight")
-    for _ in runs.go(run):
+    for _ in runs.go(run, execution="recipe"):
         pass
     straight = runs.finish(run)
     assert killed["measured"] == straight["measured"]  # to the bit

@@ -56,7 +56,11 @@ def on_cores(fn: Callable[[], T], intra_op: int = 1) -> T:
     """
     if _stays() or torch.get_num_threads() == intra_op:
         return fn()
-    return _result(_executor("steps", intra_op).submit(_carried(fn)))
+    try:
+        future = _executor("steps", intra_op).submit(_carried(fn))
+    except RuntimeError:  # the interpreter ends, and starts no threads any more
+        return fn()
+    return _result(future)
 
 
 def spread(calls: Sequence[Callable[[], T]]) -> list[T]:

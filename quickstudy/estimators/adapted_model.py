@@ -4,10 +4,11 @@ scikit-learn takes about as long to import as PyTorch, and predicting the class 
 needs nothing of it. Estimators restore and predict by the same functions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,11 +17,16 @@ from quickstudy.core.replicas import evaluation_copy, written_back
 from quickstudy.core.similarity import exact_comparisons
 from quickstudy.core.task import Json
 from quickstudy.core.threads import MATH_ATTENTION, seeded
+from quickstudy.core.torch_private import ConvBase
+from quickstudy.core.workers import on_cores
 from quickstudy.evaluation.protocol import AnyLearner, evaluating
 from quickstudy.learner import Learner
 from quickstudy.storage.files import CheckpointError, class_name
 from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types
 from quickstudy.storage.tree_json import unpack_state
+
+MANY_PIXELS = 1 << 20
+T = TypeVar("T")
 
 KEY = "quickstudy"  # of our entry in the metadata of a safetensors file
 
@@ -141,7 +147,7 @@ def predictions(learner: Learner[Any], state: Any, x: Tensor, seed: int | None) 
     """
     try:
         with deterministic(learner, seed) as copy:
-            outputs = point_prediction(copy.predict(state, x))
+            outputs = point_prediction(computed(copy, partial(copy.predict, state, x), x))
     except (RuntimeError, MemoryError) as error:
         if "memory" not in f"{error} {class_name(error)}".lower():
             raise
@@ -155,6 +161,18 @@ def predictions(learner: Learner[Any], state: Any, x: Tensor, seed: int | None) 
             "is too large. Scale X as in meta-training, or lower the inner learning rate."
         )
     return outputs.cpu().double()
+
+
+def computed(learner: Learner[Any], fn: Callable[[], T], x: Tensor) -> T:
+    """Return `fn()`, computed on one core, or by convolutions of many pixels on all of them.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> computed(qs.MAML(qs.nets.MLP(4, 3)), torch.get_num_threads, torch.zeros(1))
+        1
+    """
+    large = x.numel() >= MANY_PIXELS and any(isinstance(m, ConvBase) for m in learner.modules())
+    return fn() if large or x.is_cuda else on_cores(fn)
 
 
 def random_state(learner: Learner[Any]) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from torch.nn import Flatten
 from quickstudy.core.task import Examples, Json
 from quickstudy.estimators.adapted_model import (
     KEY,
+    computed,
     deterministic,
     point_prediction,
     predictions,
@@ -221,7 +223,7 @@ class FewShotEstimator(BaseEstimator, ABC):
     def _adapt(self, support: Examples, state: Any = None) -> tuple[Any, int]:
         """Return the state after `support`, and the number of columns of its predictions."""
         with self._copy_of_learner(measure=True) as learner:
-            state = learner.adapt(support, state)
+            state = computed(learner, partial(learner.adapt, support, state), support.x)
             return state, point_prediction(learner.predict(state, support.x[:2])).shape[1]
 
     @contextmanager

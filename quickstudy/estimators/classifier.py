@@ -5,6 +5,7 @@ adapts it to your examples, and `save` writes the adapted state as one small fil
 """
 
 import warnings
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Json
-from quickstudy.estimators.adapted_model import point_prediction
+from quickstudy.estimators.adapted_model import computed, point_prediction
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.estimators.labels import join_labels
 from quickstudy.estimators.open_set import calibrate_threshold, check_unknown_label
@@ -84,7 +85,8 @@ class ClassColumns(ClassifierMixin, FewShotEstimator):
     ) -> tuple[Any, int]:
         """Return the state of `width` classes, and the number of columns of predictions."""
         with self._copy_of_learner(measure=True) as learner:
-            state = adapt_to_labels(learner, x, index, weight, width)
+            adapt = partial(adapt_to_labels, learner, x, index, weight, width)
+            state = computed(learner, adapt, x)
             return state, point_prediction(learner.predict(state, x[:2])).shape[1]
 
     def _metadata(self) -> dict[str, Json]:
@@ -260,7 +262,8 @@ class FewShotClassifier(ClassColumns):
             return self._adapt(one_hot_examples(x, index, weight, width), state)[0]
         state = map_class_axes(lambda leaf, axis: leaf.clone(), state, axes)
         with self._copy_of_learner() as learner:
-            return adapt_classes(learner, x, index, weight, width, state)
+            adapt = partial(adapt_classes, learner, x, index, weight, width, state)
+            return computed(learner, adapt, x)
 
     def _check_unknown(self, classes: np.ndarray) -> None:
         if self.unknown is None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from quickstudy.capabilities import HasMemorySize
 from quickstudy.core.task import Json
 from quickstudy.core.tree import leaves
+from quickstudy.estimators.adapted_model import computed
 from quickstudy.estimators.classifier import ClassColumns
 from quickstudy.estimators.labels import join_labels
 from quickstudy.estimators.widths import (
@@ -201,7 +202,8 @@ class LifelongClassifier(ClassColumns):
         before = columns_of(state, columns, axes)
         self._rollback.append(partial(write_columns, state, columns, before, axes))
         with self._copy_of_learner() as learner:
-            state = adapt_classes(learner, x, index, weight, self._width, state)
+            adapt = partial(adapt_classes, learner, x, index, weight, self._width, state)
+            state = computed(learner, adapt, x)
         self._check_finite(columns_of(state, columns, axes))
         return state
 

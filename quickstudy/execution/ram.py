@@ -115,8 +115,9 @@ def retain_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for setting in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            mallopt(setting, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_ARENA_MAX, 1)  # a thread's own arena holds 64 MB at most
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h

@@ -181,7 +181,7 @@ def test_an_unknown_checkpoint_is_not_the_last(recipe: str, tmp_path: Path, whic
 
 def test_an_unknown_execution_is_refused(recipe: str, tmp_path: Path):
     run = runs.start(recipe, {"steps": 2}, tmp_path / "run")
-    with pytest.raises(ValueError, match="give 'vmap', 'loop' or 'compiled'"):
+    with pytest.raises(ValueError, match="give 'auto', 'recipe', 'vmap', 'loop' or"):
         next(runs.go(run, execution="fast"))  # pyright: ignore
 
 
