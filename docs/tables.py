@@ -127,7 +127,8 @@ MECHANISMS: tuple[tuple[str, str, str | tuple[str, str], str | tuple[str, str]],
     ("memory of 256 tasks, of waves, lines and parabolas", "10 shots, 1 step, squared error",
      (_WAVES, "1 step, memory of 256 tasks"), (_WAVES, "1 step, no memory")),
 )  # fmt: skip
-APART = {"bandits", "mapping_library", "mdps", "startup"}  # benchmarks that are not of speed
+# benchmarks that are not of speed
+APART = {"bandits", "mapping_library", "mdps", "scale", "startup"}
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
