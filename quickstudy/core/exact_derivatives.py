@@ -7,21 +7,23 @@ error. `torch._weight_norm` treats its norms so on a CPU, under `vmap` or not. U
 of `vmap`, as a Jacobian of every example has, the gradient of `prelu` mixes up its axes.
 
 While `exact_derivatives` lasts, these functions are replaced where they are called. A layer of
-the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTorch.
+the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTorch. Convolutions
+and maxima of normalised batches are replaced too: for speed.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from quickstudy.core.batch_statistics import normalise_by_batch
-from quickstudy.core.torch_private import in_transform
+from quickstudy.core.batch_statistics import Normalised, max_pool, normalise_by_batch
+from quickstudy.core.convolution import conv
+from quickstudy.core.torch_private import in_forward_mode, in_transform
 
 
 class ExactDerivatives(TorchFunctionMode):
@@ -36,11 +38,29 @@ class ExactDerivatives(TorchFunctionMode):
         tensor([[6., 8.]])
     """
 
+    _last: tuple[Tensor, Normalised, bool] | None = None  # a normalised batch; a ReLU of it
+
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        last, self._last = self._last, None
+        if last is not None and args and args[0] is last[0]:
+            _, normalised, rectified = last
+            if func in (F.max_pool2d, torch.max_pool2d):
+                # the maximum of a ReLU is the ReLU of the maximum, which has fewer numbers
+                pooled = max_pool(normalised, *args[1:], **(kwargs or {}))
+                return pooled.relu() if rectified else pooled
+            rectifies = func in (F.relu, torch.relu, Tensor.relu) and len(args) == 1
+            if rectifies and not (kwargs or {}).get("inplace"):
+                self._last = (args[0].relu(), normalised, True)
+                return self._last[0]
         func = _EXACT.get(func, func)
-        return func(*args, **kwargs) if kwargs else func(*args)
+        result = func(*args, **kwargs) if kwargs else func(*args)
+        if not isinstance(result, Normalised):
+            return result
+        if result.y.ndim == 4 and in_transform():  # task by task, PyTorch's maxima do as well
+            self._last = (result.y, result, False)
+        return result.y
 
 
 @contextmanager
@@ -90,7 +110,7 @@ def _may_normalise(module: nn.Module) -> bool:
     places = [getattr(part, "__module__", None) or "" for part in (type(module), *functions)]
     return bool(module._forward_pre_hooks or module._forward_hooks) or any(
         not place.startswith(("torch.nn.modules.", "torch.nn.functional", "quickstudy."))
-        or place.endswith(("norm", ".normalization", ".sparse"))
+        or place.endswith((".conv", "norm", ".normalization", ".sparse"))
         for place in places
     )
 
@@ -118,15 +138,30 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Tensor:
+) -> Tensor | Normalised:
     statistics = (running_mean, running_var)
-    by_batch = training and running_mean is None and input.numel() > input.shape[1]
-    if by_batch and weight is not None and bias is not None and _is_plain_autograd():
-        return normalise_by_batch(input, weight, bias, eps)
+    if training and running_mean is None and _has_closed_form(input, weight, bias):
+        return normalise_by_batch(input, cast(Tensor, weight), cast(Tensor, bias), eps)
     if not _is_applied_apart(weight) and (bias is None or weight is not None):
         return F.batch_norm(input, *statistics, weight, bias, training, momentum, eps)
     y = F.batch_norm(input, *statistics, None, None, training, momentum, eps)
     return _affine(y, *(_per_channel(p, input) for p in (weight, bias)))
+
+
+def _has_closed_form(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether `normalise_by_batch` computes it, and is fast: under `vmap`, for images only."""
+    return (
+        not torch.compiler.is_compiling()
+        and input.device.type == "cpu"
+        and input.ndim >= 2
+        and weight is not None
+        and bias is not None
+        and weight.dtype == bias.dtype == input.dtype
+        and input.dtype in (torch.float32, torch.float64)
+        and weight.shape == bias.shape == input.shape[1:2]
+        and input.numel() > input.shape[1]
+        and (not in_transform() or (input.ndim == 4 and not in_forward_mode()))
+    )
 
 
 def _instance_norm(
@@ -190,6 +225,7 @@ def _native_batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     statistics = (running_mean, running_var)
     y = _batch_norm(input, *statistics, weight, bias, training, momentum, eps)
+    y = y.y if isinstance(y, Normalised) else y
     if not training:
         return y, input.new_empty(0), input.new_empty(0)
     axes = [axis for axis in range(input.ndim) if axis != 1]
@@ -286,6 +322,9 @@ def _is_plain_autograd() -> bool:
 
 
 _EXACT: dict[Any, Any] = {
+    F.conv1d: conv,
+    F.conv2d: conv,
+    F.conv3d: conv,
     F.batch_norm: _batch_norm,
     F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,

@@ -3,10 +3,13 @@
 Tested with torch 2.8 to 2.13. If a later version renames one of these, change this file.
 """
 
+import torch
 from torch import Tensor
 from torch._C._autograd import _profiler_enabled as profiler_is_on
 from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
     get_unwrapped,
     is_functorch_wrapped_tensor,
     peek_interpreter_stack,
@@ -28,6 +31,7 @@ __all__ = [
     "all_tasks",
     "dispatch_modes",
     "function_modes",
+    "in_forward_mode",
     "in_transform",
     "is_functorch_wrapped_tensor",
     "profiler_is_on",
@@ -35,6 +39,7 @@ __all__ = [
     "saved_tensors_hooks_are_on",
     "tree_leaves",
     "tree_map_only",
+    "without_axis",
 ]
 
 
@@ -42,7 +47,6 @@ def in_transform() -> bool:
     """Return whether a transform of torch.func, such as `vmap` or `grad`, is at work.
 
     Examples:
-        >>> import torch
         >>> in_transform()
         False
         >>> torch.func.grad(lambda x: x if in_transform() else -x)(torch.tensor(1.0))
@@ -51,11 +55,21 @@ def in_transform() -> bool:
     return peek_interpreter_stack() is not None
 
 
+def in_forward_mode() -> bool:
+    """Return whether a transform of torch.func that computes forward derivatives is at work.
+
+    Examples:
+        >>> torch.func.grad(lambda x: x + in_forward_mode())(torch.tensor(1.0))
+        tensor(1.)
+    """
+    levels = get_interpreter_stack() or ()
+    return any(level.key() == TransformType.Jvp for level in levels)
+
+
 def saved_tensors_hooks_are_on() -> bool:
     """Return whether this thread has hooks of saved tensors, such as those of `save_on_cpu`.
 
     Examples:
-        >>> import torch
         >>> with torch.autograd.graph.save_on_cpu():
         ...     print(saved_tensors_hooks_are_on())
         True
@@ -67,10 +81,20 @@ def all_tasks(tensor: Tensor) -> Tensor:
     """Return the values of a tensor in all tasks, where a transform shows those of one.
 
     Examples:
-        >>> import torch
         >>> torch.func.vmap(lambda x: x + len(all_tasks(x)))(torch.zeros(3))
         tensor([3., 3., 3.])
     """
     while is_functorch_wrapped_tensor(tensor):
         tensor = get_unwrapped(tensor)
     return tensor
+
+
+def without_axis(x: Tensor) -> Tensor:
+    """Return x (1, ...) without its first axis, as a tensor that may be changed in place, which
+    a view of an output of an autograd function may not.
+
+    Examples:
+        >>> without_axis(torch.ones(1, 2)).mul_(3)
+        tensor([3., 3.])
+    """
+    return torch.ops.aten._unsafe_view(x, x.shape[1:])

@@ -1,0 +1,262 @@
+"""Convolutions and pooled batch statistics of tasks at once, against PyTorch's task by task and
+against finite differences, in double precision."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+from quickstudy import MAML, Examples, Task
+from quickstudy.core.batch_statistics import max_pool, normalise_by_batch
+from quickstudy.core.convolution import conv
+from quickstudy.core.exact_derivatives import exact_derivatives
+from quickstudy.core.task import TaskBatch
+from quickstudy.core.tree import unstack
+from quickstudy.execution.batching import Execution
+from quickstudy.nets import use_batch_statistics
+from quickstudy.nets.backbones import Conv4
+
+T = 3
+CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
+    "3x3": lambda: nn.Conv2d(4, 5, 3, padding=1),
+    "few columns": lambda: nn.Conv2d(1, 40, 3, padding=1),
+    "few columns, stride, dilation": lambda: nn.Conv2d(1, 40, 3, 2, (1, 2), (2, 1)),
+    "1x1 without bias": lambda: nn.Conv2d(4, 5, 1, bias=False),
+    "7x7": lambda: nn.Conv2d(4, 5, 7, padding=3),
+    "stride": lambda: nn.Conv2d(4, 5, (3, 2), (2, 3), (1, 0)),
+    "dilation": lambda: nn.Conv2d(4, 5, 3, dilation=2, padding=2),
+    "groups": lambda: nn.Conv2d(4, 6, 3, groups=2),
+    "depthwise": lambda: nn.Conv2d(4, 4, 3, groups=4),
+    "same": lambda: nn.Conv2d(4, 5, 3, padding="same", dilation=2),
+    "same, even kernel": lambda: nn.Conv2d(4, 5, 2, padding="same"),
+    "valid": lambda: nn.Conv2d(4, 5, 3, padding="valid"),
+    "reflect": lambda: nn.Conv2d(4, 5, 3, padding=1, padding_mode="reflect"),
+    "circular": lambda: nn.Conv2d(4, 5, 3, padding=1, padding_mode="circular"),
+    "one output": lambda: nn.Conv2d(4, 1, 3),
+    "1-D": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 5, 3, 2, 1)),
+    "3-D": lambda: nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Conv3d(2, 3, 2, padding=1)),
+}
+
+
+def derivatives(fn: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The value of `fn`, its first, second and third derivatives in some directions."""
+    results: list[Tensor] = []
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    total = fn(*inputs)
+    for _ in range(3):
+        results.append(total)
+        directions = [torch.linspace(-1, 1, v.numel()).view(v.shape).sin() for v in (total,)]
+        total = (total.sin() * directions[0]).sum() if total.ndim else total
+        grads = torch.autograd.grad(total, inputs, create_graph=True, materialize_grads=True)
+        results += grads
+        total = torch.cat([g.flatten() for g in grads])
+    return [v.detach() for v in results]
+
+
+def assert_equal(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for a, b in zip(actual, expected, strict=True):
+        assert a.shape == b.shape
+        assert (a - b).norm() <= 1e-12 * b.norm() + 1e-12
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("batched", ["weights and inputs", "weights", "inputs"])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_of_tasks_are_those_of_torch(
+    name: str, batched: str, double: None
+) -> None:
+    torch.manual_seed(0)
+    module = CONVOLUTIONS[name]()
+    x = torch.randn(T, 2, 1 if "few" in name else 4, 6, 7)
+    of_task = [0 if "inputs" in batched else None, *[0 if "weights" in batched else None] * 2]
+    params = dict(module.named_parameters())
+    stacks = [torch.stack([p + 0.1 * t for t in range(T)]) for p in params.values()]
+    inputs = [v if dim == 0 else v[0] for v, dim in zip((x, *stacks), of_task, strict=False)]
+    dims = of_task[: len(inputs)]
+
+    def one(x: Tensor, *weights: Tensor) -> Tensor:
+        return functional_call(module, dict(zip(params, weights, strict=True)), (x,))
+
+    def at_once(*inputs: Tensor) -> Tensor:
+        with exact_derivatives():
+            return vmap(one, tuple(dims))(*inputs)
+
+    def in_turn(*inputs: Tensor) -> Tensor:
+        tasks = [
+            [v if dim is None else v[t] for v, dim in zip(inputs, dims, strict=True)]
+            for t in range(T)
+        ]
+        return torch.stack([one(*task) for task in tasks])
+
+    assert_equal(derivatives(at_once, inputs), derivatives(in_turn, inputs))
+
+
+@pytest.mark.parametrize("channels", [1, 40])
+def test_derivatives_of_convolutions_are_those_of_finite_differences(
+    channels: int, double: None
+) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 1, channels, 3, 3), torch.randn(2, 2, channels, 2, 2)]
+    inputs = [v.requires_grad_() for v in (*inputs, torch.randn(2, 2))]
+
+    def at_once(*inputs: Tensor) -> Tensor:
+        return vmap(lambda x, w, b: conv(x, w, b, padding=1))(*inputs)
+
+    assert torch.autograd.gradcheck(at_once, inputs)
+    assert torch.autograd.gradgradcheck(at_once, inputs)
+
+
+def test_what_a_convolution_cannot_do_is_left_to_torch() -> None:
+    def failure(fn: Callable[..., Tensor], x: Tensor, w: Tensor) -> str:
+        with pytest.raises(RuntimeError) as caught:
+            vmap(fn)(x, w)
+        return str(caught.value)[:40]
+
+    for shape in ((T, 2, 3, 5, 5), (T, 2, 4, 1, 1), (T, 4, 4)):
+        x, w = torch.randn(shape), torch.randn(T, 5, 4, 3, 3)
+        assert failure(conv, x, w) == failure(F.conv2d, x, w)
+    image, w = torch.randn(T, 4, 5, 5), torch.randn(T, 5, 4, 3, 3)
+    torch.testing.assert_close(vmap(conv)(image, w), vmap(F.conv2d)(image, w))
+    empty = torch.randn(T, 0, 4, 5, 5)
+    assert vmap(conv)(empty, w).shape == (T, 0, 5, 3, 3)
+
+
+def test_convolutions_have_the_dtype_of_autocast() -> None:
+    x, w, b = torch.randn(T, 2, 4, 5, 5), torch.randn(T, 5, 4, 3, 3), torch.randn(T, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = (torch.stack([*map(F.conv2d, x, w, b)]), vmap(conv)(x, w, b))
+    assert y.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected, rtol=0.05, atol=0.05)
+
+
+POOLS = {
+    "2x2": (2,),
+    "overlapping": (3, 2, 1),
+    "dilated": ((2, 1), 1, 0, (2, 1)),
+    "ceil": (3, 3, 0, 1, True),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("shared", [True, False])
+def test_pooled_batch_statistics_have_the_derivatives_of_torch(
+    name: str, shared: bool, double: None
+) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 2, 2, 4, 5), torch.randn(2, 2), torch.randn(2, 2)
+    inputs = [x, weight[0], bias[0]] if shared else [x, weight, bias]
+    dims = (0, None, None) if shared else (0, 0, 0)
+
+    def one(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return max_pool(normalise_by_batch(x, weight, bias), *POOLS[name])
+
+    def by_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        # PyTorch's own third derivative of batch_norm takes the mean for a constant
+        var, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
+        y = (x - mean) * (var + 1e-5).rsqrt() * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
+        return F.max_pool2d(y, *POOLS[name])
+
+    def in_turn(*inputs: Tensor) -> Tensor:
+        each = [
+            v if dim is not None else v.expand(2, -1)
+            for v, dim in zip(inputs, dims, strict=True)
+        ]
+        return torch.stack([by_torch(*task) for task in zip(*each, strict=True)])
+
+    at_once = vmap(one, dims)
+    assert_equal(derivatives(at_once, inputs), derivatives(in_turn, inputs))
+    inputs = [v.requires_grad_() for v in inputs]
+    assert torch.autograd.gradgradcheck(at_once, inputs)
+
+
+class Block(nn.Module):
+    def __init__(self, after: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 40, 3, padding=1), nn.BatchNorm2d(40)
+        self.after, self.head = after, nn.Linear(40 * 9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.after(self.norm(self.conv(x))).flatten(1))
+
+
+def changed(y: Tensor) -> Tensor:
+    y.mul_(2)
+    return F.max_pool2d(y, 2)
+
+
+AFTER: dict[str, Callable[[Tensor], Tensor]] = {
+    "maximum, ReLU": lambda y: F.max_pool2d(y, 2).relu(),
+    "ReLU, maximum": lambda y: F.max_pool2d(y.relu(), 2),
+    "F.relu, maximum": lambda y: F.max_pool2d(F.relu(y), kernel_size=2, stride=[2, 2]),
+    "ReLU in place": lambda y: F.max_pool2d(F.relu(y, inplace=True), 2),
+    "changed in place": changed,
+    "indices": lambda y: F.max_pool2d(y, 2, return_indices=True)[0],
+    "both": lambda y: F.max_pool2d(y, 2) + F.max_pool2d(y.sin(), 2),
+    "of another": lambda y: F.max_pool2d(y.sin(), 2),
+}
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_a_net_of_the_users_has_the_meta_gradient_of_the_plain_loop(
+    name: str, double: None
+) -> None:
+    torch.manual_seed(0)
+    net = use_batch_statistics(Block(AFTER[name]))
+    tasks = images(6, 6)
+    assert_meta_gradient(net, tasks)
+
+
+def test_conv4_has_the_meta_gradient_of_the_plain_loop(double: None) -> None:
+    torch.manual_seed(0)
+    net = use_batch_statistics(Conv4(3, channels=8, inputs=3, size=16))
+    assert_meta_gradient(net, images(16, 16, channels=3))
+    net.body[0].requires_grad_(False)
+    assert_meta_gradient(net, images(16, 16, channels=3))
+    with torch.inference_mode():
+        tasks = images(16, 16, channels=3)
+        learner, losses = MAML(net, lr=0.1, steps=2), []
+        ways: tuple[Execution, ...] = ("vmap", "loop")
+        for learner.execution in ways:
+            losses.append(learner(tasks))
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
+
+
+def images(*size: int, channels: int = 1) -> TaskBatch:
+    def examples() -> Examples:
+        y = torch.eye(3).expand(T, 3, 3)
+        return Examples(torch.randn(T, 3, channels, *size), y, torch.ones(T, 3))
+
+    return Task(examples(), examples())
+
+
+def assert_meta_gradient(net: Any, tasks: TaskBatch) -> None:
+    params = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    names, leaves = list(params), list(params.values())
+    total = torch.zeros(())
+    for support, query in unstack(tasks):
+        fast = list(leaves)
+        for _ in range(2):
+            logits = functional_call(net, dict(zip(names, fast, strict=True)), (support.x,))
+            loss = F.cross_entropy(logits, support.y)
+            grads = torch.autograd.grad(loss, fast, create_graph=True)
+            fast = [p - 0.1 * g for p, g in zip(fast, grads, strict=True)]
+        logits = functional_call(net, dict(zip(names, fast, strict=True)), (query.x,))
+        total = total + F.cross_entropy(logits, query.y) / T
+    expected = torch.autograd.grad(total, leaves)
+    learner = MAML(net, lr=0.1, steps=2)
+    ways: tuple[tuple[Execution, int | None], ...] = (
+        ("vmap", None),
+        ("vmap", 2),
+        ("loop", None),
+    )
+    for learner.execution, learner.chunk in ways:
+        actual = torch.autograd.grad(learner(tasks).mean(), leaves)
+        off, size = (
+            torch.cat([v.flatten() for v in vs]).norm()
+            for vs in ([a - b for a, b in zip(actual, expected, strict=True)], expected)
+        )
+        assert off <= 1e-12 * size
