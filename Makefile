@@ -37,12 +37,14 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.heads --out benchmarks/results/heads.json
 	$(BIN)/python -m benchmarks.recurrent --out benchmarks/results/recurrent.json
 	$(BIN)/python -m benchmarks.stream --out benchmarks/results/stream.json
+	$(BIN)/python -m benchmarks.scale --out benchmarks/results/scale.json
 	$(BIN)/python -m benchmarks.memory --out benchmarks/results/memory.json --plot docs/how-to/memory.svg
 	$(BIN)/python -m benchmarks.mapping_library --out benchmarks/results/mapping_library.json --plot docs/mapping_library.svg
 	$(BIN)/python -m benchmarks.environments --out benchmarks/results/environments.json
 	$(BIN)/python -m benchmarks.bandits --out benchmarks/results/bandits.json
 	$(BIN)/python -m benchmarks.mdps --out benchmarks/results/mdps.json
 	$(BIN)/python -m benchmarks.rl --out benchmarks/results/rl.json
+	$(BIN)/python -m benchmarks.breakdown --out benchmarks/results/breakdown.json
 
 # what a GPU does, in nine minutes
 bench-gpu: $(READY)

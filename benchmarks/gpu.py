@@ -36,8 +36,10 @@ from torch import Generator, Tensor
 import quickstudy as qs
 from benchmarks.common import write
 from benchmarks.evaluate import Drawn, alone
-from benchmarks.meta_step import WORKLOADS, Workload, by_higher, by_torchopt, ours, plain
+from benchmarks.meta_step import ours, plain
 from benchmarks.on_device import Row, Setting, digits, table
+from benchmarks.rivals import by_higher, by_torchopt
+from benchmarks.workloads import WORKLOADS, Workload
 from quickstudy import Task
 from quickstudy.core.tree import tree_map
 from quickstudy.environments import (

@@ -11,7 +11,6 @@ other work on the machine disturbs least.
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -137,9 +136,8 @@ def main() -> None:
             row |= {f"x loop{suffix}": round(ms["loop"] / ms["vmap"], 1)}
         rows.append({**row, "SLSQP, ms": "", **others(name, batch.support)})
     title = f"losses of {TASKS} {WAYS}-way tasks by heads that are solved, one thread"
-    load = round(os.getloadavg()[0], 1)
     off = {"largest relative difference of vmap and loop": apart}
-    write("heads", title, rows, options.out, **off, load=load)
+    write("heads", title, rows, options.out, **off)
 
 
 if __name__ == "__main__":

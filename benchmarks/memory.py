@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--how", choices=("loop", "vmap"), default="loop")
+    parser.add_argument("--execution", choices=("loop", "vmap"), default="loop")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)

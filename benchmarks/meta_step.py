@@ -5,132 +5,47 @@ task by task what a textbook says: `functional_call` of the same `nn.Module`,
 `torch.autograd.grad(..., create_graph=True)` and a subtraction; what the others are compared
 with is its faster run, of one thread and of all. `weights written out` is the same loop made
 for one net only, its layers spelled out as functions of a list of weights. Libraries that are
-not installed are left out (`pip install quickstudy[bench]`). That gradients are equal is
-checked in float64, where rounding moves no ReLU to its other side (compiled: in float32).
+not installed are left out, with a sentence (`pip install quickstudy[bench] jax[cpu]`). That
+gradients are equal is checked in float64, where rounding moves no ReLU to its other side
+(compiled: in float32). JAX has one core, as its thread pool cannot be changed in a process.
 
 Ways are run in turns, each for at least 0.2 seconds at a time, as training runs a step again
-and again; times are medians of the turns. What bounds a workload: the floating-point operations
-of its matrix products and convolutions, at the rate of a large matrix product on all cores of
-the same machine; next to it stand the number of operations that PyTorch is asked for and the
-bytes that they read and write.
+and again; times are medians of the turns, by the clock and of the process. "first s" is the
+first call, compiling included, with no cache on disk. What bounds a workload: the
+floating-point operations of its matrix products and convolutions, at the rate of a large matrix
+product on all cores; next to it stand the number of operations that PyTorch is asked for and
+the bytes that they read and write. That rate, the peak, is measured once, before the workloads;
+if its repeats differ by much, the benchmark stops (`--noisy` goes on).
 """
 
 import argparse
 import copy
 import importlib.metadata
 import os
-import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import write
-from quickstudy import MAML, Examples, Sinusoid, Task
-from quickstudy.core.criteria import Criterion, squared_error
+from benchmarks.common import MATRIX, Times, in_turns, peaks, steady, write
+from benchmarks.rivals import by_higher, by_jax, by_metalearn, by_torchopt
+from benchmarks.workloads import WORKLOADS, Net, Step, Workload, gradient
+from quickstudy import MAML, Task
+from quickstudy.core.criteria import squared_error
 from quickstudy.core.tree import tree_map, unstack
-from quickstudy.nets.backbones import MLP, Conv4, use_batch_statistics
-
-Step = Callable[[], list[Tensor]]  # does a step; the gradient
-Net = MLP | Conv4
-
-
-class Workload(NamedTuple):
-    make: Callable[[], Net]
-    tasks: Callable[[], Task]
-    criterion: Criterion
-    lr: float
-    steps: int
-    first_order: bool = False
-    head_only: bool = False
-    compiled: bool = False  # also compiled: convolutions take minutes to, and gain little
-
-
-def images(tasks: int, ways: int, queries: int, shape: tuple[int, ...]) -> Task:
-    """Random pictures: the time of a step does not depend on what they show."""
-    generator = torch.Generator().manual_seed(0)
-
-    def examples(each: int) -> Examples:
-        x = torch.rand(tasks, ways * each, *shape, generator=generator)
-        y = torch.eye(ways).repeat(each, 1).expand(tasks, -1, -1).contiguous()
-        return Examples(x, y, torch.ones(tasks, ways * each))
-
-    return Task(examples(1), examples(queries))
-
-
-def trajectories(tasks: int, steps: int) -> Task:
-    """Observations (17), actions (6) and advantages, as of HalfCheetah."""
-    generator = torch.Generator().manual_seed(0)
-
-    def examples() -> Examples:
-        x = torch.randn(tasks, steps, 17, generator=generator)
-        y = torch.randn(tasks, steps, 7, generator=generator)
-        return Examples(x, y, torch.ones(tasks, steps))
-
-    return Task(examples(), examples())
-
-
-def surrogate(mean: Tensor, examples: Examples) -> Tensor:
-    """What REINFORCE descends: -log-probability times advantage, of a unit Gaussian policy."""
-    actions, advantage = examples.y[:, :6], examples.y[:, 6]
-    return (0.5 * (actions - mean).square().sum(-1) * advantage).mean()
-
-
-def classes(logits: Tensor, examples: Examples) -> Tensor:
-    return F.cross_entropy(logits, examples.y)
-
-
-def sine() -> Task:
-    return Sinusoid(10, 10).sample(32, torch.Generator().manual_seed(0))
-
-
-def omniglot(ways: int) -> Callable[[], Net]:
-    return lambda: use_batch_statistics(Conv4(ways))
-
-
-def photographs() -> Net:
-    return use_batch_statistics(Conv4(5, channels=32, inputs=3, size=84))
-
-
-def policy() -> Net:
-    return MLP(17, 6, hidden=(64, 64), activation=nn.Tanh)
-
-
-GREY, COLOUR = (1, 28, 28), (3, 84, 84)
-OMNIGLOT_5 = Workload(omniglot(5), lambda: images(32, 5, 1, GREY), classes, 0.4, 1)
-OMNIGLOT_20 = Workload(omniglot(20), lambda: images(16, 20, 1, GREY), classes, 0.1, 5)
-PHOTOGRAPHS = Workload(photographs, lambda: images(4, 5, 15, COLOUR), classes, 0.01, 5)
-WORKLOADS = {
-    "sinusoid, MLP 40-40, 32 tasks, 5 steps": Workload(
-        lambda: MLP(1, 1, hidden=(40, 40)), sine, squared_error, 0.01, 5, compiled=True
-    ),
-    "Omniglot 5-way, Conv4-64, 32 tasks, 1 step": OMNIGLOT_5,
-    "Omniglot 5-way, first order": OMNIGLOT_5._replace(first_order=True),
-    "Omniglot 20-way, Conv4-64, 16 tasks, 5 steps": OMNIGLOT_20,
-    "Omniglot 20-way, first order": OMNIGLOT_20._replace(first_order=True),
-    "84x84, Conv4-32, 15 queries, 4 tasks, 5 steps": PHOTOGRAPHS,
-    "84x84, first order": PHOTOGRAPHS._replace(first_order=True),
-    "84x84, ANIL": PHOTOGRAPHS._replace(head_only=True),
-    "policy, MLP 64-64, 40 tasks of 2000, 1 step": Workload(
-        policy, lambda: trajectories(40, 2000), surrogate, 0.1, 1, compiled=True
-    ),
-}
-
-
-def gradient(net: nn.Module) -> list[Tensor]:
-    found = [p.grad for p in net.parameters() if p.grad is not None]
-    net.zero_grad()  # sets to None, so what was found stays
-    return found
+from quickstudy.execution.options import compile_learner
+from quickstudy.nets.backbones import MLP
 
 
 def plain(work: Workload, net: Net, tasks: Task) -> Step:
@@ -191,7 +106,7 @@ def ours(compiled: bool = False, **settings: Any) -> Callable[[Workload, Net, Ta
         )
         for name, value in settings.items():
             setattr(learner, name, value)
-        forward: Any = torch.compile(learner, fullgraph=True) if compiled else learner
+        forward: Any = compile_learner(learner) if compiled else learner
 
         def step() -> list[Tensor]:
             forward(tasks).mean().backward()
@@ -200,96 +115,6 @@ def ours(compiled: bool = False, **settings: Any) -> Callable[[Workload, Net, Ta
         return step
 
     return make
-
-
-def by_higher(work: Workload, net: Net, tasks: Task) -> Step:
-    import higher  # pyright: ignore[reportMissingImports]
-
-    _second_order_of_all(work)
-    optimizer = torch.optim.SGD(net.parameters(), work.lr)
-
-    def step() -> list[Tensor]:
-        count = len(tasks.query.x)
-        for support, query in unstack(tasks):
-            with higher.innerloop_ctx(net, optimizer, copy_initial_weights=False) as (
-                fast,
-                inner,
-            ):
-                for _ in range(work.steps):
-                    inner.step(work.criterion(fast(support.x), support))
-                (work.criterion(fast(query.x), query) / count).backward()
-        return gradient(net)
-
-    return step
-
-
-def by_torchopt(work: Workload, net: Net, tasks: Task) -> Step:
-    import torchopt  # pyright: ignore[reportMissingImports]
-
-    _second_order_of_all(work)
-    inner = torchopt.MetaSGD(net, lr=work.lr)
-
-    def step() -> list[Tensor]:
-        before = torchopt.extract_state_dict(net, by="reference")
-        fresh = torchopt.extract_state_dict(inner, by="reference")
-        start = list(net.parameters())
-        found: list[Tensor] = []
-        count = len(tasks.query.x)
-        for support, query in unstack(tasks):
-            for _ in range(work.steps):
-                inner.step(work.criterion(net(support.x), support))
-            grads = torch.autograd.grad(work.criterion(net(query.x), query) / count, start)
-            found = [a + b for a, b in zip(found, grads, strict=True)] if found else [*grads]
-            torchopt.recover_state_dict(net, before)
-            torchopt.recover_state_dict(inner, fresh)
-        return found
-
-    return step
-
-
-def by_metalearn(work: Workload, net: Net, tasks: Task) -> Step:
-    from metalearn.algorithms import MAML as Theirs  # pyright: ignore[reportMissingImports]
-    from metalearn.inner_optimizers import InnerSGD  # pyright: ignore[reportMissingImports]
-    from metalearn.loss import BaseLoss  # pyright: ignore[reportMissingImports]
-    from metalearn.model_wrappers import MAML_Model  # pyright: ignore[reportMissingImports]
-
-    _second_order_of_all(work)
-
-    class Part(nn.Module):  # their modules are called with more than x
-        def __init__(self, part: nn.Module):
-            super().__init__()
-            self.part = part
-
-        def forward(self, x: Tensor, **_: Any) -> Tensor:
-            return self.part(x)
-
-    class Criterion(BaseLoss):
-        def forward(self, out_dict: Any, targets: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
-            examples = Examples(targets, targets, torch.ones(len(targets)))
-            loss = work.criterion(out_dict["logits"], examples)
-            return loss, loss.detach()
-
-    model = MAML_Model(Part(net.body), Part(net.head))
-    theirs = Theirs(
-        model=model,
-        optimizer=torch.optim.SGD(model.parameters(), 0.0),  # it steps; the start stays
-        inner_optimizer=InnerSGD(model.get_fast_weights(), inner_lr=work.lr, learn_lr=False),
-        support_loss_fn=Criterion(),
-        inner_steps=work.steps,
-        device=torch.device("cpu"),
-    )
-    batch = (tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y)
-
-    def step() -> list[Tensor]:
-        theirs.step(iter([batch]))
-        return gradient(net)
-
-    return step
-
-
-def _second_order_of_all(work: Workload) -> None:
-    if work.first_order or work.head_only:
-        raise ImportError("rivals are measured on the second order of all parameters")
 
 
 PLAIN = "plain loop"
@@ -307,6 +132,7 @@ WAYS: dict[str, Callable[[Workload, Net, Task], Step]] = {
     "higher": by_higher,
     "torchopt": by_torchopt,
     "parallel-metalearn": by_metalearn,
+    "JAX, vmap and jit, one thread": by_jax,
 }
 
 
@@ -326,17 +152,6 @@ class Traffic(TorchDispatchMode):
         return result
 
 
-def peak_rate() -> float:
-    """Floating-point operations per second of a large matrix product."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    times = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - begun)
-    return 2 * 2048**3 / min(times)
-
-
 def bounds(work: Workload, tasks: Task, rate: float) -> dict[str, Any]:
     step = plain(work, work.make(), tasks)
     step()
@@ -353,59 +168,74 @@ def bounds(work: Workload, tasks: Task, rate: float) -> dict[str, Any]:
     }
 
 
-def measure(
-    name: str, work: Workload, turns: int, cores: int
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row for every way, and what bounds them all."""
+def on(threads: int, step: Step) -> Step:
+    def work() -> list[Tensor]:
+        torch.set_num_threads(threads)
+        return step()
+
+    return work
+
+
+def prepared(
+    name: str, work: Workload, cores: int
+) -> tuple[dict[str, Step], dict[str, float], dict[str, float]]:
+    """The steps of all ways that there are, how far off their gradients are, and the seconds of
+    their first calls."""
     torch.manual_seed(0)
     net, tasks = work.make(), tree_map(torch.Tensor.contiguous, work.tasks())
     steps: dict[str, Step] = {}
     apart: dict[str, float] = {}
+    first: dict[str, float] = {}
     reference: Tensor | None = None
     for way, make in WAYS.items():
-        torch.set_num_threads(1 if "one thread" in way else cores)
+        threads = 1 if "one thread" in way else cores
         dtype = torch.float32 if "compiled" in way else torch.float64
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of libraries about newer ones
                 exact = tree_map(lambda leaf, dtype=dtype: leaf.to(dtype), tasks)
-                step = make(work, copy.deepcopy(net).to(dtype), exact)
+                step = on(threads, make(work, copy.deepcopy(net).to(dtype), exact))
+                begun = time.perf_counter()
                 found = torch.cat([grad.double().flatten() for grad in step()])
-                step = make(work, copy.deepcopy(net), tasks)
-                step()
+                seconds = time.perf_counter() - begun
+                if dtype == torch.float64:
+                    step = on(threads, make(work, copy.deepcopy(net), tasks))
+                    begun = time.perf_counter()
+                    step()
+                    seconds = time.perf_counter() - begun
         except ImportError as missing:
-            print(f"{name}: {way} is left out: {missing}")
+            print(f"{name}: {way} is left out: {missing}", flush=True)
             continue
         except Exception as error:
-            print(f"{name}: {way} fails: {type(error).__name__}: {error}")
+            print(f"{name}: {way} fails: {type(error).__name__}: {error}", flush=True)
             continue
         reference = found if reference is None else reference
         apart[way] = ((found - reference).norm() / reference.norm()).item()
-        steps[way] = step
-    spent: dict[str, list[float]] = {way: [] for way in steps}
-    for _ in range(turns):
-        for way, step in steps.items():
-            torch.set_num_threads(1 if "one thread" in way else cores)
-            step()  # the caches are its own then
-            begun, times = time.perf_counter(), 0
-            while times == 0 or time.perf_counter() - begun < 0.2:
-                step()
-                times += 1
-            spent[way].append((time.perf_counter() - begun) / times)
+        steps[way], first[way] = step, seconds
+    return steps, apart, first
+
+
+def measure(
+    name: str, work: Workload, turns: int, cores: int, rate: float
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row for every way, and what bounds them all; `rate` is the peak, in GFLOP/s."""
+    steps, apart, first = prepared(name, work, cores)
+    times: dict[str, Times] = in_turns(steps, turns)
     torch.set_num_threads(cores)
-    median = {way: statistics.median(times) for way, times in spent.items()}
-    base = min(seconds for way, seconds in median.items() if way.startswith(PLAIN))
-    limits = bounds(work, tasks, peak_rate())
+    base = min(spent.wall for way, spent in times.items() if way.startswith(PLAIN))
+    limits = bounds(work, work.tasks(), 1e9 * rate)
     rows = [
         {
             "workload": name,
             "way": way,
-            "ms": float(f"{1e3 * seconds:.3g}"),
-            "x plain loop": float(f"{base / seconds:.3g}"),
-            "x bound": float(f"{1e3 * seconds / limits['bound ms']:.3g}"),
+            "ms": float(f"{1e3 * spent.wall:.3g}"),
+            "CPU ms": float(f"{1e3 * spent.cpu:.3g}"),
+            "x plain loop": float(f"{base / spent.wall:.3g}"),
+            "x bound": float(f"{1e3 * spent.wall / limits['bound ms']:.3g}"),
+            "first s": float(f"{first[way]:.2g}"),
             "gradient off by": f"{apart[way]:.0e}",
         }
-        for way, seconds in median.items()
+        for way, spent in times.items()
     ]
     return rows, {"workload": name} | limits
 
@@ -432,25 +262,50 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", default="", help="workloads whose name contains this")
+    parser.add_argument("--noisy", action="store_true", help="go on if the peak is not steady")
     options = parser.parse_args()
+    # JAX reads it once, when its devices are made
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     # freed, this makes the C library keep what is freed after it, for all ways
     torch.empty(31 << 20, dtype=torch.uint8)
+    found = peaks()
+    steadiness = steady(found, options.noisy)
+    print(steadiness)
     rows: list[dict[str, Any]] = []
     limits: list[dict[str, Any]] = []
+    cores = torch.get_num_threads()
     for name, work in WORKLOADS.items():
         if options.only in name:
-            more, limit = measure(name, work, options.turns, torch.get_num_threads())
+            with tempfile.TemporaryDirectory() as cache:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+                more, limit = measure(name, work, options.turns, cores, found[MATRIX].gflops)
             rows += more
             limits.append(limit)
     known = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
     versions = {
         name: importlib.metadata.version(name)
-        for name in ("torch", "higher", "torchopt", "parallel-metalearn")
+        for name in ("torch", "higher", "torchopt", "parallel-metalearn", "jax")
         if name in known
     }
-    load = round(os.getloadavg()[0], 1)
-    title = f"the gradient of a meta-step, {torch.get_num_threads()} threads"
-    write("meta_step", title, rows, options.out, limits=limits, versions=versions, load=load)
+    rates = [
+        {
+            "peak": shape,
+            "GFLOP/s": rate.gflops,
+            "spread": rate.spread,
+            "share of cores": rate.share,
+        }
+        for shape, rate in found.items()
+    ]
+    write(
+        "meta_step",
+        f"the gradient of a meta-step, {cores} threads",
+        rows,
+        options.out,
+        limits=limits,
+        peaks=rates,
+        steadiness=steadiness,
+        versions=versions,
+    )
     if options.out is not None:
         plot(rows, options.out.with_suffix(".svg"))
 

@@ -127,7 +127,8 @@ MECHANISMS: tuple[tuple[str, str, str | tuple[str, str], str | tuple[str, str]],
     ("memory of 256 tasks, of waves, lines and parabolas", "10 shots, 1 step, squared error",
      (_WAVES, "1 step, memory of 256 tasks"), (_WAVES, "1 step, no memory")),
 )  # fmt: skip
-APART = {"bandits", "mapping_library", "mdps", "startup"}  # benchmarks that are not of speed
+# benchmarks that are not of speed
+APART = {"bandits", "mapping_library", "mdps", "scale", "startup"}
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -523,19 +524,33 @@ def _rows(result: Any) -> Iterator[list[str]]:
 
 def _benchmark(file: Path, short: bool = False) -> str:
     """Any list of rows of one kind, and what they were measured on; in short, of meta-steps the
-    fastest way of each workload, and neither heads nor memory nor streams nor GPUs."""
+    fastest way of each workload, and neither heads, memory, streams, breakdowns nor GPUs."""
     result = json.loads(file.read_text())
     rows, limits = result["rows"], result.get("limits", [])
-    apart = ("heads", "memory", "stream", "environments")
+    apart = ("heads", "memory", "stream", "environments", "breakdown")
     if short and (file.stem in apart or file.stem.startswith("gpu_")):
         return ""
     if short and file.stem == "meta_step":
         rows, limits = [_fastest(rows, limit["workload"]) for limit in limits], []
-    tables = "\n\n".join(_dictionaries(some) for some in (rows, limits) if some)
-    return (
-        f"**{result['title']}**\n\n{tables}\n\n"
-        f"*{result['date']}, {_machine(result['hardware'])}.*"
+    parts = (
+        rows,
+        limits,
+        result.get("breakdown", []),
+        [] if short else result.get("peaks", []),
     )
+    tables = "\n\n".join(_dictionaries(some) for some in parts if some)
+    sentence = "" if short else f"{result.get('steadiness', '')}\n\n".lstrip()
+    return (
+        f"**{result['title']}**\n\n{tables}\n\n{sentence}"
+        f"*{result['date']}, {_machine(result['hardware'])}{_load(result)}.*"
+    )
+
+
+def _load(result: dict[str, Any]) -> str:
+    """The load average of a minute when a benchmark began and ended, where it is stored."""
+    states = [result.get(f"machine at the {moment}") for moment in ("start", "end")]
+    loads = [state["load of 1, 5 and 15 minutes"][0] for state in states if state]
+    return f", load {loads[0]} to {loads[1]}" if loads else ""
 
 
 def _fastest(rows: list[dict[str, Any]], workload: str) -> dict[str, Any]:

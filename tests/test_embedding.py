@@ -110,10 +110,10 @@ class Counting(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen, self.modes = 0, set[bool]()
+        self.batches, self.modes = list[int](), set[bool]()  # of its copies too
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen += len(x)
+        self.batches.append(len(x))
         self.modes.add(self.training)
         return x.flatten(1)[:, :4]
 
@@ -125,16 +125,43 @@ def test_every_image_is_embedded_once_for_all_tasks():
     some = [FewShot(data, 3, k, 2, rotations="classes") for k in (1, 2)]
     other = FewShot(data, 3, 1, 2)
     head, *embedded = embed_once(learner, *some, other)
-    checks = 2 * 30 + 2 * 3 * (3 + 4 + 3)  # of half the images at first, and of two tasks each
-    assert net.seen == (4 + 1) * len(data) + checks
+    # of half the images of the first batch, and of two tasks each
+    checks = 32 + 30 + 2 * 3 * (3 + 4 + 3)
+    for _ in range(2):
+        for each in embedded:
+            evaluate(head, each, n_tasks=300)
+        assert sum(net.batches) == (4 + 1) * len(data) + checks
     assert net.modes == {False} and net.training and learner.training
-    for each in embedded:
-        evaluate(head, each, n_tasks=10)
-    assert net.seen == (4 + 1) * len(data) + checks
     assert learner.embed is net and learner.execution == "loop"
     assert (
         head.execution == "vmap" and head.chunk is None
     )  # those of the net do not bind the head
+
+
+def test_only_images_that_are_drawn_are_embedded():
+    data = Labelled(
+        torch.rand(50_000, 6), torch.arange(50_000) % 100, tuple(map(str, range(100)))
+    )
+    learner = PrototypicalNetwork(Counting())
+    head, embedded = embed_once(learner, FewShot(data, 5, 1, 3))
+    evaluate(head, embedded, n_tasks=5, meta_batch_size=2)
+    assert isinstance(learner.embed, Counting)
+    assert sum(learner.embed.batches) <= 64 + 32 + (2 + 2 + 5) * 5 * 4
+
+
+def test_embeddings_are_those_of_the_parameters_at_the_call():
+    data = pictures()
+    tasks = FewShot(data, 3, 1, 2)
+    learner = PrototypicalNetwork(nn.Sequential(nn.Flatten(), nn.Linear(256, 4)))
+    with torch.no_grad():
+        expected = learner.embed(torch.cat(list(tasks.inputs())))
+    _, embedded = embed_once(learner, tasks)
+    with torch.no_grad():
+        next(learner.parameters()).zero_()
+    x = embedded.sample(50, torch.Generator().manual_seed(0)).query.x.flatten(0, 1)
+    assert (x[:, None] - expected).abs().amax(-1).amin(1).max() < 1e-5
+    moved = embedded.to("cpu").sample(50, torch.Generator().manual_seed(0)).query.x
+    assert torch.equal(moved.flatten(0, 1), x)
 
 
 def test_the_head_shares_its_parameters_and_has_no_graph():

@@ -35,8 +35,9 @@ from quickstudy import (
 from quickstudy.core.tree import tree_map, unstack
 from quickstudy.learners.gradient import ContextInput
 from quickstudy.nets.backbones import MLP
-from quickstudy.recall import mapping_library, store
+from quickstudy.recall import mapping_library, retriever, store
 from quickstudy.storage import CheckpointError
+from quickstudy.storage.state_file import read as read_state
 from quickstudy.tasks import Line, Mixture, Parabola
 from quickstudy.testing.learners import Blobs
 
@@ -81,7 +82,9 @@ def same(a: Any, b: Any) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".jsonl"
+    }
 
 
 def row(state: dict[str, Tensor]) -> Tensor:
@@ -202,7 +205,7 @@ def test_versions_are_added_and_removed(tmp_path: Path):
             call("task")
     library.remove("task 0")
     assert library.names() == ["task 1"] and "task 0" not in library
-    assert [path.name for path in tmp_path.iterdir()] == ["task 1@1.safetensors"]
+    assert [path.name for path in tmp_path.glob("*.safe*")] == ["task 1@1.safetensors"]
 
 
 @settings(max_examples=15, deadline=None)
@@ -412,6 +415,113 @@ def test_retrieval_reads_only_what_it_retrieves(
     assert len(reads) == 3
 
 
+# The index file
+
+
+def test_opening_reads_the_index_and_files_that_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    reads = list[str]()
+
+    def counted(path: Path, *args: Any, **options: Any) -> Any:
+        reads.append(path.name)
+        return read_state(path, *args, **options)
+
+    monkeypatch.setattr(store, "read", counted)
+    library, new = filled(tmp_path), tasks(1, seed=7)[0].support
+    expected = library.resembling(new)
+    changed = tmp_path / "task 2@1.safetensors"
+    os.utime(changed, ns=(0, 0))  # as in a copy
+    reads.clear()
+    assert MappingLibrary(tmp_path, maml()).resembling(new) == expected
+    assert reads == [changed.name]
+    reads.clear()
+    again = MappingLibrary(tmp_path, maml())
+    assert again.resembling(new) == expected and not reads
+    same(again.start(new), library.start(new))
+    data = changed.read_bytes()
+    changed.write_bytes(data[:-1])
+    with pytest.warns(UserWarning, match="Left out"):
+        assert list(MappingLibrary(tmp_path, maml()).damaged) == [changed]
+    with pytest.raises(CheckpointError, match="another base"):
+        MappingLibrary(tmp_path, maml(seed=2))
+    with pytest.raises(CheckpointError, match="was embedded by"):
+        MappingLibrary(tmp_path, maml(), embed=lambda support: support.y)
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn", "noise", "another version"])
+def test_an_index_that_is_no_help_does_no_harm(tmp_path: Path, damage: str):
+    library, new = filled(tmp_path), tasks(1, seed=7)[0].support
+    index = tmp_path / "index.jsonl"
+    data = index.read_bytes()
+    index.write_bytes(
+        {
+            "gone": b"",
+            "torn": data[:-9],
+            "noise": b"\xff\n[]\n{}\n3" + data[::2],
+            "another version": data.replace(b'"version": "', b'"version": "9'),
+        }[damage]
+    )
+    for _ in range(2):
+        again = MappingLibrary(tmp_path, maml())
+        assert again.resembling(new) == library.resembling(new) and not again.damaged
+    MappingLibrary(tmp_path, maml()).add("next", new)
+    assert MappingLibrary(tmp_path, maml()).resembling(new, 1)[0][0] == "next"
+
+
+def test_a_kill_between_mapping_and_index_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def die(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    library, support = filled(tmp_path), tasks(1, seed=7)[0].support
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "append_records", die)
+        with pytest.raises(KeyboardInterrupt):
+            library.add("last", support)
+    assert MappingLibrary(tmp_path, maml()).resembling(support, 1)[0][0] == "last"
+
+
+def test_a_folder_that_cannot_be_written_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    expected = filled(tmp_path).names()
+    (tmp_path / "index.jsonl").unlink()
+    (tmp_path / "index.jsonl").mkdir()  # as root may write anywhere
+    assert MappingLibrary(tmp_path, maml()).names() == expected
+
+
+def test_an_index_of_mappings_that_are_gone_is_written_anew(tmp_path: Path):
+    library, support = filled(tmp_path), tasks(1, seed=7)[0].support
+    for _ in range(60):
+        library.add("now and then", support, state=library["task 0"].state)
+        library.remove("now and then")
+    index = tmp_path / "index.jsonl"
+    assert len(index.read_bytes().split(b"\n")) > 60
+    for _ in range(60):
+        library.add("now and then", support, state=library["task 0"].state)
+        library.remove("now and then")
+    again = MappingLibrary(tmp_path, maml())
+    assert len(index.read_bytes().split(b"\n")) == 1 + 5 and again.names() == library.names()
+
+
+def test_adding_touches_as_many_files_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    library, support = filled(tmp_path), tasks(1, seed=7)[0].support
+    state = library["task 0"].state
+
+    def unused(*args: Any) -> None:
+        raise AssertionError("all mappings are gone through")
+
+    library.add("first", support, state=state)
+    monkeypatch.setattr(Path, "glob", unused)
+    monkeypatch.setattr(retriever, "build_index", unused)
+    monkeypatch.setattr(store.MappingStore, "names", unused)
+    library.add("second", support, state=state)
+
+
 # A process that is killed
 
 PRELOAD = ["pytest", "hypothesis", __name__]
@@ -468,7 +578,7 @@ def check_all(folder: Path, reported: int) -> None:
         same(library[f"task {number}"].state, maml().adapt(supports[number % 4]))
     if len(library):
         library.add("after", supports[0])
-    assert all(path.suffix == ".safetensors" for path in folder.glob("*"))
+    assert all(path.suffix in (".safetensors", ".jsonl") for path in folder.glob("*"))
 
 
 @posix

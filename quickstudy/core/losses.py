@@ -33,7 +33,8 @@ def pairs(y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     weight = weight * y.sum(-1)
     both = weight[:, None] * weight * (1 - torch.eye(len(y)).to(weight))
-    same = (y @ y.T > 0.5).to(both)
+    label = y.argmax(-1)
+    same = (label[:, None] == label).to(both)
     return both * same, both * (1 - same)
 
 

@@ -7,8 +7,9 @@ pair of them (A, B), larger for more similar ones.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +19,8 @@ from quickstudy.core.parameters import log_parameter
 Similarity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 _EXACT = ContextVar("exact comparisons", default=False)
+_SMALL = 2**17  # differences (A, B, D) that cost less than a product of matrices
+_BLOCK = 2**20  # differences in memory at once
 
 
 @contextmanager
@@ -53,13 +56,18 @@ def compare(similarity: Similarity, a: Tensor, b: Tensor) -> Tensor:
     inner = similarity
     while isinstance(inner, ScaledSimilarity):
         inner = inner.similarity
-    if _EXACT.get() and not isinstance(inner, nn.Module):
+    exact = not torch.compiler.is_compiling() and _EXACT.get()  # no compiler reads it
+    if exact and not isinstance(inner, nn.Module):
         a, b = double(a), double(b)
     return similarity(a, b)
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return the squared Euclidean distance of every row of (A, D) to every row of (B, D).
+
+    Many rows are compared by a product of matrices, |a|² + |b|² - 2 a·b, in float64 and about
+    the mean of `b`. Where that cancels, between rows that are nearly equal, the value is the
+    sum of squared differences. So small distances are as exact as large ones.
 
     Returns:
         Distances (A, B).
@@ -69,7 +77,56 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
         >>> squared_distance(torch.tensor([[3.0, 4.0]]), torch.zeros(2, 2))
         tensor([[25., 25.]])
     """
-    return (a[:, None] - b[None]).square().sum(-1)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    x, y = double(a), double(b)
+    small = a.numel() * len(b) <= _SMALL
+    # compilers fuse the differences with their sum; mps has no float64
+    if small or torch.compiler.is_compiling() or x.dtype != torch.float64 or x.is_meta:
+        return (a[:, None] - b[None]).square().sum(-1)
+    origin = torch.where(y.isfinite(), y, 0).detach().mean(0)
+    centred, others = x - origin, y - origin
+    lengths = centred.square().sum(1)[:, None] + others.square().sum(1)
+    square = lengths - 2 * centred @ others.T
+    tolerance = 1e-3 if dtype == torch.float64 else 1e-6  # float64 has 16 digits
+    cancelled = ~(square >= tolerance * lengths)  # of infinite numbers too
+    return _Differences.apply(square, cancelled, x, y).to(dtype)
+
+
+class _Differences(torch.autograd.Function):
+    """Squared distances (..., A, B) by differences where they are `cancelled` (..., A, B), and
+    as they are elsewhere. The derivative is theirs: it cancels far less."""
+
+    @staticmethod
+    def forward(square: Tensor, cancelled: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        exact = square.clone()
+        rows = cancelled.flatten(0, -2).nonzero()  # (N, 2)  row of `a`, column
+        for row, column in (part.T for part in rows.split(max(1, _BLOCK // a.shape[-1]))):
+            other = row // a.shape[-2] * b.shape[-2] + column
+            difference = a.flatten(0, -2)[row] - b.flatten(0, -2)[other]
+            exact.flatten(0, -2)[row, column] = difference.square().sum(-1)
+        return exact
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is needed for the derivatives."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0], None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return tangents[0].clone()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> Any:
+        batched = [
+            tensor.expand(info.batch_size, *tensor.shape)
+            if axis is None
+            else tensor.movedim(axis, 0)
+            for tensor, axis in zip(tensors, in_dims, strict=True)
+        ]
+        return _Differences.apply(*batched), 0
 
 
 def unit(x: Tensor) -> Tensor:

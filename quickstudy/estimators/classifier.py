@@ -5,6 +5,7 @@ adapts it to your examples, and `save` writes the adapted state as one small fil
 """
 
 import warnings
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,10 +14,19 @@ from torch import Tensor
 
 from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Json
+from quickstudy.estimators.adapted_model import computed, point_prediction
 from quickstudy.estimators.base import SHAPE_ERRORS, FewShotEstimator
 from quickstudy.estimators.labels import join_labels
 from quickstudy.estimators.open_set import calibrate_threshold, check_unknown_label
-from quickstudy.estimators.widths import adapt_from_scratch, grow, one_hot_examples
+from quickstudy.estimators.widths import (
+    CLASSES,
+    adapt_classes,
+    adapt_from_scratch,
+    adapt_to_labels,
+    grow,
+    map_class_axes,
+    one_hot_examples,
+)
 from quickstudy.evaluation.pairwise import require_distance
 from quickstudy.learner import Learner
 from quickstudy.storage.files import CheckpointError, class_name
@@ -62,13 +72,22 @@ class ClassColumns(ClassifierMixin, FewShotEstimator):
 
         def adapt(width: int) -> tuple[Any, int]:
             try:
-                return self._adapt(one_hot_examples(x, index, weight, width))
+                return self._adapt_to_labels(x, index, weight, width)
             except OutputMismatch:
                 raise
             except SHAPE_ERRORS as error:
                 raise self._shape_error("adapt to", f" with {width} classes", error) from error
 
         return adapt_from_scratch(self.learner_, adapt, count)
+
+    def _adapt_to_labels(
+        self, x: Tensor, index: np.ndarray, weight: Tensor, width: int
+    ) -> tuple[Any, int]:
+        """Return the state of `width` classes, and the number of columns of predictions."""
+        with self._copy_of_learner(measure=True) as learner:
+            adapt = partial(adapt_to_labels, learner, x, index, weight, width)
+            state = computed(learner, adapt, x)
+            return state, point_prediction(learner.predict(state, x[:2])).shape[1]
 
     def _metadata(self) -> dict[str, Json]:
         labels = self.classes_.tolist()
@@ -168,7 +187,7 @@ class FewShotClassifier(ClassColumns):
 
             def best_logits(left_out: np.ndarray) -> Tensor:
                 kept = x[~left_out], index[~left_out], weight[~left_out]
-                state, _ = self._adapt(one_hot_examples(*kept, self._width))
+                state, _ = self._adapt_to_labels(*kept, self._width)
                 with self._copy_of_learner() as learner:
                     return learner.predict(state, x[left_out])[:, self._columns].amax(-1)
 
@@ -230,9 +249,21 @@ class FewShotClassifier(ClassColumns):
             state, width = self.state_, max(self._width, len(classes))
             if width > self._width:
                 state = grow(self.learner_, state, self._width, width)
-            state, _ = self._adapt(one_hot_examples(x, index, weight, width), state)
+            state = self._adapt_further(state, x, index, weight, width)
         self.state_, self._width = state, width
         self.classes_, self._columns = classes[columns], columns
+
+    def _adapt_further(
+        self, state: Any, x: Tensor, index: np.ndarray, weight: Tensor, width: int
+    ) -> Any:
+        """Return `state` after examples of some of its `width` classes."""
+        axes = self.learner_.class_axes
+        if width <= CLASSES or axes is None or not self.learner_.independent_classes:
+            return self._adapt(one_hot_examples(x, index, weight, width), state)[0]
+        state = map_class_axes(lambda leaf, axis: leaf.clone(), state, axes)
+        with self._copy_of_learner() as learner:
+            adapt = partial(adapt_classes, learner, x, index, weight, width, state)
+            return computed(learner, adapt, x)
 
     def _check_unknown(self, classes: np.ndarray) -> None:
         if self.unknown is None:

@@ -18,7 +18,13 @@ from quickstudy.core.tree import leaves
 from quickstudy.estimators.adapted_model import computed
 from quickstudy.estimators.classifier import ClassColumns
 from quickstudy.estimators.labels import join_labels
-from quickstudy.estimators.widths import grow, map_class_axes, one_hot_examples
+from quickstudy.estimators.widths import (
+    adapt_classes,
+    columns_of,
+    grow,
+    one_hot_examples,
+    write_columns,
+)
 from quickstudy.learner import Learner
 from quickstudy.storage.files import class_name
 
@@ -139,8 +145,7 @@ class LifelongClassifier(ClassColumns):
             self._column_of = _columns_of(self.classes_)
         new = present[[label not in self._column_of for label in present.tolist()]]
         if len(new):
-            self.classes_ = join_labels(self.classes_, new)
-            self._column_of = _columns_of(self.classes_)
+            self._add_columns(new)
         index = np.array(
             [self._column_of[label] for label in labels.astype(present.dtype).tolist()]
         )
@@ -156,6 +161,18 @@ class LifelongClassifier(ClassColumns):
         if self.path is not None:
             self.save(self.path)
         return self
+
+    def _add_columns(self, new: np.ndarray) -> None:
+        """Give labels the next columns. The table is written in place, as it may be long."""
+        table, count = self._column_of, len(self.classes_)
+
+        def forget() -> None:
+            for label in new.tolist():
+                table.pop(label, None)
+
+        self._rollback.append(forget)
+        table.update(zip(new.tolist(), range(count, count + len(new)), strict=True))
+        self.classes_ = np.concatenate([self.classes_, new])
 
     def _adapted(self, x: Tensor, index: np.ndarray, weight: Tensor) -> tuple[Any, int]:
         """Return the state after examples, and its number of columns."""
@@ -181,22 +198,14 @@ class LifelongClassifier(ClassColumns):
         """
         axes = self.learner_.class_axes
         assert axes is not None
-        classes, local = np.unique(index, return_inverse=True)
-        rows = torch.from_numpy(classes).to(x.device)
-        before = map_class_axes(lambda leaf, axis: leaf[rows], state, axes)
+        columns = torch.from_numpy(np.unique(index)).to(x.device)
+        before = columns_of(state, columns, axes)
+        self._rollback.append(partial(write_columns, state, columns, before, axes))
         with self._copy_of_learner() as learner:
-            support = one_hot_examples(x, local, weight, len(classes))
-            after = computed(learner, partial(learner.adapt, support, before), x)
-        self._check_finite(after)
-
-        def write(part: Any) -> Any:
-            """Put the rows of `part` into `state`; return `part` with the whole tensors."""
-            return map_class_axes(
-                lambda some, axis, whole: whole.index_copy_(0, rows, some), part, axes, state
-            )
-
-        self._rollback.append(partial(write, before))
-        return write(after)
+            adapt = partial(adapt_classes, learner, x, index, weight, self._width, state)
+            state = computed(learner, adapt, x)
+        self._check_finite(columns_of(state, columns, axes))
+        return state
 
     def _with_room(self, state: Any, width: int, count: int) -> tuple[Any, int]:
         """Grow a state to `count` columns, and to half as many again if the budget allows.

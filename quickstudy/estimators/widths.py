@@ -1,6 +1,6 @@
 """The number of classes that a learner predicts, and how a state gains classes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quickstudy.capabilities import Embeds
 from quickstudy.core.criteria import OutputMismatch
 from quickstudy.core.task import Examples
 from quickstudy.core.tree import leaves, unflatten
 from quickstudy.learner import Learner
+from quickstudy.training.embed_together import head_of
+
+CLASSES = 256  # that have labels at once, of a learner whose classes are independent
 
 
 def one_hot_examples(x: Tensor, index: np.ndarray, weight: Tensor, width: int) -> Examples:
@@ -22,6 +26,105 @@ def one_hot_examples(x: Tensor, index: np.ndarray, weight: Tensor, width: int) -
         [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
     return Examples(x, F.one_hot(torch.from_numpy(index), width).to(weight), weight)
+
+
+def adapt_to_labels(
+    learner: Learner[Any], x: Tensor, index: np.ndarray, weight: Tensor, width: int
+) -> Any:
+    """Return the state of `width` classes after examples with the classes `index` (N,).
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
+        >>> adapt_to_labels(learner, torch.eye(2), np.array([0, 2]), torch.ones(2), 3).sizes
+        tensor([1., 0., 1.])
+    """
+    if width > CLASSES and learner.independent_classes:
+        return adapt_classes(learner, x, index, weight, width)
+    return learner.adapt(one_hot_examples(x, index, weight, width))
+
+
+def adapt_classes(
+    learner: Learner[Any],
+    x: Tensor,
+    index: np.ndarray,
+    weight: Tensor,
+    width: int,
+    state: Any = None,
+) -> Any:
+    """Adapt a learner whose classes are independent, some classes at a time.
+
+    One-hot labels of all classes would be a table of all examples and all classes.
+
+    Args:
+        state: of `width` classes. Its tensors with a class axis are written in place. None: it
+            begins without examples.
+
+    Examples:
+        >>> import quickstudy as qs
+        >>> learner = qs.PrototypicalNetwork(torch.nn.Identity())
+        >>> state = adapt_classes(learner, torch.eye(2), np.array([2, 0]), torch.ones(2), 3)
+        >>> state.sums.tolist()
+        [[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
+    """
+    axes = learner.class_axes
+    assert axes is not None
+    blocks = list(class_blocks(index))
+    if len(blocks) > 1 and isinstance(learner, Embeds):
+        # together, as a net may normalise by the batch
+        x, learner = learner.get_submodule("embed")(x), head_of(learner)
+    for classes, rows in blocks:
+        columns, some = (torch.from_numpy(part).to(x.device) for part in (classes, rows))
+        labels = np.searchsorted(classes, index[rows])
+        examples = one_hot_examples(x[some], labels, weight[some], len(classes))
+        before = None if state is None else columns_of(state, columns, axes)
+        after = learner.adapt(examples, before)
+        if state is None:
+            state = map_class_axes(
+                lambda leaf, axis: leaf.new_zeros(width, *leaf.shape[1:]), after, axes
+            )
+        state = write_columns(state, columns, after, axes)
+    return state
+
+
+def class_blocks(index: np.ndarray, size: int = CLASSES) -> Iterator[tuple[Any, Any]]:
+    """Yield classes, at most `size` at a time in order, and the rows of their examples.
+
+    Examples:
+        >>> [rows.tolist() for _, rows in class_blocks(np.array([5, 2, 5, 9]), size=2)]
+        [[0, 1, 2], [3]]
+    """
+    order = np.argsort(index, kind="stable")
+    classes, starts = np.unique(index[order], return_index=True)
+    ends = np.append(starts, len(index))
+    for first in range(0, len(classes), size):
+        last = min(first + size, len(classes))
+        yield classes[first:last], np.sort(order[ends[first] : ends[last]])
+
+
+def columns_of(state: Any, columns: Tensor, axes: Mapping[str, int]) -> Any:
+    """Return the part of a state that belongs to some classes; class axes are the first.
+
+    Examples:
+        >>> state = {"b": torch.tensor([3.0, 4.0])}
+        >>> columns_of(state, torch.tensor([1]), {"b": 0})
+        {'b': tensor([4.])}
+    """
+    return map_class_axes(lambda leaf, axis: leaf[columns], state, axes)
+
+
+def write_columns(state: Any, columns: Tensor, part: Any, axes: Mapping[str, int]) -> Any:
+    """Write the `part` of some classes into a state, in place; return it with the tensors of
+    `part` that have no class axis.
+
+    Examples:
+        >>> state = {"b": torch.tensor([3.0, 4.0])}
+        >>> write_columns(state, torch.tensor([1]), {"b": torch.tensor([5.0])}, {"b": 0})
+        {'b': tensor([3., 5.])}
+    """
+    return map_class_axes(
+        lambda some, axis, whole: whole.index_copy_(0, columns, some), part, axes, state
+    )
 
 
 def adapt_from_scratch(

@@ -4,7 +4,9 @@
 images. The rest of an episode is its head: means and distances, votes, a regression.
 """
 
-from typing import Any
+from copy import copy
+from threading import Lock
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
@@ -12,6 +14,7 @@ from torch import Generator, Tensor
 from quickstudy.core.parameters import device_of
 from quickstudy.core.task import Examples, Task
 from quickstudy.core.threads import seeded
+from quickstudy.core.torch_private import reparametrized
 from quickstudy.core.tree import leaves, tree_map
 from quickstudy.evaluation.protocol import evaluating
 from quickstudy.execution.batching import inference, over_tasks
@@ -19,6 +22,8 @@ from quickstudy.execution.errors import explained
 from quickstudy.learner import Learner
 from quickstudy.tasks.few_shot import FewShot
 from quickstudy.training.embed_together import head_of, require_embed
+
+AT_ONCE = 64  # images that are embedded
 
 
 def embed_once(
@@ -28,8 +33,9 @@ def embed_once(
 
     `evaluate(*embed_once(learner, tasks))` gives the numbers of `evaluate(learner, tasks)`, up
     to rounding, and is much faster for many tasks. Episodes and the report's card are the same.
-    The learner's module `embed` embeds the images in evaluation mode; all other parameters are
-    shared with it. The head runs with its class's default execution.
+    An image is embedded when it is first drawn, in evaluation mode, by the learner's module
+    `embed` as it is now; all other parameters are shared with the learner. The head runs with
+    its class's default execution.
 
     Args:
         learner: has the capability `Embeds`.
@@ -52,17 +58,16 @@ def embed_once(
         (Identity(), torch.Size([1, 2, 2]))
     """
     require_embed(learner, "evaluate it on the tasks themselves")
-    cache: dict[Any, Tensor] = {}
+    cache: dict[Any, _Embeddings] = {}
     embedded: list[FewShot] = []
-    with evaluating(learner) as copy:
-        head = head_of(copy)
+    with evaluating(learner) as frozen:
+        head = head_of(frozen)
         for original in tasks:
             key = original.dataset, original.rotations is None, original.normalise
             if key not in cache:
-                with inference(copy) as (fast, *_):
-                    cache[key] = _embeddings(fast, original)
+                cache[key] = _Embeddings(frozen, original)
             embedded.append(original.with_inputs(cache[key]))
-            state, prediction = _outcome(copy, original)
+            state, prediction = _outcome(frozen, original)
             head_state, head_prediction = _outcome(head, embedded[-1])
             # a net that is adapted has its parameters in the state
             if len(leaves(head_state)) != len(leaves(state)) or not _close(
@@ -75,21 +80,62 @@ def embed_once(
     return head_of(learner), *embedded
 
 
-def _embeddings(learner: Learner[Any], tasks: FewShot) -> Tensor:
-    """Return the embeddings of all `inputs` of `tasks`, on the device of their images."""
-    net = learner.get_submodule("embed")
-    device = device_of(net)
-    parts: list[Tensor] = []
-    for x in tasks.inputs():
-        parts.append(net(x.to(device)))
-        half = (len(x) + 1) // 2
-        if len(parts) == 1 and not _close(net(x[:half].to(device)), parts[0][:half]):
+class _Embeddings:
+    """The embeddings of `inputs` of tasks, each computed when it is first asked for.
+
+    They are those of the parameters that the net has now, on the device of the images.
+
+    Raises:
+        ValueError: the embedding of an image depends on other images.
+    """
+
+    def __init__(self, learner: Learner[Any], tasks: FewShot):
+        self.net, self.tasks, self._lock = learner.get_submodule("embed"), tasks, Lock()
+        with inference(learner) as (fast, *_):  # with weights as convolutions are fastest
+            net = fast.get_submodule("embed")
+            tensors = [*net.named_parameters(), *net.named_buffers()]
+            self.tensors = {name: tensor.detach().clone() for name, tensor in tensors}
+        self.device = tasks.dataset.x.device
+        count = len(tasks.dataset) * (1 if tasks.rotations is None else 4)
+        self._has = torch.zeros(count, dtype=torch.bool)
+        first = torch.arange(min(count, AT_ONCE))
+        embedded, half = self._embed(first), (len(first) + 1) // 2
+        if not _close(self._embed(first[:half]), embedded[:half]):
             raise ValueError(
                 f"The embedding of an image by {type(learner).__name__} depends on other "
                 "images, as in a net that normalises by the batch at hand: evaluate it on the "
                 "tasks themselves, or train a net that keeps running statistics."
             )
-    return torch.cat([part.to(tasks.dataset.x.device) for part in parts])
+        self._values = embedded.new_empty(count, *embedded.shape[1:])
+        self._keep(first, embedded)
+
+    def index_select(self, dim: int, index: Tensor, /) -> Tensor:
+        """Return the embeddings of some rows."""
+        rows = index.cpu()
+        with self._lock:
+            new = rows.unique()
+            for part in new[~self._has[new]].split(AT_ONCE):
+                self._keep(part, self._embed(part))
+            return self._values.index_select(dim, rows.to(self._values.device))
+
+    def to(self, device: Any, /) -> Self:
+        """Return the same embeddings on a device."""
+        other = copy(self)
+        other.device = torch.device(device)
+        other._values, other._has = self._values.to(device, copy=True), self._has.clone()
+        return other
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _embed(self, rows: Tensor) -> Tensor:
+        x = self.tasks.input_rows(rows).to(next(iter(self.tensors.values()), rows).device)
+        with reparametrized(self.net, self.tensors):
+            return self.net(x).to(self.device)
+
+    @torch.inference_mode(False)
+    def _keep(self, rows: Tensor, values: Tensor) -> None:
+        self._values[rows.to(self._values.device)] = values.to(self._values.dtype)
+        self._has[rows] = True
 
 
 def _outcome(learner: Learner[Any], tasks: FewShot) -> tuple[Any, Any]:

@@ -54,7 +54,9 @@ def over_tasks(
     else:
         raise ValueError(f"execution={execution!r} is neither 'vmap' nor 'loop'.")
 
-    retain_freed_memory()
+    compiling = torch.compiler.is_compiling()  # neither threads nor the allocator's settings
+    if not compiling:
+        retain_freed_memory()
 
     def computed(*batch: Any) -> Any:
         # recomputed activations of tasks under vmap have no gradient
@@ -64,7 +66,11 @@ def over_tasks(
             return run(*batch)
 
     def batched(*batch: Any) -> Any:
-        if torch.is_grad_enabled() or any(leaf.is_cuda for leaf in leaves(batch)[:1]):
+        if (
+            compiling
+            or torch.is_grad_enabled()
+            or any(leaf.is_cuda for leaf in leaves(batch)[:1])
+        ):
             return computed(*batch)
         return on_cores(partial(computed, *batch))
 

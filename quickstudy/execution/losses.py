@@ -16,11 +16,12 @@ from quickstudy.core.parameters import is_trainable
 from quickstudy.core.replicas import replica, written_back
 from quickstudy.core.stateless import no_checkpointing
 from quickstudy.core.task import Task, TaskBatch
-from quickstudy.core.torch_private import RunningStatisticsNorm, in_transform, reparametrized
+from quickstudy.core.torch_private import in_transform, reparametrized
 from quickstudy.core.tree import leaves
 from quickstudy.execution.batching import differentiable_attention, over_tasks
 from quickstudy.execution.chunked import by_chunk
 from quickstudy.execution.errors import explained
+from quickstudy.execution.running_statistics import running_statistics
 from quickstudy.inner_loop.capture import keep_borrowed
 
 if TYPE_CHECKING:
@@ -48,22 +49,6 @@ def losses_over_tasks(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:
         return _losses(learner, tasks)
     with explained(learner, tasks):
         return _losses(learner, tasks)
-
-
-def running_statistics(learner: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers, by name, that normalisation layers write in training mode.
-
-    Examples:
-        >>> import torch
-        >>> list(running_statistics(torch.nn.BatchNorm1d(3)))
-        ['running_mean', 'running_var', 'num_batches_tracked']
-    """
-    return {
-        f"{path}.{name}" if path else name: buffer
-        for path, module in learner.named_modules()
-        if isinstance(module, RunningStatisticsNorm) and module.track_running_stats
-        for name, buffer in module.named_buffers(recurse=False)
-    }
 
 
 def _losses(learner: "Learner[Any]", tasks: TaskBatch) -> Tensor:

@@ -11,6 +11,9 @@ from quickstudy.capabilities import Checkpointed
 from quickstudy.core.task import Checkpoint, TaskBatch
 from quickstudy.core.workers import on_cores
 from quickstudy.execution.batching import Execution
+from quickstudy.execution.one_graph import OneGraph
+from quickstudy.execution.ram import retain_freed_memory
+from quickstudy.execution.running_statistics import running_statistics
 
 if TYPE_CHECKING:
     from quickstudy.learner import Learner
@@ -77,14 +80,21 @@ def configured_copy(
 
 
 def compile_learner(learner: "Learner[Any]") -> nn.Module:
-    """Return `learner` compiled as a whole by `torch.compile`, which happens at its first call.
+    """Return `learner` compiled as a whole, which happens at its first call.
+
+    Losses and their gradient are one graph (`OneGraph`), unless the learner writes running
+    statistics: `torch.compile` then makes one graph forwards and one backwards.
 
     Examples:
         >>> import torch
-        >>> type(compile_learner(torch.nn.Linear(1, 1))).__name__
-        'OptimizedModule'
+        >>> import quickstudy as qs
+        >>> type(compile_learner(qs.PrototypicalNetwork(torch.nn.Linear(8, 2)))).__name__
+        'OneGraph'
     """
-    return cast(nn.Module, torch.compile(learner, fullgraph=True))
+    retain_freed_memory()
+    if running_statistics(learner):
+        return cast(nn.Module, torch.compile(learner, fullgraph=True))
+    return OneGraph(learner)
 
 
 def outcome(learner: nn.Module, batch: TaskBatch, seed: int = 0) -> list[Tensor]:

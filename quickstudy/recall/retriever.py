@@ -67,10 +67,9 @@ class Retriever:
         with evaluating(self.learner) as learner:
             embed = partial(task_embedding, learner) if self.embed is None else self.embed
             embedding = embed(support).flatten()
-        others = self.index().directions
-        fits = not len(others) or others.shape[1] == len(embedding)
-        if not (fits and embedding.isfinite().all()):
-            numbers = f"{others.shape[1]} finite numbers" if len(others) else "finite numbers"
+        size = self.store.embedding_size()
+        if size not in (None, len(embedding)) or not embedding.isfinite().all():
+            numbers = "finite numbers" if size is None else f"{size} finite numbers"
             raise ValueError(
                 f"The embedding of this task has {len(embedding)} numbers, perhaps not all "
                 f"finite: give an `embed` that makes {numbers} of every support set."

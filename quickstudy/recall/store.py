@@ -19,6 +19,7 @@ from quickstudy.core.task import Json
 from quickstudy.core.tree import tree_map
 from quickstudy.hints import suggest
 from quickstudy.learner import Learner
+from quickstudy.recall.index_file import Record, append_records, read_index
 from quickstudy.storage.files import CheckpointError, replace_file, to_json, write_error
 from quickstudy.storage.state_file import learner_id, learner_ids, read, state_types, write
 from quickstudy.storage.tree_json import pack_state, tensor_kind, unpack_state
@@ -69,7 +70,7 @@ class MappingStore:
     """The mappings of one learner in a folder, by name and version.
 
     A file is written as a whole or not at all. A warning names each file that is damaged; all
-    others stay usable.
+    others stay usable. An index file has what opening needs to know of each.
 
     Args:
         embedding: identifies the function that embeds tasks.
@@ -89,11 +90,18 @@ class MappingStore:
         self.folder, self.learner, self.embedding = folder, learner, embedding
         self._types, self._ids = state_types(learner), learner_ids(learner)
         self.entries: dict[str, dict[int, Entry]] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            match = FILE.fullmatch(path.name)
+        records, files, is_stale = read_index(folder)
+        known = len(records)
+        for file in files:
+            match = FILE.fullmatch(file)
             if match:
                 versions = self.entries.setdefault(unquote(match["name"]), {})
-                versions[int(match["version"])] = self._open(path)
+                versions[int(match["version"])] = self._open(folder / file, records)
+        if is_stale:
+            append_records(folder, records.values(), afresh=True)
+        else:
+            append_records(folder, list(records.values())[known:])
+        self._is_clean = False  # whether temporary files were deleted
 
     def names(self) -> list[str]:
         """Return the names whose last version can be read, in alphabetical order."""
@@ -165,10 +173,13 @@ class MappingStore:
         version = max(self.entries.get(name, {}), default=0) + 1
         while (path := self.folder / _file_name(name, version)).exists():
             version += 1  # of another process, or on a disk to which "A" and "a" are the same
-        self._delete_temporary_files()
+        if not self._is_clean:
+            self._delete_temporary_files()
+            self._is_clean = True
         metadata = write(path, KEY, {**metadata, "version": version}, tensors)
         entry = Entry(path, self.layout(state), tensors["embedding"])
         self.entries.setdefault(name, {})[version] = entry
+        append_records(self.folder, [self._record(path, metadata, entry)])
         return self._mapping(path, metadata, tensors)
 
     def remove(self, name: str, version: int) -> None:
@@ -187,7 +198,13 @@ class MappingStore:
     def reopen(self, name: str) -> None:
         """Check the last version again."""
         version = max(self.entries[name])
-        self.entries[name][version] = self._open(self.entries[name][version].path)
+        self.entries[name][version] = self._open(self.entries[name][version].path, {})
+
+    def embedding_size(self) -> int | None:
+        """Return the number of features of the embeddings; None if there is no mapping."""
+        entries = (entry for versions in self.entries.values() for entry in versions.values())
+        embeddings = (entry.embedding for entry in entries if entry.embedding is not None)
+        return next((len(embedding) for embedding in embeddings), None)
 
     def layout(self, state: Any) -> str:
         """Return how a state is nested, with all shapes."""
@@ -226,19 +243,23 @@ class MappingStore:
         """Move all tensors to the learner's device."""
         return tree_map(lambda leaf: leaf.to(self.device()), tree)
 
-    def _open(self, path: Path) -> Entry:
-        """Return the entry of a file.
+    def _open(self, path: Path, records: dict[str, Record]) -> Entry:
+        """Return the entry of a file, which is read and put into `records` if it is not there.
 
         Raises:
             CheckpointError: it is of another base or embedding.
         """
-        try:
-            metadata, tensors = _read(path)
-            state = unpack_state(metadata["state"], tensors, self._types)
-        except CheckpointError as error:
-            warnings.warn(f"Left out: {error}", stacklevel=4)
-            return Entry(path, error=str(error))
-        saved, current = metadata["learner"], self._ids[0]
+        record = records.get(path.name)
+        if record is None:
+            try:
+                metadata, tensors = _read(path)
+                state = unpack_state(metadata["state"], tensors, self._types)
+            except CheckpointError as error:
+                warnings.warn(f"Left out: {error}", stacklevel=4)
+                return Entry(path, error=str(error))
+            entry = Entry(path, self.layout(state), tensors["embedding"])
+            record = records[path.name] = self._record(path, metadata, entry)
+        saved, current = record.learner, self._ids[0]
         if saved not in self._ids:
             raise CheckpointError(
                 f"{path} was adapted from another base: a {saved['class']} whose parameters "
@@ -246,12 +267,17 @@ class MappingStore:
                 f"with {current['sha256'][:12]}…. Open the library with the learner that its "
                 "mappings were adapted from, or begin one in another folder."
             )
-        if self.embedding != metadata["embedding"]:
+        if self.embedding != record.embedded_by:
             raise CheckpointError(
-                f"{path} was embedded by {metadata['embedding']}, and this library is opened "
+                f"{path} was embedded by {record.embedded_by}, and this library is opened "
                 f"with {self.embedding}: give the `embed` that it was begun with."
             )
-        return Entry(path, self.layout(state), tensors["embedding"])
+        return Entry(path, record.layout, record.embedding)
+
+    def _record(self, path: Path, metadata: Mapping[str, Json], entry: Entry) -> Record:
+        assert entry.embedding is not None
+        made_of = metadata["learner"], metadata["embedding"]
+        return Record(path.name, *made_of, entry.layout, entry.embedding)
 
     def _mapping(
         self, path: Path, metadata: Mapping[str, Json], tensors: Mapping[str, Tensor]

@@ -11,7 +11,7 @@ from torch import nn
 from quickstudy.core.task import Json
 from quickstudy.evaluation.report import Report, finite_or_none
 from quickstudy.execution.choosing import option_of
-from quickstudy.execution.options import ExecutionOption, configured
+from quickstudy.execution.options import ExecutionOption, compile_learner, configured
 from quickstudy.runs.host import Clock, interrupts_deferred
 from quickstudy.runs.recipes import Experiment
 from quickstudy.runs.runs import Run
@@ -237,6 +237,8 @@ def _wrapped(experiment: Experiment, execution: Ways) -> nn.Module:
             torch.distributed.init_process_group()
         learner.train()
         return nn.parallel.DistributedDataParallel(learner)
+    if execution == "compiled" and learner is experiment.learner:
+        return compile_learner(experiment.learner)
     if execution == "compiled":
         return torch.compile(learner, fullgraph=True)  # pyright: ignore[reportReturnType]
     return learner

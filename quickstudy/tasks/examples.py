@@ -1,7 +1,7 @@
 """Examples of tasks from rows of a data set: float inputs, right-angle turns, labels."""
 
 import math
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -11,6 +11,29 @@ from quickstudy.core.task import Examples, Json, TaskDistribution
 from quickstudy.datasets.labelled import Labelled
 
 Normalise: TypeAlias = tuple[float | Tensor, float | Tensor]  # mean, standard deviation
+
+
+class Inputs(Protocol):
+    """What tasks read inputs from: a tensor, or rows that are computed when they are drawn.
+
+    Examples:
+        >>> inputs: Inputs = torch.zeros(3, 2)
+        >>> inputs.index_select(0, torch.tensor([1])).shape
+        torch.Size([1, 2])
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        ...
+
+    def index_select(self, dim: int, index: Tensor, /) -> Tensor:
+        """Return some rows, `dim` being 0."""
+        ...
+
+    def to(self, device: Any, /) -> "Inputs":
+        """Return the same inputs on a device."""
+        ...
 
 
 def prepare(x: Tensor, normalise: Normalise | None) -> Tensor:
@@ -93,7 +116,7 @@ class DatasetTasks(TaskDistribution):
             )
         self.dataset, self.normalise, self.rotations = dataset, normalise, rotations
         self._copies = 4 if rotations == "classes" else 1  # of each class
-        self._pixels = dataset.x  # where inputs are read from; moved by `to`
+        self._pixels: Inputs = dataset.x  # where inputs are read from; moved by `to`
 
     def to(self, device: torch.device | str) -> Self:
         """Move the examples to a device, so that batches are made there."""
@@ -177,7 +200,7 @@ def draw_rows(
     return members[classes].gather(2, scores.topk(n).indices)
 
 
-def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
+def gather_rows(x: Inputs, rows: Tensor) -> Tensor:
     """Return x[rows] (T, N, *features) on the device of x, quickly.
 
     Examples:

@@ -17,6 +17,7 @@ from quickstudy.core.task import Examples, Json, Task
 from quickstudy.datasets.labelled import Labelled
 from quickstudy.tasks.examples import (
     DatasetTasks,
+    Inputs,
     Normalise,
     class_members,
     draw_rows,
@@ -112,17 +113,33 @@ class FewShot(DatasetTasks):
         Raises:
             ValueError: `augment` makes another example at every draw.
         """
+        turns = 1 if self.rotations is None else 4
+        for rows in torch.arange(turns * len(self.dataset)).split(size):
+            yield self.input_rows(rows)
+
+    def input_rows(self, rows: Tensor) -> Tensor:
+        """Return the `inputs` of some rows (N,): (N, *features).
+
+        Raises:
+            ValueError: `augment` makes another example at every draw.
+        """
         if self.augment is not None:
             raise ValueError(
                 "These tasks change their examples at random when they are drawn: leave "
                 "`augment` out to have each of them once."
             )
-        for turn in range(1 if self.rotations is None else 4):
-            for x in self.dataset.x.split(size):
-                yield prepare(torch.rot90(x, turn, (-2, -1)) if turn else x, self.normalise)
+        count, images = len(self.dataset), self.dataset.x
+        x = images.index_select(0, (rows % count).to(images.device))
+        if self.rotations is not None:
+            x = rotate(x[None], (rows // count).to(x.device)[None])[0]
+        return prepare(x, self.normalise)
 
-    def with_inputs(self, x: Tensor) -> Self:
-        """Return these tasks with others, such as embeddings, in the place of `inputs`."""
+    def with_inputs(self, x: Inputs) -> Self:
+        """Return these tasks with others, such as embeddings, in the place of `inputs`.
+
+        Args:
+            x: a tensor, or what returns some of its rows by `index_select`.
+        """
         same = copy.copy(self)
         same._pixels, same._has_inputs = x, True
         return same

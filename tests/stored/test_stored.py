@@ -114,10 +114,14 @@ def test_a_lifelong_classifier_knows_what_it_did_and_learns_on(name: str, tmp_pa
 
 
 @pytest.mark.parametrize("name", builders.LIBRARIES)
-def test_a_library_finds_what_it_did(name: str):
-    library = answers.library(name)
-    assert library.damaged == {}
-    check(answers.of_library(library), f"libraries/{name}")
+def test_a_library_finds_what_it_did(name: str, tmp_path: Path):
+    folder, (learner, embed) = tmp_path / name, builders.LIBRARIES[name]
+    shutil.copytree(STORED / "libraries" / name, folder)
+    for _ in range(2):  # the second time, by the index that the first one wrote
+        library = qs.MappingLibrary(folder, answers.opened(learner), embed=embed())
+        assert library.damaged == {}
+        check(answers.of_library(library), f"libraries/{name}")
+        assert (folder / "index.jsonl").exists()
 
 
 def started_again(learner: Any, streams: Any, kept: Path, folder: Path, n_tasks: int):
