@@ -127,6 +127,8 @@ WAYS: dict[str, Callable[[Workload, Net, Task], Step]] = {
         execution="loop", threads=torch.get_num_threads()
     ),
     "quickstudy vmap": ours(),
+    "quickstudy vmap, one thread": ours(),
+    "quickstudy vmap, bfloat16, one thread": in_bfloat16,
     "quickstudy compiled": ours(compiled=True),
     "quickstudy compiled, one thread": ours(compiled=True),
     "higher": by_higher,
@@ -189,7 +191,7 @@ def prepared(
     reference: Tensor | None = None
     for way, make in WAYS.items():
         threads = 1 if "one thread" in way else cores
-        dtype = torch.float32 if "compiled" in way else torch.float64
+        dtype = torch.float32 if "compiled" in way or "bfloat16" in way else torch.float64
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of libraries about newer ones
