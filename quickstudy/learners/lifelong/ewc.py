@@ -154,6 +154,11 @@ class EWC(NetLearner[EWCState]):
                 grads = grad(lambda params: loss(outputs(params)[0]))(params)
                 return {name: g.square() for name, g in grads.items()}
             jacobian, z = jacrev(outputs, has_aux=True)(params)  # of each (C, *shape)
+            if self.criterion is cross_entropy:  # H = sum(y) (diag(p) - p p')
+                p = z.softmax(-1)
+                mean = {name: torch.tensordot(p, j, 1) for name, j in jacobian.items()}
+                square = {name: torch.tensordot(p, j * j, 1) for name, j in jacobian.items()}
+                return {name: y.sum() * (square[name] - mean[name] ** 2) for name in mean}
             h = jacrev(grad(loss))(z)  # (C, C)
             return {name: (j * torch.tensordot(h, j, 1)).sum(0) for name, j in jacobian.items()}
 
