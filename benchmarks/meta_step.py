@@ -117,6 +117,21 @@ def ours(compiled: bool = False, **settings: Any) -> Callable[[Workload, Net, Ta
     return make
 
 
+def in_bfloat16(work: Workload, net: Net, tasks: Task) -> Step:
+    """Its gradient is compared in float32, so what it is off by is the error of bfloat16."""
+    path = Path("/proc/cpuinfo")
+    flags = path.read_text() if path.exists() else ""
+    if "amx_bf16" not in flags and "avx512_bf16" not in flags:
+        raise ImportError("the CPU has neither AMX nor AVX512-BF16")
+    step = ours()(work, net, tasks)
+
+    def in_autocast() -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return step()
+
+    return in_autocast
+
+
 PLAIN = "plain loop"
 WAYS: dict[str, Callable[[Workload, Net, Task], Step]] = {
     PLAIN: plain,
