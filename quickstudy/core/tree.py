@@ -1,6 +1,6 @@
 """Trees: nested tuples and dictionaries of tensors, as tasks and states are."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -97,8 +97,25 @@ def scan(step: Callable[..., Any], state: Any, *rows: Tensor, weight: Tensor) ->
         >>> scan(torch.add, torch.tensor(1), torch.tensor([2, 4]), weight=torch.tensor([1, 0]))
         [tensor(1), tensor(3), tensor(3)]
     """
-    states = [state]
+    return [state, *_states(step, state, *rows, weight=weight)]
+
+
+def fold(step: Callable[..., Any], state: Any, *rows: Tensor, weight: Tensor) -> Any:
+    """Return the last state that `scan` returns; no other is kept.
+
+    Examples:
+        >>> import torch
+        >>> fold(torch.add, torch.tensor(1), torch.tensor([2, 4]), weight=torch.tensor([1, 0]))
+        tensor(3)
+    """
+    for after in _states(step, state, *rows, weight=weight):
+        state = after
+    return state
+
+
+def _states(
+    step: Callable[..., Any], state: Any, *rows: Tensor, weight: Tensor
+) -> Iterator[Any]:
     for *row, is_real in zip(*rows, weight > 0, strict=True):
-        after = step(states[-1], *row)
-        states.append(tree_map(partial(torch.where, is_real), after, states[-1]))
-    return states
+        state = tree_map(partial(torch.where, is_real), step(state, *row), state)
+        yield state

@@ -162,11 +162,11 @@ def reservoir(buffer: Buffer[Rows], new: Rows, *, salt: int = 0) -> Buffer[Rows]
     place = torch.where(number <= memory_size, number - 1, drawn)
     place = torch.where(new.weight > 0, place, memory_size)  # memory_size and above: rejected
     # Several examples may take one place: the last stays. Example: with 4 places and
-    # place = [2, 0, 2], the rows of `order` are [0, 2, 0], [0, 0, 0], [1, 0, 3], [0, 0, 0],
-    # and `last` = [2, 0, 3, 0]: place 0 takes the second example, place 2 the third.
-    places = torch.arange(memory_size, device=place.device)
-    order = (place == places[:, None]) * torch.arange(1, len(place) + 1, device=place.device)
-    last = order.amax(1)  # (M,)  counted from 1; 0: nothing new
+    # place = [2, 0, 2], `last` = [2, 0, 3, 0]: place 0 takes the second example, place 2 the
+    # third.
+    turn = torch.arange(1, len(place) + 1, device=place.device)
+    nothing = place.new_zeros(memory_size + 1)  # of the last place are those rejected
+    last = nothing.scatter_reduce(0, place.clamp_max(memory_size), turn, "amax")[:-1]
 
     def put(old: Tensor, leaf: Tensor) -> Tensor:
         entering = leaf[(last - 1).clamp_min(0)]

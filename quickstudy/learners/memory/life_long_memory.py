@@ -33,7 +33,7 @@ from quickstudy.core.attention import attention, log_votes
 from quickstudy.core.criteria import weighted_mean
 from quickstudy.core.similarity import unit
 from quickstudy.core.task import Examples, Task
-from quickstudy.core.tree import scan, tree_map
+from quickstudy.core.tree import fold, scan, tree_map
 from quickstudy.learner import Learner
 
 
@@ -97,7 +97,9 @@ class LifeLongMemory(Learner[LifeLongMemoryState], Embeds, HasAttentionWeights, 
         self, support: Examples, state: LifeLongMemoryState | None = None
     ) -> LifeLongMemoryState:
         """Write all examples to the memory, in order."""
-        return self.memories(self.queries(support.x), support, state)[-1]
+        queries = self.queries(support.x).detach()
+        memory = self._empty(queries, support) if state is None else state
+        return fold(write, memory, queries, support.y, weight=support.weight)
 
     def predict(self, state: LifeLongMemoryState, x: Tensor) -> Tensor:
         """Return logits (Q, C): log of the share of each class in the softmax over keys.
@@ -143,12 +145,14 @@ class LifeLongMemory(Learner[LifeLongMemoryState], Embeds, HasAttentionWeights, 
         self, queries: Tensor, examples: Examples, memory: LifeLongMemoryState | None = None
     ) -> list[LifeLongMemoryState]:
         """Return the N + 1 memories before, between and after the N examples are written."""
-        queries, y = queries.detach(), examples.y
-        if memory is None:
-            keys = queries.new_zeros(self.memory_size, queries.shape[-1])
-            values = y.new_zeros(self.memory_size, y.shape[-1])
-            memory = LifeLongMemoryState(keys, values, queries.new_zeros(self.memory_size))
-        return scan(write, memory, queries, y, weight=examples.weight)
+        memory = self._empty(queries, examples) if memory is None else memory
+        return scan(write, memory, queries.detach(), examples.y, weight=examples.weight)
+
+    def _empty(self, queries: Tensor, examples: Examples) -> LifeLongMemoryState:
+        size = self.memory_size
+        keys = queries.new_zeros(size, queries.shape[-1])
+        values = examples.y.new_zeros(size, examples.y.shape[-1])
+        return LifeLongMemoryState(keys, values, queries.new_zeros(size))
 
 
 def write(memory: LifeLongMemoryState, query: Tensor, value: Tensor) -> LifeLongMemoryState:

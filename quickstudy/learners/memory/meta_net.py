@@ -34,7 +34,7 @@ from quickstudy.core.attention import attention
 from quickstudy.core.criteria import Criterion, cross_entropy
 from quickstudy.core.similarity import Similarity, cosine_similarity
 from quickstudy.core.task import Examples, Task
-from quickstudy.core.tree import append, scan, tree_map
+from quickstudy.core.tree import append, fold, tree_map
 from quickstudy.learner import Learner
 from quickstudy.nets.cells import LSTMCell
 
@@ -187,7 +187,7 @@ class MetaNet(Learner[MetaNetState], HasAttentionWeights):
         first = self.d.initial_state()
         state = tree_map(lambda part: part.expand(*grads.shape[1:], -1), first)
         entries = preprocess(grads)
-        *_, last = scan(
+        last = fold(
             lambda before, x: self.d.step(x, before)[1], state, entries, weight=examples.weight
         )
         return self.d_output(last[0])[..., 0]

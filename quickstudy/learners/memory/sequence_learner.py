@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from quickstudy.capabilities import HasAttentionWeights
 from quickstudy.core.criteria import Criterion, check_outputs, weighted_mean
 from quickstudy.core.task import Examples, Task
-from quickstudy.core.tree import scan
+from quickstudy.core.tree import fold
 from quickstudy.learner import Learner
 from quickstudy.nets.cells import NTM, RecurrentCell
 
@@ -84,12 +84,12 @@ class SequenceLearner(Learner[Any], HasAttentionWeights):
     def adapt(self, support: Examples, state: Any = None) -> Any:
         """Read the examples, one after the other; return the state of the cell."""
         state = self.cell.initial_state() if state is None else state
-        return scan(
+        return fold(
             lambda before, x: self.cell.step(x, before)[1],
             state,
             support.x,
             weight=support.weight,
-        )[-1]
+        )
 
     def predict(self, state: Any, x: Tensor) -> Tensor:
         """Return logits (Q, C) of the steps that the one-hot rows of x (Q, steps) select.
