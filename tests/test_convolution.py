@@ -16,7 +16,7 @@ from quickstudy.core.convolution import conv
 from quickstudy.core.exact_derivatives import exact_derivatives
 from quickstudy.core.task import TaskBatch
 from quickstudy.core.tree import unstack
-from quickstudy.execution.batching import Execution
+from quickstudy.execution.batching import Execution, over_tasks
 from quickstudy.nets import use_batch_statistics
 from quickstudy.nets.backbones import Conv4
 
@@ -260,3 +260,90 @@ def assert_meta_gradient(net: Any, tasks: TaskBatch) -> None:
             for vs in ([a - b for a, b in zip(actual, expected, strict=True)], expected)
         )
         assert off <= 1e-12 * size
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(1, 3, 2, 2), (1, 2, 4, 4), (2, 3, 4, 4), (3, 1, 2, 2)])
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
+def test_batches_of_any_layout(
+    shape: tuple[int, ...], layout: torch.memory_format, execution: Any
+) -> None:
+    """Against the formula: a batch of one example has several layouts at once."""
+    torch.manual_seed(0)
+    tasks = torch.randn(2, *shape, dtype=torch.float64)
+    tasks = torch.stack([x.to(memory_format=layout) for x in tasks])
+    weight, bias = torch.randn(2, shape[1], 1, 1, dtype=torch.float64)
+    norm = nn.BatchNorm2d(shape[1], track_running_stats=False).double()
+    params = {"weight": weight.flatten(), "bias": bias.flatten()}
+
+    def loss(x: Tensor) -> Tensor:
+        return functional_call(norm, params, x).sin().sum()
+
+    def formula(x: Tensor) -> Tensor:
+        mean = x.mean((0, 2, 3), keepdim=True)
+        var = (x - mean).square().mean((0, 2, 3), keepdim=True)
+        return ((x - mean) / (var + 1e-5).sqrt() * weight + bias).sin().sum()
+
+    for x in (tasks.clone().requires_grad_(), tasks):
+        found = over_tasks(loss, execution)(x)
+        torch.testing.assert_close(found, torch.stack([formula(one) for one in x]))
+        if x.requires_grad:
+            expected = torch.stack([torch.func.grad(formula)(one) for one in tasks])
+            torch.testing.assert_close(torch.autograd.grad(found.sum(), x)[0], expected)
+
+
+AFTER_A_CONVOLUTION: list[Callable[[], nn.Module]] = [
+    lambda: nn.GroupNorm(2, 4),
+    lambda: nn.InstanceNorm2d(4, affine=True),
+    lambda: nn.BatchNorm2d(4, track_running_stats=False),
+    lambda: nn.PixelShuffle(2),
+    lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
+    lambda: nn.AdaptiveAvgPool2d(2),
+    lambda: nn.AdaptiveMaxPool2d(2),
+    lambda: nn.AvgPool2d(2),
+    lambda: nn.MaxPool2d(2),
+    lambda: nn.ConvTranspose2d(4, 2, 2),
+    lambda: nn.LocalResponseNorm(2),
+    lambda: nn.ReflectionPad2d(1),
+    lambda: nn.ChannelShuffle(2),
+    lambda: nn.PReLU(4),
+    lambda: nn.Softmax2d(),
+    lambda: nn.Unfold(2),
+]
+
+
+@pytest.mark.parametrize("execution", ["vmap", "loop"])
+@pytest.mark.parametrize("make", AFTER_A_CONVOLUTION)
+def test_what_follows_a_convolution(
+    make: Callable[[], nn.Module], execution: Execution
+) -> None:
+    """The meta-gradient against the plain loop of PyTorch's own functions."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), make(), nn.Flatten())
+    width = body(torch.zeros(1, 3, 4, 4)).shape[1]
+    net = nn.Sequential(body, nn.Tanh(), nn.Linear(width, 2)).double()
+    x = torch.randn(2, 2, 3, 3, 4, 4, dtype=torch.float64)
+    y = torch.eye(2, dtype=torch.float64)[[0, 1, 0]].expand(2, 3, 2)
+    support, query = (Examples(part, y, torch.ones(2, 3).double()) for part in x)
+    learner = MAML(net, lr=0.1, steps=2)
+    learner.execution = execution
+    loss = learner(Task(support, query)).mean()
+
+    def cross_entropy(params: Any, x: Tensor, y: Tensor) -> Tensor:
+        return -(functional_call(net, params, x).log_softmax(-1) * y).sum(-1).mean()
+
+    params = dict(net.named_parameters())
+    total = torch.zeros((), dtype=torch.float64)
+    for task in range(2):
+        adapted = params
+        for _ in range(2):
+            inner = cross_entropy(adapted, support.x[task], y[task])
+            grads = torch.autograd.grad(inner, list(adapted.values()), create_graph=True)
+            adapted = {
+                name: p - 0.1 * g for (name, p), g in zip(adapted.items(), grads, strict=True)
+            }
+        total = total + cross_entropy(adapted, query.x[task], y[task]) / 2
+    torch.testing.assert_close(loss, total)
+    found = torch.autograd.grad(loss, list(params.values()))
+    expected = torch.autograd.grad(total, list(params.values()))
+    torch.testing.assert_close(found, expected)

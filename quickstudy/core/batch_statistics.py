@@ -112,8 +112,10 @@ class _Normalise(_PerTask):
         kind = torch.promote_types(x.dtype, torch.float32)
         mean, scale = (weight.new_empty(weight.shape, dtype=kind) for _ in range(2))
         tensors = (_rows(x), weight, bias, _rows(y), mean, scale)
-        for x_, weight_, bias_, *out in zip(*tensors, strict=True):
-            torch.native_batch_norm(x_, weight_, bias_, None, None, True, 0.0, eps, out=out)
+        normalise = torch.ops.aten.native_batch_norm.out
+        for x_, weight_, bias_, y_, mean_, scale_ in zip(*tensors, strict=True):
+            out = {"out": y_, "save_mean": mean_, "save_invstd": scale_}
+            normalise(x_, weight_, bias_, None, None, True, 0.0, eps, **out)
         return y, mean, scale
 
     @staticmethod
@@ -304,8 +306,11 @@ def _like(x: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(T, N, C, ...) as (T, M, C): a view, if channels are last."""
-    return x.movedim(2, -1).flatten(1, -2)
+    """(T, N, C, ...) as (T, M, C), contiguous: a view, if channels are last.
+
+    `native_batch_norm` computes other numbers for an input and an output of different strides.
+    """
+    return x.movedim(2, -1).flatten(1, -2).contiguous()
 
 
 def _in_parts(tensors: Sequence[Tensor | None]) -> Iterator[tuple[slice, list[Any]]]:

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from quickstudy.core.batch_statistics import Normalised, max_pool, normalise_by_batch
 from quickstudy.core.convolution import conv
-from quickstudy.core.torch_private import in_forward_mode, in_transform
+from quickstudy.core.torch_private import in_forward_mode, in_transform, tree_map_only
 
 
 class ExactDerivatives(TorchFunctionMode):
@@ -54,13 +54,22 @@ class ExactDerivatives(TorchFunctionMode):
             if rectifies and not (kwargs or {}).get("inplace"):
                 self._last = (args[0].relu(), normalised, True)
                 return self._last[0]
-        func = _EXACT.get(func, func)
-        result = func(*args, **kwargs) if kwargs else func(*args)
+        func, kwargs = _EXACT.get(func, func), kwargs or {}
+        try:
+            result = func(*args, **kwargs)
+        except RuntimeError as error:
+            if _UNKNOWN_LAYOUT not in str(error):
+                raise
+            args, kwargs = tree_map_only(Tensor, Tensor.contiguous, (args, kwargs))
+            result = func(*args, **kwargs)
         if not isinstance(result, Normalised):
             return result
         if result.y.ndim == 4 and in_transform():  # task by task, PyTorch's maxima do as well
             self._last = (result.y, result, False)
         return result.y
+
+
+_UNKNOWN_LAYOUT = "NYI: querying is_contiguous inside of vmap"  # as of group_norm's input
 
 
 @contextmanager

@@ -205,6 +205,8 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
     path, _, last = name.rpartition(".")
     for child in path.split(".") if path else ():
         module = module._modules[child]  # pyright: ignore[reportAssignmentType]
+    if isinstance(module, torch.jit.ScriptModule):
+        raise RuntimeError("Lending can't be used with Jitted modules.")
     tensor = module._parameters.get(last)
     return module._buffers[last] if tensor is None else tensor  # pyright: ignore
 

@@ -84,7 +84,8 @@ def _require_labels(y: Tensor, weight: Tensor) -> None:
     if y.isnan().any():
         raise ValueError("A label is NaN: give the example a class, or the weight 0.")
     if (y < 0).any() or (y.sum(-1) > 1.01).any():
+        order = "put the axis of classes last, and " if y.ndim > 3 else ""
         raise ValueError(
-            "Labels are no rows of classes: give one-hot rows, such as F.one_hot(y, ways)"
-            ".float()."
+            f"Labels are no rows of classes: {order}give one-hot rows, such as "
+            "F.one_hot(y, ways).float()."
         )

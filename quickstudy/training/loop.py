@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from quickstudy.core.task import TaskDistribution, batches, seeds
+from quickstudy.core.task import TaskBatch, TaskDistribution, batches, seeds
 from quickstudy.core.tree import tree_map
 from quickstudy.core.workers import on_cores
 from quickstudy.execution.choosing import choose
@@ -84,11 +84,13 @@ def train(
     )
     learners = [module for module in learner.modules() if isinstance(module, Learner)]
 
-    def take_step(number: int) -> Step:
-        batch = next(stream)
+    def draw() -> TaskBatch:
+        return tree_map(lambda leaf: leaf.to(where, non_blocking=True), next(stream))
+
+    def take_step(number: int, batch: TaskBatch | None) -> Step:
+        batch = draw() if batch is None else batch
         for module in learners:
             module.set_step(number - 1)
-        batch = tree_map(lambda leaf: leaf.to(where, non_blocking=True), batch)
         _, noise = seeds(seed, rank, number)
         seen: list[Tensor] = []
 
@@ -112,13 +114,12 @@ def train(
             module.after_step()
         return Step(number, torch.cat(seen[:parts]))
 
-    if execution == "auto" and start < steps:
-        first = batches(
-            tasks, meta_batch_size, steps=start + 1, start=start, seed=seed, rank=rank
-        )
-        choose(learner, next(first), steps - start, precision)
     in_worker = where.type == "cpu" and not torch.distributed.is_initialized()
+    first: TaskBatch | None = None
+    if execution == "auto" and start < steps:
+        first = on_cores(draw) if in_worker else draw()
+        choose(learner, first, steps - start, precision)
     intra_op = intra_op_of(learner)
     for number in range(start + 1, steps + 1):
-        step = partial(take_step, number)
+        step = partial(take_step, number, first if number == start + 1 else None)
         yield on_cores(step, intra_op) if in_worker else step()
