@@ -27,7 +27,7 @@ def recipe(place: Path) -> str:
 def test_a_signal_saves_the_last_whole_step(tmp_path: Path, number: int, code: int):
     name, out = recipe(tmp_path), tmp_path / "run"
     command = [sys.executable, "-m", "quickstudy", "train", name, "--out", str(out)]
-    settings = ["--schedule", "none", "--steps", "100000"]
+    settings = ["--schedule", "none", "--steps", "100000", "--execution", "recipe"]
     child = subprocess.Popen(
         command + settings,
         stderr=subprocess.PIPE,
