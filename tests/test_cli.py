@@ -364,7 +364,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 ) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "quickstudy", "train", recipe, "--out", str(out)]
-    command += ["--steps", "100000"]
+    command += ["--steps", "100000", "--execution", "recipe"]
     child = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
