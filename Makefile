@@ -31,6 +31,7 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.startup --out benchmarks/results/startup.json
 	$(BIN)/python -m benchmarks.meta_step --out benchmarks/results/meta_step.json
+	$(BIN)/python -m benchmarks.contention --out benchmarks/results/contention.json
 	$(BIN)/python -m benchmarks.sampling --out benchmarks/results/sampling.json
 	$(BIN)/python -m benchmarks.evaluate --out benchmarks/results/evaluate.json
 	$(BIN)/python -m benchmarks.metric --out benchmarks/results/metric.json

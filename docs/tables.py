@@ -128,7 +128,7 @@ MECHANISMS: tuple[tuple[str, str, str | tuple[str, str], str | tuple[str, str]],
      (_WAVES, "1 step, memory of 256 tasks"), (_WAVES, "1 step, no memory")),
 )  # fmt: skip
 # benchmarks that are not of speed
-APART = {"bandits", "mapping_library", "mdps", "scale", "startup"}
+APART = {"bandits", "contention", "mapping_library", "mdps", "scale", "startup"}
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
