@@ -248,6 +248,44 @@ def test_the_fastest_that_agrees_is_chosen(monkeypatch: pytest.MonkeyPatch) -> N
     assert str(choose(learner, batch, steps=10_000)) == "loop"
 
 
+def test_a_way_may_be_as_far_from_double_precision_as_the_first_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gradients before a normalisation cancel, so float32 has few digits of them."""
+    numbers = {"vmap": 1.01, "vmap, 2 threads": 0.97, "loop": 1.1, "loop, 2 threads": 1.1}
+
+    def outcome(learner: Any, batch: Any) -> list[torch.Tensor]:
+        if next(learner.parameters()).dtype == torch.float64:
+            return [torch.ones(2)]
+        return [torch.full((2,), numbers.get(str(option_of(learner)), 1.1))]
+
+    tried: list[str] = []
+    monkeypatch.setattr(choosing, "outcome", outcome)
+    monkeypatch.setattr(
+        choosing, "_seconds", lambda learner, _: tried.append(str(option_of(learner))) or 1.0
+    )
+    learner = qs.PrototypicalNetwork(nn.Linear(8, 2))
+    choose(learner, Blobs().sample(4, torch.Generator().manual_seed(0)), steps=10_000)
+    assert set(tried) == {"vmap", "vmap, 2 threads"}
+
+
+def test_a_learner_that_cannot_be_copied_is_trained_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    learner = qs.PrototypicalNetwork(nn.Linear(8, 2))
+    learner.lock = threading.Lock()  # type: ignore[assignment]
+    chosen = choose(learner, Blobs().sample(4, torch.Generator().manual_seed(0)), steps=10_000)
+    assert str(chosen) == "vmap" and "untimed" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_in_its_way_in_the_same_process(tmp_path: Path) -> None:
+    run = runs.start("glyphs_fomaml", {"steps": 3}, tmp_path)
+    statuses = runs.go(run)
+    next(statuses)
+    statuses.close()
+    assert run.execution is not None and run.execution["threads"] == 2
+
+
 def test_random_learners_are_not_spread(capsys: pytest.CaptureFixture[str]) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.Dropout(0.5))
     learner = qs.PrototypicalNetwork(nn.Sequential(nn.Conv2d(1, 1, 1), net))

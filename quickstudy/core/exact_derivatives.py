@@ -8,28 +8,32 @@ of `vmap`, as a Jacobian of every example has, the gradient of `prelu` mixes up 
 
 While `exact_derivatives` lasts, these functions are replaced where they are called. A layer of
 the user's own, or a call of `F.layer_norm`, is then as exact as a layer of PyTorch.
-Convolutions, and maxima of normalised batches, are replaced too: for speed.
+Maxima of normalised batches are replaced too, for speed, in nets that have `nn.MaxPool2d`.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from quickstudy.core.batch_statistics import Normalised, max_pool, normalise_by_batch
-from quickstudy.core.convolution import conv
-from quickstudy.core.torch_private import in_forward_mode, in_transform, tree_map_only
+from quickstudy.core.batch_statistics import normalise_by_batch
+from quickstudy.core.pooled_statistics import Normalised, max_pool, normalise
+from quickstudy.core.torch_private import in_forward_mode, in_transform
 
 
 class ExactDerivatives(TorchFunctionMode):
     """A mode in which second derivatives of normalisations and of `weight_norm` are exact.
 
     Values and first derivatives do not change. `exact_derivatives` turns it on.
+
+    Args:
+        pools: whether batches are pooled after they are normalised: `pooled_statistics` then
+            computes both, where the one call follows the other.
 
     Examples:
         >>> v, g = torch.tensor([[3.0, 4.0]]), torch.tensor([[10.0]])
@@ -38,38 +42,31 @@ class ExactDerivatives(TorchFunctionMode):
         tensor([[6., 8.]])
     """
 
-    _last: tuple[Tensor, Normalised, bool] | None = None  # a normalised batch; a ReLU of it
+    def __init__(self, pools: bool = False):
+        super().__init__()
+        self.pools = pools
+        self.last: tuple[Tensor, Normalised, bool] | None = None  # and whether y is its ReLU
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        last, self._last = self._last, None
+        kwargs, last, self.last = kwargs or {}, self.last, None
         if last is not None and args and args[0] is last[0]:
             _, normalised, rectified = last
             if func in (F.max_pool2d, torch.max_pool2d):
                 # the maximum of a ReLU is the ReLU of the maximum, which has fewer numbers
-                pooled = max_pool(normalised, *args[1:], **(kwargs or {}))
+                pooled = max_pool(normalised, *args[1:], **kwargs)
                 return pooled.relu() if rectified else pooled
             rectifies = func in (F.relu, torch.relu, Tensor.relu) and len(args) == 1
-            if rectifies and not (kwargs or {}).get("inplace"):
-                self._last = (args[0].relu(), normalised, True)
-                return self._last[0]
-        func, kwargs = _EXACT.get(func, func), kwargs or {}
-        try:
-            result = func(*args, **kwargs)
-        except RuntimeError as error:
-            if _UNKNOWN_LAYOUT not in str(error):
-                raise
-            args, kwargs = tree_map_only(Tensor, Tensor.contiguous, (args, kwargs))
-            result = func(*args, **kwargs)
-        if not isinstance(result, Normalised):
-            return result
-        if result.y.ndim == 4 and in_transform():  # task by task, PyTorch's maxima do as well
-            self._last = (result.y, result, False)
-        return result.y
-
-
-_UNKNOWN_LAYOUT = "NYI: querying is_contiguous inside of vmap"  # as of group_norm's input
+            if rectifies and not kwargs.get("inplace"):
+                self.last = (args[0].relu(), normalised, True)
+                return self.last[0]
+        if self.pools and func is F.batch_norm:
+            normalised = _normalised(*args, **kwargs)
+            if normalised is not None:
+                self.last = (normalised.y, normalised, False)
+                return normalised.y
+        return _EXACT.get(func, func)(*args, **kwargs)
 
 
 @contextmanager
@@ -78,7 +75,7 @@ def exact_derivatives(module: nn.Module | None = None) -> Iterator[None]:
 
     Inside of another such context it does nothing. The mode makes every call of PyTorch a few
     microseconds slower. So it stays off if `module` has only parts of PyTorch and of this
-    library, and none of them normalises, convolves or has hooks.
+    library, and none of them normalises or has hooks.
 
     Examples:
         >>> from quickstudy.core.torch_private import function_modes
@@ -98,8 +95,9 @@ def exact_derivatives(module: nn.Module | None = None) -> Iterator[None]:
         return
     token = _DECIDED.set(True)
     try:
-        if module is None or any(map(_may_normalise, module.modules())):
-            with ExactDerivatives():
+        parts = [] if module is None else [*module.modules()]
+        if module is None or any(map(_may_normalise, parts)):
+            with ExactDerivatives(any(isinstance(part, nn.MaxPool2d) for part in parts)):
                 yield
         else:
             yield
@@ -119,7 +117,7 @@ def _may_normalise(module: nn.Module) -> bool:
     places = [getattr(part, "__module__", None) or "" for part in (type(module), *functions)]
     return bool(module._forward_pre_hooks or module._forward_hooks) or any(
         not place.startswith(("torch.nn.modules.", "torch.nn.functional", "quickstudy."))
-        or place.endswith((".conv", "norm", ".normalization", ".sparse"))
+        or place.endswith(("norm", ".normalization", ".sparse"))
         for place in places
     )
 
@@ -147,30 +145,42 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Tensor | Normalised:
+) -> Tensor:
     statistics = (running_mean, running_var)
-    if training and running_mean is None and _has_closed_form(input, weight, bias):
-        return normalise_by_batch(input, cast(Tensor, weight), cast(Tensor, bias), eps)
+    by_batch = training and running_mean is None and input.numel() > input.shape[1]
+    if by_batch and weight is not None and bias is not None and _is_plain_autograd():
+        return normalise_by_batch(input, weight, bias, eps)
     if not _is_applied_apart(weight) and (bias is None or weight is not None):
         return F.batch_norm(input, *statistics, weight, bias, training, momentum, eps)
     y = F.batch_norm(input, *statistics, None, None, training, momentum, eps)
     return _affine(y, *(_per_channel(p, input) for p in (weight, bias)))
 
 
-def _has_closed_form(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether `normalise_by_batch` computes it, and is fast: under `vmap`, for images only."""
-    return (
-        not torch.compiler.is_compiling()
+def _normalised(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Normalised | None:
+    """Images of a task under `vmap` that are normalised by their batch; None: anything else."""
+    if weight is None or bias is None or not training or running_mean is not None:
+        return None
+    fits = (
+        in_transform()
+        and not in_forward_mode()
+        and not torch.compiler.is_compiling()
         and input.device.type == "cpu"
-        and input.ndim >= 2
-        and weight is not None
-        and bias is not None
+        and input.ndim == 4
         and weight.dtype == bias.dtype == input.dtype
         and input.dtype in (torch.float32, torch.float64)
         and weight.shape == bias.shape == input.shape[1:2]
         and input.numel() > input.shape[1]
-        and (not in_transform() or (input.ndim == 4 and not in_forward_mode()))
     )
+    return normalise(input, weight, bias, eps) if fits else None
 
 
 def _instance_norm(
@@ -234,7 +244,6 @@ def _native_batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     statistics = (running_mean, running_var)
     y = _batch_norm(input, *statistics, weight, bias, training, momentum, eps)
-    y = y.y if isinstance(y, Normalised) else y
     if not training:
         return y, input.new_empty(0), input.new_empty(0)
     axes = [axis for axis in range(input.ndim) if axis != 1]
@@ -331,9 +340,6 @@ def _is_plain_autograd() -> bool:
 
 
 _EXACT: dict[Any, Any] = {
-    F.conv1d: conv,
-    F.conv2d: conv,
-    F.conv3d: conv,
     F.batch_norm: _batch_norm,
     F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,

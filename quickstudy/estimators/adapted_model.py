@@ -172,7 +172,7 @@ def computed(learner: Learner[Any], fn: Callable[[], T], x: Tensor) -> T:
         1
     """
     large = x.numel() >= MANY_PIXELS and any(isinstance(m, ConvBase) for m in learner.modules())
-    return fn() if large or x.is_cuda else on_cores(fn)
+    return fn() if large or x.device.type != "cpu" else on_cores(fn)
 
 
 def random_state(learner: Learner[Any]) -> Tensor:

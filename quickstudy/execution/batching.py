@@ -69,7 +69,7 @@ def over_tasks(
         if (
             compiling
             or torch.is_grad_enabled()
-            or any(leaf.is_cuda for leaf in leaves(batch)[:1])
+            or any(leaf.device.type != "cpu" for leaf in leaves(batch)[:1])
         ):
             return computed(*batch)
         return on_cores(partial(computed, *batch))

@@ -201,6 +201,7 @@ class _Session:
         if self.rank > 0:
             return
         run, e = self.run, self.experiment
+        run.execution = _stored(option_of(e.learner)._replace(compiled=self.compiled))
         validated = run.history and run.history[-1]["step"] == self.done
         run.checkpoints.save(
             self.done,
@@ -211,7 +212,7 @@ class _Session:
             recipe=run.recipe,
             settings=run.settings,
             origins=run.origins,
-            execution=_stored(option_of(e.learner)._replace(compiled=self.compiled)),
+            execution=run.execution,
             seconds=self.clock.total(),
             history=run.history,
         )

@@ -114,7 +114,8 @@ def train(
             module.after_step()
         return Step(number, torch.cat(seen[:parts]))
 
-    in_worker = where.type == "cpu" and not torch.distributed.is_initialized()
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    in_worker = where.type == "cpu" and not distributed
     first: TaskBatch | None = None
     if execution == "auto" and start < steps:
         first = on_cores(draw) if in_worker else draw()

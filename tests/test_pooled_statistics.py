@@ -1,5 +1,5 @@
-"""Convolutions and pooled batch statistics of tasks at once, against PyTorch's task by task and
-against finite differences, in double precision."""
+"""Pooled batch statistics of tasks at once, against formulas, PyTorch's plain loop and finite
+differences, in double precision; and what follows a convolution."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,9 +11,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from quickstudy import MAML, Examples, Task
-from quickstudy.core.batch_statistics import max_pool, normalise_by_batch
-from quickstudy.core.convolution import conv
-from quickstudy.core.exact_derivatives import exact_derivatives
+from quickstudy.core.pooled_statistics import max_pool, normalise
 from quickstudy.core.task import TaskBatch
 from quickstudy.core.tree import unstack
 from quickstudy.execution.batching import Execution, over_tasks
@@ -21,25 +19,6 @@ from quickstudy.nets import use_batch_statistics
 from quickstudy.nets.backbones import Conv4
 
 T = 3
-CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
-    "3x3": lambda: nn.Conv2d(4, 5, 3, padding=1),
-    "few columns": lambda: nn.Conv2d(1, 40, 3, padding=1),
-    "few columns, stride, dilation": lambda: nn.Conv2d(1, 40, 3, 2, (1, 2), (2, 1)),
-    "1x1 without bias": lambda: nn.Conv2d(4, 5, 1, bias=False),
-    "7x7": lambda: nn.Conv2d(4, 5, 7, padding=3),
-    "stride": lambda: nn.Conv2d(4, 5, (3, 2), (2, 3), (1, 0)),
-    "dilation": lambda: nn.Conv2d(4, 5, 3, dilation=2, padding=2),
-    "groups": lambda: nn.Conv2d(4, 6, 3, groups=2),
-    "depthwise": lambda: nn.Conv2d(4, 4, 3, groups=4),
-    "same": lambda: nn.Conv2d(4, 5, 3, padding="same", dilation=2),
-    "same, even kernel": lambda: nn.Conv2d(4, 5, 2, padding="same"),
-    "valid": lambda: nn.Conv2d(4, 5, 3, padding="valid"),
-    "reflect": lambda: nn.Conv2d(4, 5, 3, padding=1, padding_mode="reflect"),
-    "circular": lambda: nn.Conv2d(4, 5, 3, padding=1, padding_mode="circular"),
-    "one output": lambda: nn.Conv2d(4, 1, 3),
-    "1-D": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 5, 3, 2, 1)),
-    "3-D": lambda: nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Conv3d(2, 3, 2, padding=1)),
-}
 
 
 def derivatives(fn: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -63,76 +42,6 @@ def assert_equal(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         assert (a - b).norm() <= 1e-12 * b.norm() + 1e-12
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@pytest.mark.parametrize("batched", ["weights and inputs", "weights", "inputs"])
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolutions_of_tasks_are_those_of_torch(
-    name: str, batched: str, double: None
-) -> None:
-    torch.manual_seed(0)
-    module = CONVOLUTIONS[name]()
-    x = torch.randn(T, 2, 1 if "few" in name else 4, 6, 7)
-    of_task = [0 if "inputs" in batched else None, *[0 if "weights" in batched else None] * 2]
-    params = dict(module.named_parameters())
-    stacks = [torch.stack([p + 0.1 * t for t in range(T)]) for p in params.values()]
-    inputs = [v if dim == 0 else v[0] for v, dim in zip((x, *stacks), of_task, strict=False)]
-    dims = of_task[: len(inputs)]
-
-    def one(x: Tensor, *weights: Tensor) -> Tensor:
-        return functional_call(module, dict(zip(params, weights, strict=True)), (x,))
-
-    def at_once(*inputs: Tensor) -> Tensor:
-        with exact_derivatives():
-            return vmap(one, tuple(dims))(*inputs)
-
-    def in_turn(*inputs: Tensor) -> Tensor:
-        tasks = [
-            [v if dim is None else v[t] for v, dim in zip(inputs, dims, strict=True)]
-            for t in range(T)
-        ]
-        return torch.stack([one(*task) for task in tasks])
-
-    assert_equal(derivatives(at_once, inputs), derivatives(in_turn, inputs))
-
-
-@pytest.mark.parametrize("channels", [1, 40])
-def test_derivatives_of_convolutions_are_those_of_finite_differences(
-    channels: int, double: None
-) -> None:
-    torch.manual_seed(0)
-    inputs = [torch.randn(2, 1, channels, 3, 3), torch.randn(2, 2, channels, 2, 2)]
-    inputs = [v.requires_grad_() for v in (*inputs, torch.randn(2, 2))]
-
-    def at_once(*inputs: Tensor) -> Tensor:
-        return vmap(lambda x, w, b: conv(x, w, b, padding=1))(*inputs)
-
-    assert torch.autograd.gradcheck(at_once, inputs)
-    assert torch.autograd.gradgradcheck(at_once, inputs)
-
-
-def test_what_a_convolution_cannot_do_is_left_to_torch() -> None:
-    def failure(fn: Callable[..., Tensor], x: Tensor, w: Tensor) -> str:
-        with pytest.raises(RuntimeError) as caught:
-            vmap(fn)(x, w)
-        return str(caught.value)[:40]
-
-    for shape in ((T, 2, 3, 5, 5), (T, 2, 4, 1, 1), (T, 4, 4)):
-        x, w = torch.randn(shape), torch.randn(T, 5, 4, 3, 3)
-        assert failure(conv, x, w) == failure(F.conv2d, x, w)
-    image, w = torch.randn(T, 4, 5, 5), torch.randn(T, 5, 4, 3, 3)
-    torch.testing.assert_close(vmap(conv)(image, w), vmap(F.conv2d)(image, w))
-    empty = torch.randn(T, 0, 4, 5, 5)
-    assert vmap(conv)(empty, w).shape == (T, 0, 5, 3, 3)
-
-
-def test_convolutions_have_the_dtype_of_autocast() -> None:
-    x, w, b = torch.randn(T, 2, 4, 5, 5), torch.randn(T, 5, 4, 3, 3), torch.randn(T, 5)
-    with torch.autocast("cpu", torch.bfloat16):
-        y, expected = (torch.stack([*map(F.conv2d, x, w, b)]), vmap(conv)(x, w, b))
-    assert y.dtype == expected.dtype == torch.bfloat16
-    torch.testing.assert_close(y, expected, rtol=0.05, atol=0.05)
-
-
 POOLS = {
     "2x2": (2,),
     "overlapping": (3, 2, 1),
@@ -152,7 +61,7 @@ def test_pooled_batch_statistics_have_the_derivatives_of_torch(
     dims = (0, None, None) if shared else (0, 0, 0)
 
     def one(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return max_pool(normalise_by_batch(x, weight, bias), *POOLS[name])
+        return max_pool(normalise(x, weight, bias), *POOLS[name])
 
     def by_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         # PyTorch's own third derivative of batch_norm takes the mean for a constant
@@ -178,6 +87,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(1, 40, 3, padding=1), nn.BatchNorm2d(40)
         self.after, self.head = after, nn.Linear(40 * 9, 3)
+        self.pool = nn.MaxPool2d(2)  # by which the net is known to pool
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.after(self.norm(self.conv(x))).flatten(1))
